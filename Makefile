@@ -1,0 +1,39 @@
+# The one door for chores. `make demo` and `make test` set everything up by themselves.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test check fix bench docs clean
+
+demo: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash runs/tiny.sh
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/make_cli.py --check
+
+fix: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/pipeline.py
+
+docs: $(READY)
+	$(BIN)/python docs/make_cli.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/make_training.py
+
+clean:
+	rm -rf $(VENV) demo
+
+# The environment is complete when the stamp exists, so an interrupted install starts again.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

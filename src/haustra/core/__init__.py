@@ -1,0 +1,1 @@
+"""Leaf types that every stage uses: boxes, detections, letterbox, digests, files, errors."""

@@ -1,0 +1,69 @@
+"""Boxes, scores and captions on a picture. Only draws; it decides nothing."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.core.detections import Detections
+
+RGB = tuple[int, int, int]
+
+PREDICTION_RGB: RGB = (80, 255, 120)
+TRUTH_RGB: RGB = (70, 170, 255)
+
+
+def enlarge_for_viewing(
+    image_rgb: NDArray[np.uint8], detections: Detections, *, min_side_px: int = 512
+) -> tuple[NDArray[np.uint8], Detections]:
+    """Scale a small picture and its boxes up by a whole factor, so that text on it can be read."""
+    factor = -(-min_side_px // min(image_rgb.shape[:2]))
+    if factor <= 1:
+        return image_rgb, detections
+    height, width = image_rgb.shape[:2]
+    size_wh = (width * factor, height * factor)
+    enlarged = cv2.resize(image_rgb, size_wh, interpolation=cv2.INTER_CUBIC)
+    scaled = Detections(
+        boxes_px=detections.boxes_px * factor, scores=detections.scores, image_size_wh=size_wh
+    )
+    return np.asarray(enlarged, dtype=np.uint8), scaled
+
+
+def draw_text(
+    image_rgb: NDArray[np.uint8], text: str, *, top_left_xy: tuple[int, int], rgb: RGB
+) -> None:
+    """Write one line of text on a dark plate, in place, kept inside the picture."""
+    height, width = image_rgb.shape[:2]
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, max(0.4, min(height, width) / 900)
+    (text_width, text_height), baseline = cv2.getTextSize(text, font, scale, 1)
+    plate_width, plate_height = text_width + 6, text_height + baseline + 4
+    x = max(0, min(top_left_xy[0], width - plate_width))
+    y = max(0, min(top_left_xy[1], height - plate_height))
+    cv2.rectangle(image_rgb, (x, y), (x + plate_width, y + plate_height), (16, 16, 16), -1)
+    origin = (x + 3, y + text_height + 2)
+    cv2.putText(image_rgb, text, origin, font, scale, rgb, 1, cv2.LINE_AA)
+
+
+def draw_boxes(
+    image_rgb: NDArray[np.uint8],
+    detections: Detections,
+    *,
+    rgb: RGB = PREDICTION_RGB,
+    labels: list[str] | None = None,
+) -> NDArray[np.uint8]:
+    """Return a copy of the picture with boxes and a text per box (by default the score).
+
+    Args:
+        image_rgb: uint8 [H,W,3].
+        detections: boxes in pixels of that picture.
+        rgb: colour of boxes and text.
+        labels: one text per box, in place of the scores.
+    """
+    drawn = image_rgb.copy()
+    texts = labels if labels is not None else [f"{score:.2f}" for score in detections.scores]
+    thickness = max(1, round(min(drawn.shape[:2]) / 200))
+    for box, text in zip(detections.boxes_px, texts, strict=True):
+        x0, y0, x1, y1 = (round(float(v)) for v in box)
+        cv2.rectangle(drawn, (x0, y0), (x1 - 1, y1 - 1), rgb, thickness)
+        if text:
+            draw_text(drawn, text, top_left_xy=(x0, y0 - 16), rgb=rgb)
+    return drawn

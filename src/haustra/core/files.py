@@ -1,0 +1,128 @@
+"""Files and folders that appear whole or not at all: temporary name, fsync, rename."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from haustra.core.errors import HaustraError
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _temporary_sibling(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+
+
+def write_bytes_atomic(path: Path, *, data: bytes) -> None:
+    """Write `data` to `path`; readers see the old file or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_sibling(path)
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_text_atomic(path: Path, *, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    write_bytes_atomic(path, data=text.encode())
+
+
+def write_json_atomic(path: Path, *, value: Any) -> None:
+    """Write a JSON value, indented, without NaN or infinity, whole or not at all."""
+    write_text_atomic(path, text=json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, *, what: str) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        what: what the file should be, for the message ("a warehouse manifest").
+
+    Raises:
+        HaustraError: the file is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise HaustraError(f"{path} does not exist; expected {what}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise HaustraError(f"{path} cannot be read as {what}: {error}") from None
+    except json.JSONDecodeError as error:
+        raise HaustraError(
+            f"{path} is not JSON (line {error.lineno}: {error.msg}); expected {what}"
+        ) from None
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits, 10,000 open brackets
+        raise HaustraError(f"{path} is not usable JSON ({error}); expected {what}") from None
+
+
+@contextmanager
+def building_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary sibling folder that becomes `path` when the block ends without an error.
+
+    An existing `path` is replaced only with `overwrite`, and only after the new folder is whole.
+
+    Raises:
+        HaustraError: `path` exists and `overwrite` is false.
+    """
+    if path.exists() and not overwrite:
+        raise HaustraError(f"{path} exists already; remove it or pass --overwrite")
+    path = path.resolve()  # a symbolic link stays, and the folder that it names is replaced
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_sibling(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        _sync_folder(temporary)
+        if path.exists():
+            retired = _temporary_sibling(path)
+            path.replace(retired)
+            temporary.replace(path)
+            shutil.rmtree(retired)
+        else:
+            temporary.replace(path)
+        _sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def link_or_copy(source: Path, *, target: Path) -> None:
+    """Hard-link `source` as `target`, or copy its bytes where the file system cannot link."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def resolve_inside(root: Path, *, relative: str) -> Path | None:
+    """Return the file that `relative` names inside `root`, or None where it would lie outside.
+
+    Absolute paths, `..` and symbolic links that leave `root` all count as outside, and so does
+    what cannot name a file: a loop of links, or text that no file system takes.
+    """
+    if not relative or "\0" in relative or Path(relative).is_absolute():
+        return None
+    try:
+        resolved = (root / relative).resolve()
+    except (OSError, RuntimeError, UnicodeEncodeError):
+        return None
+    return resolved if resolved.is_relative_to(root.resolve()) else None

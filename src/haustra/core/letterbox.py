@@ -1,0 +1,111 @@
+"""Letterbox: one resize for ETL, inference and export, with its exact inverse for boxes.
+
+`letterbox` keeps the aspect ratio and pads with grey; `force` stretches to the target. Both are
+described by a scale and an offset per axis, so one pair of formulas serves boxes in both modes:
+target = source * scale + offset.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+ResizeMode = Literal["letterbox", "force"]
+
+PAD_VALUE = 114
+"""Grey of the padding, as in the YOLO family, so that a border has no edge of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letterbox:
+    """How one image size maps into another. Build it with `plan_letterbox`."""
+
+    source_size_wh: tuple[int, int]
+    target_size_wh: tuple[int, int]
+    resized_size_wh: tuple[int, int]
+    offset_xy: tuple[int, int]
+    """Left and top padding in target pixels."""
+
+    @property
+    def scale_xy(self) -> tuple[float, float]:
+        """Target pixels per source pixel; exact, also where the resized size was rounded."""
+        return (
+            self.resized_size_wh[0] / self.source_size_wh[0],
+            self.resized_size_wh[1] / self.source_size_wh[1],
+        )
+
+    def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and pad an image.
+
+        Args:
+            image: uint8 [H,W,3], of `source_size_wh`.
+
+        Returns:
+            uint8 [H,W,3], of `target_size_wh`.
+
+        Raises:
+            ValueError: the image has another size.
+        """
+        height, width = image.shape[:2]
+        if (width, height) != self.source_size_wh:
+            raise ValueError(f"expected an image of {self.source_size_wh}, got {(width, height)}")
+        resized = image
+        if self.resized_size_wh != self.source_size_wh:
+            shrinks = self.resized_size_wh[0] < width or self.resized_size_wh[1] < height
+            # INTER_AREA averages what falls together, so small bright polyps do not alias away.
+            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            resized = cv2.resize(image, self.resized_size_wh, interpolation=method).astype(
+                np.uint8, copy=False
+            )
+        if self.resized_size_wh == self.target_size_wh:
+            return resized.copy() if resized is image else resized
+        target_width, target_height = self.target_size_wh
+        padded = np.full((target_height, target_width, 3), PAD_VALUE, dtype=np.uint8)
+        left, top = self.offset_xy
+        padded[top : top + self.resized_size_wh[1], left : left + self.resized_size_wh[0]] = resized
+        return padded
+
+    def boxes_to_target(self, boxes_px: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Map [N,4] from source pixels to `boxes_xyxy` normalised to the target image."""
+        boxes = np.asarray(boxes_px, dtype=np.float64).reshape(-1, 4)
+        scale, offset = np.tile(self.scale_xy, 2), np.tile(self.offset_xy, 2)
+        return np.asarray((boxes * scale + offset) / np.tile(self.target_size_wh, 2))
+
+    def boxes_to_source(self, boxes_xyxy: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Map [N,4] normalised to the target image back to source pixels; not clipped."""
+        boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+        scale, offset = np.tile(self.scale_xy, 2), np.tile(self.offset_xy, 2)
+        return np.asarray((boxes * np.tile(self.target_size_wh, 2) - offset) / scale)
+
+
+def plan_letterbox(
+    source_size_wh: tuple[int, int],
+    *,
+    target_size_wh: tuple[int, int],
+    mode: ResizeMode = "letterbox",
+) -> Letterbox:
+    """Return how an image of `source_size_wh` maps into `target_size_wh` (pixels).
+
+    Raises:
+        ValueError: a size is not positive.
+    """
+    if min(*source_size_wh, *target_size_wh) <= 0:
+        raise ValueError(f"expected positive sizes, got {source_size_wh} and {target_size_wh}")
+    resized = target_size_wh
+    if mode == "letterbox":
+        ratio = min(target_size_wh[0] / source_size_wh[0], target_size_wh[1] / source_size_wh[1])
+        resized = (
+            min(target_size_wh[0], max(1, round(source_size_wh[0] * ratio))),
+            min(target_size_wh[1], max(1, round(source_size_wh[1] * ratio))),
+        )
+    return Letterbox(
+        source_size_wh=source_size_wh,
+        target_size_wh=target_size_wh,
+        resized_size_wh=resized,
+        offset_xy=(
+            (target_size_wh[0] - resized[0]) // 2,
+            (target_size_wh[1] - resized[1]) // 2,
+        ),
+    )
