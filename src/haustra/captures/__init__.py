@@ -1,0 +1,1 @@
+"""Run folders: their schema, reading, writing, validation, pruning, overlays and importers."""

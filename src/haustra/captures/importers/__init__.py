@@ -1,0 +1,1 @@
+"""One module per public dataset layout; each turns it into a run folder."""

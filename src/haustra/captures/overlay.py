@@ -1,0 +1,72 @@
+"""Overlays: each frame of a run as a picture with its labelled boxes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from haustra.captures.reader import read_run
+from haustra.captures.validation import FrameProblem, check_frames
+from haustra.core.detections import detections_from_labels
+from haustra.core.drawing import TRUTH_RGB, draw_boxes
+from haustra.core.errors import HaustraError
+from haustra.core.images import write_png
+from haustra.core.progress import Progress, SilentProgress, track
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlayConfig:
+    """Settings of `haustra overlay`."""
+
+    output_root: Path | None = None
+    """Where the pictures go; `overlays/` of the run by default."""
+    max_frames: int | None = None
+    """Draw only the first frames."""
+
+    def __post_init__(self) -> None:
+        if self.max_frames is not None and self.max_frames < 1:
+            raise HaustraError(
+                f"--max-frames {self.max_frames}: expected a whole number of at least 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlayResult:
+    """The pictures made and what could not be drawn."""
+
+    pictures: list[Path]
+    problems: list[str]
+
+
+def draw_overlays(
+    run_folder: Path, *, config: OverlayConfig, progress: Progress | None = None
+) -> OverlayResult:
+    """Write one PNG per usable frame.
+
+    Raises:
+        HaustraError: the folder is no run folder, or none of its frames can be drawn.
+    """
+    progress = progress or SilentProgress()
+    run = read_run(run_folder)
+    folder = config.output_root or run_folder / "overlays"
+    frames = run.frames[: config.max_frames]
+    pictures: list[Path] = []
+    problems: list[str] = []
+    checked_frames = check_frames(frames)
+    for checked in track(
+        checked_frames, progress=progress, description="overlay", total=len(frames)
+    ):
+        if isinstance(checked, FrameProblem):
+            problems.append(checked.reason)
+            continue
+        problems.extend(checked.box_problems)
+        truth = detections_from_labels(checked.boxes_px, image_size_wh=checked.size_wh)
+        names = [(lesion_id or "").rsplit("/", 1)[-1] for lesion_id in checked.lesion_ids]
+        picture = folder / f"{checked.frame.name}.png"
+        write_png(
+            picture,
+            image_rgb=draw_boxes(checked.image_rgb, truth, rgb=TRUTH_RGB, labels=names),
+        )
+        pictures.append(picture)
+    if not pictures:
+        reason = problems[0] if problems else "it has no frames"
+        raise HaustraError(f"{run_folder}: no frame can be drawn: {reason}")
+    return OverlayResult(pictures=pictures, problems=problems)

@@ -1,0 +1,176 @@
+"""Reading run folders: which frames there are and what their label files say.
+
+Reading never fails on one bad frame: a frame carries its problem, and the caller counts it.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from haustra.captures.schema import FrameLabel, RunManifest, parse_frame_label, parse_run_manifest
+from haustra.core.errors import HaustraError
+from haustra.core.files import read_json, resolve_inside
+
+RUN_MANIFEST_NAME = "run_manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One label file of a run. Either `label` or `problem` is set."""
+
+    run_id: str
+    name: str
+    """Stem of the label file, such as `frame_00000`."""
+    group_id: str
+    label_path: Path
+    label: FrameLabel | None = None
+    image_path: Path | None = None
+    problem: str | None = None
+    """Why the frame cannot be used, found without opening its image."""
+
+    @property
+    def sample_id(self) -> str:
+        """`run_id/name`: unique in a capture root and independent of where that root lies."""
+        return f"{self.run_id}/{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder: its manifest and its frames, ordered by name."""
+
+    folder: Path
+    run_id: str
+    manifest: RunManifest
+    frames: tuple[Frame, ...]
+    unlabelled: tuple[str, ...]
+    """Names of images that no label file mentions; nothing is known about them."""
+
+
+def _read_frame(label_path: Path, *, folder: Path, run_id: str, run_group_id: str) -> Frame:
+    name = label_path.stem
+    try:
+        value = read_json(label_path, what="a frame label")
+        label = parse_frame_label(value, name=f"{run_id}/labels/{label_path.name}")
+    except HaustraError as error:
+        reason = str(error).replace(str(label_path), f"{run_id}/labels/{label_path.name}")
+        return Frame(
+            run_id=run_id,
+            name=name,
+            group_id=run_group_id,
+            label_path=label_path,
+            problem=reason,
+        )
+    image_path = resolve_inside(folder, relative=label.image)
+    problem = None
+    if image_path is None and label.image_present:
+        problem = (
+            f"{run_id}/labels/{label_path.name}: image {label.image!r} points outside the run "
+            "folder; expected a path inside it such as 'images/frame_00000.png'"
+        )
+    return Frame(
+        run_id=run_id,
+        name=name,
+        group_id=label.group_id or run_group_id,
+        label_path=label_path,
+        label=label,
+        image_path=image_path,
+        problem=problem,
+    )
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder's manifest and label files; images are not opened.
+
+    Raises:
+        HaustraError: the folder is no run folder, or its manifest is malformed.
+    """
+    if folder.name in ("", ".."):  # "." and ".." are no names
+        folder = folder.resolve()
+    labels_folder = folder / "labels"
+    if not labels_folder.is_dir():
+        raise HaustraError(
+            f"{folder} is not a run folder: it has no labels/ folder; expected what "
+            "`haustra datagen` or `haustra import` writes"
+        )
+    manifest_path = folder / RUN_MANIFEST_NAME
+    manifest = RunManifest()
+    if manifest_path.exists():
+        value = read_json(manifest_path, what="a run manifest")
+        manifest = parse_run_manifest(value, name=str(manifest_path))
+    # CortenForge names runs by their folder only.
+    run_id = manifest.run_id or folder.name
+    frames = tuple(
+        _read_frame(path, folder=folder, run_id=run_id, run_group_id=manifest.group_id or run_id)
+        for path in sorted(labels_folder.glob("*.json"))
+        if not path.name.startswith(".")
+    )
+    images_folder = folder / "images"
+    known = {frame.image_path for frame in frames}
+    unreadable = {frame.name for frame in frames if frame.label is None}
+    unlabelled = (
+        tuple(
+            path.name
+            for path in sorted(images_folder.iterdir())
+            if path.is_file()
+            and not path.name.startswith(".")
+            and path.resolve() not in known
+            and path.stem not in unreadable
+        )
+        if images_folder.is_dir()
+        else ()
+    )
+    return Run(
+        folder=folder,
+        run_id=run_id,
+        manifest=manifest,
+        frames=frames,
+        unlabelled=unlabelled,
+    )
+
+
+def list_run_folders(root: Path) -> list[Path]:
+    """Return the run folders of a capture root, or the root itself if it is one, by name.
+
+    Raises:
+        HaustraError: the root does not exist or holds no run folder.
+    """
+    if not root.is_dir():
+        raise HaustraError(
+            f"{root} does not exist; expected a folder with run folders; make one with "
+            "`haustra datagen` or `haustra import`"
+        )
+    if (root / "labels").is_dir():
+        return [root]
+    folders = [
+        path
+        for path in sorted(root.iterdir())
+        if not path.name.startswith(".") and (path / "labels").is_dir()
+    ]
+    if not folders:
+        raise HaustraError(
+            f"{root} holds no run folder; make one with `haustra datagen` or `haustra import`"
+        )
+    return folders
+
+
+def read_runs(root: Path) -> list[Run]:
+    """Read every run of a capture root.
+
+    Raises:
+        HaustraError: there is none, a manifest is malformed, or two runs share a run id.
+    """
+    runs = [read_run(folder) for folder in list_run_folders(root)]
+    seen: dict[str, Path] = {}
+    for run in runs:
+        if run.run_id in seen:
+            raise HaustraError(
+                f"run id {run.run_id!r} is used by both {seen[run.run_id]} and {run.folder}; "
+                "remove one or change the run_id in its run_manifest.json"
+            )
+        seen[run.run_id] = run.folder
+    return runs
+
+
+def slugify(text: str) -> str:
+    """Return `text` in lower case with runs of other characters as one hyphen, for a run id."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "import"

@@ -1,0 +1,118 @@
+"""The run folder's two JSON files as pydantic models, ours and the spellings of CortenForge.
+
+Only the shape of a file is checked here. Whether a box is usable depends on its image and is
+decided in `haustra.captures.validation`, box by box.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from haustra.core.errors import HaustraError
+
+SCHEMA_VERSION = 1
+
+
+def _schema_version(value: object) -> object:
+    """Accept 1, "1" and "V1"."""
+    return {"1": 1, "V1": 1, "v1": 1}.get(value, value) if isinstance(value, str) else value
+
+
+SchemaVersion = Annotated[Literal[1], BeforeValidator(_schema_version)]
+
+
+class PolypLabel(BaseModel):
+    """One polyp on one frame. At least one of `bbox_px` and `bbox_norm` gives a box."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    lesion_id: str | None = None
+    center_world: Any = None
+    """`x,y,z` of the lesion in the scene, mm; not checked, since nothing here uses it."""
+    bbox_px: Any = None
+    """`x0,y0,x1,y1` in pixels of the image."""
+    bbox_norm: Any = None
+    """`x0,y0,x1,y1` in 0..1 of the image."""
+    visible_fraction: float | None = None
+    """Visible pixels over the pixels that the polyp would show with nothing in front of it."""
+    size_mm: float | None = None
+    paris_class: str | None = None
+
+
+class FrameLabel(BaseModel):
+    """`labels/frame_00000.json`."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+    schema_version: SchemaVersion = 1
+    frame_id: int = Field(ge=0)
+    sim_time: float | None = None
+    unix_time: float | None = None
+    image: str
+    """Path of the image inside the run folder, with forward slashes."""
+    image_present: bool = True
+    camera_active: bool = True
+    label_seed: int | None = Field(
+        default=None, validation_alias=AliasChoices("label_seed", "polyp_seed")
+    )
+    source: str | None = None
+    source_name: str | None = None
+    """The name that the frame had before it was imported."""
+    group_id: str | None = None
+    labels: list[PolypLabel] = Field(validation_alias=AliasChoices("labels", "polyp_labels"))
+    """Empty for a negative; required, so that an unknown spelling is no negative by mistake."""
+
+
+class RunManifest(BaseModel):
+    """`run_manifest.json`."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+    schema_version: SchemaVersion = 1
+    run_id: str | None = None
+    source: str | None = None
+    group_id: str | None = None
+    """The patient, procedure or scene: the unit that splits may not cut."""
+    seed: int | None = None
+    started_at_unix: float | None = None
+    frame_rate_hz: float | None = None
+    num_frames: int | None = None
+    image_size_wh: tuple[int, int] | None = None
+    camera: dict[str, Any] | None = None
+    haustra_version: str | None = None
+    dataset: str | None = None
+    licence: str | None = None
+    citation: str | None = None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first problem of a pydantic error as one phrase with the field and the value."""
+    problem = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"]) or "the file"
+    if problem["type"] == "missing":
+        return f"field {field!r} is missing"
+    return f"field {field!r}: {problem['msg']}, got {problem['input']!r:.60}"
+
+
+def parse_frame_label(value: Any, *, name: str) -> FrameLabel:
+    """Check a decoded label file.
+
+    Raises:
+        HaustraError: its shape is wrong, naming the first bad field and its value.
+    """
+    try:
+        return FrameLabel.model_validate(value)
+    except ValidationError as error:
+        raise HaustraError(f"{name} is not a frame label: {first_problem(error)}") from None
+
+
+def parse_run_manifest(value: Any, *, name: str) -> RunManifest:
+    """Check a decoded run manifest.
+
+    Raises:
+        HaustraError: its shape is wrong, naming the first bad field and its value.
+    """
+    try:
+        return RunManifest.model_validate(value)
+    except ValidationError as error:
+        raise HaustraError(f"{name} is not a run manifest: {first_problem(error)}") from None

@@ -1,0 +1,182 @@
+"""Deciding which frames and boxes are usable, and counting everything that is not.
+
+A box that leaves its image is clipped and counted; an inverted, empty or non-finite box rejects
+that box; a bad label file or image rejects that frame. Each rejection is named.
+"""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.captures.reader import Frame, Run
+from haustra.core.boxes import CheckedBox, check_box_px, is_four_numbers
+from haustra.core.digests import digest_bytes
+from haustra.core.errors import HaustraError
+from haustra.core.images import decode_image_rgb
+
+ProblemKind = Literal["invalid", "missing", "without_image"]
+"""invalid: bad label or image. missing: no image file. without_image: the label says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameProblem:
+    """A frame that cannot be used, and why."""
+
+    frame: Frame
+    kind: ProblemKind
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CheckedFrame:
+    """A usable frame with its decoded image and its boxes inside that image."""
+
+    frame: Frame
+    image_rgb: NDArray[np.uint8]
+    """uint8 [H,W,3]."""
+    image_digest: str
+    """SHA-256 of the image file's bytes."""
+    boxes_px: NDArray[np.float64]
+    """[N,4] `x0,y0,x1,y1` in pixels, clipped to the image."""
+    lesion_ids: tuple[str | None, ...]
+    num_clipped: int
+    box_problems: tuple[str, ...]
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Width and height of the image in pixels."""
+        return self.image_rgb.shape[1], self.image_rgb.shape[0]
+
+
+def check_frame(frame: Frame) -> CheckedFrame | FrameProblem:
+    """Read and decode a frame's image and check its boxes against it."""
+    if frame.problem is not None:
+        return FrameProblem(frame=frame, kind="invalid", reason=frame.problem)
+    label, image_path = frame.label, frame.image_path
+    if label is None:
+        raise AssertionError("a frame without a problem has a label")
+    if not label.image_present:
+        reason = f"{frame.sample_id}: the label says that no image was taken"
+        return FrameProblem(frame=frame, kind="without_image", reason=reason)
+    if image_path is None:
+        raise AssertionError("a frame whose image is present has an image path or a problem")
+    name = f"{frame.run_id}/{label.image}"
+    try:
+        data = image_path.read_bytes()
+    except FileNotFoundError:
+        return FrameProblem(frame=frame, kind="missing", reason=f"{name} does not exist")
+    except OSError as error:
+        reason = f"{name} cannot be read: {error.strerror}"
+        return FrameProblem(frame=frame, kind="invalid", reason=reason)
+    try:
+        image = decode_image_rgb(data, name=name)
+    except HaustraError as error:
+        return FrameProblem(frame=frame, kind="invalid", reason=str(error))
+    size_wh = (image.shape[1], image.shape[0])
+    boxes: list[tuple[float, float, float, float]] = []
+    lesion_ids: list[str | None] = []
+    problems: list[str] = []
+    num_clipped = 0
+    for index, polyp in enumerate(label.labels):
+        checked: CheckedBox | str = "it has neither bbox_px nor bbox_norm"
+        if polyp.bbox_px is not None or polyp.bbox_norm is not None:
+            box_px = _box_in_pixels(polyp.bbox_px, polyp.bbox_norm, size_wh=size_wh)
+            checked = check_box_px(box_px, size_wh=size_wh)
+        if isinstance(checked, str):
+            problems.append(f"{frame.sample_id}: label {index}: {checked}")
+            continue
+        boxes.append(checked.box_px)
+        lesion_ids.append(polyp.lesion_id)
+        num_clipped += checked.clipped
+    return CheckedFrame(
+        frame=frame,
+        image_rgb=image,
+        image_digest=digest_bytes(data),
+        boxes_px=np.asarray(boxes, dtype=np.float64).reshape(-1, 4),
+        lesion_ids=tuple(lesion_ids),
+        num_clipped=num_clipped,
+        box_problems=tuple(problems),
+    )
+
+
+def _box_in_pixels(bbox_px: Any, bbox_norm: Any, *, size_wh: tuple[int, int]) -> Any:
+    """Return the box in pixels; `bbox_px` wins, a malformed `bbox_norm` is passed on as it is."""
+    if bbox_px is not None or bbox_norm is None:
+        return bbox_px
+    if not is_four_numbers(bbox_norm):
+        return bbox_norm
+    width, height = size_wh
+    x0, y0, x1, y1 = bbox_norm
+    return [x0 * width, y0 * height, x1 * width, y1 * height]
+
+
+def check_frames(
+    frames: Iterable[Frame], *, threads: int = 2
+) -> Iterator[CheckedFrame | FrameProblem]:
+    """Yield `check_frame` of each frame in order, decoding a few ahead in threads."""
+    waiting = iter(frames)
+    with ThreadPoolExecutor(threads) as pool:
+        ahead = [pool.submit(check_frame, frame) for frame in islice(waiting, 4 * threads)]
+        while ahead:
+            checked = ahead.pop(0).result()
+            ahead.extend(pool.submit(check_frame, frame) for frame in islice(waiting, 1))
+            yield checked
+
+
+@dataclass(kw_only=True)
+class ValidationSummary:
+    """What a run, or all runs together, hold. Every frame is in exactly one of the first four."""
+
+    usable: int = 0
+    invalid: int = 0
+    missing: int = 0
+    without_image: int = 0
+    empty: int = 0
+    """Usable frames without a box: the negatives."""
+    boxes: int = 0
+    clipped_boxes: int = 0
+    rejected_boxes: int = 0
+    unlabelled_images: int = 0
+    problems: list[str] = field(default_factory=list)
+    """One line per rejected frame or box."""
+
+    @property
+    def frames(self) -> int:
+        """Number of label files."""
+        return self.usable + self.invalid + self.missing + self.without_image
+
+    def add(self, checked: CheckedFrame | FrameProblem) -> None:
+        """Count one checked frame."""
+        if isinstance(checked, FrameProblem):
+            setattr(self, checked.kind, getattr(self, checked.kind) + 1)
+            if checked.kind != "without_image":
+                self.problems.append(checked.reason)
+            return
+        self.usable += 1
+        self.empty += len(checked.boxes_px) == 0
+        self.boxes += len(checked.boxes_px)
+        self.clipped_boxes += checked.num_clipped
+        self.rejected_boxes += len(checked.box_problems)
+        self.problems.extend(checked.box_problems)
+
+    def add_unlabelled(self, run: Run) -> None:
+        """Count the images of a run that no label mentions."""
+        self.unlabelled_images += len(run.unlabelled)
+        self.problems.extend(
+            f"{run.run_id}/images/{name} has no label file" for name in run.unlabelled
+        )
+
+    def merge(self, other: "ValidationSummary") -> None:
+        """Add another summary to this one."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def counts(self) -> dict[str, int]:
+        """Return every number by name."""
+        numbers = {name: value for name, value in vars(self).items() if name != "problems"}
+        return {"frames": self.frames, **numbers}

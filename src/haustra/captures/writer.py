@@ -1,0 +1,145 @@
+"""Writing a run folder: images and labels first, `run_manifest.json` last, then the rename."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra import __version__
+from haustra.captures.schema import SCHEMA_VERSION
+from haustra.core.files import building_folder, link_or_copy, write_json_atomic
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolypTruth:
+    """One polyp on one frame as a producer knows it."""
+
+    bbox_px: tuple[float, float, float, float]
+    """`x0,y0,x1,y1` in pixels."""
+    lesion_id: str | None = None
+    center_world: tuple[float, float, float] | None = None
+    visible_fraction: float | None = None
+    size_mm: float | None = None
+    paris_class: str | None = None
+
+
+@dataclass(kw_only=True)
+class RunWriter:
+    """Adds frames to a run folder that is being made. Get one from `writing_run`."""
+
+    folder: Path
+    source: str
+    label_seed: int | None
+    num_frames: int = field(default=0, init=False)
+
+    def add_frame(
+        self,
+        image: Path | bytes,
+        *,
+        suffix: str,
+        image_size_wh: tuple[int, int],
+        labels: list[PolypTruth],
+        group_id: str | None = None,
+        source_name: str | None = None,
+        sim_time: float | None = None,
+        unix_time: float | None = None,
+    ) -> None:
+        """Add one frame with its label.
+
+        Args:
+            image: an image file, hard-linked or copied byte for byte, or the bytes of one.
+            suffix: ".png" or ".jpg", as the image's format demands.
+            image_size_wh: width and height in pixels, for the normalised boxes.
+            labels: the polyps, boxes in pixels.
+            group_id: overrides the run's group for this frame.
+            source_name: the frame's name before it came here.
+            sim_time: seconds since the run began.
+            unix_time: seconds since 1970.
+        """
+        name = f"frame_{self.num_frames:05d}"
+        image_name = f"images/{name}{suffix}"
+        if isinstance(image, bytes):
+            (self.folder / image_name).write_bytes(image)
+        else:
+            link_or_copy(image, target=self.folder / image_name)
+        label: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "frame_id": self.num_frames,
+            "sim_time": sim_time,
+            "unix_time": unix_time,
+            "image": image_name,
+            "image_present": True,
+            "camera_active": True,
+            "label_seed": self.label_seed,
+            "source": self.source,
+            "source_name": source_name,
+            "group_id": group_id,
+            "labels": [_label_json(truth, size_wh=image_size_wh) for truth in labels],
+        }
+        text = json.dumps(label, indent=1, allow_nan=False)
+        (self.folder / "labels" / f"{name}.json").write_text(text + "\n")
+        self.num_frames += 1
+
+
+def _label_json(truth: PolypTruth, *, size_wh: tuple[int, int]) -> dict[str, Any]:
+    box: NDArray[np.float64] = np.asarray(truth.bbox_px, dtype=np.float64)
+    return {
+        "lesion_id": truth.lesion_id,
+        "center_world": list(truth.center_world) if truth.center_world else None,
+        "bbox_px": box.tolist(),
+        "bbox_norm": (box / np.tile(size_wh, 2)).tolist(),
+        "visible_fraction": truth.visible_fraction,
+        "size_mm": truth.size_mm,
+        "paris_class": truth.paris_class,
+    }
+
+
+@contextmanager
+def writing_run(
+    folder: Path,
+    *,
+    run_id: str,
+    source: str,
+    group_id: str | None,
+    overwrite: bool = False,
+    seed: int | None = None,
+    started_at_unix: float | None = None,
+    frame_rate_hz: float | None = None,
+    image_size_wh: tuple[int, int] | None = None,
+    camera: dict[str, Any] | None = None,
+    dataset: str | None = None,
+    licence: str | None = None,
+    citation: str | None = None,
+) -> Iterator[RunWriter]:
+    """Yield a writer for a run folder that appears, whole, when the block ends.
+
+    Raises:
+        HaustraError: `folder` exists and `overwrite` is false.
+    """
+    with building_folder(folder, overwrite=overwrite) as building:
+        for name in ("images", "labels", "overlays"):
+            (building / name).mkdir()
+        writer = RunWriter(folder=building, source=source, label_seed=seed)
+        yield writer
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": run_id,
+            "source": source,
+            "group_id": group_id,
+            "seed": seed,
+            "started_at_unix": started_at_unix,
+            "frame_rate_hz": frame_rate_hz,
+            "num_frames": writer.num_frames,
+            "image_size_wh": list(image_size_wh) if image_size_wh else None,
+            "camera": camera,
+            "haustra_version": __version__,
+            "dataset": dataset,
+            "licence": licence,
+            "citation": citation,
+        }
+        write_json_atomic(building / "run_manifest.json", value=manifest)

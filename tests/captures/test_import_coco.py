@@ -1,0 +1,200 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders import write_image, write_json
+from haustra.captures.importers.coco import import_coco
+from haustra.captures.importers.dataset import ImportConfig, ImportResult
+from haustra.captures.reader import read_run
+from haustra.captures.validation import CheckedFrame, check_frame
+from haustra.core.errors import HaustraError
+
+POLYP, FOLD = 1, 2
+
+
+def annotation(image_id: Any, bbox: Any, **changes: Any) -> dict[str, Any]:
+    return {"image_id": image_id, "bbox": bbox, "category_id": POLYP, "iscrowd": 0, **changes}
+
+
+def content(*annotations: Any, **changes: Any) -> dict[str, Any]:
+    return {
+        "images": [{"id": 10, "file_name": "b.png"}, {"id": 11, "file_name": "sub/a.png"}],
+        "annotations": list(annotations),
+        "categories": [{"id": POLYP, "name": "polyp"}, {"id": FOLD, "name": "fold"}],
+        **changes,
+    }
+
+
+def write_dataset(tmp_path: Path, value: Any) -> tuple[Path, Path]:
+    images, annotations = tmp_path / "Real Colon/frames", tmp_path / "instances.json"
+    for seed, name in enumerate(("b.png", "sub/a.png")):
+        write_image(images / name, seed=seed)
+    write_image(tmp_path / "Real Colon/secret.png", seed=9)
+    write_json(annotations, value)
+    return images, annotations
+
+
+def run_import(tmp_path: Path, value: Any, *, category: str | None = None) -> ImportResult:
+    images, annotations = write_dataset(tmp_path, value)
+    config = ImportConfig(output_root=tmp_path / "captures")
+    return import_coco(images, annotations, config=config, category=category)
+
+
+def import_error(tmp_path: Path, value: Any, *, category: str | None = None) -> str:
+    with pytest.raises(HaustraError) as caught:
+        run_import(tmp_path, value, category=category)
+    return str(caught.value)
+
+
+def boxes_of(result: ImportResult) -> list[list[list[float]]]:
+    boxes = []
+    for frame in read_run(result.folder).frames:
+        checked = check_frame(frame)
+        assert isinstance(checked, CheckedFrame)
+        boxes.append(checked.boxes_px.tolist())
+    return boxes
+
+
+def test_corner_and_size_become_two_corners(tmp_path: Path) -> None:
+    result = run_import(
+        tmp_path,
+        content(
+            annotation(11, [1, 2, 10, 5.5]), annotation(10, [4, 4, 4, 4]), annotation(11, [0] * 4)
+        ),
+    )
+    assert boxes_of(result) == [[[4, 4, 8, 8]], [[1, 2, 11, 7.5]]]
+    assert result.notes == ["sub/a.png: box [0, 0, 0, 0] is empty"]
+    assert (result.num_images, result.num_boxes, result.num_empty) == (2, 2, 0)
+    assert result.folder.name == "run_real-colon"
+    names = [f.label and f.label.source_name for f in read_run(result.folder).frames]
+    assert names == ["b.png", "sub/a.png"]
+
+
+def test_images_of_one_stem_in_two_folders_are_two_groups(tmp_path: Path) -> None:
+    images = [{"id": 10, "file_name": "b.png"}, {"id": 11, "file_name": "sub/b.png"}]
+    write_image(tmp_path / "Real Colon/frames/sub/b.png", seed=5)
+    run = read_run(run_import(tmp_path, content(images=images)).folder)
+    assert [frame.group_id for frame in run.frames] == ["b", "sub/b"]
+
+
+def test_a_pattern_can_take_the_folder_as_the_group(tmp_path: Path) -> None:
+    images, annotations = write_dataset(
+        tmp_path, content(images=[{"id": 11, "file_name": "sub/a.png"}])
+    )
+    config = ImportConfig(output_root=tmp_path / "captures", group_regex="^(.+)/")
+    run = read_run(import_coco(images, annotations, config=config).folder)
+    assert [frame.group_id for frame in run.frames] == ["sub"]
+
+
+def test_an_image_without_an_annotation_is_a_negative(tmp_path: Path) -> None:
+    result = run_import(tmp_path, content(annotation(10, [4, 4, 4, 4])))
+    assert boxes_of(result) == [[[4, 4, 8, 8]], []]
+    assert (result.num_empty, result.notes) == (1, [])
+
+
+def test_boxes_that_leave_the_image_are_clipped_and_counted(tmp_path: Path) -> None:
+    result = run_import(tmp_path, content(annotation(10, [-4, 20, 10, 10])))
+    assert boxes_of(result)[0] == [[0, 20, 6, 24]]
+    assert result.num_clipped == 1
+
+
+@pytest.mark.parametrize(
+    ("bbox", "reason"),
+    [
+        ([1, 2, -3, 4], "box [1, 2, -2, 6] is inverted: x1 < x0 or y1 < y0"),
+        ([1, 2, 3], "box [1, 2, 3] is not four numbers x0,y0,x1,y1"),
+        ([1, 2, True, 3], "box [1, 2, True, 3] is not four numbers x0,y0,x1,y1"),
+        (None, "box None is not four numbers x0,y0,x1,y1"),
+    ],
+)
+def test_a_bad_box_is_left_out_by_name(tmp_path: Path, bbox: Any, reason: str) -> None:
+    result = run_import(tmp_path, content(annotation(10, [4, 4, 4, 4]), annotation(10, bbox)))
+    assert boxes_of(result)[0] == [[4, 4, 8, 8]]
+    assert result.notes == [f"b.png: {reason}"]
+
+
+def test_crowds_are_left_out_and_noted(tmp_path: Path) -> None:
+    crowd = annotation(10, {"counts": []}, iscrowd=1)
+    result = run_import(tmp_path, content(crowd, annotation(10, [4, 4, 4, 4])))
+    assert boxes_of(result)[0] == [[4, 4, 8, 8]]
+    assert result.notes == ["1 crowd region(s) were left out"]
+
+
+def test_boxes_of_one_category_can_be_taken(tmp_path: Path) -> None:
+    value = content(annotation(10, [4, 4, 4, 4]), annotation(10, [1, 1, 2, 2], category_id=FOLD))
+    assert boxes_of(run_import(tmp_path / "all", value))[0] == [[4, 4, 8, 8], [1, 1, 3, 3]]
+    only = run_import(tmp_path / "only", value, category="fold")
+    assert boxes_of(only)[0] == [[1, 1, 3, 3]]
+
+
+def test_an_unknown_category_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    assert import_error(tmp_path, content(), category="Polyp") == (
+        f"--category 'Polyp' is not in {tmp_path / 'instances.json'}; it has ['fold', 'polyp']"
+    )
+
+
+def test_annotations_of_unlisted_images_are_noted(tmp_path: Path) -> None:
+    value = content(annotation(10, [4, 4, 4, 4]), annotation(99, [1, 1, 2, 2]))
+    assert run_import(tmp_path, value).notes == [
+        "1 annotated image id(s) are not in the list of images"
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "{tmp_path}/Real Colon/secret.png", "sub/../../secret.png"]
+)
+def test_an_image_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    name = name.format(tmp_path=tmp_path)
+    images, annotations = tmp_path / "Real Colon/frames", tmp_path / "instances.json"
+    assert import_error(tmp_path, content(images=[{"id": 10, "file_name": name}])) == (
+        f"{annotations}: image {name!r} points outside {images}; expected a path inside it"
+    )
+    assert not (tmp_path / "captures").exists()
+
+
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
+    value = content(images=[{"id": 10, "file_name": "gone.png"}])
+    assert import_error(tmp_path, value) == (
+        f"{tmp_path / 'Real Colon/frames/gone.png'} cannot be read: No such file or directory; "
+        "expected an image"
+    )
+
+
+SHAPE = "an entry of 'images' or 'annotations' has another shape"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ([], "; expected an object with 'images' and 'annotations'"),
+        ({"images": []}, "; expected an object with 'images' and 'annotations'"),
+        (content({"image_id": 10}), ": an entry lacks 'bbox'"),
+        (content({"bbox": [0, 0, 1, 1]}), ": an entry lacks 'image_id'"),
+        (content(images=[{"file_name": "b.png"}]), ": an entry lacks 'id'"),
+        (content(images=[{"id": 10}]), ": an entry lacks 'file_name'"),
+        (content("b.png"), f": {SHAPE}"),
+        (content(annotations=None), f": {SHAPE}"),
+        (content(annotation([10], [0, 0, 1, 1])), f": {SHAPE}"),
+        (content(images=[{"id": [10], "file_name": "b.png"}]), f": {SHAPE}"),
+        (content(categories=[{"id": 1}]), ": a category lacks its id or name"),
+        (content(categories=["polyp"]), ": a category lacks its id or name"),
+        (content(categories=None), ": a category lacks its id or name"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused(tmp_path: Path, value: Any, reason: str) -> None:
+    annotations = tmp_path / "instances.json"
+    assert import_error(tmp_path, value) == f"{annotations} is not a COCO annotation file{reason}"
+    assert not (tmp_path / "captures").exists()
+
+
+def test_a_file_without_images_is_refused(tmp_path: Path) -> None:
+    annotations = tmp_path / "instances.json"
+    assert import_error(tmp_path, content(images=[])) == f"{annotations} lists no image"
+
+
+def test_a_missing_annotation_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gone.json"
+    with pytest.raises(HaustraError) as caught:
+        import_coco(tmp_path, path, config=ImportConfig(output_root=tmp_path / "captures"))
+    assert str(caught.value) == f"{path} does not exist; expected a COCO annotation file"
