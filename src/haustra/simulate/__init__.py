@@ -1,0 +1,1 @@
+"""The seeded colonoscopy simulator: scene, camera, rays, frames with labels."""
