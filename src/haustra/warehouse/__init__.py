@@ -1,0 +1,1 @@
+"""The tensor warehouse: format, ETL, splits, manifest and reading."""

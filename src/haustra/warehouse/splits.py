@@ -1,0 +1,143 @@
+"""Assigning groups to train, val and test: deterministic, and never cutting a group."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from haustra.core.errors import HaustraError
+from haustra.core.files import read_json
+from haustra.warehouse.format import SPLIT_NAMES, SplitName
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitAssignment:
+    """Which group went where, and how that was decided."""
+
+    split_of_group: dict[str, SplitName]
+    method: str
+    notes: tuple[str, ...] = ()
+
+
+def parse_ratios(text: str) -> tuple[float, float, float]:
+    """Parse `--split`, such as `0.8,0.1,0.1`.
+
+    Raises:
+        HaustraError: not three numbers from 0 that add up to 1 with some for training.
+    """
+    try:
+        train, val, test = (float(part) for part in text.split(","))
+    except ValueError:
+        train = val = test = float("nan")
+    if not (min(train, val, test) >= 0 and train > 0 and abs(train + val + test - 1) < 1e-6):
+        raise HaustraError(
+            f"--split {text!r}: expected three shares train,val,test that add up to 1, "
+            "such as 0.8,0.1,0.1"
+        )
+    return train, val, test
+
+
+def parse_rule(text: str) -> int:
+    """Parse `--split-rule`, such as `sha256:5`, and return its modulus.
+
+    Raises:
+        HaustraError: anything else.
+    """
+    name, _, modulus = text.partition(":")
+    if name != "sha256" or not modulus.isdecimal() or int(modulus) < 2:
+        raise HaustraError(
+            f"--split-rule {text!r}: expected sha256:N with N of at least 2, such as sha256:5"
+        )
+    return int(modulus)
+
+
+def _hash_of_group(group_id: str) -> int:
+    return int(sha256(group_id.encode()).hexdigest(), 16)
+
+
+def split_by_ratios(groups: set[str], *, ratios: tuple[float, float, float]) -> SplitAssignment:
+    """Place each group by its hash in 0..1 against the cumulated ratios.
+
+    A group's place depends on its own name alone, so it stays when data are added. Only where a
+    wanted split would stay empty, the group whose hash lies nearest to that split's range is moved
+    there, if the split it leaves keeps one or training would have none.
+    """
+    edges = (ratios[0], ratios[0] + ratios[1], 1.0)
+    position = {group: _hash_of_group(group) / 2**256 for group in groups}
+    split_of_group: dict[str, SplitName] = {
+        group: next(
+            name for name, edge in zip(SPLIT_NAMES, edges, strict=True) if value < edge or edge == 1
+        )
+        for group, value in position.items()
+    }
+    notes = []
+    for index, name in enumerate(SPLIT_NAMES):
+        if ratios[index] == 0 or name in split_of_group.values():
+            continue
+        members = list(split_of_group.values())
+        # Training comes first: a lone group trains, wherever its hash lies.
+        movable = [
+            group for group in groups if name == "train" or members.count(split_of_group[group]) > 1
+        ]
+        if not movable:
+            notes.append(f"no group is left for split {name!r}: it stays empty")
+            continue
+        middle = edges[index] - ratios[index] / 2
+        moved = min(movable, key=lambda group: (abs(position[group] - middle), group))
+        notes.append(
+            f"split {name!r} would be empty: group {moved!r} moved there from "
+            f"{split_of_group[moved]!r}"
+        )
+        split_of_group[moved] = name
+    method = "ratios " + ",".join(f"{ratio:g}" for ratio in ratios)
+    return SplitAssignment(split_of_group=split_of_group, method=method, notes=tuple(notes))
+
+
+def split_by_rule(groups: set[str], *, rule: str) -> SplitAssignment:
+    """Place each group in val if `int(sha256(group), 16) % N == 0`, else in train."""
+    modulus = parse_rule(rule)
+    return SplitAssignment(
+        split_of_group={
+            group: "val" if _hash_of_group(group) % modulus == 0 else "train" for group in groups
+        },
+        method=f"rule {rule}",
+    )
+
+
+def split_by_file(groups: set[str], *, path: Path) -> SplitAssignment:
+    """Place groups as a JSON file says: `{"train": [groups], "val": [...], "test": [...]}`.
+
+    Raises:
+        HaustraError: the file is malformed, names a group twice, or leaves a group out.
+    """
+    content = read_json(path, what="a split file")
+    if (
+        not isinstance(content, dict)
+        or not content.keys() <= set(SPLIT_NAMES)
+        or not all(isinstance(names, list) for names in content.values())
+    ):
+        raise HaustraError(
+            f"{path} is not a split file; expected an object with lists of groups under "
+            "'train', 'val' and 'test'"
+        )
+    split_of_group: dict[str, SplitName] = {}
+    for split in SPLIT_NAMES:
+        for group in content.get(split, []):
+            if group in split_of_group:
+                raise HaustraError(
+                    f"{path}: group {group!r} stands in both {split_of_group[group]!r} and "
+                    f"{split!r}; expected one split per group"
+                )
+            split_of_group[group] = split
+    without = sorted(groups - split_of_group.keys())
+    if without:
+        raise HaustraError(
+            f"{path} leaves out {len(without)} group(s), such as {without[0]!r}; expected every "
+            "group of the captures in one split"
+        )
+    unknown = len(split_of_group.keys() - groups)
+    notes = (f"{unknown} group(s) of {path.name} are not in the captures",) if unknown else ()
+    return SplitAssignment(
+        split_of_group={group: split_of_group[group] for group in groups},
+        method="file",
+        notes=notes,
+    )

@@ -1,0 +1,269 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+
+from haustra.captures.reader import read_runs
+from haustra.captures.validation import CheckedFrame, check_frame
+from haustra.core.errors import HaustraError
+from haustra.core.images import read_image_rgb, write_png
+from haustra.core.letterbox import plan_letterbox
+from haustra.warehouse.etl import ETLConfig, build_warehouse, parse_target_size, parse_threshold
+from haustra.warehouse.reading import open_split
+from scenes import write_captures
+
+
+def config_for(folder: Path, **changes: object) -> ETLConfig:
+    settings = {
+        "captures": folder / "captures",
+        "output_root": folder / "warehouse",
+        "target_size": "64",
+        "split": "0.5,0.25,0.25",
+        "samples_per_shard": 5,
+        "max_boxes": 4,
+    }
+    return ETLConfig(**(settings | changes))  # type: ignore[arg-type]
+
+
+def test_every_usable_frame_is_stored_once_with_its_letterboxed_pixels(tmp_path: Path) -> None:
+    write_captures(tmp_path / "captures")
+    result = build_warehouse(config_for(tmp_path))
+    folder = result.manifest_path.parent
+    rows = pq.read_table(folder / "samples.parquet").to_pylist()
+    frames = {f.sample_id: f for run in read_runs(tmp_path / "captures") for f in run.frames}
+    assert sorted(row["sample_id"] for row in rows) == sorted(frames)
+    for row in rows:
+        shard = load_file(folder / row["shard"])
+        checked = check_frame(frames[row["sample_id"]])
+        assert isinstance(checked, CheckedFrame)
+        letterbox = plan_letterbox((80, 64), target_size_wh=(64, 64))
+        np.testing.assert_array_equal(
+            shard["images"][row["row"]], letterbox.apply(checked.image_rgb)
+        )
+        stored = shard["boxes"][row["row"]][shard["mask"][row["row"]].astype(bool)]
+        back = letterbox.boxes_to_source(stored)
+        expected = checked.boxes_px
+        largest_first = np.argsort(
+            -np.prod(expected[:, 2:] - expected[:, :2], axis=1), kind="stable"
+        )
+        np.testing.assert_allclose(back, expected[largest_first], atol=1e-4)
+
+
+def test_no_group_is_cut_and_no_shard_mixes_splits(tmp_path: Path) -> None:
+    write_captures(tmp_path / "captures", num_runs=9)
+    result = build_warehouse(config_for(tmp_path))
+    rows = pq.read_table(result.manifest_path.parent / "samples.parquet").to_pylist()
+    split_of_group: dict[str, set[str]] = {}
+    split_of_shard: dict[str, set[str]] = {}
+    for row in rows:
+        split_of_group.setdefault(row["group_id"], set()).add(row["split"])
+        split_of_shard.setdefault(row["shard"], set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in split_of_group.values())
+    assert all(len(splits) == 1 for splits in split_of_shard.values())
+    assert {split for splits in split_of_group.values() for split in splits} == {
+        "train",
+        "val",
+        "test",
+    }
+
+
+def test_a_second_run_on_the_same_input_does_nothing(tmp_path: Path) -> None:
+    write_captures(tmp_path / "captures")
+    first = build_warehouse(config_for(tmp_path))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    second = build_warehouse(config_for(tmp_path))
+    assert first.built
+    assert not second.built
+    assert second.manifest_path == first.manifest_path
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_moved_capture_folder_gives_the_same_bytes(tmp_path: Path) -> None:
+    write_captures(tmp_path / "captures")
+    first = build_warehouse(config_for(tmp_path))
+    shutil.move(tmp_path / "captures", tmp_path / "elsewhere")
+    other = config_for(tmp_path, captures=tmp_path / "elsewhere", output_root=tmp_path / "other")
+    second = build_warehouse(other)
+    assert second.manifest.version == first.manifest.version
+    assert second.manifest_path.read_bytes() == first.manifest_path.read_bytes()
+
+
+def test_a_changed_pixel_label_split_or_setting_gives_a_new_version(tmp_path: Path) -> None:
+    folders = write_captures(tmp_path / "captures")
+    versions = [build_warehouse(config_for(tmp_path)).manifest.version]
+    image_path = folders[0] / "images" / "frame_00001.png"
+    image = read_image_rgb(image_path)
+    image[3, 3, 0] ^= 1
+    write_png(image_path, image_rgb=image)
+    versions.append(build_warehouse(config_for(tmp_path)).manifest.version)
+    label_path = folders[0] / "labels" / "frame_00001.json"
+    label = json.loads(label_path.read_text())
+    label["labels"][0]["bbox_px"][2] += 1
+    label_path.write_text(json.dumps(label))
+    versions.append(build_warehouse(config_for(tmp_path)).manifest.version)
+    for changes in ({"split": "0.8,0.1,0.1"}, {"max_boxes": 3}, {"resize_mode": "force"}):
+        versions.append(build_warehouse(config_for(tmp_path, **changes)).manifest.version)
+    assert len(set(versions)) == len(versions)
+
+
+def test_a_damaged_warehouse_is_built_again(tmp_path: Path) -> None:
+    write_captures(tmp_path / "captures")
+    first = build_warehouse(config_for(tmp_path))
+    shard = first.manifest_path.parent / "shards" / "shard_00001.safetensors"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    second = build_warehouse(config_for(tmp_path))
+    assert second.built
+    assert second.manifest == first.manifest
+    assert shard.read_bytes() == whole
+    assert "built again, since it was damaged" in second.notes[-1]
+
+
+def test_another_licence_gives_a_new_version(tmp_path: Path) -> None:
+    folders = write_captures(tmp_path / "captures")
+    first = build_warehouse(config_for(tmp_path))
+    path = folders[0] / "run_manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"licence": "CC BY 4.0"}))
+    second = build_warehouse(config_for(tmp_path))
+    assert second.manifest.version != first.manifest.version
+    assert second.manifest.sources[0].licence == "CC BY 4.0"
+
+
+def test_of_too_many_boxes_the_largest_stay_and_the_rest_are_counted(tmp_path: Path) -> None:
+    write_captures(tmp_path / "captures", max_polyps=6)
+    result = build_warehouse(config_for(tmp_path, max_boxes=2))
+    rows = pq.read_table(result.manifest_path.parent / "samples.parquet").to_pylist()
+    left_out = sum(row["boxes_before"] - row["boxes_after"] for row in rows)
+    assert result.manifest.truncated_boxes == left_out > 0
+    assert max(row["boxes_after"] for row in rows) == 2
+    split = open_split(result.manifest_path, split="train")
+    boxes = split.gather(np.arange(len(split))).boxes_xyxy
+    areas = np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
+    assert (np.diff(areas, axis=1) <= 1e-6).all()
+
+
+def test_the_summary_counts_and_names_what_is_wrong(tmp_path: Path) -> None:
+    folders = write_captures(tmp_path / "captures")
+    (folders[0] / "images" / "frame_00001.png").write_bytes(b"no image at all")
+    (folders[1] / "images" / "frame_00002.png").unlink()
+    label_path = folders[2] / "labels" / "frame_00003.json"
+    label = json.loads(label_path.read_text())
+    label["labels"][0]["bbox_px"] = [float("nan"), 1, 2, 3]
+    label_path.write_text(json.dumps(label))
+    (folders[3] / "images" / "frame_00099.png").write_bytes(b"")
+    validation = build_warehouse(config_for(tmp_path)).manifest.validation
+    assert validation.total["invalid"] == 1
+    assert validation.total["missing"] == 1
+    assert validation.total["rejected_boxes"] == 1
+    assert validation.total["unlabelled_images"] == 1
+    assert validation.runs["r000"]["invalid"] == 1
+    assert sorted(validation.problems) == [
+        "r000/images/frame_00001.png is not an image (PNG, JPEG, BMP, TIFF or WebP)",
+        "r001/images/frame_00002.png does not exist",
+        "r002/frame_00003: label 0: box [nan, 1, 2, 3] has a value that is not finite",
+        "r003/images/frame_00099.png has no label file",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"max_invalid": "0"},
+            (
+                "1 of 24 frames are invalid, more than --max-invalid 0; run `haustra prune`, "
+                "mend the captures, or raise the limit"
+            ),
+        ),
+        (
+            {"max_missing": "1%"},
+            (
+                "1 of 24 frames are missing, more than --max-missing 1%; run `haustra prune`, "
+                "mend the captures, or raise the limit"
+            ),
+        ),
+        (
+            {"max_empty": "0.2"},
+            (
+                "6 of 22 usable frames are empty, more than --max-empty 0.2; run `haustra prune`, "
+                "mend the captures, or raise the limit"
+            ),
+        ),
+    ],
+)
+def test_a_passed_threshold_fails_and_leaves_nothing(
+    tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    folders = write_captures(tmp_path / "captures")
+    (folders[0] / "images" / "frame_00001.png").write_bytes(b"no image at all")
+    (folders[1] / "images" / "frame_00002.png").unlink()
+    with pytest.raises(HaustraError) as caught:
+        build_warehouse(config_for(tmp_path, **changes))
+    assert str(caught.value) == message
+    assert list((tmp_path / "warehouse").iterdir()) == []
+
+
+def test_thresholds_also_fail_a_warehouse_that_stands_already(tmp_path: Path) -> None:
+    folders = write_captures(tmp_path / "captures")
+    (folders[0] / "images" / "frame_00001.png").write_bytes(b"no image at all")
+    build_warehouse(config_for(tmp_path))
+    with pytest.raises(HaustraError, match="more than --max-invalid 0"):
+        build_warehouse(config_for(tmp_path, max_invalid="0"))
+
+
+def test_captures_without_any_usable_frame_are_an_error(tmp_path: Path) -> None:
+    folders = write_captures(tmp_path / "captures", num_runs=1, frames_per_run=1)
+    (folders[0] / "images" / "frame_00000.png").unlink()
+    with pytest.raises(HaustraError) as caught:
+        build_warehouse(config_for(tmp_path))
+    assert str(caught.value) == (
+        f"{tmp_path / 'captures'}: none of 1 frames is usable; the first problem: "
+        "r000/images/frame_00000.png does not exist"
+    )
+
+
+@pytest.mark.parametrize("text", ["0", "-64", "100", "64x", "abc", "64x0"])
+def test_a_wrong_target_size_is_named(text: str) -> None:
+    with pytest.raises(HaustraError) as caught:
+        parse_target_size(text)
+    assert str(caught.value) == (
+        f"--target-size {text!r}: expected a positive multiple of 32, such as 384, or WIDTHxHEIGHT"
+    )
+
+
+def test_target_sizes_may_be_square_or_not() -> None:
+    assert parse_target_size("384") == (384, 384)
+    assert parse_target_size("640x480") == (640, 480)
+
+
+def test_thresholds_are_counts_or_shares() -> None:
+    assert parse_threshold("20", flag="--max-empty") == (20.0, False)
+    assert parse_threshold("0.25", flag="--max-empty") == (0.25, True)
+    assert parse_threshold("10%", flag="--max-empty") == (0.1, True)
+    with pytest.raises(HaustraError) as caught:
+        parse_threshold("-1", flag="--max-empty")
+    assert str(caught.value) == (
+        "--max-empty '-1': expected a count such as 20, or a share from 0 to 1 such as 0.1 or 10%"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_boxes": 0}, "--max-boxes 0: expected a whole number of at least 1"),
+        ({"samples_per_shard": 0}, "--samples-per-shard 0: expected a whole number of at least 1"),
+        ({"jobs": -1}, "--jobs -1: expected a whole number of at least 1"),
+        (
+            {"split_rule": "md5:5"},
+            "--split-rule 'md5:5': expected sha256:N with N of at least 2, such as sha256:5",
+        ),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(HaustraError) as caught:
+        config_for(tmp_path, **changes)
+    assert str(caught.value) == message

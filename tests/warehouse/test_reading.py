@@ -1,0 +1,157 @@
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from haustra.core.errors import HaustraError
+from haustra.warehouse.loader import epoch_order, iterate_batches
+from haustra.warehouse.reading import open_split, read_manifest
+from scenes import write_warehouse
+
+HINT = "run `haustra etl` again, which rebuilds a damaged warehouse"
+
+
+def first_shard(manifest: Path) -> Path:
+    return manifest.parent / "shards" / "shard_00000.safetensors"
+
+
+def delete(manifest: Path) -> None:
+    first_shard(manifest).unlink()
+
+
+def truncate(manifest: Path) -> None:
+    data = first_shard(manifest).read_bytes()
+    first_shard(manifest).write_bytes(data[:-100])
+
+
+def flip_a_bit(manifest: Path) -> None:
+    data = bytearray(first_shard(manifest).read_bytes())
+    data[len(data) // 2] ^= 1
+    first_shard(manifest).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (delete, r"{shard} is gone, but its manifest lists it; {hint}"),
+        (truncate, r"{shard} has \d+ bytes, but its manifest says \d+; {hint}"),
+        (
+            flip_a_bit,
+            (
+                r"{shard} does not have the SHA-256 that its manifest says: its bytes have "
+                r"changed; {hint}"
+            ),
+        ),
+    ],
+)
+def test_a_damaged_shard_is_named(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    manifest = write_warehouse(tmp_path)
+    damage(manifest)
+    with pytest.raises(HaustraError) as caught:
+        open_split(manifest, split="train")
+    expected = message.format(shard=re.escape(str(first_shard(manifest))), hint=re.escape(HINT))
+    assert re.fullmatch(expected, str(caught.value))
+
+
+def test_a_changed_table_is_named(tmp_path: Path) -> None:
+    manifest = write_warehouse(tmp_path)
+    table = manifest.parent / "samples.parquet"
+    table.write_bytes(table.read_bytes()[::-1])
+    with pytest.raises(HaustraError) as caught:
+        open_split(manifest, split="train")
+    assert str(caught.value) == f"{table} is gone or has changed; {HINT}"
+
+
+def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    with pytest.raises(HaustraError) as caught:
+        read_manifest(path)
+    assert str(caught.value) == (
+        f"{path} does not exist; expected a warehouse manifest; make one with `haustra etl`"
+    )
+
+
+def test_a_manifest_that_is_not_json_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text('{"format": ')
+    with pytest.raises(HaustraError) as caught:
+        read_manifest(path)
+    assert str(caught.value) == (
+        f"{path} is not JSON (line 1: Expecting value); expected a warehouse manifest"
+    )
+
+
+def test_json_that_is_no_manifest_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text("[]")
+    with pytest.raises(HaustraError) as caught:
+        read_manifest(path)
+    assert str(caught.value) == (
+        f"{path} is not a warehouse manifest: its 'format' is not 'haustra-warehouse'; expected "
+        "the manifest.json that `haustra etl` writes"
+    )
+
+
+def test_an_unknown_format_version_is_refused_naming_both(tmp_path: Path) -> None:
+    manifest = write_warehouse(tmp_path)
+    value = json.loads(manifest.read_text()) | {"format_version": 7}
+    manifest.write_text(json.dumps(value))
+    with pytest.raises(HaustraError) as caught:
+        read_manifest(manifest)
+    assert str(caught.value) == (
+        f"{manifest} has format version 7; this haustra reads version 1; build it again with "
+        "`haustra etl`, or use the haustra that wrote it"
+    )
+
+
+def test_a_manifest_with_a_damaged_field_is_named(tmp_path: Path) -> None:
+    manifest = write_warehouse(tmp_path)
+    value = json.loads(manifest.read_text()) | {"max_boxes": "many"}
+    manifest.write_text(json.dumps(value))
+    with pytest.raises(HaustraError, match=r"is damaged: field 'max_boxes'"):
+        read_manifest(manifest)
+
+
+def test_the_warehouse_folder_stands_for_its_manifest(tmp_path: Path) -> None:
+    manifest = write_warehouse(tmp_path)
+    assert read_manifest(manifest.parent) == read_manifest(manifest)
+
+
+def test_gather_returns_the_samples_asked_for_in_that_order(tmp_path: Path) -> None:
+    split = open_split(write_warehouse(tmp_path), split="train")
+    whole = split.gather(np.arange(len(split)))
+    indices = np.array([len(split) - 1, 0, 3, 3])
+    some = split.gather(indices)
+    np.testing.assert_array_equal(some.images, whole.images[indices])
+    np.testing.assert_array_equal(some.boxes_xyxy, whole.boxes_xyxy[indices])
+    np.testing.assert_array_equal(some.mask, whole.mask[indices])
+    assert len({image.tobytes() for image in whole.images}) == len(split)
+
+
+@given(st.integers(0, 300), st.integers(0, 2**31), st.integers(0, 1000), st.integers(0, 1000))
+def test_order_is_a_permutation_and_a_function_of_seed_and_epoch(
+    num_samples: int, seed: int, epoch: int, other_epoch: int
+) -> None:
+    order = epoch_order(num_samples, seed=seed, epoch=epoch)
+    assert sorted(order) == list(range(num_samples))
+    np.testing.assert_array_equal(order, epoch_order(num_samples, seed=seed, epoch=epoch))
+    if num_samples > 50 and other_epoch != epoch:
+        assert (order != epoch_order(num_samples, seed=seed, epoch=other_epoch)).any()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 1000])
+def test_an_epoch_has_every_sample_once(tmp_path: Path, batch_size: int) -> None:
+    split = open_split(write_warehouse(tmp_path), split="train")
+    order = epoch_order(len(split), seed=1, epoch=0)
+    seen = []
+    for indices, batch in iterate_batches(split, order=order, batch_size=batch_size):
+        np.testing.assert_array_equal(batch.images, split.gather(indices).images)
+        seen.extend(indices.tolist())
+    assert seen == order.tolist()
