@@ -1,0 +1,5 @@
+"""`python -m haustra`."""
+
+from haustra.cli.main import main
+
+main()

@@ -1,0 +1,36 @@
+"""`haustra datagen`."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from haustra.cli.terminal import build_progress, print_json, print_lines
+from haustra.simulate.config import DatagenConfig
+
+
+def datagen(
+    *,
+    config: Annotated[DatagenConfig | None, Parameter(name="*")] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Simulate colonoscopy captures: seeded run folders with frames and labels.
+
+    Parameters
+    ----------
+    as_json
+        Print JSON to standard output.
+    """
+    from haustra.simulate.generate import generate_runs
+
+    config = config or DatagenConfig()
+    folders = generate_runs(config, progress=build_progress(as_json=as_json))
+    if as_json:
+        print_json({"runs": [str(folder) for folder in folders]})
+        return
+    print_lines(
+        [
+            f"simulated {len(folders)} run(s) of {config.frames} frames in {config.output_root}",
+            f"look at them: haustra overlay {folders[0]}",
+            f"next:         haustra prune --captures {config.output_root}",
+        ]
+    )

@@ -1,0 +1,101 @@
+"""`haustra etl`."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from haustra.cli.terminal import (
+    build_progress,
+    print_json,
+    print_lines,
+    print_problems,
+    print_table,
+)
+from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.format import WarehouseManifest
+
+COUNTS = (
+    "frames",
+    "usable",
+    "empty",
+    "invalid",
+    "missing",
+    "without_image",
+    "boxes",
+    "clipped_boxes",
+    "rejected_boxes",
+    "unlabelled_images",
+)
+
+
+def print_validation(manifest: WarehouseManifest) -> None:
+    """Print the validation summary per run and in total, and the first problems."""
+    validation = manifest.validation
+    rows = [
+        [run_id, *(str(counts[name]) for name in COUNTS)]
+        for run_id, counts in validation.runs.items()
+    ]
+    shown = rows if len(rows) <= 12 else [*rows[:10], ["..."] + [""] * len(COUNTS)]
+    total = ["total", *(str(validation.total[name]) for name in COUNTS)]
+    print_table(["run", *(name.replace("_", " ") for name in COUNTS)], rows=[*shown, total])
+    print_problems(validation.problems)
+
+
+def print_splits(manifest: WarehouseManifest) -> None:
+    """Print what each split holds."""
+    print_table(
+        ["split", "samples", "boxes", "empty", "groups"],
+        rows=[
+            [name, str(counts.samples), str(counts.boxes), str(counts.empty), str(counts.groups)]
+            for name, counts in manifest.splits.items()
+        ],
+    )
+
+
+def etl(
+    *,
+    config: Annotated[ETLConfig | None, Parameter(name="*")] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Build the tensor warehouse: validate, split by group, letterbox, write shards.
+
+    Parameters
+    ----------
+    as_json
+        Print JSON to standard output.
+    """
+    result = build_warehouse(config or ETLConfig(), progress=build_progress(as_json=as_json))
+    manifest = result.manifest
+    if as_json:
+        print_json(
+            {
+                "manifest": str(result.manifest_path),
+                "built": result.built,
+                "notes": list(result.notes),
+                "version": manifest.version,
+                "splits": {name: counts.model_dump() for name, counts in manifest.splits.items()},
+                "validation": manifest.validation.model_dump(),
+            }
+        )
+        return
+    print_validation(manifest)
+    print_splits(manifest)
+    if manifest.truncated_boxes:
+        print_lines(
+            [
+                (
+                    f"{manifest.truncated_boxes} box(es) left out by --max-boxes "
+                    f"{manifest.max_boxes}: "
+                    "the smallest of their images"
+                )
+            ]
+        )
+    print_lines(result.notes)
+    print_lines(
+        [
+            f"built {result.manifest_path}"
+            if result.built
+            else f"nothing to do: {result.manifest_path} holds this content already",
+            f"next: haustra train --manifest {result.manifest_path}",
+        ]
+    )

@@ -1,0 +1,141 @@
+"""`haustra import masks | coco | yolo | voc`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from haustra.captures.importers.coco import import_coco
+from haustra.captures.importers.dataset import ImportConfig, ImportResult
+from haustra.captures.importers.masks import MaskImportConfig, import_masks
+from haustra.captures.importers.voc import import_voc
+from haustra.captures.importers.yolo import import_yolo
+from haustra.cli.terminal import build_progress, print_json, print_lines, print_problems
+
+app = App(name="import")
+
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+Settings = Annotated[ImportConfig | None, Parameter(name="*")]
+MaskSettings = Annotated[MaskImportConfig | None, Parameter(name="*")]
+
+
+def _show(result: ImportResult, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "run": str(result.folder),
+                "images": result.num_images,
+                "boxes": result.num_boxes,
+                "empty": result.num_empty,
+                "clipped_boxes": result.num_clipped,
+                "notes": result.notes,
+            }
+        )
+        return
+    print_lines(
+        [
+            (
+                f"imported {result.num_images} images with {result.num_boxes} boxes into "
+                f"{result.folder} ({result.num_empty} without a box, {result.num_clipped} boxes "
+                "clipped)"
+            )
+        ]
+    )
+    print_problems(result.notes)
+    print_lines([f"look at them: haustra overlay {result.folder} --max-frames 20"])
+
+
+@app.command(name="masks")
+def masks(
+    images: Path,
+    masks: Path,
+    /,
+    *,
+    config: MaskSettings = None,
+    as_json: Json = False,
+) -> None:
+    """Import a folder of images with a folder of masks (Kvasir-SEG, CVC-ClinicDB).
+
+    Parameters
+    ----------
+    images
+        Folder of images.
+    masks
+        Folder of masks with the same stems; white is polyp.
+    as_json
+        Print JSON to standard output.
+    """
+    progress = build_progress(as_json=as_json)
+    result = import_masks(images, masks, config=config or MaskImportConfig(), progress=progress)
+    _show(result, as_json=as_json)
+
+
+@app.command(name="coco")
+def coco(
+    images: Path,
+    annotations: Path,
+    /,
+    *,
+    category: str | None = None,
+    config: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Import images with a COCO annotation file.
+
+    Parameters
+    ----------
+    images
+        Folder that the file names of the annotations start from.
+    annotations
+        The COCO JSON file.
+    category
+        Take boxes of this category only; all categories by default.
+    as_json
+        Print JSON to standard output.
+    """
+    result = import_coco(
+        images,
+        annotations,
+        config=config or ImportConfig(),
+        category=category,
+        progress=build_progress(as_json=as_json),
+    )
+    _show(result, as_json=as_json)
+
+
+@app.command(name="yolo")
+def yolo(images: Path, labels: Path, /, *, config: Settings = None, as_json: Json = False) -> None:
+    """Import a folder of images with a folder of YOLO label files.
+
+    Parameters
+    ----------
+    images
+        Folder of images.
+    labels
+        Folder of text files with the same stems; an image without one is a negative.
+    as_json
+        Print JSON to standard output.
+    """
+    progress = build_progress(as_json=as_json)
+    result = import_yolo(images, labels, config=config or ImportConfig(), progress=progress)
+    _show(result, as_json=as_json)
+
+
+@app.command(name="voc")
+def voc(
+    images: Path, annotations: Path, /, *, config: Settings = None, as_json: Json = False
+) -> None:
+    """Import a folder of images with a folder of Pascal VOC annotations.
+
+    Parameters
+    ----------
+    images
+        Folder of images.
+    annotations
+        Folder of XML files with the same stems.
+    as_json
+        Print JSON to standard output.
+    """
+    progress = build_progress(as_json=as_json)
+    result = import_voc(images, annotations, config=config or ImportConfig(), progress=progress)
+    _show(result, as_json=as_json)

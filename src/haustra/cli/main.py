@@ -1,0 +1,70 @@
+"""`haustra`: finds the command, runs it, and turns a user's mistake into one line and exit code 2.
+
+Commands are imported when they are called, so that `haustra --help` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from haustra import __version__
+from haustra.core.errors import HaustraError
+
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130
+
+COMMANDS = {
+    "datagen": ("haustra.cli.datagen:datagen", "Simulate colonoscopy captures."),
+    "import": ("haustra.cli.importing:app", "Turn a data set into a run folder."),
+    "overlay": ("haustra.cli.overlay:overlay", "Draw a run's labels on its frames."),
+    "prune": ("haustra.cli.prune:prune", "Filter captures: unreadable, duplicate, invalid, empty."),
+    "etl": ("haustra.cli.etl:etl", "Build the tensor warehouse from captures."),
+    "train": ("haustra.cli.train:train", "Train TinyDet or BigDet from a warehouse manifest."),
+    "eval": ("haustra.cli.evaluate:evaluate", "Measure a checkpoint on a split."),
+    "infer": ("haustra.cli.infer:infer", "Draw boxes on an image or a folder of images."),
+    "info": ("haustra.cli.info:info", "Show what a manifest or a checkpoint holds."),
+}
+
+
+def build_app() -> App:
+    """Build the command line without importing any command."""
+    app = App(
+        name="haustra",
+        help="Trains polyp detectors from colonoscopy captures and shows what they see. "
+        "A research tool, not a medical device.",
+        version=__version__,
+        suppress_keyboard_interrupt=False,  # `main` answers Ctrl-C
+    )
+    for position, (name, (target, text)) in enumerate(COMMANDS.items()):
+        app.command(target, name=name, help=text, sort_key=position)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 a mistake of the user's, 130 interrupted."""
+    # OpenCV would print its own lines about files that we name ourselves.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    app = build_app()
+    try:
+        app(
+            sys.argv[1:] if arguments is None else list(arguments),
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+    except CycloptsError as error:
+        message = " ".join(str(error).split())
+        print(f"haustra: {message} See --help.", file=sys.stderr)
+        sys.exit(EXIT_MISTAKE)
+    except HaustraError as error:
+        print(f"haustra: {error}", file=sys.stderr)
+        sys.exit(EXIT_MISTAKE)
+    except KeyboardInterrupt:
+        print("haustra: interrupted; whole files that were written stay", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # `haustra ... | head` closed the pipe; what was asked for has been shown.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        sys.exit(0)

@@ -1,0 +1,1 @@
+"""Box metrics, the evaluation of a split and its report."""

@@ -1,0 +1,39 @@
+"""`EvalConfig`: every setting of an evaluation, declared once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from haustra.core.errors import HaustraError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Settings of `haustra eval`."""
+
+    manifest: Path
+    """The warehouse's manifest.json, or its folder."""
+    detector_weights: Path
+    """The checkpoint to measure."""
+    model: Literal["tiny", "big"] | None = None
+    """Refuse a checkpoint of another kind."""
+    split: Literal["train", "val", "test"] = "test"
+    """Which split to measure on."""
+    infer_obj_thresh: float | None = None
+    """Score for precision, recall and F1; the checkpoint's operating point (0.3) by default."""
+    shuffle_labels_seed: int | None = None
+    """Control: measure against labels shuffled among the images; must come out near zero."""
+    metrics_out: Path | None = None
+    """Write the metrics as JSON to this file."""
+    report: Path | None = None
+    """Write a report with curves and boxed pictures into this folder."""
+
+    def __post_init__(self) -> None:
+        threshold = self.infer_obj_thresh
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise HaustraError(f"--infer-obj-thresh {threshold}: expected a number from 0 to 1")
+        if self.shuffle_labels_seed is not None and self.shuffle_labels_seed < 0:
+            raise HaustraError(
+                f"--shuffle-labels-seed {self.shuffle_labels_seed}: expected a whole number of at "
+                "least 0"
+            )

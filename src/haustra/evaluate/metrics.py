@@ -1,0 +1,236 @@
+"""Box metrics over a set of images: COCO's average precision, and counts at one threshold.
+
+AP comes from `faster-coco-eval`, which implements the COCO protocol; the tests compare it with
+`pycocotools`. Counts at a threshold use one-to-one matching, best score first, so a second box on
+the same polyp is a false positive and is also counted as a duplicate.
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.core.boxes import box_areas, iou_matrix
+from haustra.core.detections import Detections
+from haustra.core.errors import MissingExtraError
+
+MATCH_IOU = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragePrecision:
+    """COCO average precision, each in 0..1, or None where nothing of that kind was labelled."""
+
+    ap50: float | None
+    ap75: float | None
+    ap50_95: float | None
+    ap_small: float | None
+    """Objects under 32x32 pixels of the source image."""
+    ap_medium: float | None
+    ap_large: float | None
+    """Objects of at least 96x96 pixels."""
+    ar_10: float | None
+    """Average recall with at most ten detections an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdMetrics:
+    """Counts over all images at one score threshold and IoU 0.5."""
+
+    threshold: float
+    precision: float
+    recall: float
+    f1: float
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    duplicates_per_truth: float
+    """Extra detections that overlap an already found polyp by IoU 0.5, per labelled polyp."""
+    mean_matched_iou: float
+    empty_images_with_detection: int
+    empty_images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxMetrics:
+    """All of tier 1."""
+
+    num_images: int
+    num_truths: int
+    average_precision: AveragePrecision
+    at_threshold: ThresholdMetrics
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def _coco_entries(boxes_px: NDArray[np.float64], *, image_id: int) -> list[dict[str, Any]]:
+    sizes = boxes_px[:, 2:] - boxes_px[:, :2]
+    areas = box_areas(boxes_px)
+    return [
+        {
+            "image_id": image_id,
+            "category_id": 1,
+            "bbox": [float(box[0]), float(box[1]), float(size[0]), float(size[1])],
+            "area": float(area),
+            "iscrowd": 0,
+        }
+        for box, size, area in zip(boxes_px, sizes, areas, strict=True)
+    ]
+
+
+def to_coco(
+    truths: Sequence[Detections], predictions: Sequence[Detections]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return ground truth and detections as COCO's JSON values, image ids from 1."""
+    ground_truth: dict[str, Any] = {
+        "info": {},
+        "categories": [{"id": 1, "name": "polyp"}],
+        "images": [
+            {"id": i, "width": t.image_size_wh[0], "height": t.image_size_wh[1]}
+            for i, t in enumerate(truths, start=1)
+        ],
+        "annotations": [],
+    }
+    for image_id, truth in enumerate(truths, start=1):
+        ground_truth["annotations"] += _coco_entries(truth.boxes_px, image_id=image_id)
+    for number, annotation in enumerate(ground_truth["annotations"], start=1):
+        annotation["id"] = number
+    detections = []
+    for image_id, prediction in enumerate(predictions, start=1):
+        entries = _coco_entries(prediction.boxes_px, image_id=image_id)
+        for entry, score in zip(entries, prediction.scores, strict=True):
+            detections.append(entry | {"score": float(score)})
+    return ground_truth, detections
+
+
+def average_precision(
+    truths: Sequence[Detections], predictions: Sequence[Detections]
+) -> AveragePrecision:
+    """Compute COCO average precision; boxes in pixels of the source images.
+
+    Args:
+        truths: labelled boxes, one entry per image.
+        predictions: detections of the same images in the same order, at every score.
+
+    Raises:
+        ValueError: the two differ in length.
+        MissingExtraError: `faster-coco-eval` is not installed.
+    """
+    if len(truths) != len(predictions):
+        raise ValueError(f"expected as many predictions as truths, got {len(predictions)}")
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError:
+        raise MissingExtraError(
+            "faster-coco-eval", extra="train", needed_for="evaluation"
+        ) from None
+    ground_truth, detections = to_coco(truths, predictions)
+    if not ground_truth["annotations"]:
+        return AveragePrecision(**dict.fromkeys(AveragePrecision.__annotations__))
+    if not detections:
+        # COCO's loader refuses an empty list; nothing found is an average precision of zero.
+        sizes = np.sqrt([annotation["area"] for annotation in ground_truth["annotations"]])
+        return AveragePrecision(
+            ap50=0.0,
+            ap75=0.0,
+            ap50_95=0.0,
+            ap_small=0.0 if (sizes < 32).any() else None,
+            ap_medium=0.0 if ((sizes >= 32) & (sizes < 96)).any() else None,
+            ap_large=0.0 if (sizes >= 96).any() else None,
+            ar_10=0.0,
+        )
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth_set = COCO(ground_truth)
+        evaluation = COCOeval_faster(truth_set, truth_set.loadRes(detections), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    names = {
+        "ap50_95": 0,
+        "ap50": 1,
+        "ap75": 2,
+        "ap_small": 3,
+        "ap_medium": 4,
+        "ap_large": 5,
+        "ar_10": 7,
+    }
+    values = {name: float(evaluation.stats[index]) for name, index in names.items()}
+    # COCO writes -1 where there is no truth of that size.
+    return AveragePrecision(**{name: v if v >= 0 else None for name, v in values.items()})
+
+
+def match_detections(
+    truth: Detections, prediction: Detections, *, iou: float = MATCH_IOU
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
+    """Match one image's detections to its truth, best score first, each truth once.
+
+    Returns:
+        [N] the truth of each detection or -1, [N] whether an unmatched detection duplicates a
+        found truth, and [N] the IoU of each match (0 where none).
+    """
+    overlaps = iou_matrix(prediction.boxes_px, truth.boxes_px)
+    matched = np.full(len(prediction), -1, dtype=np.int64)
+    duplicate = np.zeros(len(prediction), dtype=bool)
+    matched_iou = np.zeros(len(prediction))
+    taken = np.zeros(len(truth), dtype=bool)
+    for index in range(len(prediction)):
+        close = overlaps[index] >= iou
+        free = np.where(close & ~taken, overlaps[index], -1.0)
+        if (free >= 0).any():
+            best = int(free.argmax())
+            matched[index], matched_iou[index], taken[best] = best, free[best], True
+        else:
+            duplicate[index] = bool(close.any())
+    return matched, duplicate, matched_iou
+
+
+def threshold_metrics(
+    truths: Sequence[Detections], predictions: Sequence[Detections], *, threshold: float
+) -> ThresholdMetrics:
+    """Count at a score threshold (0..1) and IoU 0.5, over all images."""
+    hits = misses = false_alarms = duplicates = empty = empty_alarmed = 0
+    iou_sum = 0.0
+    for truth, prediction in zip(truths, predictions, strict=True):
+        shown = prediction.above(threshold)
+        matched, duplicate, matched_iou = match_detections(truth, shown)
+        found = int((matched >= 0).sum())
+        hits += found
+        misses += len(truth) - found
+        false_alarms += len(shown) - found
+        duplicates += int(duplicate.sum())
+        iou_sum += float(matched_iou.sum())
+        empty += len(truth) == 0
+        empty_alarmed += len(truth) == 0 and len(shown) > 0
+    precision = hits / max(1, hits + false_alarms)
+    recall = hits / max(1, hits + misses)
+    return ThresholdMetrics(
+        threshold=threshold,
+        precision=precision,
+        recall=recall,
+        f1=2 * precision * recall / max(1e-12, precision + recall),
+        true_positives=hits,
+        false_positives=false_alarms,
+        false_negatives=misses,
+        duplicates_per_truth=duplicates / max(1, hits + misses),
+        mean_matched_iou=iou_sum / max(1, hits),
+        empty_images_with_detection=empty_alarmed,
+        empty_images=empty,
+    )
+
+
+def box_metrics(
+    truths: Sequence[Detections], predictions: Sequence[Detections], *, threshold: float
+) -> BoxMetrics:
+    """Compute all box metrics; see `average_precision` and `threshold_metrics`."""
+    return BoxMetrics(
+        num_images=len(truths),
+        num_truths=sum(len(truth) for truth in truths),
+        average_precision=average_precision(truths, predictions),
+        at_threshold=threshold_metrics(truths, predictions, threshold=threshold),
+    )

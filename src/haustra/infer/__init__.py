@@ -1,0 +1,1 @@
+"""Inference: a detector from a checkpoint, the heuristic, boxed pictures."""

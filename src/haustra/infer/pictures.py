@@ -1,0 +1,158 @@
+"""`haustra infer`: boxed pictures of an image, a folder of images or a run folder."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.core.detections import Detections
+from haustra.core.drawing import PREDICTION_RGB, draw_boxes, draw_text, enlarge_for_viewing
+from haustra.core.errors import HaustraError
+from haustra.core.images import list_images, read_image_rgb, write_png
+from haustra.core.progress import Progress, SilentProgress, track
+from haustra.infer.detector import CheckpointDetector, ImageDetector
+from haustra.infer.heuristic import HeuristicDetector
+
+DEFAULT_OBJECTNESS, DEFAULT_IOU = 0.3, 0.5
+BOXED_SUFFIX = "_boxed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferConfig:
+    """Settings of `haustra infer`."""
+
+    image: Path
+    """An image, a folder of images, or a run folder."""
+    detector_weights: Path | None = None
+    """A checkpoint of `haustra train`; without one a plain heuristic draws the boxes and says
+    so."""
+    model: Literal["tiny", "big"] | None = None
+    """Refuse a checkpoint of another kind."""
+    infer_obj_thresh: float | None = None
+    """Draw boxes of at least this score; the checkpoint's operating point (0.3) by default."""
+    infer_iou_thresh: float | None = None
+    """Of two boxes that overlap more than this draw the better; 0.5 by default, 1 draws both."""
+    output_root: Path | None = None
+    """Where the boxed pictures go; by default beside an image, or in FOLDER_boxed for a folder."""
+
+    def __post_init__(self) -> None:
+        for flag, value in (
+            ("--infer-obj-thresh", self.infer_obj_thresh),
+            ("--infer-iou-thresh", self.infer_iou_thresh),
+        ):
+            if value is not None and not 0 <= value <= 1:
+                raise HaustraError(f"{flag} {value}: expected a number from 0 to 1")
+        if self.model is not None and self.detector_weights is None:
+            raise HaustraError(
+                f"--model {self.model}: expected --detector-weights with it, since the checkpoint "
+                "holds the model"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxedPicture:
+    """One image's detections and the picture that shows them."""
+
+    image: Path
+    picture: Path
+    detections: Detections
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "image": str(self.image),
+            "picture": str(self.picture),
+            "image_size_wh": list(self.detections.image_size_wh),
+            "boxes_px": self.detections.boxes_px.tolist(),
+            "scores": self.detections.scores.tolist(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferResult:
+    """All pictures that were made, and by whom."""
+
+    pictures: list[BoxedPicture]
+    caption: str
+    is_heuristic: bool
+    unreadable: list[str]
+    """A line per image of a folder that could not be read."""
+
+
+def _images_of(config: InferConfig) -> tuple[list[Path], Path]:
+    """Return the images to look at and the folder for the pictures."""
+    source = config.image
+    if source.is_dir():
+        is_run = (source / "labels").is_dir() and (source / "images").is_dir()
+        images = [
+            path
+            for path in list_images(source / "images" if is_run else source)
+            if not path.stem.endswith(BOXED_SUFFIX)
+        ]
+        if not images:
+            raise HaustraError(f"{source} holds no image (PNG, JPEG, BMP, TIFF or WebP)")
+        resolved = source.resolve()
+        return images, config.output_root or resolved.with_name(resolved.name + BOXED_SUFFIX)
+    if not source.exists():
+        raise HaustraError(f"{source} does not exist; expected an image or a folder of images")
+    return [source], config.output_root or source.parent
+
+
+def draw_picture(
+    image_rgb: NDArray[np.uint8], detections: Detections, *, caption: str
+) -> NDArray[np.uint8]:
+    """Return the picture with boxes, scores, and a caption with the number of boxes."""
+    enlarged, scaled = enlarge_for_viewing(image_rgb, detections)
+    drawn = draw_boxes(enlarged, scaled)
+    count = "1 box" if len(detections) == 1 else f"{len(detections)} boxes"
+    draw_text(drawn, f"{caption}: {count}", top_left_xy=(0, drawn.shape[0]), rgb=PREDICTION_RGB)
+    return drawn
+
+
+def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> InferResult:
+    """Detect polyps on every image and write `<stem>_boxed.png` for each.
+
+    Raises:
+        HaustraError: the weights do not load, or no image can be read.
+    """
+    images, folder = _images_of(config)
+    detector: ImageDetector
+    objectness, iou = DEFAULT_OBJECTNESS, DEFAULT_IOU
+    if config.detector_weights is not None:
+        loaded = CheckpointDetector(config.detector_weights, kind=config.model)
+        operating_point = loaded.header.operating_point
+        objectness, iou = operating_point.objectness, operating_point.iou
+        detector = loaded
+    else:
+        detector = HeuristicDetector()
+    if config.infer_obj_thresh is not None:
+        objectness = config.infer_obj_thresh
+    if config.infer_iou_thresh is not None:
+        iou = config.infer_iou_thresh
+    stems = Counter(path.stem for path in images)
+    pictures: list[BoxedPicture] = []
+    unreadable: list[str] = []
+    for path in track(
+        images, progress=progress or SilentProgress(), description="infer", total=len(images)
+    ):
+        try:
+            image = read_image_rgb(path)
+        except HaustraError as error:
+            unreadable.append(str(error))
+            continue
+        found = detector.detect(image, objectness=objectness, iou=iou)
+        name = path.stem if stems[path.stem] == 1 else path.name
+        picture = folder / f"{name}{BOXED_SUFFIX}.png"
+        write_png(picture, image_rgb=draw_picture(image, found, caption=detector.caption))
+        pictures.append(BoxedPicture(image=path, picture=picture, detections=found))
+    if not pictures:
+        raise HaustraError(unreadable[0])
+    return InferResult(
+        pictures=pictures,
+        caption=detector.caption,
+        is_heuristic=config.detector_weights is None,
+        unreadable=unreadable,
+    )

@@ -1,0 +1,1 @@
+"""TinyDet and BigDet, their matching, losses and checkpoints."""

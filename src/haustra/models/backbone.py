@@ -1,0 +1,102 @@
+"""The trunk that both detectors share: plain 3x3 residual blocks and a feature pyramid.
+
+Dense 3x3 convolutions in `channels_last` bfloat16 train about three times faster on a CPU than
+depthwise ones of like accuracy, so the trunk has nothing else.
+
+Shapes: B batch, C channels, H and W of the image or of a feature map.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MEAN, STD = 0.45, 0.225
+"""Rough mean and spread of an image in 0..1, so that the first layer sees values near unit size."""
+
+
+class ConvUnit(nn.Sequential):
+    """3x3 convolution, batch normalisation and ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut (He et al. 2016, basic block)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = ConvUnit(channels, channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [B,C,H,W] to the same shape."""
+        return functional.relu(features + self.norm(self.second(self.first(features))))
+
+
+class Backbone(nn.Module):
+    """A stem of stride 2, then one stage per width, each halving the size.
+
+    Args of the constructor:
+        stem: channels after the stem.
+        widths: channels of the stages, at strides 4, 8, 16, ...
+        depths: residual blocks of the stages.
+    """
+
+    def __init__(self, *, stem: int, widths: tuple[int, ...], depths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.stem = ConvUnit(3, stem, stride=2)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                ConvUnit(before, after, stride=2), *(ResidualBlock(after) for _ in range(depth))
+            )
+            for (before, after), depth in zip(pairwise((stem, *widths)), depths, strict=True)
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map float images [B,3,H,W] in 0..1 to one feature map per stage."""
+        features = self.stem((images - MEAN) / STD)
+        maps = []
+        for stage in self.stages:
+            features = stage(features)
+            maps.append(features)
+        return maps
+
+
+class FeaturePyramid(nn.Module):
+    """Top-down pyramid (Lin et al. 2017): each level gets the upsampled sum of those above it."""
+
+    def __init__(self, in_channels: tuple[int, ...], *, out_channels: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels)
+        self.smooth = nn.ModuleList(ConvUnit(out_channels, out_channels) for _ in in_channels)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Map feature maps, fine to coarse, to as many of `out_channels` channels each."""
+        merged = [lateral(features) for lateral, features in zip(self.lateral, maps, strict=True)]
+        for level in range(len(merged) - 2, -1, -1):
+            above = functional.interpolate(merged[level + 1], scale_factor=2.0, mode="nearest")
+            merged[level] = merged[level] + above
+        return [smooth(features) for smooth, features in zip(self.smooth, merged, strict=True)]
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of trainable values."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def images_to_input(images: Tensor) -> Tensor:
+    """Turn uint8 [B,H,W,3] into float32 [B,3,H,W] in 0..1, laid out `channels_last`.
+
+    The only way into a model: training, evaluation and inference all come through here.
+    """
+    return (
+        images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last).div(255.0)
+    )

@@ -1,0 +1,207 @@
+"""One file per detector: safetensors weights with a readable JSON header. No pickle is loaded.
+
+The header holds all that inference needs: kind, shape, input size, preprocessing, class names,
+operating point; and what a reader wants to know: warehouse, training configuration, history.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from haustra import __version__
+from haustra.core.digests import digest_bytes
+from haustra.core.errors import HaustraError
+from haustra.core.files import write_bytes_atomic
+from haustra.core.letterbox import ResizeMode
+from haustra.models.detector import (
+    ModelConfig,
+    ModelKind,
+    SlotDetector,
+    build_model,
+    config_from_json,
+)
+
+FORMAT_NAME = "haustra-checkpoint"
+FORMAT_VERSION = 1
+HEADER_KEY = "haustra"
+
+NOT_A_CHECKPOINT = "is not a haustra checkpoint; expected a file that `haustra train` wrote"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoint:
+    """The thresholds that inference uses unless told otherwise."""
+
+    objectness: float = 0.3
+    """Detections with a lower score are not shown."""
+    iou: float = 0.5
+    """Of two detections that overlap more than this, the better scored is shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointHeader:
+    """Everything of a checkpoint but its weights."""
+
+    model: ModelConfig
+    input_size_wh: tuple[int, int]
+    resize_mode: ResizeMode
+    max_boxes: int
+    class_names: tuple[str, ...]
+    warehouse_version: str
+    training: dict[str, Any]
+    """The resolved training configuration."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One entry per epoch: loss terms, and validation metrics where they were computed."""
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    """Data sets with their licence and citation, from the warehouse."""
+    operating_point: OperatingPoint = field(default_factory=OperatingPoint)
+    haustra_version: str = __version__
+
+    @property
+    def kind_name(self) -> str:
+        """`tinydet` or `bigdet`."""
+        return f"{self.model.kind}det"
+
+
+def header_to_json(header: CheckpointHeader) -> dict[str, Any]:
+    """Return the header as the JSON value that is stored."""
+    return {
+        "format": FORMAT_NAME,
+        "format_version": FORMAT_VERSION,
+        "model": header.model.to_json(),
+        "input_size_wh": list(header.input_size_wh),
+        "resize_mode": header.resize_mode,
+        "max_boxes": header.max_boxes,
+        "class_names": list(header.class_names),
+        "warehouse_version": header.warehouse_version,
+        "training": header.training,
+        "history": header.history,
+        "sources": header.sources,
+        "operating_point": vars(header.operating_point),
+        "haustra_version": header.haustra_version,
+    }
+
+
+def _header_from_json(value: dict[str, Any]) -> CheckpointHeader:
+    return CheckpointHeader(
+        model=config_from_json(value["model"]),
+        input_size_wh=(value["input_size_wh"][0], value["input_size_wh"][1]),
+        resize_mode=value["resize_mode"],
+        max_boxes=value["max_boxes"],
+        class_names=tuple(value["class_names"]),
+        warehouse_version=value["warehouse_version"],
+        training=value["training"],
+        history=value["history"],
+        sources=value["sources"],
+        operating_point=OperatingPoint(**value["operating_point"]),
+        haustra_version=value["haustra_version"],
+    )
+
+
+def write_checkpoint(path: Path, *, header: CheckpointHeader, state: dict[str, Tensor]) -> None:
+    """Write weights and header, whole or not at all.
+
+    Args:
+        path: the file.
+        header: what goes with the weights.
+        state: the model's `state_dict`, on any device.
+    """
+    text = json.dumps(header_to_json(header), allow_nan=False)
+    # A clone per tensor: safetensors stores plain row-major bytes and refuses shared memory.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+    write_bytes_atomic(path, data=save(tensors, metadata={HEADER_KEY: text}))
+
+
+def _not_a_checkpoint(path: Path) -> HaustraError:
+    """Say what a file is that safetensors does not read; called only then."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start == b"PK" or start[:1] == b"\x80":
+        return HaustraError(
+            f"{path} is a pickle (a PyTorch .pt file?), which haustra never loads, since a pickle "
+            "can run code; expected a file that `haustra train` wrote"
+        )
+    return HaustraError(f"{path} {NOT_A_CHECKPOINT}")
+
+
+def read_header(path: Path) -> CheckpointHeader:
+    """Read a checkpoint's header without its weights.
+
+    Raises:
+        HaustraError: missing, a pickle, no checkpoint, or of another format version.
+    """
+    if not path.is_file():
+        raise HaustraError(
+            f"{path} does not exist; expected a checkpoint; make one with `haustra train`"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(HEADER_KEY)
+    except (SafetensorError, OSError):
+        raise _not_a_checkpoint(path) from None
+    try:
+        value = json.loads(text or "null")
+    except json.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict) or value.get("format") != FORMAT_NAME:
+        raise HaustraError(f"{path} {NOT_A_CHECKPOINT}")
+    if value.get("format_version") != FORMAT_VERSION:
+        raise HaustraError(
+            f"{path} has checkpoint format version {value.get('format_version')!r}; this haustra "
+            f"reads version {FORMAT_VERSION}; use the haustra that wrote it"
+        )
+    try:
+        return _header_from_json(value)
+    except (KeyError, TypeError, IndexError) as error:
+        raise HaustraError(f"{path} has a damaged header: {error!r}") from None
+
+
+def check_kind(path: Path, *, header: CheckpointHeader, wanted: ModelKind | None) -> None:
+    """Refuse a checkpoint of another model kind than wanted; None wants any.
+
+    Raises:
+        HaustraError: the kinds differ.
+    """
+    if wanted is not None and header.model.kind != wanted:
+        raise HaustraError(
+            f"{path} holds {header.kind_name}, but --model {wanted} was asked for; expected a "
+            f"{wanted}det checkpoint, or pass --model {header.model.kind}"
+        )
+
+
+def read_checkpoint(path: Path) -> tuple[CheckpointHeader, SlotDetector]:
+    """Read a checkpoint into a detector in evaluation mode, strictly.
+
+    Raises:
+        HaustraError: as `read_header`, or its weights do not fit its own header.
+    """
+    header = read_header(path)
+    model = build_model(header.model)
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise HaustraError(f"{path} has weights that do not fit its header: {reason}") from None
+    return header, model.eval()
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of all weights in name order; equal weights give equal digests."""
+    parts = []
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        values = tensor.reshape(-1).view(torch.uint8) if tensor.numel() else tensor
+        parts.append(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        parts.append(values.numpy().tobytes())
+    return digest_bytes(b"".join(parts))

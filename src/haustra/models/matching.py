@@ -1,0 +1,102 @@
+"""Which cell answers for which ground-truth box.
+
+`match_greedy` gives every box a cell of its own (exclusive, globally ordered by quality).
+`match_top_cells` gives every box its ten best cells, for the dense head.
+
+Shapes: B batch, N cells, M ground-truth boxes (padded).
+"""
+
+import torch
+from torch import Tensor
+
+NUM_TOP_CELLS = 10
+"""Cells per box for the dense head (TOOD, Feng et al. 2021, uses 13; the YOLO family 10)."""
+SCORE_POWER, IOU_POWER = 0.5, 4.0
+"""Quality = score^0.5 * IoU^4: the place decides, the score breaks ties."""
+
+
+def pairwise_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """Return the IoU of every pair, [B,N,M] in 0..1, for [B,N,4] and [B,M,4]."""
+    low = torch.maximum(a_xyxy[:, :, None, :2], b_xyxy[:, None, :, :2])
+    high = torch.minimum(a_xyxy[:, :, None, 2:], b_xyxy[:, None, :, 2:])
+    overlap = (high - low).clamp(min=0).prod(dim=-1)
+    area_a = (a_xyxy[..., 2:] - a_xyxy[..., :2]).clamp(min=0).prod(dim=-1)
+    area_b = (b_xyxy[..., 2:] - b_xyxy[..., :2]).clamp(min=0).prod(dim=-1)
+    union = area_a[:, :, None] + area_b[:, None, :] - overlap
+    return overlap / union.clamp(min=1e-9)
+
+
+def candidate_cells(cells_xy: Tensor, cell_sizes: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    """Tell which cells may answer for a box: their centre lies in it, [B,N,M] bool.
+
+    A box thinner than a cell may hold no centre, so each box is taken at least one cell and a half
+    wide around its own centre.
+    """
+    centre = (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2
+    half = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]) / 2
+    reach = torch.maximum(half[:, None], 0.75 * cell_sizes[None, :, None])
+    return ((cells_xy[None, :, None] - centre[:, None]).abs() <= reach).all(dim=-1)
+
+
+def match_quality(
+    logits: Tensor,
+    proposals_xyxy: Tensor,
+    *,
+    boxes_xyxy: Tensor,
+    mask: Tensor,
+    candidates: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return the quality and the IoU of every pair of cell and box, both [B,N,M].
+
+    Args:
+        logits: [B,N].
+        proposals_xyxy: [B,N,4].
+        boxes_xyxy: [B,M,4] ground truth.
+        mask: [B,M] bool, which rows of it are boxes.
+        candidates: [B,N,M] bool, from `candidate_cells`.
+
+    The quality is -1 where a pair cannot match.
+    """
+    iou = pairwise_iou(proposals_xyxy, boxes_xyxy)
+    quality = logits.sigmoid()[:, :, None] ** SCORE_POWER * iou**IOU_POWER
+    return quality.masked_fill(~(candidates & mask[:, None]), -1.0), iou
+
+
+def match_greedy(quality: Tensor) -> Tensor:
+    """Match boxes to cells one to one, best pair of the image first.
+
+    Args:
+        quality: [B,N,M]; a negative value forbids the pair.
+
+    Returns:
+        [B,M] int64, the cell of each box, -1 where none is left for it. No two boxes of an image
+        share a cell.
+    """
+    batch, num_cells, num_boxes = quality.shape
+    left = quality.clone()
+    matched = torch.full((batch, num_boxes), -1, dtype=torch.int64, device=quality.device)
+    rows = torch.arange(batch, device=quality.device)
+    for _ in range(num_boxes):
+        best, flat = left.reshape(batch, num_cells * num_boxes).max(dim=1)
+        cell, box = flat // num_boxes, flat % num_boxes
+        found = best >= 0
+        matched[rows[found], box[found]] = cell[found]
+        left[rows, cell, :] = -1.0
+        left[rows, :, box] = -1.0
+    return matched
+
+
+def match_top_cells(quality: Tensor) -> tuple[Tensor, Tensor]:
+    """Give each box its best cells; a cell that several boxes want goes to the best pair.
+
+    Args:
+        quality: [B,N,M]; a negative value forbids the pair.
+
+    Returns:
+        [B,N] int64 box of each cell, and [B,N] bool whether it has one.
+    """
+    count = min(NUM_TOP_CELLS, quality.shape[1])
+    threshold = quality.topk(count, dim=1).values[:, -1:]
+    wanted = quality.masked_fill((quality < threshold) | (quality < 0), -1.0)
+    best, box = wanted.max(dim=2)
+    return box, best >= 0

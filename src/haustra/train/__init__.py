@@ -1,0 +1,1 @@
+"""Training: configuration, augmentation, schedule and the loop."""

@@ -1,0 +1,128 @@
+"""`TrainConfig`: every setting of a training, declared once. Does not import torch."""
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from haustra.core.errors import HaustraError
+
+DEFAULT_EPOCHS = 60
+
+_SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
+
+
+def parse_duration_s(text: str, *, flag: str) -> float:
+    """Parse `90s`, `10m` or `1.5h` to seconds.
+
+    Raises:
+        HaustraError: anything else, or not above zero.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    seconds = float(match[1]) * _SECONDS_PER_UNIT[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise HaustraError(f"{flag} {text!r}: expected a time above zero such as 90s, 10m or 1h")
+    return seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of `haustra train`."""
+
+    manifest: Path
+    """The warehouse's manifest.json, or its folder."""
+    model: Literal["tiny", "big"] = "tiny"
+    """tiny finds one box per image, big up to --max-boxes."""
+    backend: Literal["ndarray"] = "ndarray"
+    """What computes: ndarray is PyTorch on the CPU."""
+    epochs: int | None = None
+    """Passes over the training split; 60 unless --time-budget is given."""
+    time_budget: str | None = None
+    """Train for this long, validation included, in place of --epochs: 90s, 10m, 1h."""
+    batch_size: int = 16
+    """Images per optimiser step."""
+    max_boxes: int | None = None
+    """Boxes per image; the warehouse's own unless given, and must equal it."""
+    lr_start: float = 1.5e-3
+    """Learning rate after the warm-up."""
+    lr_end: float = 2e-5
+    """Learning rate at the end."""
+    scheduler: Literal["linear", "cosine"] = "cosine"
+    """How the learning rate falls in between."""
+    weight_decay: float = 0.05
+    """Weight decay of AdamW."""
+    iou_weight: float = 2.0
+    """Weight of the IoU term of the loss; 0 leaves it out."""
+    augment: bool = True
+    """Flip, turn, scale, shift and recolour the training images."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto is bfloat16 where the CPU has instructions for it."""
+    seed: int = 0
+    """Seed of weights, order and augmentation."""
+    val_every: int = 5
+    """Validate and save every so many epochs, and at the end."""
+    log_interval: int = 0
+    """Also print a line every so many steps; 0 prints one per epoch."""
+    checkpoint_out: Path | None = None
+    """The checkpoint; checkpoints/tinydet.bin or checkpoints/bigdet.bin by default."""
+    metrics_out: Path | None = None
+    """Metrics as JSON lines; beside the checkpoint by default."""
+    overwrite: bool = False
+    """Replace a --checkpoint-out that holds another kind of model or is no checkpoint."""
+
+    def __post_init__(self) -> None:
+        for flag, number, low in (
+            ("--epochs", self.epochs, 1),
+            ("--batch-size", self.batch_size, 1),
+            ("--max-boxes", self.max_boxes, 1),
+            ("--val-every", self.val_every, 1),
+            ("--log-interval", self.log_interval, 0),
+            ("--seed", self.seed, 0),
+        ):
+            if number is not None and number < low:
+                raise HaustraError(f"{flag} {number}: expected a whole number of at least {low}")
+        for flag, value in (("--lr-start", self.lr_start), ("--lr-end", self.lr_end)):
+            if not 0 < value < 1:
+                raise HaustraError(f"{flag} {value}: expected a rate above 0 and below 1")
+        for flag, value in (
+            ("--weight-decay", self.weight_decay),
+            ("--iou-weight", self.iou_weight),
+        ):
+            if not 0 <= value < float("inf"):
+                raise HaustraError(f"{flag} {value}: expected a number of at least 0")
+        if self.time_budget is not None:
+            parse_duration_s(self.time_budget, flag="--time-budget")
+            if self.epochs is not None:
+                raise HaustraError(
+                    f"--epochs {self.epochs} and --time-budget {self.time_budget}: expected one "
+                    "of them"
+                )
+
+    @property
+    def time_budget_s(self) -> float | None:
+        """The time budget in seconds."""
+        if self.time_budget is None:
+            return None
+        return parse_duration_s(self.time_budget, flag="--time-budget")
+
+    @property
+    def num_epochs(self) -> int | None:
+        """Epochs to train, or None where the time budget decides."""
+        return None if self.time_budget else self.epochs or DEFAULT_EPOCHS
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where the checkpoint goes."""
+        return self.checkpoint_out or Path("checkpoints") / f"{self.model}det.bin"
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where the metrics go."""
+        return self.metrics_out or self.checkpoint_path.with_suffix(".metrics.jsonl")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values, paths as text."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+        }

@@ -1,0 +1,194 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from haustra import __version__
+from haustra.cli.main import COMMANDS, main
+from scenes import write_warehouse
+
+LIGHT = ("torch", "cv2", "numpy", "pyarrow", "matplotlib", "embreex", "pydantic")
+
+
+def run(arguments: list[str]) -> int:
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from haustra.cli.main import main\n"
+        "try:\n    main(['--help'])\n"
+        f"finally:\n    print('LOADED', [n for n in {LIGHT!r} if n in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for name in COMMANDS:
+        assert name in done.stdout
+    assert "LOADED []" in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_without_torch(name: str) -> None:
+    code = (
+        "import sys\n"
+        "from haustra.cli.main import main\n"
+        f"try:\n    main([{name!r}, '--help'])\n"
+        "finally:\n    print('LOADED', 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "LOADED False" in done.stdout
+    assert "Usage: haustra" in done.stdout
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["trian"],
+            'Unknown command "trian". Did you mean "train"? Available commands: datagen, import, '
+            "overlay, prune, etl, train, eval, infer, ... See --help.",
+        ),
+        (["train"], 'Command "train" parameter --manifest requires an argument. See --help.'),
+        (["etl", "--colour", "red"], "Unknown option: --colour. See --help."),
+        (
+            ["train", "--manifest", "m.json", "--model", "huge"],
+            'Invalid value "huge" for --model. Choose from: "tiny", "big". See --help.',
+        ),
+        (
+            ["train", "--manifest", "m.json", "--backend", "wgpu"],
+            'Invalid value "wgpu" for --backend. Choose from: "ndarray". See --help.',
+        ),
+        (
+            ["train", "--manifest", "m.json", "--epochs", "0"],
+            "--epochs 0: expected a whole number of at least 1",
+        ),
+        (
+            ["train", "--manifest", "m.json"],
+            "m.json does not exist; expected a warehouse manifest; make one with `haustra etl`",
+        ),
+        (
+            ["datagen", "--size", "0"],
+            "--size 0: expected a whole number from 64 to 4096",
+        ),
+        (
+            ["etl"],
+            "captures_filtered does not exist; expected a folder with run folders; make one with "
+            "`haustra datagen` or `haustra import`",
+        ),
+        (
+            ["eval", "--manifest", "m.json", "--detector-weights", "c.bin"],
+            "c.bin does not exist; expected a checkpoint; make one with `haustra train`",
+        ),
+        (
+            ["infer", "--image", "a.png", "--infer-obj-thresh", "2"],
+            "--infer-obj-thresh 2.0: expected a number from 0 to 1",
+        ),
+        (["info", "x.bin"], "x.bin does not exist; expected a manifest.json or a checkpoint"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.err == f"haustra: {message}\n"
+    assert shown.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*args: object, **settings: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("haustra.captures.prune.read_runs", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["prune", "--captures", str(tmp_path), "--output-root", str(tmp_path.parent / "o")])
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("haustra.captures.prune.read_runs", interrupted)
+    output = tmp_path.parent / "o"
+    assert run(["prune", "--captures", str(tmp_path), "--output-root", str(output)]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_eval_refuses_an_empty_split_and_another_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = write_warehouse(tmp_path, split="0.7,0.3,0")
+    weights = tmp_path / "tinydet.bin"
+    train = ["train", "--manifest", str(manifest), "--epochs", "1"]
+    assert run([*train, "--checkpoint-out", str(weights)]) == 0
+    capsys.readouterr()
+    measure = ["eval", "--detector-weights", str(weights), "--manifest"]
+    assert run([*measure, str(manifest)]) == 2
+    assert capsys.readouterr().err == (
+        f"haustra: --split test of {manifest} is empty; expected one of train, val\n"
+    )
+    etl = ["etl", "--captures", str(tmp_path / "captures"), "--target-size", "96", "--json"]
+    assert run([*etl, "--output-root", str(tmp_path / "other")]) == 0
+    other = json.loads(capsys.readouterr().out)["manifest"]
+    assert run([*measure, other, "--split", "val"]) == 2
+    assert capsys.readouterr().err == (
+        f"haustra: {weights} takes 64x64 letterbox images, but {other} stores 96x96 letterbox "
+        "ones; expected a warehouse of the same --target-size and --resize-mode\n"
+    )
+
+
+@pytest.mark.slow
+def test_the_whole_pipeline_through_the_command_line(tmp_path: Path) -> None:
+    def haustra(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "haustra", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"COLUMNS": "200"},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    haustra("datagen", "--runs", "6", "--frames", "6", "--size", "96")
+    assert "drew 6 pictures" in haustra("overlay", "captures/run_sim_000000")
+    assert "captures_filtered" in haustra("prune")
+    built = haustra("etl", "--target-size", "96", "--json")
+    manifest = json.loads(built)["manifest"]
+    assert "nothing to do" in haustra("etl", "--target-size", "96")
+    for model in ("tiny", "big"):
+        trained = haustra("train", "--manifest", manifest, "--model", model, "--epochs", "2")
+        assert f"checkpoint checkpoints/{model}det.bin" in trained
+        weights = f"checkpoints/{model}det.bin"
+        arguments = ["eval", "--manifest", manifest, "--detector-weights", weights]
+        assert "AP50-95" in haustra(*arguments, "--report", f"report_{model}")
+        names = {path.name for path in (tmp_path / f"report_{model}").iterdir()}
+        assert names == {"report.html", "report.json", "curves.png", "gallery.png"}
+        assert f"{model}det" in haustra("info", weights)
+        found = haustra(
+            "infer", "--image", "captures/run_sim_000000", "--detector-weights", weights, "--json"
+        )
+        assert len(json.loads(found)["images"]) == 6
+    assert "letterbox" in haustra("info", manifest)
+    assert "heuristic" in haustra("infer", "--image", "captures/run_sim_000000/images")

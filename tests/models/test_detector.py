@@ -1,0 +1,102 @@
+import pytest
+import torch
+
+from haustra.models.backbone import count_parameters, images_to_input
+from haustra.models.detector import ModelKind, build_model, config_from_json, default_config
+from haustra.models.losses import LossWeights, detection_loss, paired_giou
+
+KINDS: tuple[ModelKind, ...] = ("tiny", "big")
+
+
+def random_images(count: int, *, height: int = 64, width: int = 96) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, height, width, 3)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_answer_is_sorted_slots_inside_the_image(kind: ModelKind) -> None:
+    torch.manual_seed(0)
+    model = build_model(default_config(kind, max_boxes=7)).eval()
+    with torch.no_grad():
+        output = model(images_to_input(random_images(3)))
+    num_slots = 1 if kind == "tiny" else 7
+    assert output.logits.shape == (3, num_slots)
+    assert output.boxes_xyxy.shape == (3, num_slots, 4)
+    assert (output.logits.diff(dim=1) <= 0).all()
+    assert ((output.boxes_xyxy >= 0) & (output.boxes_xyxy <= 1)).all()
+
+
+def test_the_models_stay_within_their_size() -> None:
+    assert count_parameters(build_model(default_config("tiny", max_boxes=16))) <= 700_000
+    assert count_parameters(build_model(default_config("big", max_boxes=16))) <= 5_000_000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_answer_depends_on_the_pixels_alone_and_on_all_images_apart(kind: ModelKind) -> None:
+    torch.manual_seed(0)
+    model = build_model(default_config(kind, max_boxes=4)).eval()
+    images = random_images(4)
+    with torch.no_grad():
+        together = model(images_to_input(images)).boxes_xyxy
+        alone = torch.cat([model(images_to_input(image[None])).boxes_xyxy for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_config_survives_json(kind: ModelKind) -> None:
+    config = default_config(kind, max_boxes=5)
+    assert config_from_json(config.to_json()) == config
+
+
+def test_input_is_the_image_in_0_to_1() -> None:
+    images = random_images(1)
+    converted = images_to_input(images)
+    assert converted.shape == (1, 3, 64, 96)
+    torch.testing.assert_close(converted[0, :, 5, 9] * 255, images[0, 5, 9].float())
+
+
+def test_giou_of_hand_computed_pairs() -> None:
+    a = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
+    b = torch.tensor([[0.0, 0.0, 2.0, 2.0], [2.0, 0.0, 3.0, 1.0], [0.0, 0.0, 1.0, 2.0]])
+    torch.testing.assert_close(paired_giou(a, b), torch.tensor([1.0, -1 / 3, 0.5]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_without_boxes_still_teach_and_give_finite_losses(kind: ModelKind) -> None:
+    torch.manual_seed(0)
+    model = build_model(default_config(kind, max_boxes=4))
+    terms = detection_loss(
+        model.dense(images_to_input(random_images(2))),
+        boxes_xyxy=torch.zeros(2, 4, 4),
+        mask=torch.zeros(2, 4, dtype=torch.bool),
+        weights=LossWeights(),
+    )
+    assert torch.isfinite(terms["loss"])
+    assert float(terms["one_l1"]) == float(terms["one_iou"]) == 0
+    assert float(terms["one_objectness"]) > 0
+
+
+def test_masked_boxes_do_not_change_the_loss() -> None:
+    torch.manual_seed(0)
+    model = build_model(default_config("big", max_boxes=4)).eval()
+    output = model.dense(images_to_input(random_images(2)))
+    boxes = torch.zeros(2, 4, 4)
+    boxes[:, 0] = torch.tensor([0.1, 0.2, 0.6, 0.7])
+    mask = torch.zeros(2, 4, dtype=torch.bool)
+    mask[:, 0] = True
+    clean = detection_loss(output, boxes_xyxy=boxes, mask=mask, weights=LossWeights())
+    boxes[:, 1:] = 0.5
+    boxes[:, 1:, 2:] = 0.9
+    dirty = detection_loss(output, boxes_xyxy=boxes, mask=mask, weights=LossWeights())
+    assert float(clean["loss"].detach()) == float(dirty["loss"].detach())
+
+
+def test_the_iou_term_can_be_left_out() -> None:
+    torch.manual_seed(0)
+    model = build_model(default_config("tiny", max_boxes=1))
+    boxes, mask = torch.tensor([[[0.1, 0.2, 0.6, 0.7]]]), torch.ones(1, 1, dtype=torch.bool)
+    output = model.dense(images_to_input(random_images(1)))
+    terms = detection_loss(output, boxes_xyxy=boxes, mask=mask, weights=LossWeights(iou=0))
+    assert float(terms["one_iou"]) == 0
+    assert float(terms["one_l1"]) > 0

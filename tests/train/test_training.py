@@ -1,0 +1,229 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from haustra.captures.reader import read_runs
+from haustra.core.errors import HaustraError
+from haustra.core.images import read_image_rgb
+from haustra.evaluate.evaluation import evaluate_split
+from haustra.infer.detector import CheckpointDetector
+from haustra.models.checkpoint import read_checkpoint, read_header
+from haustra.train.config import TrainConfig
+from haustra.train.loop import train_detector
+from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.reading import open_split
+from scenes import write_captures, write_warehouse
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_warehouse(tmp_path_factory.mktemp("warehouse"))
+
+
+def config_for(manifest: Path, folder: Path, **changes: object) -> TrainConfig:
+    settings = {
+        "manifest": manifest,
+        "epochs": 1,
+        "batch_size": 4,
+        "checkpoint_out": folder / "detector.bin",
+    }
+    return TrainConfig(**(settings | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("model", ["tiny", "big"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_same_seed_gives_the_same_weight_bytes(
+    tmp_path: Path, manifest: Path, model: str, precision: str
+) -> None:
+    digests = [
+        train_detector(
+            config_for(
+                manifest,
+                tmp_path / name,
+                model=model,
+                precision=precision,
+                epochs=2,
+                seed=seed,
+            )
+        ).weights_sha256
+        for name, seed in (("a", 5), ("b", 5), ("c", 6))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_checkpoint_holds_what_inference_needs(tmp_path: Path, manifest: Path) -> None:
+    config = config_for(manifest, tmp_path, model="big", epochs=3, val_every=2)
+    result = train_detector(config)
+    header = read_header(result.checkpoint_path)
+    warehouse = open_split(manifest, split="train").manifest
+    assert header.model.kind == "big"
+    assert header.model.num_slots == header.max_boxes == warehouse.max_boxes
+    assert header.input_size_wh == (64, 64)
+    assert header.warehouse_version == warehouse.version
+    assert header.training["epochs"] == 3
+    assert [("val" in entry) for entry in header.history] == [False, True, True]
+    lines = result.metrics_path.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == header.history
+    assert header.history[-1]["loss"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "least_ap50"), [("tiny", 0.4), ("big", 0.5)])
+def test_training_learns_and_shuffled_labels_show_no_leak(
+    tmp_path: Path, model: str, least_ap50: float
+) -> None:
+    manifest = write_warehouse(tmp_path, num_runs=20, frames_per_run=6)
+    result = train_detector(
+        config_for(manifest, tmp_path, model=model, epochs=25, batch_size=8, val_every=25)
+    )
+    detector = CheckpointDetector(result.checkpoint_path)
+    split = open_split(manifest, split="test")
+    honest, control = (
+        evaluate_split(
+            split, predict_slots=detector.predict_slots, threshold=0.3, shuffle_labels_seed=seed
+        ).metrics.average_precision.ap50
+        for seed in (None, 0)
+    )
+    assert honest is not None
+    assert control is not None
+    assert honest >= least_ap50
+    assert control < 0.15
+
+
+def test_etl_and_inference_feed_the_model_identical_pixels(tmp_path: Path, manifest: Path) -> None:
+    detector = CheckpointDetector(train_detector(config_for(manifest, tmp_path)).checkpoint_path)
+    captures = manifest.parents[2] / "captures"
+    frames = {f.sample_id: f for run in read_runs(captures) for f in run.frames}
+    split = open_split(manifest, split="train")
+    stored = split.gather(np.arange(len(split))).images
+    for sample_id, pixels in zip(split.sample_ids(), stored, strict=True):
+        path = frames[sample_id].image_path
+        assert path is not None
+        np.testing.assert_array_equal(detector.prepare(read_image_rgb(path)).pixels, pixels)
+
+
+def test_evaluation_in_training_equals_evaluation_of_the_checkpoint(
+    tmp_path: Path, manifest: Path
+) -> None:
+    result = train_detector(config_for(manifest, tmp_path, epochs=2))
+    detector = CheckpointDetector(result.checkpoint_path)
+    again = evaluate_split(
+        open_split(manifest, split="val"), predict_slots=detector.predict_slots, threshold=0.3
+    )
+    assert again.metrics == result.validation
+
+
+def test_another_max_boxes_than_the_manifests_is_refused_naming_both(
+    tmp_path: Path, manifest: Path
+) -> None:
+    with pytest.raises(HaustraError) as caught:
+        train_detector(config_for(manifest, tmp_path, max_boxes=9))
+    assert str(caught.value) == (
+        "--max-boxes 9 differs from the warehouse's max_boxes 4; leave it out, or build a "
+        "warehouse with `haustra etl --max-boxes 9`"
+    )
+
+
+def test_a_training_split_without_a_box_is_refused(tmp_path: Path) -> None:
+    write_captures(tmp_path / "captures", frames_per_run=1)  # the first frame of a run is empty
+    config = ETLConfig(
+        captures=tmp_path / "captures", output_root=tmp_path / "warehouse", target_size="64"
+    )
+    manifest = build_warehouse(config).manifest_path
+    count = len(open_split(manifest, split="train"))
+    with pytest.raises(HaustraError) as caught:
+        train_detector(config_for(manifest, tmp_path))
+    assert str(caught.value) == (
+        f"{manifest}: the training split has {count} sample(s) and no box, so there is nothing to "
+        "learn; look at what `haustra prune` kept and at the labels that `haustra import` made"
+    )
+
+
+def test_a_checkpoint_of_the_other_kind_is_kept_unless_told(tmp_path: Path, manifest: Path) -> None:
+    train_detector(config_for(manifest, tmp_path, model="tiny"))
+    path = tmp_path / "detector.bin"
+    before = path.read_bytes()
+    with pytest.raises(HaustraError) as caught:
+        train_detector(config_for(manifest, tmp_path, model="big"))
+    assert str(caught.value) == (
+        f"--checkpoint-out {path} holds tinydet, not bigdet; expected a new name, or pass "
+        "--overwrite"
+    )
+    assert path.read_bytes() == before
+    train_detector(config_for(manifest, tmp_path, model="big", overwrite=True))
+    assert read_header(path).model.kind == "big"
+
+
+def test_a_file_that_is_no_checkpoint_is_kept_unless_told(tmp_path: Path, manifest: Path) -> None:
+    path = tmp_path / "detector.bin"
+    path.write_text("my thesis")
+    with pytest.raises(HaustraError) as caught:
+        train_detector(config_for(manifest, tmp_path))
+    assert str(caught.value) == (
+        f"--checkpoint-out {path} exists and is not a haustra checkpoint; expected a new name, or "
+        "pass --overwrite"
+    )
+    assert path.read_text() == "my thesis"
+
+
+def test_a_damaged_shard_stops_the_training_before_it_begins(
+    tmp_path: Path, manifest: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(manifest.parent, copy)
+    shard = copy / "shards" / "shard_00000.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(HaustraError, match="does not have the SHA-256"):
+        train_detector(config_for(copy / "manifest.json", tmp_path))
+    assert not (tmp_path / "detector.bin").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_loss(*args: object, **settings: object) -> dict[str, torch.Tensor]:
+        return {"loss": torch.tensor(float("nan"), requires_grad=True)}
+
+    monkeypatch.setattr("haustra.train.loop.detection_loss", broken_loss)
+    with pytest.raises(HaustraError, match=r"^the loss is nan at epoch 1, step 1 \(batch with r0"):
+        train_detector(config_for(manifest, tmp_path))
+    assert not (tmp_path / "detector.bin").exists()
+
+
+def test_a_time_budget_ends_the_training(tmp_path: Path, manifest: Path) -> None:
+    result = train_detector(config_for(manifest, tmp_path, epochs=None, time_budget="2s"))
+    assert result.seconds >= 2
+    header, _ = read_checkpoint(result.checkpoint_path)
+    assert header.history[-1]["epoch"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "--epochs 0: expected a whole number of at least 1"),
+        ({"batch_size": -2}, "--batch-size -2: expected a whole number of at least 1"),
+        ({"max_boxes": 0}, "--max-boxes 0: expected a whole number of at least 1"),
+        ({"val_every": 0}, "--val-every 0: expected a whole number of at least 1"),
+        ({"lr_start": 0.0}, "--lr-start 0.0: expected a rate above 0 and below 1"),
+        ({"lr_end": -1e-3}, "--lr-end -0.001: expected a rate above 0 and below 1"),
+        ({"iou_weight": -1.0}, "--iou-weight -1.0: expected a number of at least 0"),
+        (
+            {"epochs": None, "time_budget": "0m"},
+            "--time-budget '0m': expected a time above zero such as 90s, 10m or 1h",
+        ),
+        (
+            {"epochs": 3, "time_budget": "10m"},
+            "--epochs 3 and --time-budget 10m: expected one of them",
+        ),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(HaustraError) as caught:
+        config_for(tmp_path / "manifest.json", tmp_path, **changes)
+    assert str(caught.value) == message
