@@ -1,0 +1,176 @@
+"""Speed of each stage as a ratio to what limits it, measured in one run and in turns.
+
+    python benchmarks/pipeline.py
+
+Absolute times drift between machines and on shared ones; a ratio of two things that were timed in
+turns does not. The median of the rounds is printed with the lowest and highest.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from haustra.core.images import list_images, read_image_rgb
+from haustra.infer.detector import CheckpointDetector
+from haustra.models.backbone import images_to_input
+from haustra.models.detector import build_model, default_config
+from haustra.models.losses import LossWeights, detection_loss
+from haustra.models.predict import resolve_precision
+from haustra.simulate.config import DatagenConfig
+from haustra.simulate.generate import generate_runs
+from haustra.train.config import TrainConfig
+from haustra.train.loop import train_detector
+from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.loader import epoch_order, iterate_batches
+from haustra.warehouse.reading import open_split
+
+ROUNDS = 5
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Time one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def print_ratio(name: str, *, limit: Callable[[], object], ours: Callable[[], object]) -> None:
+    """Print time(limit) / time(ours): 1 is as fast as the limit."""
+    limit()
+    ours()
+    ratios = [seconds_of(limit) / seconds_of(ours) for _ in range(ROUNDS)]
+    middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
+    print(f"{name:<58} {middle:5.2f}  ({low:.2f} to {high:.2f})", flush=True)
+
+
+def measure_etl(captures: Path, folder: Path) -> None:
+    """Compare the ETL on one thread with decoding and resizing the same files."""
+    images = list_images(captures / "run_sim_000000" / "images")
+
+    def limit() -> None:
+        for path in images:
+            image = cv2.imread(str(path))
+            assert image is not None
+            cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA)
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as output:
+            config = ETLConfig(
+                captures=captures, output_root=Path(output), target_size="256", jobs=1
+            )
+            build_warehouse(config)
+
+    cv2.setNumThreads(1)
+    print_ratio("etl, one thread / imread + resize alone", limit=limit, ours=ours)
+
+
+def measure_loader(manifest: Path) -> None:
+    """Compare a shuffled epoch with a NumPy gather of the same bytes in memory."""
+    split = open_split(manifest, split="train")
+    everything = split.gather(np.arange(len(split))).images.copy()
+    order = epoch_order(len(split), seed=0, epoch=0)
+
+    def limit() -> None:
+        for start in range(0, len(order), 16):
+            everything[order[start : start + 16]].copy()
+
+    def ours() -> None:
+        for _ in iterate_batches(split, order=order, batch_size=16):
+            pass
+
+    print_ratio("loader / numpy gather from memory", limit=limit, ours=ours)
+
+
+def measure_training(manifest: Path, folder: Path) -> None:
+    """Compare a training epoch with the bare steps on one fixed batch."""
+    split = open_split(manifest, split="train")
+    num_steps = -(-len(split) // 16)
+    batch = split.gather(np.arange(16))
+    images = images_to_input(torch.from_numpy(batch.images))
+    boxes, mask = torch.from_numpy(batch.boxes_xyxy), torch.from_numpy(batch.mask).bool()
+    rows = int(mask.any(dim=0).sum())
+    model = build_model(default_config("big", max_boxes=split.manifest.max_boxes))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    bfloat16 = resolve_precision("auto") == "bfloat16"
+
+    def limit() -> None:
+        for _ in range(num_steps):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+                output = model.dense(images)
+            loss = detection_loss(
+                output, boxes_xyxy=boxes[:, :rows], mask=mask[:, :rows], weights=LossWeights()
+            )["loss"]
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+
+    seconds: list[float] = []
+
+    def ours() -> None:
+        config = TrainConfig(
+            manifest=manifest, model="big", epochs=1, checkpoint_out=folder / "bigdet.bin"
+        )
+        entry = train_detector(config).header.history[-1]
+        seconds.append(num_steps * 16 / entry["images_per_s"])
+
+    limit()
+    ours()
+    seconds.clear()
+    ratios = []
+    for _ in range(3):
+        limited = seconds_of(limit)
+        ours()
+        ratios.append(limited / seconds[-1])
+    text = f"({min(ratios):.2f} to {max(ratios):.2f})"
+    print(
+        f"{'train step / bare step on a fixed batch':<58} {statistics.median(ratios):5.2f}  {text}"
+    )
+
+
+def measure_inference(captures: Path, folder: Path) -> None:
+    """Compare a whole detection with the network alone on a ready tensor."""
+    detector = CheckpointDetector(folder / "bigdet.bin")
+    path = list_images(captures / "run_sim_000000" / "images")[0]
+    image = read_image_rgb(path)
+    ready = detector.prepare(image).pixels[None]
+
+    def limit() -> None:
+        for _ in range(30):
+            detector.predict_slots(ready)
+
+    def ours() -> None:
+        for _ in range(30):
+            detector.detect(image, objectness=0.3, iou=0.5)
+
+    print_ratio("infer: letterbox + net + boxes / net alone", limit=limit, ours=ours)
+
+
+def main() -> None:
+    """Measure every stage on simulated captures in a temporary folder."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        captures = folder / "captures"
+        started = time.perf_counter()
+        generate_runs(DatagenConfig(output_root=captures, frames=200, size=384))
+        print(f"simulator: {200 / (time.perf_counter() - started):.1f} frames/s at 384x384")
+        print("ratios to the limit, 1.00 is as fast as it (median, lowest to highest):")
+        measure_etl(captures, folder)
+        config = ETLConfig(
+            captures=captures, output_root=folder / "warehouse", target_size="256", split="1,0,0"
+        )
+        manifest = build_warehouse(config).manifest_path
+        measure_loader(manifest)
+        measure_training(manifest, folder)
+        measure_inference(captures, folder)
+
+
+if __name__ == "__main__":
+    main()
