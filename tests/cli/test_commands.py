@@ -79,6 +79,10 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
             "m.json does not exist; expected a warehouse manifest; make one with `haustra etl`",
         ),
         (
+            ["train", "--manifest", "m.json", "--epochs", "1.5"],
+            "Invalid value for --epochs: '1.5' is not a whole number. See --help.",
+        ),
+        (
             ["datagen", "--size", "0"],
             "--size 0: expected a whole number from 64 to 4096",
         ),

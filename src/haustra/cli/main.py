@@ -6,8 +6,9 @@ Commands are imported when they are called, so that `haustra --help` answers at 
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter, Token, convert
 
 from haustra import __version__
 from haustra.core.errors import HaustraError
@@ -28,6 +29,15 @@ COMMANDS = {
 }
 
 
+def _convert_strictly(kind: Any, tokens: Sequence[Token]) -> Any:
+    """Convert a flag's value as cyclopts does, but do not round `1.5` to a whole number."""
+    takes_whole_numbers = int in getattr(kind, "__args__", (kind,))
+    for token in tokens:
+        if takes_whole_numbers and "." in token.value:
+            raise ValueError(f"{token.value!r} is not a whole number.")
+    return convert(kind, tokens)
+
+
 def build_app() -> App:
     """Build the command line without importing any command."""
     app = App(
@@ -35,6 +45,7 @@ def build_app() -> App:
         help="Trains polyp detectors from colonoscopy captures and shows what they see. "
         "A research tool, not a medical device.",
         version=__version__,
+        default_parameter=Parameter(converter=_convert_strictly),
         suppress_keyboard_interrupt=False,  # `main` answers Ctrl-C
     )
     for position, (name, (target, text)) in enumerate(COMMANDS.items()):
