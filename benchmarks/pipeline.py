@@ -118,7 +118,7 @@ def measure_training(manifest: Path, folder: Path) -> None:
             manifest=manifest, model="big", epochs=1, checkpoint_out=folder / "bigdet.bin"
         )
         entry = train_detector(config).header.history[-1]
-        seconds.append(num_steps * 16 / entry["images_per_s"])
+        seconds.append(len(split) / entry["images_per_s"])
 
     limit()
     ours()

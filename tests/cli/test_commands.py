@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -124,6 +125,20 @@ def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr("haustra.captures.prune.read_runs", broken)
     with pytest.raises(ZeroDivisionError):
         main(["prune", "--captures", str(tmp_path), "--output-root", str(tmp_path.parent / "o")])
+
+
+def test_what_the_disk_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: object, **settings: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "out/frame.png")
+
+    monkeypatch.setattr("haustra.captures.prune.read_runs", full)
+    output = tmp_path.parent / "o"
+    assert run(["prune", "--captures", str(tmp_path), "--output-root", str(output)]) == 2
+    assert capsys.readouterr().err == (
+        "haustra: out/frame.png: No space left on device; choose another place or make room there\n"
+    )
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(

@@ -209,6 +209,7 @@ def test_a_time_budget_ends_the_training(tmp_path: Path, manifest: Path) -> None
         ({"epochs": 0}, "--epochs 0: expected a whole number of at least 1"),
         ({"batch_size": -2}, "--batch-size -2: expected a whole number of at least 1"),
         ({"max_boxes": 0}, "--max-boxes 0: expected a whole number of at least 1"),
+        ({"seed": -1}, "--seed -1: expected a whole number from 0 to 2^32 - 1"),
         ({"val_every": 0}, "--val-every 0: expected a whole number of at least 1"),
         ({"lr_start": 0.0}, "--lr-start 0.0: expected a rate above 0 and below 1"),
         ({"lr_end": -1e-3}, "--lr-end -0.001: expected a rate above 0 and below 1"),

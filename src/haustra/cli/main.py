@@ -3,6 +3,7 @@
 Commands are imported when they are called, so that `haustra --help` answers at once.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from haustra.core.errors import HaustraError
 
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
+NOT_OUR_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+"""What the disk refuses: no permission, read-only, full."""
 
 COMMANDS = {
     "datagen": ("haustra.cli.datagen:datagen", "Simulate colonoscopy captures."),
@@ -72,10 +75,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except HaustraError as error:
         print(f"haustra: {error}", file=sys.stderr)
         sys.exit(EXIT_MISTAKE)
-    except KeyboardInterrupt:
-        print("haustra: interrupted; whole files that were written stay", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         # `haustra ... | head` closed the pipe; what was asked for has been shown.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in NOT_OUR_BUG:
+            raise
+        place = error.filename or "a file"
+        print(
+            f"haustra: {place}: {error.strerror}; choose another place or make room there",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_MISTAKE)
+    except KeyboardInterrupt:
+        print("haustra: interrupted; whole files that were written stay", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)

@@ -93,7 +93,7 @@ def _draw_curves(
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     epochs = [entry["epoch"] for entry in history]
     axes[0].plot(epochs, [entry["loss"] for entry in history], color="tab:blue")
-    axes[0].set(title="training loss", xlabel="epoch")
+    axes[0].set(title="training loss", xlabel="epoch", yscale="log")
     validated = [entry for entry in history if "val" in entry]
     for name, label in (("ap50", "AP50"), ("ap50_95", "AP50-95")):
         values = [entry["val"]["average_precision"][name] for entry in validated]

@@ -77,10 +77,11 @@ class TrainConfig:
             ("--max-boxes", self.max_boxes, 1),
             ("--val-every", self.val_every, 1),
             ("--log-interval", self.log_interval, 0),
-            ("--seed", self.seed, 0),
         ):
             if number is not None and number < low:
                 raise HaustraError(f"{flag} {number}: expected a whole number of at least {low}")
+        if not 0 <= self.seed < 2**32:
+            raise HaustraError(f"--seed {self.seed}: expected a whole number from 0 to 2^32 - 1")
         for flag, value in (("--lr-start", self.lr_start), ("--lr-end", self.lr_end)):
             if not 0 < value < 1:
                 raise HaustraError(f"{flag} {value}: expected a rate above 0 and below 1")

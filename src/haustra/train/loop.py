@@ -112,6 +112,8 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
     validation_split = open_split(config.manifest, split="val")
     manifest = split.manifest
     precision = resolve_precision(config.precision)
+    for path in (config.checkpoint_path, config.metrics_path):
+        path.parent.mkdir(parents=True, exist_ok=True)
 
     # Set up.
     torch.manual_seed(config.seed)
@@ -131,7 +133,6 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
     )
     if not len(validation_split):
         progress.line("the warehouse has no validation sample: average precision is not computed")
-    config.metrics_path.parent.mkdir(parents=True, exist_ok=True)
     history: list[dict[str, Any]] = []
     validation: BoxMetrics | None = None
     header: CheckpointHeader | None = None
@@ -151,7 +152,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
                 order = epoch_order(len(split), seed=config.seed, epoch=epoch)
                 generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
                 sums: dict[str, float] = defaultdict(float)
-                epoch_started, num_steps = time.monotonic(), 0
+                epoch_started, num_steps, num_images = time.monotonic(), 0, 0
                 for indices, batch in iterate_batches(
                     split, order=order, batch_size=config.batch_size
                 ):
@@ -207,6 +208,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
 
                     # Tell.
                     num_steps += 1
+                    num_images += len(indices)
                     for name, value in terms.items():
                         sums[name] += float(value.detach())
                     done = share_done(step + 1)
@@ -226,7 +228,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
                     "epoch": epoch,
                     "step": (epoch - 1) * steps_per_epoch + num_steps,
                     "seconds": round(time.monotonic() - started, 3),
-                    "images_per_s": round(num_steps * config.batch_size / seconds, 2),
+                    "images_per_s": round(num_images / seconds, 2),
                     "lr": rate,
                     **{name: value / num_steps for name, value in sums.items()},
                 }
