@@ -15,7 +15,7 @@ haustra prune --captures "$out/captures" --output-root "$out/captures_filtered"
 
 echo "== 3/6 etl: the tensor warehouse"
 haustra etl --captures "$out/captures_filtered" --output-root "$out/tensor_warehouse" \
-    --target-size 256
+    --target-size 256 --split 0.7,0.1,0.2
 manifest=$(echo "$out"/tensor_warehouse/v*/manifest.json)
 
 echo "== 4/6 train: TinyDet from the manifest"
