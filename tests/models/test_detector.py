@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from haustra.models.backbone import count_parameters, images_to_input
-from haustra.models.detector import ModelKind, build_model, config_from_json, default_config
+from haustra.models.detector import Head, ModelKind, build_model, config_from_json, default_config
 from haustra.models.losses import LossWeights, detection_loss, paired_giou
 
 KINDS: tuple[ModelKind, ...] = ("tiny", "big")
@@ -100,3 +100,20 @@ def test_the_iou_term_can_be_left_out() -> None:
     terms = detection_loss(output, boxes_xyxy=boxes, mask=mask, weights=LossWeights(iou=0))
     assert float(terms["one_iou"]) == 0
     assert float(terms["one_l1"]) > 0
+
+
+def test_inference_normalises_each_level_as_training_did() -> None:
+    # A head that is shared by levels has running statistics that fit none of them.
+    torch.manual_seed(0)
+    head = Head(8, num_levels=3)
+    maps = [
+        torch.randn(16, 8, side, side) * spread + middle
+        for side, spread, middle in ((16, 1.0, 0.0), (8, 5.0, 3.0), (8, 0.2, -2.0))
+    ]
+    cells = torch.rand(16 * 16 + 2 * 8 * 8, 2), torch.full((16 * 16 + 2 * 8 * 8, 2), 0.1)
+    with torch.no_grad():
+        for _ in range(100):
+            in_training = head.train()(maps, *cells)
+        at_inference = head.eval()(maps, *cells)
+    torch.testing.assert_close(at_inference.logits, in_training.logits, atol=0.002, rtol=0)
+    torch.testing.assert_close(at_inference.boxes_xyxy, in_training.boxes_xyxy, atol=0.002, rtol=0)

@@ -105,22 +105,34 @@ class SlotOutput(NamedTuple):
     """[B,S,4] normalised to the image, inside 0..1."""
 
 
-class Head(nn.Module):
-    """Objectness and the reach to the four sides (FCOS, Tian et al. 2019), shared by all levels."""
+class LevelHead(nn.Sequential):
+    """Objectness and the reach to the four sides (FCOS, Tian et al. 2019) on one level."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.trunk = nn.Sequential(ConvUnit(channels, channels), ConvUnit(channels, channels))
-        self.predict = nn.Conv2d(channels, 5, 1)
-        nn.init.normal_(self.predict.weight, std=0.01)
+        predict = nn.Conv2d(channels, 5, 1)
+        nn.init.normal_(predict.weight, std=0.01)
         # Polyps of real frames span several cells: begin with boxes of about 4 x 4.
         prior = math.log(PRIOR_OBJECTNESS / (1 - PRIOR_OBJECTNESS))
-        self.predict.bias = nn.Parameter(torch.tensor([prior, 0.7, 0.7, 0.7, 0.7]))
+        predict.bias = nn.Parameter(torch.tensor([prior, 0.7, 0.7, 0.7, 0.7]))
+        super().__init__(ConvUnit(channels, channels), ConvUnit(channels, channels), predict)
+
+
+class Head(nn.Module):
+    """A level head for each level.
+
+    Sharing one would share its batch normalisation, whose running statistics then fit no level:
+    training normalises each level by itself, inference all by the mixture.
+    """
+
+    def __init__(self, channels: int, *, num_levels: int) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(LevelHead(channels) for _ in range(num_levels))
 
     def forward(self, maps: list[Tensor], cells_xy: Tensor, cell_sizes: Tensor) -> HeadOutput:
         """Map feature maps to proposals at all cells, fine levels first."""
         raw = torch.cat(
-            [self.predict(self.trunk(features)).flatten(2) for features in maps], dim=2
+            [level(features).flatten(2) for level, features in zip(self.levels, maps, strict=True)],
+            dim=2,
         ).float()
         reach = raw[:, 1:].clamp(max=LARGEST_REACH).exp().transpose(1, 2)
         low = cells_xy - reach[..., :2] * cell_sizes
@@ -136,13 +148,14 @@ class SlotDetector(nn.Module):
         self.config = config
         self.backbone = Backbone(stem=config.stem, widths=config.widths, depths=config.depths)
         self.pyramid = FeaturePyramid(config.widths[-config.num_levels :], out_channels=config.neck)
-        self.one_to_one = Head(config.neck)
-        self.one_to_many = Head(config.neck)
+        # One slot needs no fine map: TinyDet reads the stride-16 level, which has seen them all.
+        self.num_read_levels = 1 if config.kind == "tiny" else config.num_levels
+        self.one_to_one = Head(config.neck, num_levels=self.num_read_levels)
+        self.one_to_many = Head(config.neck, num_levels=self.num_read_levels)
 
     def _features(self, images: Tensor) -> list[Tensor]:
         levels: list[Tensor] = self.pyramid(self.backbone(images)[-self.config.num_levels :])
-        # One slot needs no fine map: TinyDet reads the stride-16 level, which has seen them all.
-        return levels[:1] if self.config.kind == "tiny" else levels
+        return levels[: self.num_read_levels]
 
     def _cells(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         centres, sizes = [], []
