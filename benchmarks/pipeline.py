@@ -92,10 +92,10 @@ def measure_training(manifest: Path, folder: Path) -> None:
     """Compare a training epoch with the bare steps on one fixed batch."""
     split = open_split(manifest, split="train")
     num_steps = -(-len(split) // 16)
-    batch = split.gather(np.arange(16))
+    batch = split.gather(epoch_order(len(split), seed=0, epoch=0)[:16])
     images = images_to_input(torch.from_numpy(batch.images))
     boxes, mask = torch.from_numpy(batch.boxes_xyxy), torch.from_numpy(batch.mask).bool()
-    rows = int(mask.any(dim=0).sum())
+    rows = max(1, int(mask.any(dim=0).sum()))
     model = build_model(default_config("big", max_boxes=split.manifest.max_boxes))
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     bfloat16 = resolve_precision("auto") == "bfloat16"
