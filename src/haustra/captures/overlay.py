@@ -10,6 +10,7 @@ from haustra.core.drawing import TRUTH_RGB, draw_boxes
 from haustra.core.errors import HaustraError
 from haustra.core.images import write_png
 from haustra.core.progress import Progress, SilentProgress, track
+from haustra.core.ranges import check_whole_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +23,8 @@ class OverlayConfig:
     """Draw only the first frames."""
 
     def __post_init__(self) -> None:
-        if self.max_frames is not None and self.max_frames < 1:
-            raise HaustraError(
-                f"--max-frames {self.max_frames}: expected a whole number of at least 1"
-            )
+        if self.max_frames is not None:
+            check_whole_number("--max-frames", self.max_frames, low=1)
 
 
 @dataclass(frozen=True, kw_only=True)

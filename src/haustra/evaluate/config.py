@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from haustra.core.errors import HaustraError
+from haustra.core.ranges import check_whole_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,5 @@ class EvalConfig:
         threshold = self.infer_obj_thresh
         if threshold is not None and not 0 <= threshold <= 1:
             raise HaustraError(f"--infer-obj-thresh {threshold}: expected a number from 0 to 1")
-        if self.shuffle_labels_seed is not None and self.shuffle_labels_seed < 0:
-            raise HaustraError(
-                f"--shuffle-labels-seed {self.shuffle_labels_seed}: expected a whole number of at "
-                "least 0"
-            )
+        if self.shuffle_labels_seed is not None:
+            check_whole_number("--shuffle-labels-seed", self.shuffle_labels_seed, low=0)

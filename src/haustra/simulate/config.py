@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from haustra.core.errors import HaustraError
+from haustra.core.ranges import check_whole_number
 
 MIN_SIZE_PX = 64
 MAX_SIZE_PX = 4096
@@ -41,20 +42,13 @@ class DatagenConfig:
     """Replace run folders that exist already."""
 
     def __post_init__(self) -> None:
-        _check_whole("runs", self.runs, low=1)
-        _check_whole("frames", self.frames, low=1)
-        _check_whole("seed", self.seed, low=0)
-        _check_whole("size", self.size, low=MIN_SIZE_PX, high=MAX_SIZE_PX)
+        check_whole_number("--runs", self.runs, low=1)
+        check_whole_number("--frames", self.frames, low=1)
+        check_whole_number("--seed", self.seed, low=0)
+        check_whole_number("--size", self.size, low=MIN_SIZE_PX, high=MAX_SIZE_PX)
         if not (math.isfinite(self.frame_rate_hz) and self.frame_rate_hz > 0):
             raise HaustraError(
                 f"--frame-rate-hz {self.frame_rate_hz}: expected a finite number above 0"
             )
-        _check_whole("polyps-per-run", self.polyps_per_run, low=0, high=MAX_POLYPS_PER_RUN)
-        _check_whole("min-visible-pixels", self.min_visible_pixels, low=1)
-
-
-def _check_whole(flag: str, value: int, *, low: int, high: int | None = None) -> None:
-    if type(value) is int and value >= low and (high is None or value <= high):
-        return
-    limits = f"of at least {low}" if high is None else f"from {low} to {high}"
-    raise HaustraError(f"--{flag} {value}: expected a whole number {limits}")
+        check_whole_number("--polyps-per-run", self.polyps_per_run, low=0, high=MAX_POLYPS_PER_RUN)
+        check_whole_number("--min-visible-pixels", self.min_visible_pixels, low=1)

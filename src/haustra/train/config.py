@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from haustra.core.errors import HaustraError
+from haustra.core.ranges import check_whole_number
 
 DEFAULT_EPOCHS = 60
 
@@ -78,8 +79,8 @@ class TrainConfig:
             ("--val-every", self.val_every, 1),
             ("--log-interval", self.log_interval, 0),
         ):
-            if number is not None and number < low:
-                raise HaustraError(f"{flag} {number}: expected a whole number of at least {low}")
+            if number is not None:
+                check_whole_number(flag, number, low=low)
         if not 0 <= self.seed < 2**32:
             raise HaustraError(f"--seed {self.seed}: expected a whole number from 0 to 2^32 - 1")
         for flag, value in (("--lr-start", self.lr_start), ("--lr-end", self.lr_end)):

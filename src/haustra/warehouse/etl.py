@@ -30,6 +30,7 @@ from haustra.core.errors import HaustraError
 from haustra.core.files import building_folder, write_text_atomic
 from haustra.core.letterbox import PAD_VALUE, Letterbox, ResizeMode, plan_letterbox
 from haustra.core.progress import Progress, SilentProgress, track
+from haustra.core.ranges import check_whole_number
 from haustra.warehouse.format import (
     CLASS_NAMES,
     FORMAT_NAME,
@@ -118,8 +119,7 @@ class ETLConfig:
             ("--samples-per-shard", self.samples_per_shard),
             ("--jobs", self.jobs),
         ):
-            if number < 1:
-                raise HaustraError(f"{flag} {number}: expected a whole number of at least 1")
+            check_whole_number(flag, number, low=1)
         parse_ratios(self.split)
         if self.split_rule is not None:
             parse_rule(self.split_rule)

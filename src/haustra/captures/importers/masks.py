@@ -16,6 +16,7 @@ from haustra.captures.importers.dataset import (
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
 from haustra.core.progress import Progress
+from haustra.core.ranges import check_whole_number
 
 MASK_THRESHOLD = 127
 """Masks are often stored as JPEG, whose noise stays far from the middle."""
@@ -32,10 +33,7 @@ class MaskImportConfig(ImportConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.min_pixels < 1:
-            raise HaustraError(
-                f"--min-pixels {self.min_pixels}: expected a whole number of at least 1"
-            )
+        check_whole_number("--min-pixels", self.min_pixels, low=1)
 
 
 def _boxes_of_mask(mask_path: Path, *, size_wh: tuple[int, int], min_pixels: int) -> list[Any]:
