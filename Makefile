@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check fix bench docs clean
+.PHONY: demo test check fix bench bench-kvasir docs clean
 
 demo: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash runs/tiny.sh
@@ -25,8 +25,13 @@ fix: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/pipeline.py
 
+# Hours; stop it and call it again as you like.
+bench-kvasir: $(READY)
+	$(BIN)/python benchmarks/kvasir_vs_yolo.py
+
 docs: $(READY)
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_models.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/make_training.py
 
 clean:

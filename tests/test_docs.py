@@ -12,6 +12,7 @@ from haustra.captures.overlay import OverlayConfig
 from haustra.captures.prune import PruneConfig
 from haustra.cli.main import COMMANDS
 from haustra.evaluate.config import EvalConfig
+from haustra.export.config import ExportConfig
 from haustra.infer.pictures import InferConfig
 from haustra.simulate.config import DatagenConfig
 from haustra.train.config import TrainConfig
@@ -29,6 +30,7 @@ CONFIGS = {
     "train": TrainConfig,
     "eval": EvalConfig,
     "infer": InferConfig,
+    "export": ExportConfig,
 }
 
 

@@ -16,6 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": {"core", "warehouse"},
     "train": {"core", "warehouse", "models", "evaluate"},
     "infer": {"core", "models"},
+    "export": {"core", "warehouse", "models", "evaluate", "infer"},
     "cli": {
         "core",
         "captures",
@@ -25,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
         "evaluate",
         "train",
         "infer",
+        "export",
         "cli",
     },
 }

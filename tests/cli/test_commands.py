@@ -11,7 +11,17 @@ from haustra import __version__
 from haustra.cli.main import COMMANDS, main
 from scenes import write_warehouse
 
-LIGHT = ("torch", "cv2", "numpy", "pyarrow", "matplotlib", "embreex", "pydantic")
+LIGHT = (
+    "torch",
+    "cv2",
+    "numpy",
+    "pyarrow",
+    "matplotlib",
+    "embreex",
+    "pydantic",
+    "onnx",
+    "onnxruntime",
+)
 
 
 def run(arguments: list[str]) -> int:
@@ -100,7 +110,22 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
             ["infer", "--image", "a.png", "--infer-obj-thresh", "2"],
             "--infer-obj-thresh 2.0: expected a number from 0 to 1",
         ),
-        (["info", "x.bin"], "x.bin does not exist; expected a manifest.json or a checkpoint"),
+        (
+            ["eval", "--manifest", "m.json", "--detector-weights", "c.onnx"],
+            "c.onnx does not exist; expected an ONNX model; make one with `haustra export`",
+        ),
+        (
+            ["export", "--detector-weights", "c.bin"],
+            "c.bin does not exist; expected a checkpoint; make one with `haustra train`",
+        ),
+        (
+            ["export", "--detector-weights", "c.bin", "--opset", "9"],
+            "--opset 9: expected a whole number from 18 to 21",
+        ),
+        (
+            ["info", "x.bin"],
+            "x.bin does not exist; expected a manifest.json, a checkpoint or an ONNX model",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -209,5 +234,13 @@ def test_the_whole_pipeline_through_the_command_line(tmp_path: Path) -> None:
             "infer", "--image", "captures/run_sim_000000", "--detector-weights", weights, "--json"
         )
         assert len(json.loads(found)["images"]) == 6
+        exported = haustra("export", "--detector-weights", weights)
+        assert f"wrote checkpoints/{model}det.onnx (opset 18)" in exported
+        graph = f"checkpoints/{model}det.onnx"
+        assert "ONNX in float32" in haustra("info", graph)
+        again = haustra(
+            "infer", "--image", "captures/run_sim_000000", "--detector-weights", graph, "--json"
+        )
+        assert len(json.loads(again)["images"]) == 6
     assert "letterbox" in haustra("info", manifest)
     assert "heuristic" in haustra("infer", "--image", "captures/run_sim_000000/images")

@@ -2,10 +2,18 @@ import pytest
 import torch
 
 from haustra.models.backbone import count_parameters, images_to_input
-from haustra.models.detector import Head, ModelKind, build_model, config_from_json, default_config
+from haustra.models.detector import (
+    BackboneKind,
+    LevelSelector,
+    ModelKind,
+    build_model,
+    config_from_json,
+    default_config,
+)
 from haustra.models.losses import LossWeights, detection_loss, paired_giou
 
 KINDS: tuple[ModelKind, ...] = ("tiny", "big")
+BACKBONES: tuple[BackboneKind, ...] = ("plain", "efficientnet-lite0")
 
 
 def random_images(count: int, *, height: int = 64, width: int = 96) -> torch.Tensor:
@@ -29,7 +37,9 @@ def test_the_answer_is_sorted_slots_inside_the_image(kind: ModelKind) -> None:
 
 def test_the_models_stay_within_their_size() -> None:
     assert count_parameters(build_model(default_config("tiny", max_boxes=16))) <= 700_000
-    assert count_parameters(build_model(default_config("big", max_boxes=16))) <= 5_000_000
+    for backbone in BACKBONES:
+        config = default_config("big", max_boxes=16, backbone=backbone)
+        assert count_parameters(build_model(config)) <= 5_000_000
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,15 +115,47 @@ def test_the_iou_term_can_be_left_out() -> None:
 def test_inference_normalises_each_level_as_training_did() -> None:
     # A head that is shared by levels has running statistics that fit none of them.
     torch.manual_seed(0)
-    head = Head(8, num_levels=3)
+    model = build_model(default_config("big", max_boxes=4))
+    spreads = ((1.0, 0.0), (5.0, 3.0), (0.2, -2.0))
+    neck = model.config.neck
     maps = [
-        torch.randn(16, 8, side, side) * spread + middle
-        for side, spread, middle in ((16, 1.0, 0.0), (8, 5.0, 3.0), (8, 0.2, -2.0))
+        torch.randn(16, neck, side, side) * spread + middle
+        for side, (spread, middle) in zip((16, 8, 4), spreads, strict=True)
     ]
-    cells = torch.rand(16 * 16 + 2 * 8 * 8, 2), torch.full((16 * 16 + 2 * 8 * 8, 2), 0.1)
     with torch.no_grad():
-        for _ in range(100):
-            in_training = head.train()(maps, *cells)
-        at_inference = head.eval()(maps, *cells)
-    torch.testing.assert_close(at_inference.logits, in_training.logits, atol=0.002, rtol=0)
-    torch.testing.assert_close(at_inference.boxes_xyxy, in_training.boxes_xyxy, atol=0.002, rtol=0)
+        for head, features in zip(model.heads, maps, strict=True):
+            for _ in range(100):
+                _, in_training = head.train()(features)
+            _, at_inference = head.eval()(features)
+            torch.testing.assert_close(at_inference, in_training, atol=0.002, rtol=0)
+
+
+def test_a_selector_sees_the_best_objectness_of_every_level() -> None:
+    torch.manual_seed(0)
+    selector = LevelSelector(8, num_levels=3).eval()
+    seen: list[torch.Tensor] = []
+    selector.compare.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    objectness = [torch.full((1, 1, side, side), -9.0) for side in (8, 4, 2)]
+    objectness[0][0, 0, 5, 2] = 3.0  # of the fine level: in row 2, column 1 of the middle one
+    objectness[2][0, 0, 1, 0] = 7.0  # of the coarse level: the lower left quarter
+    selector(torch.zeros(1, 8, 4, 4), objectness)
+    fine, middle, coarse = seen[0][0, 8:]
+    assert fine[2, 1] == 3.0
+    assert int((fine > -9).sum()) == 1
+    assert (middle == -9).all()
+    assert (coarse[2:, :2] == 7).all()
+    assert int((coarse > -9).sum()) == 4
+
+
+def test_the_selectors_gradient_reaches_the_features_as_far_as_it_is_let() -> None:
+    torch.manual_seed(0)
+    model = build_model(default_config("big", max_boxes=4))
+    images = images_to_input(random_images(2))
+    sizes = []
+    for share in (0.0, 0.5, 1.0):
+        model.zero_grad()
+        model.dense(images, one_to_one_share=share).one_to_one.logits.sum().backward()  # type: ignore[no-untyped-call]
+        gradient = model.backbone.get_parameter("stem.0.weight").grad
+        sizes.append(0.0 if gradient is None else float(gradient.norm()))
+    assert sizes[0] == 0
+    assert sizes[1] == pytest.approx(sizes[2] / 2, rel=1e-3)

@@ -1,6 +1,8 @@
 import json
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ import torch
 from haustra.captures.reader import read_runs
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
-from haustra.evaluate.evaluation import evaluate_split
+from haustra.evaluate.evaluation import Evaluation, evaluate_split
 from haustra.infer.detector import CheckpointDetector
 from haustra.models.checkpoint import read_checkpoint, read_header
+from haustra.models.efficientnet import EfficientNetLite0
 from haustra.train.config import TrainConfig
 from haustra.train.loop import train_detector
 from haustra.warehouse.etl import ETLConfig, build_warehouse
@@ -203,6 +206,68 @@ def test_a_time_budget_ends_the_training(tmp_path: Path, manifest: Path) -> None
     assert header.history[-1]["epoch"] >= 1
 
 
+def test_validating_does_not_count_against_the_time_budget(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow_evaluation(*args: Any, **settings: Any) -> Evaluation:
+        time.sleep(1.5)
+        return evaluate_split(*args, **settings)
+
+    monkeypatch.setattr("haustra.train.loop.evaluate_split", slow_evaluation)
+    started = time.monotonic()
+    result = train_detector(
+        config_for(manifest, tmp_path, epochs=None, time_budget="1s", val_every=1)
+    )
+    assert time.monotonic() - started > result.seconds + 1.5
+    assert result.header.history[-1]["seconds"] <= result.seconds
+
+
+@pytest.mark.parametrize("model", ["tiny", "big"])
+def test_a_training_can_begin_from_a_checkpoint(tmp_path: Path, manifest: Path, model: str) -> None:
+    first = train_detector(config_for(manifest, tmp_path / "first", model=model))
+    begin = config_for(
+        manifest,
+        tmp_path / "second",
+        model=model,
+        init_from=first.checkpoint_path,
+        lr_start=1e-9,
+        lr_end=1e-9,
+        weight_decay=0.0,
+    )
+    second = train_detector(begin)
+    before, after = (
+        dict(read_checkpoint(result.checkpoint_path)[1].named_parameters())
+        for result in (first, second)
+    )
+    for name, parameter in after.items():
+        torch.testing.assert_close(parameter, before[name], atol=1e-6, rtol=0)
+    assert second.header.training["init_from"] == str(first.checkpoint_path)
+
+
+def test_a_checkpoint_of_the_other_kind_cannot_begin_a_training(
+    tmp_path: Path, manifest: Path
+) -> None:
+    tiny = train_detector(config_for(manifest, tmp_path / "tiny", model="tiny")).checkpoint_path
+    with pytest.raises(HaustraError) as caught:
+        train_detector(config_for(manifest, tmp_path / "big", model="big", init_from=tiny))
+    assert str(caught.value) == (
+        f"{tiny} holds tinydet, but --model big was asked for; expected a bigdet checkpoint, or "
+        "pass --model tiny"
+    )
+
+
+def test_a_pretrained_bigdet_trains_and_is_read_again(tmp_path: Path, manifest: Path) -> None:
+    result = train_detector(config_for(manifest, tmp_path, model="big", pretrained=True))
+    header, model = read_checkpoint(result.checkpoint_path)
+    assert header.model.backbone == "efficientnet-lite0"
+    imagenet = EfficientNetLite0()
+    imagenet.load_imagenet_weights()
+    ours = model.backbone.state_dict()
+    for name, value in imagenet.state_dict().items():
+        if name.startswith(("stem", "blocks.0.", "blocks.4.")):
+            torch.testing.assert_close(ours[name], value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -217,6 +282,16 @@ def test_a_time_budget_ends_the_training(tmp_path: Path, manifest: Path) -> None
         (
             {"epochs": None, "time_budget": "0m"},
             "--time-budget '0m': expected a time above zero such as 90s, 10m or 1h",
+        ),
+        (
+            {"pretrained": True, "model": "tiny"},
+            "--pretrained with --model tiny: expected --model big, since the pretrained backbone "
+            "is larger than all of TinyDet",
+        ),
+        (
+            {"pretrained": True, "model": "big", "init_from": "old.bin"},
+            "--pretrained and --init-from old.bin: expected one of them, since both say with which "
+            "weights to begin",
         ),
         (
             {"epochs": 3, "time_budget": "10m"},

@@ -14,7 +14,7 @@ def evaluate(
     config: Annotated[EvalConfig, Parameter(name="*")],
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """Measure a checkpoint on a split: average precision, precision, recall, duplicates.
+    """Measure a detector on a split: average precision, precision, recall, duplicates.
 
     Parameters
     ----------
@@ -22,9 +22,9 @@ def evaluate(
         Print JSON to standard output.
     """
     from haustra.evaluate.stage import evaluate_detector
-    from haustra.infer.detector import CheckpointDetector
+    from haustra.infer.detector import open_detector
 
-    detector = CheckpointDetector(config.detector_weights, kind=config.model)
+    detector = open_detector(config.detector_weights, kind=config.model)
     result = evaluate_detector(config, detector=detector, progress=build_progress(as_json=as_json))
     if as_json:
         print_json(result.summary | {"report": [str(path) for path in result.report]})

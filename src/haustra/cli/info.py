@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from haustra.cli.etl import print_splits, print_validation
 from haustra.cli.terminal import print_json, print_lines
 from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.infer.onnx_detector import is_onnx_path, open_session, read_metadata
 from haustra.warehouse.format import WarehouseManifest
 from haustra.warehouse.reading import read_manifest, resolve_manifest_path
 
@@ -16,17 +17,19 @@ from haustra.warehouse.reading import read_manifest, resolve_manifest_path
 def info(
     path: Path, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False
 ) -> None:
-    """Show what a warehouse manifest or a checkpoint holds.
+    """Show what a warehouse manifest, a checkpoint or an ONNX model holds.
 
     Parameters
     ----------
     path
-        A manifest.json, a warehouse folder, or a checkpoint.
+        A manifest.json, a warehouse folder, a checkpoint, or an .onnx file of `haustra export`.
     as_json
         Print JSON to standard output.
     """
     if not path.exists():
-        raise HaustraError(f"{path} does not exist; expected a manifest.json or a checkpoint")
+        raise HaustraError(
+            f"{path} does not exist; expected a manifest.json, a checkpoint or an ONNX model"
+        )
     path = resolve_manifest_path(path)
     if path.suffix == ".json":
         manifest = read_manifest(path)
@@ -35,11 +38,11 @@ def info(
         else:
             _print_manifest(path, manifest=manifest)
         return
-    value = _read_checkpoint_info(path)
+    value = _read_onnx_info(path) if is_onnx_path(path) else _read_checkpoint_info(path)
     if as_json:
         print_json(value)
     else:
-        _print_checkpoint(path, value=value)
+        _print_detector(path, value=value)
 
 
 def _print_manifest(path: Path, *, manifest: WarehouseManifest) -> None:
@@ -64,6 +67,11 @@ def _print_manifest(path: Path, *, manifest: WarehouseManifest) -> None:
             print_lines([f"source {source.run_id}: " + "; ".join(term for term in terms if term)])
 
 
+def _read_onnx_info(path: Path) -> dict[str, Any]:
+    metadata = read_metadata(open_session(path), path=path)
+    return {"onnx": str(path), "kind": f"{metadata['model']['kind']}det", **metadata}
+
+
 def _read_checkpoint_info(path: Path) -> dict[str, Any]:
     try:
         from haustra.models.backbone import count_parameters
@@ -82,7 +90,7 @@ def _read_checkpoint_info(path: Path) -> dict[str, Any]:
     }
 
 
-def _print_checkpoint(path: Path, *, value: dict[str, Any]) -> None:
+def _print_detector(path: Path, *, value: dict[str, Any]) -> None:
     width, height = value["input_size_wh"]
     training, history = value["training"], value["history"]
     point = value["operating_point"]
@@ -106,6 +114,8 @@ def _print_checkpoint(path: Path, *, value: dict[str, Any]) -> None:
             f"operating point: objectness {point['objectness']}, iou {point['iou']}",
         ]
     )
+    if "opset" in value:
+        print_lines([f"ONNX in {value['precision']}, opset {value['opset']}"])
     if scores:
         print_lines([f"validation at the end: {json.dumps(scores)}"])
     for source in value["sources"]:

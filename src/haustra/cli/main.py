@@ -26,9 +26,10 @@ COMMANDS = {
     "prune": ("haustra.cli.prune:prune", "Filter captures: unreadable, duplicate, invalid, empty."),
     "etl": ("haustra.cli.etl:etl", "Build the tensor warehouse from captures."),
     "train": ("haustra.cli.train:train", "Train TinyDet or BigDet from a warehouse manifest."),
-    "eval": ("haustra.cli.evaluate:evaluate", "Measure a checkpoint on a split."),
+    "eval": ("haustra.cli.evaluate:evaluate", "Measure a detector on a split."),
     "infer": ("haustra.cli.infer:infer", "Draw boxes on an image or a folder of images."),
-    "info": ("haustra.cli.info:info", "Show what a manifest or a checkpoint holds."),
+    "export": ("haustra.cli.export:export", "Turn a checkpoint into an ONNX model, checked."),
+    "info": ("haustra.cli.info:info", "Show what a manifest, checkpoint or ONNX model holds."),
 }
 
 

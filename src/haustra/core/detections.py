@@ -1,5 +1,6 @@
 """`Detections`: the boxes of one image with their scores, the one noun that crosses boundaries."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,10 @@ from numpy.typing import NDArray
 
 from haustra.core.boxes import iou_matrix
 from haustra.core.letterbox import Letterbox
+
+Slots = tuple[NDArray[np.float32], NDArray[np.float32]]
+PredictSlots = Callable[[NDArray[np.uint8]], Slots]
+"""From letterboxed images uint8 [B,H,W,3] to boxes [B,S,4] in 0..1 of them and scores [B,S]."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,13 +15,13 @@ class EvalConfig:
     manifest: Path
     """The warehouse's manifest.json, or its folder."""
     detector_weights: Path
-    """The checkpoint to measure."""
+    """What to measure: a checkpoint, or an .onnx file of `haustra export`."""
     model: Literal["tiny", "big"] | None = None
-    """Refuse a checkpoint of another kind."""
+    """Refuse weights of another kind."""
     split: Literal["train", "val", "test"] = "test"
     """Which split to measure on."""
     infer_obj_thresh: float | None = None
-    """Score for precision, recall and F1; the checkpoint's operating point (0.3) by default."""
+    """Score for precision, recall and F1; the weights' operating point (0.3) by default."""
     shuffle_labels_seed: int | None = None
     """Control: measure against labels shuffled among the images; must come out near zero."""
     metrics_out: Path | None = None

@@ -3,14 +3,14 @@
 The detector is any callable from a batch of images to slots, so nothing here knows a model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from haustra.core.detections import (
     Detections,
+    PredictSlots,
     detections_from_labels,
     detections_from_slots,
 )
@@ -20,10 +20,6 @@ from haustra.core.progress import Progress, SilentProgress, track
 from haustra.evaluate.metrics import BoxMetrics, box_metrics
 from haustra.warehouse.loader import iterate_batches
 from haustra.warehouse.reading import Split
-
-Slots = tuple[NDArray[np.float32], NDArray[np.float32]]
-PredictSlots = Callable[[NDArray[np.uint8]], Slots]
-"""From letterboxed images uint8 [B,H,W,3] to boxes [B,S,4] in 0..1 of them and scores [B,S]."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from haustra.core.detections import PredictSlots
 from haustra.core.errors import HaustraError
 from haustra.core.files import write_json_atomic
 from haustra.core.letterbox import ResizeMode
 from haustra.core.progress import Progress
 from haustra.evaluate.config import EvalConfig
-from haustra.evaluate.evaluation import Evaluation, PredictSlots, evaluate_split
+from haustra.evaluate.evaluation import Evaluation, evaluate_split
 from haustra.evaluate.report import write_report
+from haustra.warehouse.format import WarehouseManifest
 from haustra.warehouse.reading import open_split
 
 
@@ -67,14 +69,13 @@ def evaluate_detector(
             f"--split {config.split} of {config.manifest} is empty; expected one of "
             f"{', '.join(filled)}"
         )
-    stored = (manifest.target_size_wh, manifest.resize_mode)
-    taken = (detector.input_size_wh, detector.resize_mode)
-    if stored != taken:
-        raise HaustraError(
-            f"{config.detector_weights} takes {_size_text(*taken)} images, but {config.manifest} "
-            f"stores {_size_text(*stored)} ones; expected a warehouse of the same --target-size "
-            "and --resize-mode"
-        )
+    check_images_fit(
+        manifest,
+        manifest_path=config.manifest,
+        weights_path=config.detector_weights,
+        input_size_wh=detector.input_size_wh,
+        resize_mode=detector.resize_mode,
+    )
     threshold = config.infer_obj_thresh
     evaluation = evaluate_split(
         split,
@@ -103,6 +104,29 @@ def evaluate_detector(
     if config.metrics_out:
         write_json_atomic(config.metrics_out, value=summary)
     return EvaluationResult(evaluation=evaluation, summary=summary, report=report)
+
+
+def check_images_fit(
+    manifest: WarehouseManifest,
+    *,
+    manifest_path: Path,
+    weights_path: Path,
+    input_size_wh: tuple[int, int],
+    resize_mode: ResizeMode,
+) -> None:
+    """Refuse a warehouse whose images are not what a detector takes.
+
+    Raises:
+        HaustraError: size or resize mode differ.
+    """
+    stored = (manifest.target_size_wh, manifest.resize_mode)
+    taken = (input_size_wh, resize_mode)
+    if stored != taken:
+        raise HaustraError(
+            f"{weights_path} takes {_size_text(*taken)} images, but {manifest_path} "
+            f"stores {_size_text(*stored)} ones; expected a warehouse of the same --target-size "
+            "and --resize-mode"
+        )
 
 
 def _size_text(size_wh: tuple[int, int], mode: ResizeMode) -> str:

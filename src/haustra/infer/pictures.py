@@ -13,8 +13,9 @@ from haustra.core.drawing import PREDICTION_RGB, draw_boxes, draw_text, enlarge_
 from haustra.core.errors import HaustraError
 from haustra.core.images import list_images, read_image_rgb, write_png
 from haustra.core.progress import Progress, SilentProgress, track
-from haustra.infer.detector import CheckpointDetector, ImageDetector
+from haustra.infer.detector import open_detector
 from haustra.infer.heuristic import HeuristicDetector
+from haustra.infer.image_detector import ImageDetector
 
 DEFAULT_OBJECTNESS, DEFAULT_IOU = 0.3, 0.5
 BOXED_SUFFIX = "_boxed"
@@ -27,12 +28,12 @@ class InferConfig:
     image: Path
     """An image, a folder of images, or a run folder."""
     detector_weights: Path | None = None
-    """A checkpoint of `haustra train`; without one a plain heuristic draws the boxes and says
-    so."""
+    """A checkpoint of `haustra train` or a model of `haustra export`; without one a plain heuristic
+    draws the boxes and says so."""
     model: Literal["tiny", "big"] | None = None
-    """Refuse a checkpoint of another kind."""
+    """Refuse weights of another kind."""
     infer_obj_thresh: float | None = None
-    """Draw boxes of at least this score; the checkpoint's operating point (0.3) by default."""
+    """Draw boxes of at least this score; the weights' operating point (0.3) by default."""
     infer_iou_thresh: float | None = None
     """Of two boxes that overlap more than this draw the better; 0.5 by default, 1 draws both."""
     output_root: Path | None = None
@@ -122,9 +123,8 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
     detector: ImageDetector
     objectness, iou = DEFAULT_OBJECTNESS, DEFAULT_IOU
     if config.detector_weights is not None:
-        loaded = CheckpointDetector(config.detector_weights, kind=config.model)
-        operating_point = loaded.header.operating_point
-        objectness, iou = operating_point.objectness, operating_point.iou
+        loaded = open_detector(config.detector_weights, kind=config.model)
+        objectness, iou = loaded.objectness, loaded.iou
         detector = loaded
     else:
         detector = HeuristicDetector()

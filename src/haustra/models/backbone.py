@@ -6,22 +6,30 @@ depthwise ones of like accuracy, so the trunk has nothing else.
 Shapes: B batch, C channels, H and W of the image or of a feature map.
 """
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-MEAN, STD = 0.45, 0.225
-"""Rough mean and spread of an image in 0..1, so that the first layer sees values near unit size."""
+STEM_KERNEL, STEM_STRIDE = 7, 4
+"""One wide step to stride 4: at full resolution three channels keep no CPU busy, they only move
+memory."""
 
 
 class ConvUnit(nn.Sequential):
-    """3x3 convolution, batch normalisation and ReLU."""
+    """Convolution, batch normalisation and ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1
+    ) -> None:
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
+            nn.Conv2d(
+                in_channels,
+                out_channels,
+                kernel,
+                stride=stride,
+                padding=kernel // 2,
+                bias=False,
+            ),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
@@ -42,27 +50,24 @@ class ResidualBlock(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A stem of stride 2, then one stage per width, each halving the size.
+    """A stem of stride 4, then one stage per width; the stages after the first halve the size.
 
     Args of the constructor:
-        stem: channels after the stem.
         widths: channels of the stages, at strides 4, 8, 16, ...
         depths: residual blocks of the stages.
     """
 
-    def __init__(self, *, stem: int, widths: tuple[int, ...], depths: tuple[int, ...]) -> None:
+    def __init__(self, *, widths: tuple[int, ...], depths: tuple[int, ...]) -> None:
         super().__init__()
-        self.stem = ConvUnit(3, stem, stride=2)
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                ConvUnit(before, after, stride=2), *(ResidualBlock(after) for _ in range(depth))
-            )
-            for (before, after), depth in zip(pairwise((stem, *widths)), depths, strict=True)
-        )
+        self.stem = ConvUnit(3, widths[0], kernel=STEM_KERNEL, stride=STEM_STRIDE)
+        self.stages = nn.ModuleList()
+        for before, after, depth in zip((None, *widths), widths, depths, strict=False):
+            halve = [] if before is None else [ConvUnit(before, after, stride=2)]
+            self.stages.append(nn.Sequential(*halve, *(ResidualBlock(after) for _ in range(depth))))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map float images [B,3,H,W] in 0..1 to one feature map per stage."""
-        features = self.stem((images - MEAN) / STD)
+        features = self.stem(images)
         maps = []
         for stage in self.stages:
             features = stage(features)
@@ -71,24 +76,30 @@ class Backbone(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """Top-down pyramid (Lin et al. 2017): each level gets the upsampled sum of those above it."""
+    """Top-down pyramid (Lin et al. 2017): each level gets the upsampled sum of those above it.
 
-    def __init__(self, in_channels: tuple[int, ...], *, out_channels: int) -> None:
+    Args of the constructor:
+        in_channels: of the feature maps, fine to coarse.
+        out_channels: of the levels.
+        num_levels: how many levels to give, the finest ones.
+    """
+
+    def __init__(self, in_channels: tuple[int, ...], *, out_channels: int, num_levels: int) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels)
-        self.smooth = nn.ModuleList(ConvUnit(out_channels, out_channels) for _ in in_channels)
+        self.smooth = nn.ModuleList(ConvUnit(out_channels, out_channels) for _ in range(num_levels))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Map feature maps, fine to coarse, to as many of `out_channels` channels each."""
+        """Map feature maps, fine to coarse, to the levels."""
         merged = [lateral(features) for lateral, features in zip(self.lateral, maps, strict=True)]
         for level in range(len(merged) - 2, -1, -1):
             above = functional.interpolate(merged[level + 1], scale_factor=2.0, mode="nearest")
             merged[level] = merged[level] + above
-        return [smooth(features) for smooth, features in zip(self.smooth, merged, strict=True)]
+        return [smooth(features) for smooth, features in zip(self.smooth, merged, strict=False)]
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Return the number of trainable values."""
+    """Return the number of weights, frozen ones included."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

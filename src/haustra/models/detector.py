@@ -16,13 +16,18 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from haustra.models.backbone import Backbone, ConvUnit, FeaturePyramid
+from haustra.models.efficientnet import WIDTHS as EFFICIENTNET_WIDTHS
+from haustra.models.efficientnet import EfficientNetLite0
 
 ModelKind = Literal["tiny", "big"]
+BackboneKind = Literal["plain", "efficientnet-lite0"]
 
-PRIOR_OBJECTNESS = 0.01
-"""Initial probability of a polyp in a cell (Lin et al. 2017, RetinaNet, section 4.1)."""
+PRIOR_LOGIT = math.log(0.01 / 0.99)
+"""Initial objectness, 0.01 as a probability (Lin et al. 2017, RetinaNet, section 4.1)."""
+SELECTOR_CHANNELS = 48
 LARGEST_REACH = 6.0
 """Bound on the exponent of a predicted reach, so that an untrained box stays finite."""
 
@@ -34,13 +39,14 @@ class ModelConfig:
     kind: ModelKind
     num_slots: int
     """Boxes in the output: 1 for tiny, the warehouse's max_boxes for big."""
-    stem: int
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     num_levels: int
     """How many of the deepest maps the pyramid and the heads use."""
     neck: int
     """Channels of the pyramid and the heads."""
+    backbone: BackboneKind = "plain"
+    """efficientnet-lite0 has its own stem and depths, and takes ImageNet weights."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -53,26 +59,31 @@ def config_from_json(value: dict[str, Any]) -> ModelConfig:
     return ModelConfig(**fields)
 
 
-def default_config(kind: ModelKind, *, max_boxes: int) -> ModelConfig:
-    """Return the shape of TinyDet or BigDet for a warehouse of `max_boxes`."""
+def default_config(
+    kind: ModelKind, *, max_boxes: int, backbone: BackboneKind = "plain"
+) -> ModelConfig:
+    """Return the shape of TinyDet or BigDet for a warehouse of `max_boxes`.
+
+    TinyDet has the plain backbone only.
+    """
     if kind == "tiny":
         return ModelConfig(
             kind="tiny",
             num_slots=1,
-            stem=16,
-            widths=(24, 40, 64, 96),
-            depths=(1, 1, 1, 1),
+            widths=(32, 64, 96, 96),
+            depths=(0, 0, 1, 1),
             num_levels=2,
             neck=48,
         )
+    is_plain = backbone == "plain"
     return ModelConfig(
         kind="big",
         num_slots=max_boxes,
-        stem=24,
-        widths=(32, 64, 128, 192),
-        depths=(1, 2, 2, 1),
+        widths=(48, 96, 160, 256) if is_plain else EFFICIENTNET_WIDTHS,
+        depths=(1, 1, 3, 1) if is_plain else (),
         num_levels=3,
         neck=96,
+        backbone=backbone,
     )
 
 
@@ -105,39 +116,55 @@ class SlotOutput(NamedTuple):
     """[B,S,4] normalised to the image, inside 0..1."""
 
 
-class LevelHead(nn.Sequential):
-    """Objectness and the reach to the four sides (FCOS, Tian et al. 2019) on one level."""
+class LevelHead(nn.Module):
+    """What is at each cell of one level: objectness, and the reach to the four sides.
 
-    def __init__(self, channels: int) -> None:
-        predict = nn.Conv2d(channels, 5, 1)
-        nn.init.normal_(predict.weight, std=0.01)
-        # Polyps of real frames span several cells: begin with boxes of about 4 x 4.
-        prior = math.log(PRIOR_OBJECTNESS / (1 - PRIOR_OBJECTNESS))
-        predict.bias = nn.Parameter(torch.tensor([prior, 0.7, 0.7, 0.7, 0.7]))
-        super().__init__(ConvUnit(channels, channels), ConvUnit(channels, channels), predict)
-
-
-class Head(nn.Module):
-    """A level head for each level.
-
-    Sharing one would share its batch normalisation, whose running statistics then fit no level:
-    training normalises each level by itself, inference all by the mixture.
+    The reach is FCOS's (Tian et al. 2019).
     """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.tower = nn.Sequential(ConvUnit(in_channels, channels), ConvUnit(channels, channels))
+        self.predict = nn.Conv2d(channels, 5, 1)
+        nn.init.normal_(self.predict.weight, std=0.01)
+        # Polyps of real frames span several cells: begin with boxes of about 4 x 4.
+        self.predict.bias = nn.Parameter(torch.tensor([PRIOR_LOGIT, 0.7, 0.7, 0.7, 0.7]))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map [B,C,H,W] to the tower's features [B,C',H,W] and the raw predictions [B,5,H,W]."""
+        tower: Tensor = self.tower(features)
+        return tower, self.predict(tower)
+
+
+class LevelSelector(nn.Module):
+    """Which one cell speaks for a polyp: sees a level's features and all levels' objectness."""
 
     def __init__(self, channels: int, *, num_levels: int) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(LevelHead(channels) for _ in range(num_levels))
+        self.compare = nn.Sequential(
+            ConvUnit(channels + num_levels, SELECTOR_CHANNELS),
+            ConvUnit(SELECTOR_CHANNELS, SELECTOR_CHANNELS),
+        )
+        self.predict = nn.Conv2d(SELECTOR_CHANNELS, 1, 1)
+        nn.init.normal_(self.predict.weight, std=0.01)
+        self.predict.bias = nn.Parameter(torch.tensor([PRIOR_LOGIT]))
 
-    def forward(self, maps: list[Tensor], cells_xy: Tensor, cell_sizes: Tensor) -> HeadOutput:
-        """Map feature maps to proposals at all cells, fine levels first."""
-        raw = torch.cat(
-            [level(features).flatten(2) for level, features in zip(self.levels, maps, strict=True)],
-            dim=2,
-        ).float()
-        reach = raw[:, 1:].clamp(max=LARGEST_REACH).exp().transpose(1, 2)
-        low = cells_xy - reach[..., :2] * cell_sizes
-        high = cells_xy + reach[..., 2:] * cell_sizes
-        return HeadOutput(raw[:, 0], torch.cat([low, high], dim=2))
+    def forward(self, features: Tensor, objectness: list[Tensor]) -> Tensor:
+        """Map [B,C,H,W] and the levels' objectness [B,1,*,*] to logits [B,1,H,W]."""
+        size = features.shape[2:]
+        seen = [_resize_objectness(level, size) for level in objectness]
+        logits: Tensor = self.predict(self.compare(torch.cat([features, *seen], dim=1)))
+        return logits
+
+
+def _resize_objectness(objectness: Tensor, size: torch.Size) -> Tensor:
+    """Bring a level's objectness to the size of another: the best of what falls together."""
+    if objectness.shape[2] > size[0]:
+        ratio = objectness.shape[2] // size[0]
+        return functional.max_pool2d(objectness, ratio)
+    if objectness.shape[2] < size[0]:
+        return functional.interpolate(objectness, scale_factor=size[0] / objectness.shape[2])
+    return objectness
 
 
 class SlotDetector(nn.Module):
@@ -146,16 +173,31 @@ class SlotDetector(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone(stem=config.stem, widths=config.widths, depths=config.depths)
-        self.pyramid = FeaturePyramid(config.widths[-config.num_levels :], out_channels=config.neck)
+        self.backbone: Backbone | EfficientNetLite0
+        if config.backbone == "plain":
+            self.backbone = Backbone(widths=config.widths, depths=config.depths)
+        else:
+            self.backbone = EfficientNetLite0()
         # One slot needs no fine map: TinyDet reads the stride-16 level, which has seen them all.
         self.num_read_levels = 1 if config.kind == "tiny" else config.num_levels
-        self.one_to_one = Head(config.neck, num_levels=self.num_read_levels)
-        self.one_to_many = Head(config.neck, num_levels=self.num_read_levels)
+        self.pyramid = FeaturePyramid(
+            config.widths[-config.num_levels :],
+            out_channels=config.neck,
+            num_levels=self.num_read_levels,
+        )
+        # A head per level: sharing one would share its batch normalisation, whose running
+        # statistics then fit no level. Of several levels the finest has half the channels, since
+        # it has most of the cells.
+        finest = config.neck if self.num_read_levels == 1 else config.neck // 2
+        widths = [finest] + [config.neck] * (self.num_read_levels - 1)
+        self.heads = nn.ModuleList(LevelHead(config.neck, width) for width in widths)
+        self.selectors = nn.ModuleList(
+            LevelSelector(width, num_levels=self.num_read_levels) for width in widths
+        )
 
     def _features(self, images: Tensor) -> list[Tensor]:
         levels: list[Tensor] = self.pyramid(self.backbone(images)[-self.config.num_levels :])
-        return levels[: self.num_read_levels]
+        return levels
 
     def _cells(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         centres, sizes = [], []
@@ -172,31 +214,43 @@ class SlotDetector(nn.Module):
         return torch.cat(centres), torch.cat(sizes)
 
     def dense(self, images: Tensor, *, one_to_one_share: float = 1.0) -> DenseOutput:
-        """Map float images [B,3,H,W] in 0..1 to the proposals of both heads.
+        """Map float images [B,3,H,W] in 0..1 to the proposals of all cells, fine levels first.
 
-        `one_to_one_share` (0..1) is how much of the one-to-one head's gradient reaches the trunk:
-        its few positives would fight the dense signal while the features are young.
+        `one_to_one_share` (0..1) is how much of the selectors' gradient reaches the features under
+        them: their few positives would fight the dense signal while the features are young.
         """
         maps = self._features(images)
         cells_xy, cell_sizes = self._cells(maps)
-        shared = [
-            one_to_one_share * features + (1 - one_to_one_share) * features.detach()
-            for features in maps
+        towers, raw = zip(
+            *(head(features) for head, features in zip(self.heads, maps, strict=True)), strict=True
+        )
+        objectness = [prediction[:, :1].detach() for prediction in raw]
+        selected = [
+            selector(_share_gradient(tower, one_to_one_share), objectness)
+            for selector, tower in zip(self.selectors, towers, strict=True)
         ]
+        flat = torch.cat([prediction.flatten(2) for prediction in raw], dim=2).float()
+        reach = flat[:, 1:].clamp(max=LARGEST_REACH).exp().transpose(1, 2)
+        low = cells_xy - reach[..., :2] * cell_sizes
+        high = cells_xy + reach[..., 2:] * cell_sizes
+        boxes = torch.cat([low, high], dim=2)
+        one_to_one = torch.cat([logits.flatten(1) for logits in selected], dim=1).float()
         return DenseOutput(
-            self.one_to_one(shared, cells_xy, cell_sizes),
-            self.one_to_many(maps, cells_xy, cell_sizes),
-            cells_xy,
-            cell_sizes,
+            HeadOutput(one_to_one, boxes), HeadOutput(flat[:, 0], boxes), cells_xy, cell_sizes
         )
 
     def forward(self, images: Tensor) -> SlotOutput:
         """Map float images [B,3,H,W] in 0..1 to the slots, best first."""
-        maps = self._features(images)
-        proposals: HeadOutput = self.one_to_one(maps, *self._cells(maps))
+        proposals = self.dense(images).one_to_one
         logits, best = proposals.logits.topk(self.config.num_slots, dim=1)
         boxes = proposals.boxes_xyxy.gather(1, best[..., None].expand(-1, -1, 4))
         return SlotOutput(logits, boxes.clamp(0, 1))
+
+
+def _share_gradient(features: Tensor, share: float) -> Tensor:
+    if share == 1 or not features.requires_grad:
+        return features
+    return share * features + (1 - share) * features.detach()
 
 
 def build_model(config: ModelConfig) -> SlotDetector:

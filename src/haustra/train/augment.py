@@ -1,115 +1,413 @@
-"""Light augmentation of a batch: flips, quarter turns, scale and shift, colour.
+"""Augmentation for little endoscopic data, image by image, on uint8.
 
-A colonoscope has no up, so flips and turns give frames as real as the source. All geometry is one
-affine map per image, applied once to the pixels and exactly to the boxes.
+A colonoscope has no up, so flips and quarter turns give frames as real as the source. Scale, shift
+and mosaics change where and how large polyps are; pasted polyps change what is around them;
+colour, exposure, blur, noise, compression, speculars and text are what differs between scopes and
+hospitals. Near the end of a training LIGHT augmentation brings back the statistics of real frames.
 
-Shapes: B batch, M boxes, H and W of the image.
+All geometry is affine and applied once, to pixels and to boxes alike. Everything is a function of
+the sample's own random generator, so workers cannot change it.
+
+Shapes: B batch, M boxes, H and W of the image. Coordinates are pixels: a pixel's centre is at +0.5.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from haustra.core.letterbox import PAD_VALUE
+from haustra.warehouse.reading import Batch
 
-SCALE_RANGE = (0.75, 1.33)
-SHIFT = 0.1
-"""Largest shift, as a share of the image."""
-GAIN = 0.2
-"""Largest relative change of brightness, contrast and saturation."""
-CHANNEL_GAIN = 0.08
-"""Largest relative change of one colour channel: white balance differs between scopes."""
+Image = NDArray[np.uint8]
+Boxes = NDArray[np.float64]
+ReadSample = Callable[[int], tuple[Image, Boxes]]
+"""From a sample's number to its image [H,W,3] and its boxes [N,4] in pixels."""
+
 MIN_BOX_SHARE = 0.3
 """A box that keeps less of its area inside the image is dropped."""
+MIN_BOX_SIDE_PX = 3.0
+GREY = (0.299, 0.587, 0.114)
+"""Luma weights of RGB (ITU-R BT.601)."""
 
 
-class Augmented(NamedTuple):
-    """An augmented batch."""
+@dataclass(frozen=True, kw_only=True)
+class AugmentStrength:
+    """How far and how often; ranges are low and high, chances are 0..1."""
 
-    images: Tensor
-    """float32 [B,3,H,W] in 0..1."""
-    boxes_xyxy: Tensor
-    """[B,M,4] normalised to the image."""
-    mask: Tensor
-    """[B,M] bool."""
+    scale: tuple[float, float] = (0.6, 1.5)
+    stretch: float = 0.1
+    """Largest relative change of the aspect ratio."""
+    shift: float = 0.15
+    """Largest shift, as a share of the image."""
+    gain: float = 0.25
+    """Largest relative change of brightness, contrast and saturation."""
+    channel_gain: float = 0.1
+    """Largest relative change of one colour channel: white balance differs between scopes."""
+    gamma: float = 0.3
+    """Largest change of log gamma."""
+    mosaic: float = 0.3
+    """Chance that four samples share the image."""
+    paste: float = 0.3
+    """Chance that another sample's polyp is blended in."""
+    blur: float = 0.15
+    noise: float = 0.15
+    compression: float = 0.1
+    speculars: float = 0.2
+    text: float = 0.1
 
 
-def _uniform(count: int, low: float, high: float, *, generator: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(count, generator=generator)
+FULL = AugmentStrength()
+LIGHT = AugmentStrength(
+    scale=(0.8, 1.25),
+    stretch=0.0,
+    shift=0.1,
+    gain=0.15,
+    channel_gain=0.05,
+    gamma=0.1,
+    mosaic=0.0,
+    paste=0.0,
+    blur=0.05,
+    noise=0.05,
+    compression=0.05,
+    speculars=0.05,
+    text=0.05,
+)
+"""The end of a training: frames as they come."""
 
 
-def _random_maps(count: int, *, square: bool, generator: torch.Generator) -> Tensor:
-    """Return [count,2,3]: from centred coordinates (-1..1) of the new image to the old one."""
-    flips = torch.randint(0, 2, (count, 2), generator=generator) * 2.0 - 1.0
-    turned = torch.randint(0, 2, (count,), generator=generator).bool() & square
-    zoom = _uniform(count, *map(math.log, SCALE_RANGE), generator=generator).exp()
-    shift = _uniform(2 * count, -2 * SHIFT, 2 * SHIFT, generator=generator).reshape(count, 2)
-    maps = torch.zeros(count, 2, 3)
-    along, across = flips / zoom[:, None], torch.zeros(count, 2)
-    maps[:, 0, 0], maps[:, 1, 1] = (
-        torch.where(turned, across[:, 0], along[:, 0]),
-        torch.where(turned, across[:, 1], along[:, 1]),
+def _random_affine(
+    rng: np.random.Generator,
+    *,
+    source_centre_xy: NDArray[np.float64],
+    target_centre_xy: NDArray[np.float64],
+    zoom: float,
+    stretch: float,
+    may_turn: bool,
+) -> NDArray[np.float64]:
+    """Return [2,3] from source to target pixels: a flip, a quarter turn, and a zoom."""
+    flip = rng.choice([-1.0, 1.0], size=2)
+    aspect = math.exp(rng.uniform(-stretch, stretch) / 2)
+    linear = np.diag(flip * zoom * np.array([aspect, 1 / aspect]))
+    if rng.random() < 0.5 and may_turn:
+        linear = linear[::-1]
+    return np.column_stack([linear, target_centre_xy - linear @ source_centre_xy])
+
+
+def _warp(image: Image, affine: NDArray[np.float64], *, size_wh: tuple[int, int]) -> Image:
+    """Resample an image by an affine map of pixel coordinates."""
+    # OpenCV counts from the centre of the first pixel.
+    moved = affine.copy()
+    moved[:, 2] += affine[:, :2] @ [0.5, 0.5] - 0.5
+    warped: Image = cv2.warpAffine(  # type: ignore[assignment]
+        image,
+        moved,
+        size_wh,
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(PAD_VALUE,) * 3,
     )
-    maps[:, 0, 1], maps[:, 1, 0] = (
-        torch.where(turned, along[:, 0], across[:, 0]),
-        torch.where(turned, along[:, 1], across[:, 1]),
+    return warped
+
+
+def move_boxes(
+    boxes_px: Boxes, affine: NDArray[np.float64], *, window_px: tuple[int, int, int, int]
+) -> Boxes:
+    """Map boxes [N,4] by an affine that keeps them upright, and clip them to the window.
+
+    Boxes of which too little is left are dropped.
+    """
+    corners = boxes_px.reshape(-1, 2, 2) @ affine[:, :2].T + affine[:, 2]
+    moved = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    x0, y0, x1, y1 = window_px
+    clipped: Boxes = np.clip(moved, [x0, y0, x0, y0], [x1, y1, x1, y1])
+    side = clipped[:, 2:] - clipped[:, :2]
+    area = (moved[:, 2:] - moved[:, :2]).prod(axis=1)
+    kept = (side.prod(axis=1) > MIN_BOX_SHARE * area) & (side.min(axis=1) >= MIN_BOX_SIDE_PX)
+    left: Boxes = clipped[kept]
+    return left
+
+
+def _single(
+    read: ReadSample, index: int, *, strength: AugmentStrength, rng: np.random.Generator
+) -> tuple[Image, Boxes]:
+    image, boxes = read(index)
+    height, width = image.shape[:2]
+    size = np.array([width, height], dtype=np.float64)
+    affine = _random_affine(
+        rng,
+        source_centre_xy=size / 2,
+        target_centre_xy=size * (0.5 + rng.uniform(-strength.shift, strength.shift, size=2)),
+        zoom=math.exp(rng.uniform(*np.log(strength.scale))),
+        stretch=strength.stretch,
+        may_turn=width == height,
     )
-    maps[:, :, 2] = shift
-    return maps
+    window = (0, 0, width, height)
+    return _warp(image, affine, size_wh=(width, height)), move_boxes(
+        boxes, affine, window_px=window
+    )
 
 
-def _move_boxes(boxes_xyxy: Tensor, maps: Tensor) -> Tensor:
-    """Apply the inverse of `maps` to boxes [B,M,4] in 0..1; the maps keep boxes upright."""
-    linear, shift = maps[:, :, :2], maps[:, :, 2]
-    inverse = torch.linalg.inv(linear)
-    corners = (boxes_xyxy.reshape(*boxes_xyxy.shape[:2], 2, 2) * 2 - 1) - shift[:, None, None]
-    moved = torch.einsum("bij,bmkj->bmki", inverse, corners)
-    low, high = moved.amin(dim=2), moved.amax(dim=2)
-    return (torch.cat([low, high], dim=2) + 1) / 2
+def _mosaic(
+    read: ReadSample,
+    index: int,
+    *,
+    num_samples: int,
+    strength: AugmentStrength,
+    rng: np.random.Generator,
+) -> tuple[Image, Boxes]:
+    """Put four samples around a random corner (Bochkovskiy et al. 2020, YOLOv4)."""
+    others = rng.integers(num_samples, size=3)
+    canvas: Image | None = None
+    boxes: list[Boxes] = []
+    split = rng.uniform(0.35, 0.65, size=2)
+    for position, chosen in enumerate(rng.permutation([index, *others])):
+        image, own = read(int(chosen))
+        height, width = image.shape[:2]
+        if canvas is None:
+            canvas = np.empty_like(image)
+        middle_x, middle_y = round(split[0] * width), round(split[1] * height)
+        x0, x1 = ((0, middle_x), (middle_x, width))[position % 2]
+        y0, y1 = ((0, middle_y), (middle_y, height))[position // 2]
+        size = np.array([width, height], dtype=np.float64)
+        affine = _random_affine(
+            rng,
+            source_centre_xy=size * (0.5 + rng.uniform(-strength.shift, strength.shift, size=2)),
+            target_centre_xy=np.array([x0 + x1, y0 + y1]) / 2,
+            zoom=rng.uniform(0.5, 0.8),
+            stretch=strength.stretch,
+            may_turn=width == height,
+        )
+        inside = affine.copy()
+        inside[:, 2] -= (x0, y0)
+        canvas[y0:y1, x0:x1] = _warp(image, inside, size_wh=(x1 - x0, y1 - y0))
+        boxes.append(move_boxes(own, affine, window_px=(x0, y0, x1, y1)))
+    if canvas is None:
+        raise AssertionError("a mosaic has four parts")
+    return canvas, np.concatenate(boxes)
 
 
-def _recolour(images: Tensor, *, generator: torch.Generator) -> Tensor:
-    count = len(images)
-
-    def factor(spread: float, columns: int = 1) -> Tensor:
-        values = _uniform(count * columns, 1 - spread, 1 + spread, generator=generator)
-        return values.reshape(count, columns, 1, 1)
-
-    gain = factor(GAIN) * factor(CHANNEL_GAIN, columns=3)
-    contrast, saturation = factor(GAIN), factor(GAIN)
-    grey = images.mean(dim=1, keepdim=True)
-    mean = grey.mean(dim=(2, 3), keepdim=True)
-    # grey + s (x - grey), then mean + c (x - mean), then g x: one linear mix of x, grey and mean.
-    mixed = images * (contrast * saturation) + grey * (contrast * (1 - saturation))
-    return ((mixed + mean * (1 - contrast)) * gain).clamp(0, 1)
+def _overlap_share(box_px: NDArray[np.float64], boxes_px: Boxes) -> float:
+    """Return the largest share of any box (either side) that the overlap with `box_px` covers."""
+    if not len(boxes_px):
+        return 0.0
+    side = np.minimum(boxes_px[:, 2:], box_px[2:]) - np.maximum(boxes_px[:, :2], box_px[:2])
+    overlap = side.clip(0).prod(axis=1)
+    areas = (boxes_px[:, 2:] - boxes_px[:, :2]).prod(axis=1)
+    own = (box_px[2:] - box_px[:2]).prod()
+    return float((overlap / np.minimum(areas, own).clip(1e-9)).max())
 
 
-def augment_batch(
-    images: Tensor, *, boxes_xyxy: Tensor, mask: Tensor, generator: torch.Generator
-) -> Augmented:
-    """Augment each image of a batch on its own.
+def _paste_polyp(
+    read: ReadSample,
+    image: Image,
+    boxes: Boxes,
+    *,
+    num_samples: int,
+    rng: np.random.Generator,
+) -> tuple[Image, Boxes]:
+    """Blend one polyp of another sample into a free place, feathered along its box's ellipse."""
+    donor, donor_boxes = read(int(rng.integers(num_samples)))
+    height, width = image.shape[:2]
+    if not len(donor_boxes):
+        return image, boxes
+    box = donor_boxes[rng.integers(len(donor_boxes))]
+    side = box[2:] - box[:2]
+    target_side = max(width, height) * rng.uniform(0.08, 0.4)
+    zoom = float(np.clip(target_side / side.max(), 0.3, 1.5))
+    half = side * zoom / 2
+    if (2 * half < 8).any():
+        return image, boxes
+    for _ in range(10):
+        centre = rng.uniform(half, np.maximum(np.array([width, height]) - half, half + 1))
+        affine = _random_affine(
+            rng,
+            source_centre_xy=(box[:2] + box[2:]) / 2,
+            target_centre_xy=centre,
+            zoom=zoom,
+            stretch=0.0,
+            may_turn=True,
+        )
+        placed = move_boxes(box[None], affine, window_px=(0, 0, width, height))
+        if len(placed) and _overlap_share(placed[0], boxes) < 0.05:
+            break
+    else:
+        return image, boxes
+    # Full inside the polyp's ellipse, fading over a margin of its surroundings.
+    middle, radius = (placed[0, :2] + placed[0, 2:]) / 2, (placed[0, 2:] - placed[0, :2]) / 2
+    fade_px = max(1.0, 0.08 * radius.min())
+    margin = 3 * fade_px + 0.05 * radius
+    x0, y0 = np.maximum(0, placed[0, :2] - margin).astype(int)
+    x1, y1 = np.minimum((width, height), placed[0, 2:] + margin + 1).astype(int)
+    window = np.zeros((y1 - y0, x1 - x0), dtype=np.float32)
+    cv2.ellipse(
+        window,
+        np.rint(middle - (x0, y0)).astype(int).tolist(),
+        np.rint(radius * 1.05).astype(int).tolist(),
+        0,
+        0,
+        360,
+        1.0,
+        cv2.FILLED,
+    )
+    mask = cv2.GaussianBlur(window, (0, 0), fade_px)[..., None]
+    inside = affine.copy()
+    inside[:, 2] -= (x0, y0)
+    polyp = _warp(donor, inside, size_wh=(x1 - x0, y1 - y0)).astype(np.float32)
+    place = image[y0:y1, x0:x1]
+    # The donor's light differs: bring its mean colour halfway to that of the place.
+    solid = window > 0
+    if solid.any():
+        polyp += 0.5 * (place[solid].mean(axis=0) - polyp[solid].mean(axis=0))
+    blended = image.copy()
+    blended[y0:y1, x0:x1] = place + mask * (polyp.clip(0, 255) - place)
+    return blended, np.concatenate([boxes, placed])
+
+
+def _recolour(image: Image, *, strength: AugmentStrength, rng: np.random.Generator) -> Image:
+    """Change brightness, contrast, saturation and white balance by one matrix, and gamma."""
+
+    def factor(spread: float, count: int = 1) -> NDArray[np.float64]:
+        return 1 + rng.uniform(-spread, spread, size=count)
+
+    gain = factor(strength.gain) * factor(strength.channel_gain, 3)
+    contrast, saturation = factor(strength.gain), factor(strength.gain)
+    mix = contrast * (saturation * np.eye(3) + (1 - saturation) * np.asarray(GREY))
+    mean = float(np.mean(cv2.mean(image)[:3]))
+    matrix = np.column_stack([gain[:, None] * mix, gain * mean * (1 - contrast)])
+    coloured: Image = cv2.transform(image, matrix)  # type: ignore[assignment]
+    if strength.gamma:
+        power = math.exp(rng.uniform(-strength.gamma, strength.gamma))
+        table = (np.linspace(0, 1, 256) ** power * 255).round().astype(np.uint8)
+        coloured = cv2.LUT(coloured, table)  # type: ignore[assignment]
+    return coloured
+
+
+def _blur(image: Image, rng: np.random.Generator) -> Image:
+    """Defocus, or the camera's motion along a line."""
+    if rng.random() < 0.5:
+        return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 2.0))  # type: ignore[return-value]
+    length = int(rng.integers(3, 10))
+    kernel = np.zeros((length, length), dtype=np.float32)
+    angle, middle = rng.uniform(0, math.pi), (length - 1) / 2
+    reach = middle * np.array([math.cos(angle), math.sin(angle)])
+    start, end = np.rint(middle - reach).astype(int), np.rint(middle + reach).astype(int)
+    cv2.line(kernel, start.tolist(), end.tolist(), 1.0)
+    return cv2.filter2D(image, -1, kernel / kernel.sum())  # type: ignore[return-value]
+
+
+def _noise(image: Image, rng: np.random.Generator) -> Image:
+    """Sensor noise; coarser than a pixel half of the time, as after scaling."""
+    height, width = image.shape[:2]
+    scale = int(rng.integers(1, 3))
+    noise = rng.standard_normal((height // scale, width // scale, 3), dtype=np.float32)
+    noise *= rng.uniform(3, 12)
+    if scale > 1:
+        noise = cv2.resize(noise, (width, height))  # type: ignore[assignment]
+    return cv2.add(image, noise, dtype=cv2.CV_8U)  # type: ignore[return-value]
+
+
+def _compress(image: Image, rng: np.random.Generator) -> Image:
+    quality = int(rng.integers(25, 80))
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)  # type: ignore[return-value]
+
+
+def _add_speculars(image: Image, rng: np.random.Generator) -> Image:
+    """Saturated reflections of the light on wet mucosa: a cluster of small bright ellipses."""
+    height, width = image.shape[:2]
+    mask = np.zeros((height, width), dtype=np.uint8)
+    cluster = rng.uniform(0.15, 0.85, size=2) * (width, height)
+    for _ in range(int(rng.integers(2, 12))):
+        centre = cluster + rng.normal(scale=0.08, size=2) * (width, height)
+        axes = np.maximum(1, rng.uniform(0.003, 0.02, size=2) * max(width, height))
+        cv2.ellipse(
+            mask,
+            np.rint(centre).astype(int).tolist(),
+            np.rint(axes).astype(int).tolist(),
+            rng.uniform(0, 180),
+            0,
+            360,
+            255,
+            cv2.FILLED,
+        )
+    glow = cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.6, 1.5))
+    return cv2.max(image, cv2.merge([glow] * 3))  # type: ignore[return-value]
+
+
+def _add_text(image: Image, rng: np.random.Generator) -> Image:
+    """Draw what a processor writes on the screen: characters, or an inset square in a corner."""
+    height, width = image.shape[:2]
+    drawn = image.copy()
+    if rng.random() < 0.5:
+        side = int(rng.uniform(0.1, 0.3) * min(width, height))
+        x = 0 if rng.random() < 0.5 else width - side
+        y = 0 if rng.random() < 0.5 else height - side
+        brightest = 60 if rng.random() < 0.7 else 160
+        drawn[y : y + side, x : x + side] = rng.integers(0, brightest, size=3)
+        return drawn
+    letters = "".join(chr(rng.integers(48, 91)) for _ in range(rng.integers(3, 14)))
+    colour = (255, 255, 255) if rng.random() < 0.7 else (240, 230, 60)
+    place = (int(rng.uniform(0, 0.7) * width), int(rng.uniform(0.05, 1) * height))
+    scale = rng.uniform(0.25, 0.6) * width / 256
+    cv2.putText(drawn, letters, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+    return drawn
+
+
+def augment_sample(
+    read: ReadSample,
+    index: int,
+    *,
+    num_samples: int,
+    strength: AugmentStrength,
+    rng: np.random.Generator,
+) -> tuple[Image, Boxes]:
+    """Augment one sample.
 
     Args:
-        images: float32 [B,3,H,W] in 0..1.
-        boxes_xyxy: float32 [B,M,4] normalised to the image.
-        mask: [B,M] bool.
-        generator: the only source of randomness.
+        read: gives any sample of the split, for mosaics and pasted polyps.
+        index: the sample.
+        num_samples: how many `read` knows.
+        strength: how far and how often.
+        rng: the only source of randomness.
+
+    Returns:
+        An image [H,W,3] of the same size, and its boxes [N,4] in pixels.
     """
-    maps = _random_maps(len(images), square=images.shape[2] == images.shape[3], generator=generator)
-    pad = PAD_VALUE / 255
-    grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
-    # Outside is zero for grid_sample, so shift the pad value there and back.
-    warped = functional.grid_sample(images - pad, grid, align_corners=False) + pad
-    moved = _move_boxes(boxes_xyxy, maps)
-    clipped = moved.clamp(0, 1)
-    area = (moved[..., 2:] - moved[..., :2]).prod(dim=2)
-    area_left = (clipped[..., 2:] - clipped[..., :2]).prod(dim=2)
-    kept = mask & (area_left > MIN_BOX_SHARE * area)
-    return Augmented(
-        _recolour(warped, generator=generator).contiguous(memory_format=torch.channels_last),
-        clipped * kept[..., None],
-        kept,
-    )
+    if rng.random() < strength.mosaic:
+        image, boxes = _mosaic(read, index, num_samples=num_samples, strength=strength, rng=rng)
+    else:
+        image, boxes = _single(read, index, strength=strength, rng=rng)
+        if rng.random() < strength.paste:
+            image, boxes = _paste_polyp(read, image, boxes, num_samples=num_samples, rng=rng)
+    image = _recolour(image, strength=strength, rng=rng)
+    for chance, change in (
+        (strength.speculars, _add_speculars),
+        (strength.blur, _blur),
+        (strength.noise, _noise),
+        (strength.text, _add_text),
+        (strength.compression, _compress),
+    ):
+        if rng.random() < chance:
+            image = change(image, rng)
+    return image, boxes
+
+
+def batch_samples(samples: list[tuple[Image, Boxes]]) -> Batch:
+    """Put samples side by side, boxes normalised and padded to the most that any has (at least 1).
+
+    Args:
+        samples: images [H,W,3] of one size with boxes [N,4] in pixels.
+    """
+    images = np.stack([image for image, _ in samples])
+    height, width = images.shape[1:3]
+    most = max(1, *(len(boxes) for _, boxes in samples))
+    boxes_xyxy = np.zeros((len(samples), most, 4), dtype=np.float32)
+    mask = np.zeros((len(samples), most), dtype=np.uint8)
+    for row, (_, boxes) in enumerate(samples):
+        boxes_xyxy[row, : len(boxes)] = boxes / (width, height, width, height)
+        mask[row, : len(boxes)] = 1
+    return Batch(images, boxes_xyxy, mask)

@@ -39,7 +39,11 @@ class TrainConfig:
     epochs: int | None = None
     """Passes over the training split; 60 unless --time-budget is given."""
     time_budget: str | None = None
-    """Train for this long, validation included, in place of --epochs: 90s, 10m, 1h."""
+    """Train for this long in place of --epochs: 90s, 10m, 1h; validating comes on top."""
+    pretrained: bool = False
+    """Begin BigDet from an ImageNet backbone, EfficientNet-Lite0 (extra `pretrained`)."""
+    init_from: Path | None = None
+    """Begin from the weights of this checkpoint, e.g. one trained on simulated frames."""
     batch_size: int = 16
     """Images per optimiser step."""
     max_boxes: int | None = None
@@ -55,7 +59,7 @@ class TrainConfig:
     iou_weight: float = 2.0
     """Weight of the IoU term of the loss; 0 leaves it out."""
     augment: bool = True
-    """Flip, turn, scale, shift and recolour the training images."""
+    """Change the training images at random: flips, scale, mosaics, colour, blur and more."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto is bfloat16 where the CPU has instructions for it."""
     seed: int = 0
@@ -92,6 +96,16 @@ class TrainConfig:
         ):
             if not 0 <= value < float("inf"):
                 raise HaustraError(f"{flag} {value}: expected a number of at least 0")
+        if self.pretrained and self.model != "big":
+            raise HaustraError(
+                f"--pretrained with --model {self.model}: expected --model big, since the "
+                "pretrained backbone is larger than all of TinyDet"
+            )
+        if self.pretrained and self.init_from is not None:
+            raise HaustraError(
+                f"--pretrained and --init-from {self.init_from}: expected one of them, since both "
+                "say with which weights to begin"
+            )
         if self.time_budget is not None:
             parse_duration_s(self.time_budget, flag="--time-budget")
             if self.epochs is not None:

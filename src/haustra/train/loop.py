@@ -3,7 +3,7 @@
 import json
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,26 @@ from haustra.models.backbone import count_parameters, images_to_input
 from haustra.models.checkpoint import (
     CheckpointHeader,
     OperatingPoint,
+    check_kind,
+    read_checkpoint,
     read_header,
     weights_digest,
     write_checkpoint,
 )
 from haustra.models.detector import SlotDetector, build_model, default_config
+from haustra.models.efficientnet import EfficientNetLite0
 from haustra.models.losses import LossWeights, detection_loss
 from haustra.models.predict import predict_slots, resolve_precision
-from haustra.train.augment import augment_batch
+from haustra.train.allocator import keep_freed_memory
 from haustra.train.averaging import AveragedModel
+from haustra.train.batches import strength_at, training_batches
 from haustra.train.config import TrainConfig
 from haustra.train.schedule import learning_rate
-from haustra.warehouse.loader import epoch_order, iterate_batches
 from haustra.warehouse.reading import Split, open_split
 
 MAX_GRADIENT_NORM = 10.0
+PRETRAINED_RATE = 0.2
+"""Share of the learning rate that a pretrained backbone gets: it has less to learn, and to lose."""
 FINAL_DENSE_WEIGHT = 0.2
 """Weight of the dense head's loss at the end; it begins at 1 (YOLO26 lets it fade likewise)."""
 
@@ -47,6 +52,7 @@ class TrainResult:
     validation: BoxMetrics | None
     """Of the saved weights; None where the warehouse has no validation sample."""
     seconds: float
+    """Of training; validating and saving come on top."""
 
 
 def _check_target(config: TrainConfig) -> None:
@@ -85,14 +91,48 @@ def _open_training_split(config: TrainConfig) -> Split:
     return split
 
 
-def _parameter_groups(model: SlotDetector, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay the kernels only; norms and biases have no reason to shrink."""
-    kernels = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+def _parameter_groups(
+    model: SlotDetector, *, weight_decay: float, backbone_rate: float
+) -> list[dict[str, Any]]:
+    """Group the trained weights by learning rate and by weight decay.
+
+    Only kernels decay: norms and biases have no reason to shrink. `rate` is the share of the
+    schedule's learning rate that a group gets.
+    """
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[name.startswith("backbone."), parameter.ndim > 1].append(parameter)
     return [
-        {"params": kernels, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if is_kernel else 0.0,
+            "rate": backbone_rate if is_backbone else 1.0,
+        }
+        for (is_backbone, is_kernel), parameters in groups.items()
     ]
+
+
+def _begin_model(config: TrainConfig, *, max_boxes: int) -> SlotDetector:
+    """Build the model: random, or with the weights that --pretrained or --init-from names."""
+    if config.init_from is None:
+        model = build_model(
+            default_config(
+                config.model,
+                max_boxes=max_boxes,
+                backbone="efficientnet-lite0" if config.pretrained else "plain",
+            )
+        )
+        if isinstance(model.backbone, EfficientNetLite0):
+            model.backbone.load_imagenet_weights()
+        return model
+    header, source = read_checkpoint(config.init_from)
+    check_kind(config.init_from, header=header, wanted=config.model)
+    # The number of slots is no weight: it may change with the warehouse.
+    num_slots = 1 if header.model.kind == "tiny" else max_boxes
+    model = build_model(replace(header.model, num_slots=num_slots))
+    model.load_state_dict(source.state_dict())
+    return model
 
 
 def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> TrainResult:
@@ -116,12 +156,18 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
 
     # Set up.
+    keep_freed_memory()
     torch.manual_seed(config.seed)
-    model_config = default_config(config.model, max_boxes=manifest.max_boxes)
-    model = build_model(model_config).train()
+    model = _begin_model(config, max_boxes=manifest.max_boxes).train()
     average = AveragedModel(model)
     optimiser = torch.optim.AdamW(
-        _parameter_groups(model, weight_decay=config.weight_decay), lr=config.lr_start, fused=True
+        _parameter_groups(
+            model,
+            weight_decay=config.weight_decay,
+            backbone_rate=PRETRAINED_RATE if config.pretrained else 1.0,
+        ),
+        lr=config.lr_start,
+        fused=True,
     )
     steps_per_epoch = -(-len(split) // config.batch_size)
     num_epochs, budget_s = config.num_epochs, config.time_budget_s
@@ -137,11 +183,11 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
     validation: BoxMetrics | None = None
     header: CheckpointHeader | None = None
     epoch, finished = 0, False
-    started = time.monotonic()
+    started, validating_s = time.monotonic(), 0.0
 
     def share_done(step: int) -> float:
         if budget_s is not None:
-            return (time.monotonic() - started) / budget_s
+            return (time.monotonic() - started - validating_s) / budget_s
         return step / (steps_per_epoch * (num_epochs or 1))
 
     progress.start(f"train {config.model}det", total=1.0)
@@ -149,12 +195,15 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
         with config.metrics_path.open("w") as metrics_file:
             while not finished:
                 # One epoch.
-                order = epoch_order(len(split), seed=config.seed, epoch=epoch)
-                generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+                done = share_done(epoch * steps_per_epoch)
                 sums: dict[str, float] = defaultdict(float)
                 epoch_started, num_steps, num_images = time.monotonic(), 0, 0
-                for indices, batch in iterate_batches(
-                    split, order=order, batch_size=config.batch_size
+                for indices, batch in training_batches(
+                    split,
+                    batch_size=config.batch_size,
+                    seed=config.seed,
+                    epoch=epoch,
+                    strength=strength_at(done) if config.augment else None,
                 ):
                     step = epoch * steps_per_epoch + num_steps
                     done = min(1.0, share_done(step))
@@ -165,16 +214,12 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
                         scheduler=config.scheduler,
                     )
                     for group in optimiser.param_groups:
-                        group["lr"] = rate
+                        group["lr"] = rate * group["rate"]
 
                     # One step.
                     images = images_to_input(torch.from_numpy(batch.images))
                     boxes = torch.from_numpy(batch.boxes_xyxy)
                     mask = torch.from_numpy(batch.mask).bool()
-                    if config.augment:
-                        images, boxes, mask = augment_batch(
-                            images, boxes_xyxy=boxes, mask=mask, generator=generator
-                        )
                     # Rows that no image of the batch uses would only cost time.
                     rows = mask.any(dim=0).nonzero()
                     used = int(rows[-1]) + 1 if len(rows) else 1
@@ -227,12 +272,13 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
                 entry: dict[str, Any] = {
                     "epoch": epoch,
                     "step": (epoch - 1) * steps_per_epoch + num_steps,
-                    "seconds": round(time.monotonic() - started, 3),
+                    "seconds": round(time.monotonic() - started - validating_s, 3),
                     "images_per_s": round(num_images / seconds, 2),
                     "lr": rate,
                     **{name: value / num_steps for name, value in sums.items()},
                 }
                 text = f"epoch {epoch}: loss {entry['loss']:.4f}, lr {rate:.2e}"
+                paused = time.monotonic()
                 if finished or epoch % config.val_every == 0:
                     if len(validation_split):
                         validation = evaluate_split(
@@ -246,7 +292,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
                         text += _score_text(", AP50-95", scores.ap50_95)
                     history.append(entry)
                     header = CheckpointHeader(
-                        model=model_config,
+                        model=model.config,
                         input_size_wh=manifest.target_size_wh,
                         resize_mode=manifest.resize_mode,
                         max_boxes=manifest.max_boxes,
@@ -265,6 +311,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
                 metrics_file.write(json.dumps(entry) + "\n")
                 metrics_file.flush()
                 progress.line(text)
+                validating_s += time.monotonic() - paused
     finally:
         progress.stop()
     if header is None:
@@ -275,7 +322,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
         header=header,
         weights_sha256=weights_digest(average.model.state_dict()),
         validation=validation,
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - started - validating_s,
     )
 
 

@@ -1,0 +1,110 @@
+"""Scoring detectors on the validation split with haustra's own metrics, the peer's included."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from haustra.core.detections import PredictSlots, Slots
+from haustra.evaluate.evaluation import evaluate_split
+from haustra.models.backbone import images_to_input
+from haustra.models.detector import SlotDetector
+from haustra.warehouse.reading import Split
+
+NUM_CANDIDATES = 300
+"""Best boxes of an image that overlap suppression looks at."""
+DENSE_NMS_IOU = 0.6
+SHUFFLE_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What one form of one detector reaches on the validation images."""
+
+    ap50: float
+    ap75: float
+    ap50_95: float
+    duplicates: float | None = None
+    """Extra detections per labelled polyp at the detector's score threshold."""
+
+
+def score(
+    split: Split,
+    predict_slots: PredictSlots,
+    *,
+    threshold: float,
+    shuffle_labels_seed: int | None = None,
+) -> Scores:
+    """Run a detector over a split and return its scores."""
+    metrics = evaluate_split(
+        split,
+        predict_slots=predict_slots,
+        threshold=threshold,
+        shuffle_labels_seed=shuffle_labels_seed,
+    ).metrics
+    found = metrics.average_precision
+    return Scores(
+        ap50=found.ap50 or 0.0,
+        ap75=found.ap75 or 0.0,
+        ap50_95=found.ap50_95 or 0.0,
+        duplicates=metrics.at_threshold.duplicates_per_truth,
+    )
+
+
+def _iou_of_all_pairs(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the IoU of every pair within each image, [B,K,K], for [B,K,4]."""
+    low = np.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
+    high = np.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    overlap = np.clip(high - low, 0, None).prod(axis=3)
+    areas = np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(axis=2)
+    union = areas[:, :, None] + areas[:, None, :] - overlap
+    shares: NDArray[np.float32] = overlap / np.maximum(union, np.float32(1e-9))
+    return shares
+
+
+def suppress_overlaps(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], *, iou: float, num_kept: int
+) -> Slots:
+    """Keep the best boxes of each image that do not overlap a better one (greedy, as YOLO does).
+
+    Args:
+        boxes: [B,N,4].
+        scores: [B,N].
+        iou: a box goes if it overlaps a kept, better one by more.
+        num_kept: boxes to return per image.
+
+    Returns:
+        [B,num_kept,4] and [B,num_kept], scores falling; missing boxes are zero.
+    """
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :NUM_CANDIDATES]
+    boxes = np.take_along_axis(boxes, best[..., None], axis=1)
+    scores = np.take_along_axis(scores, best, axis=1)
+    overlaps = _iou_of_all_pairs(boxes) > iou
+    kept = np.ones(scores.shape, dtype=bool)
+    for position in range(scores.shape[1]):
+        goes = overlaps[:, position, position + 1 :] & kept[:, position, None]
+        kept[:, position + 1 :] &= ~goes
+    scores = np.where(kept, scores, 0)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :num_kept]
+    boxes = np.where(kept[..., None], boxes, 0)
+    return np.take_along_axis(boxes, order[..., None], axis=1), np.take_along_axis(
+        scores, order, axis=1
+    )
+
+
+def dense_with_suppression(model: SlotDetector) -> PredictSlots:
+    """Return the one-to-many head with overlap suppression: what one-to-one is compared with."""
+    model.eval()
+
+    @torch.inference_mode()
+    def predict(images: NDArray[np.uint8]) -> Slots:
+        output = model.dense(images_to_input(torch.from_numpy(images))).one_to_many
+        return suppress_overlaps(
+            output.boxes_xyxy.clamp(0, 1).numpy(),
+            output.logits.sigmoid().numpy(),
+            iou=DENSE_NMS_IOU,
+            num_kept=model.config.num_slots,
+        )
+
+    return predict

@@ -1,0 +1,87 @@
+"""Static quantisation of an exported graph: 8-bit weights and activations inside, float ends.
+
+Activations are unsigned with a scale per tensor, weights signed with one per output channel; the
+ranges are the lowest and highest values seen on the calibration images. Leaving out the outer 0.1 %
+of the values cost BigDet 3 points of AP50.
+"""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from haustra.infer.onnx_detector import INPUT_NAME
+
+
+class ImageReader(CalibrationDataReader):  # type: ignore[misc]
+    """Feeds batches of images uint8 [B,H,W,3] to ONNX Runtime's calibration."""
+
+    def __init__(self, batches: Iterable[NDArray[np.uint8]]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        """Return the next batch, or None after the last."""
+        images = next(self._batches, None)
+        return None if images is None else {INPUT_NAME: images}
+
+
+def float_nodes(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the nodes that stay in float32: both ends of the network.
+
+    Those are the first convolutions, the last ones of every path to an output, and what lies
+    outside them. The last ones predict, among others, reaches whose exponent makes the boxes: in
+    8 bits the ends cost 3 points of AP50-95. The first takes three channels, for which ONNX
+    Runtime's 8-bit kernel is slower than its float32 one.
+    """
+    names: set[str] = set()
+    pixels, results = {INPUT_NAME}, {output.name for output in graph.output}
+    # The nodes of an ONNX graph are sorted: what a node reads comes before it.
+    for node in graph.node:
+        if pixels.intersection(node.input):
+            names.add(node.name)
+            if node.op_type != "Conv":
+                pixels.update(node.output)
+    for node in reversed(graph.node):
+        if results.intersection(node.output):
+            names.add(node.name)
+            if node.op_type != "Conv":
+                results.update(node.input)
+    return [node.name for node in graph.node if node.name in names]
+
+
+def quantise_static(
+    float_path: Path, out_path: Path, *, batches: Iterable[NDArray[np.uint8]]
+) -> None:
+    """Write an 8-bit version of an exported float32 model.
+
+    Args:
+        float_path: what `export_onnx` wrote.
+        out_path: the new file.
+        batches: images uint8 [B,H,W,3] for the calibration, as the detector will see them.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        prepared = Path(temporary) / "prepared.onnx"
+        # Shapes are static but for the batch, so plain shape inference finds them all.
+        quant_pre_process(float_path, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            out_path,
+            ImageReader(batches),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_exclude=float_nodes(onnx.load(prepared).graph),
+        )

@@ -1,0 +1,142 @@
+"""A detector that `haustra export` wrote, run by ONNX Runtime. Needs no torch.
+
+What is to be known about the model is a JSON value in the file's own metadata.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.core.detections import Slots
+from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.infer.image_detector import TrainedDetector
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+FORMAT_NAME = "haustra-onnx"
+FORMAT_VERSION = 1
+METADATA_KEY = "haustra"
+INPUT_NAME, OUTPUT_NAMES = "images", ("boxes_xyxy", "scores")
+
+ONLY_ERRORS = 3
+"""ONNX Runtime's severity: its warnings are about its own choices, not about the user's."""
+
+
+def is_onnx_path(path: Path) -> bool:
+    """Tell whether a file's name says that it is an ONNX model."""
+    return path.suffix.lower() == ".onnx"
+
+
+def _not_ours(path: Path) -> HaustraError:
+    return HaustraError(
+        f"{path} is not a haustra ONNX model; expected a file that `haustra export` wrote"
+    )
+
+
+def open_session(path: Path, *, num_threads: int | None = None) -> "InferenceSession":
+    """Load an ONNX model for the CPU.
+
+    Args:
+        path: the file.
+        num_threads: threads of one inference; None takes every core, and lets the idle ones spin
+            between two nodes, which is faster and occupies them.
+
+    Raises:
+        HaustraError: the file is missing, or ONNX Runtime does not load it.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as failures
+    except ImportError:
+        raise MissingExtraError(
+            "onnxruntime", extra="onnx", needed_for=f"reading the ONNX model {path}"
+        ) from None
+    if not path.is_file():
+        raise HaustraError(
+            f"{path} does not exist; expected an ONNX model; make one with `haustra export`"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ONLY_ERRORS
+    if num_threads is not None:
+        options.intra_op_num_threads = num_threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except (
+        failures.Fail,
+        failures.InvalidArgument,
+        failures.InvalidGraph,
+        failures.InvalidProtobuf,
+        failures.NotImplemented,
+    ):
+        raise _not_ours(path) from None
+
+
+def read_metadata(session: "InferenceSession", *, path: Path) -> dict[str, Any]:
+    """Return what `haustra export` wrote into the file about the model.
+
+    Raises:
+        HaustraError: the model is not one of ours, or of another format version.
+    """
+    try:
+        value = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "null"))
+    except json.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict) or value.get("format") != FORMAT_NAME:
+        raise _not_ours(path)
+    if value.get("format_version") != FORMAT_VERSION:
+        raise HaustraError(
+            f"{path} has ONNX format version {value.get('format_version')!r}; this haustra reads "
+            f"version {FORMAT_VERSION}; export it again, or use the haustra that wrote it"
+        )
+    return value
+
+
+class OnnxDetector(TrainedDetector):
+    """TinyDet or BigDet from an ONNX model of `haustra export`.
+
+    Raises:
+        HaustraError: it does not load, or is of another kind than `kind`; there is no fallback.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        kind: Literal["tiny", "big"] | None = None,
+        num_threads: int | None = None,
+    ) -> None:
+        session = open_session(path, num_threads=num_threads)
+        self.metadata = read_metadata(session, path=path)
+        """What `haustra export` wrote about the model."""
+
+        def predict(images: NDArray[np.uint8]) -> Slots:
+            boxes, scores = session.run(OUTPUT_NAMES, {INPUT_NAME: images})
+            return boxes, scores
+
+        try:
+            found = self.metadata["model"]["kind"]
+            precision, point = self.metadata["precision"], self.metadata["operating_point"]
+            width, height = self.metadata["input_size_wh"]
+            super().__init__(
+                predict,
+                caption=f"{found}det" + ("" if precision == "float32" else f" {precision}"),
+                input_size_wh=(width, height),
+                resize_mode=self.metadata["resize_mode"],
+                objectness=point["objectness"],
+                iou=point["iou"],
+                history=self.metadata["history"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise HaustraError(f"{path} has damaged metadata: {error!r}") from None
+        if kind is not None and found != kind:
+            raise HaustraError(
+                f"{path} holds {found}det, but --model {kind} was asked for; expected a "
+                f"{kind}det model, or pass --model {found}"
+            )

