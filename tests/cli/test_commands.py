@@ -228,7 +228,8 @@ def test_the_whole_pipeline_through_the_command_line(tmp_path: Path) -> None:
         arguments = ["eval", "--manifest", manifest, "--detector-weights", weights]
         assert "AP50-95" in haustra(*arguments, "--report", f"report_{model}")
         names = {path.name for path in (tmp_path / f"report_{model}").iterdir()}
-        assert names == {"report.html", "report.json", "curves.png", "gallery.png"}
+        always = {"report.html", "report.json", "curves.png", "gallery.png"}
+        assert always <= names <= always | {"misses.png", "false_alarms.png"}
         assert f"{model}det" in haustra("info", weights)
         found = haustra(
             "infer", "--image", "captures/run_sim_000000", "--detector-weights", weights, "--json"

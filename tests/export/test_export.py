@@ -22,7 +22,7 @@ from haustra.core.errors import HaustraError
 from haustra.evaluate.metrics import AveragePrecision
 from haustra.export import stage
 from haustra.export.config import ExportConfig
-from haustra.export.onnx_graph import export_onnx, fold_normalisation
+from haustra.export.onnx_graph import export_onnx, fold_normalisation, fold_padding
 from haustra.export.parity import SplitAnswers, answer_split
 from haustra.export.quantise import float_nodes
 from haustra.export.stage import export_detector
@@ -151,6 +151,54 @@ def test_arithmetic_on_pixels_becomes_one_addition_at_most(
         session = onnxruntime.InferenceSession(model.SerializeToString())
         found.append(session.run(None, {"images": images})[0])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-3)
+    assert [node.op_type for node in graph.node] == left
+    assert {c.name for c in graph.initializer} <= {n for node in graph.node for n in node.input}
+
+
+@pytest.mark.parametrize(
+    ("value", "pads", "own", "left"),
+    [
+        (0.0, [0, 0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 0], ["Conv"]),
+        (None, [0, 0, 1, 0, 0, 0, 2, 1], [1, 1, 0, 0], ["Conv"]),
+        (5.0, [0, 0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 0], ["Pad", "Conv"]),
+        (0.0, [0, 1, 0, 0, 0, 0, 1, 1], [0, 0, 0, 0], ["Pad", "Conv"]),
+    ],
+    ids=["zeros", "zeros by default", "another value", "channels"],
+)
+def test_convolutions_pad_with_zeros_by_themselves(
+    value: float | None, pads: list[int], own: list[int], left: list[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    num_channels = 3 + pads[1]
+    weights = rng.normal(size=(4, num_channels, 3, 3)).astype(np.float32)
+    constants = [
+        numpy_helper.from_array(weights, "weights"),
+        numpy_helper.from_array(np.array(pads, dtype=np.int64), "pads"),
+    ]
+    inputs = ["x", "pads"]
+    if value is not None:
+        constants.append(numpy_helper.from_array(np.array(value, dtype=np.float32), "value"))
+        inputs.append("value")
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Pad", inputs, ["padded"], mode="constant"),
+            onnx.helper.make_node("Conv", ["padded", "weights"], ["y"], pads=own, strides=[2, 2]),
+        ],
+        "graph",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", "c", "h", "w"])],
+        constants,
+    )
+    imports = [onnx.helper.make_opsetid("", 18)]
+    images = rng.normal(size=(1, 3, 8, 8)).astype(np.float32)
+    found = []
+    for step in (lambda graph: None, fold_padding):
+        step(graph)
+        model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+        onnx.checker.check_model(model)
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+        found.append(session.run(None, {"x": images})[0])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-5)
     assert [node.op_type for node in graph.node] == left
     assert {c.name for c in graph.initializer} <= {n for node in graph.node for n in node.input}
 

@@ -1,6 +1,7 @@
 """The report of an evaluation: curves, a precision-recall plot, boxed pictures, one page, one JSON.
 
-The pictures are spread evenly over the split, not chosen by how good they look.
+The gallery is spread evenly over the split, not chosen by how good it looks; misses and false
+alarms have sheets of their own, the worst first.
 """
 
 import html
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.core.boxes import FloatArray
+from haustra.core.boxes import FloatArray, box_areas
 from haustra.core.detections import Detections
 from haustra.core.drawing import PREDICTION_RGB, TRUTH_RGB, draw_boxes, draw_text
 from haustra.core.errors import MissingExtraError
@@ -23,6 +24,7 @@ from haustra.evaluate.metrics import match_detections
 from haustra.warehouse.reading import Split
 
 NUM_PICTURES = 12
+NUM_MISTAKES = 8
 PICTURE_SIDE_PX = 288
 
 
@@ -46,11 +48,44 @@ def _to_stored(detections: Detections, *, letterbox: Letterbox) -> Detections:
     return Detections(boxes_px=boxes, scores=detections.scores, image_size_wh=size_wh)
 
 
+def spread_evenly(evaluation: Evaluation, *, count: int = NUM_PICTURES) -> NDArray[np.int64]:
+    """Return the numbers of `count` images (fewer if there are fewer) spread over the split."""
+    last = len(evaluation.truths) - 1
+    return np.unique(np.linspace(0, last, count).round().astype(np.int64))
+
+
+def worst_mistakes(
+    evaluation: Evaluation, *, count: int = NUM_MISTAKES
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the images with the largest missed polyps, and with the surest false alarms.
+
+    A second box on a polyp that is found is a duplicate, not a false alarm.
+    """
+    threshold = evaluation.metrics.at_threshold.threshold
+    missed, alarmed = [], []
+    for index, (truth, prediction) in enumerate(
+        zip(evaluation.truths, evaluation.predictions, strict=True)
+    ):
+        shown = prediction.above(threshold)
+        matched, duplicate, _ = match_detections(truth, shown)
+        shares = box_areas(truth.boxes_px) / np.prod(truth.image_size_wh)
+        left = np.delete(shares, matched[matched >= 0])
+        if len(left):
+            missed.append((float(left.max()), index))
+        wrong = shown.scores[(matched < 0) & ~duplicate]
+        if len(wrong):
+            alarmed.append((float(wrong.max()), index))
+
+    def worst(found: list[tuple[float, int]]) -> NDArray[np.int64]:
+        return np.array([index for _, index in sorted(found)[::-1][:count]], dtype=np.int64)
+
+    return worst(missed), worst(alarmed)
+
+
 def draw_gallery(
-    evaluation: Evaluation, *, split: Split, num_pictures: int = NUM_PICTURES
+    evaluation: Evaluation, *, split: Split, indices: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
     """Return a sheet of pictures with labels (blue) and detections (green), uint8 [H,W,3]."""
-    indices = np.unique(np.linspace(0, len(split) - 1, num_pictures).round().astype(np.int64))
     images = split.gather(indices).images
     letterboxes = split.letterboxes()
     threshold = evaluation.metrics.at_threshold.threshold
@@ -116,7 +151,7 @@ def _draw_curves(
     return path
 
 
-def _page(summary: dict[str, Any]) -> str:
+def _page(summary: dict[str, Any], *, mistakes: dict[str, Path]) -> str:
     scores, counts = summary["average_precision"], summary["at_threshold"]
     rows = [
         *((name.replace("ap", "AP").replace("_", "-"), value) for name, value in scores.items()),
@@ -135,6 +170,17 @@ def _page(summary: dict[str, Any]) -> str:
         f"<li>{html.escape('; '.join(str(v) for v in source.values() if v))}</li>"
         for source in summary["sources"]
     )
+    threshold = summary["at_threshold"]["threshold"]
+    sheets = "".join(
+        f"<h2>{title}</h2>\n<p>{text}</p>\n"
+        f'<img src="{mistakes[name].name}" alt="{title.lower()}">\n'
+        if name in mistakes
+        else f"<h2>{title}</h2>\n<p>None.</p>\n"
+        for name, title, text in (
+            ("misses", "Missed polyps", "The largest first."),
+            ("false_alarms", "False alarms", "The highest score first."),
+        )
+    )
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -152,9 +198,9 @@ haustra is a research tool.</p>
 {control}
 <img src="curves.png" alt="loss, validation and precision-recall curves">
 <h2>Pictures</h2>
-<p>Spread evenly over the split. Blue: labelled. Green: found, with its score.</p>
+<p>Spread evenly over the split. Blue: labelled. Green: found, with its score, from {threshold}.</p>
 <img src="gallery.png" alt="boxed pictures">
-<h2>Numbers</h2>
+{sheets}<h2>Numbers</h2>
 <table>
 {cells}
 </table>
@@ -178,7 +224,10 @@ def write_report(
     summary: dict[str, Any],
     history: list[dict[str, Any]],
 ) -> list[Path]:
-    """Write `report.html`, `report.json`, `curves.png` and `gallery.png`; return their paths.
+    """Write `report.html`, `report.json` and pictures; return their paths.
+
+    The pictures are `curves.png`, `gallery.png`, and `misses.png` and `false_alarms.png` where
+    there are such.
 
     Args:
         folder: where they go; it is made if needed.
@@ -196,7 +245,24 @@ def write_report(
         folder, history=history, evaluation=evaluation, split_name=summary["split"]
     )
     gallery = folder / "gallery.png"
-    write_png(gallery, image_rgb=draw_gallery(evaluation, split=split))
+    write_png(
+        gallery,
+        image_rgb=draw_gallery(evaluation, split=split, indices=spread_evenly(evaluation)),
+    )
+    mistakes: dict[str, Path] = {}
+    for name, indices in zip(("misses", "false_alarms"), worst_mistakes(evaluation), strict=True):
+        path = folder / f"{name}.png"
+        path.unlink(missing_ok=True)  # of an earlier report
+        if len(indices):
+            sheet = draw_gallery(evaluation, split=split, indices=indices)
+            write_png(path, image_rgb=sheet)
+            mistakes[name] = path
     write_json_atomic(folder / "report.json", value=summary | {"history": history})
-    write_text_atomic(folder / "report.html", text=_page(summary))
-    return [folder / "report.html", folder / "report.json", curves, gallery]
+    write_text_atomic(folder / "report.html", text=_page(summary, mistakes=mistakes))
+    return [
+        folder / "report.html",
+        folder / "report.json",
+        curves,
+        gallery,
+        *mistakes.values(),
+    ]

@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from haustra.models.detector import DenseOutput, HeadOutput
 from haustra.models.matching import (
+    ONE_TO_MANY,
+    ONE_TO_ONE,
     candidate_cells,
     match_greedy,
     match_quality,
@@ -112,6 +114,7 @@ def detection_loss(
                 boxes_xyxy=boxes_xyxy,
                 mask=mask,
                 candidates=candidates,
+                powers=ONE_TO_ONE if name == "one" else ONE_TO_MANY,
             )
             if name == "one":
                 box_of_cell, positive = _cells_of_greedy(match_greedy(quality), quality=quality)

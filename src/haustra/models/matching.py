@@ -6,13 +6,27 @@
 Shapes: B batch, N cells, M ground-truth boxes (padded).
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 NUM_TOP_CELLS = 10
 """Cells per box for the dense head (TOOD, Feng et al. 2021, uses 13; the YOLO family 10)."""
-SCORE_POWER, IOU_POWER = 0.5, 4.0
-"""Quality = score^0.5 * IoU^4: the place decides, the score breaks ties."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityPowers:
+    """Quality of a pair = score^score_power * IoU^iou_power."""
+
+    score: float
+    iou: float
+
+
+ONE_TO_ONE = QualityPowers(score=1.0, iou=2.0)
+"""The score has a say, so that the cell that speaks for a polyp goes on speaking for it."""
+ONE_TO_MANY = QualityPowers(score=0.5, iou=4.0)
+"""The place decides, the score breaks ties."""
 
 
 def pairwise_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
@@ -45,6 +59,7 @@ def match_quality(
     boxes_xyxy: Tensor,
     mask: Tensor,
     candidates: Tensor,
+    powers: QualityPowers,
 ) -> tuple[Tensor, Tensor]:
     """Return the quality and the IoU of every pair of cell and box, both [B,N,M].
 
@@ -54,11 +69,12 @@ def match_quality(
         boxes_xyxy: [B,M,4] ground truth.
         mask: [B,M] bool, which rows of it are boxes.
         candidates: [B,N,M] bool, from `candidate_cells`.
+        powers: how score and IoU combine.
 
     The quality is -1 where a pair cannot match.
     """
     iou = pairwise_iou(proposals_xyxy, boxes_xyxy)
-    quality = logits.sigmoid()[:, :, None] ** SCORE_POWER * iou**IOU_POWER
+    quality = logits.sigmoid()[:, :, None] ** powers.score * iou**powers.iou
     return quality.masked_fill(~(candidates & mask[:, None]), -1.0), iou
 
 
