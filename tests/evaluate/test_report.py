@@ -59,7 +59,9 @@ def test_the_report_shows_mistakes_only_where_there_are_some(tmp_path: Path, spl
     def wrong(images: np.ndarray) -> Slots:
         boxes = np.zeros_like(truth.boxes_xyxy)
         boxes[:, 0] = [0, 0, 0.04, 0.04]
-        return boxes, np.float32([1.0, 0, 0, 0]) * np.ones((len(images), 1), dtype=np.float32)
+        scores = np.zeros(boxes.shape[:2], dtype=np.float32)
+        scores[:, 0] = 1
+        return boxes, scores
 
     names = {}
     for predict in (wrong, right):  # into the same folder: what is no longer true goes
