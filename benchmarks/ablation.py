@@ -43,10 +43,30 @@ def _without_gradient_of_selectors() -> Iterator[None]:
     original = detector.SlotDetector.dense
 
     def dense(self: detector.SlotDetector, images: torch.Tensor, **_: float) -> object:
-        return original(self, images, one_to_one_share=0.0)
+        return original(self, images, selector_share=0.0)
 
     with patch.object(detector.SlotDetector, "dense", dense):
         yield
+
+
+class _AdamWAlone(torch.optim.AdamW):
+    """The optimiser of a training, without Muon; same arguments as `DetectorOptimiser`."""
+
+    def __init__(
+        self, model: detector.SlotDetector, *, weight_decay: float, **_: float | torch.dtype
+    ) -> None:
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        super().__init__(
+            [
+                {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            fused=True,
+        )
+
+    def set_rate(self, rate: float) -> None:
+        for group in self.param_groups:
+            group["lr"] = rate
 
 
 @contextmanager
@@ -83,10 +103,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Change | None]] = {
         {},
         lambda: patch.object(averaging, "MAX_DECAY", 0.0),
     ),
-    "no-fading": (
-        "dense loss does not fade",
+    "adamw": (
+        "kernels learn by AdamW too",
         {},
-        lambda: patch.object(loop, "FINAL_DENSE_WEIGHT", 1.0),
+        lambda: patch.object(loop, "DetectorOptimiser", _AdamWAlone),
     ),
     "no-selector-gradient": (
         "selectors teach the features nothing",

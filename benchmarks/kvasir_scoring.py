@@ -99,10 +99,10 @@ def dense_with_suppression(model: SlotDetector) -> PredictSlots:
 
     @torch.inference_mode()
     def predict(images: NDArray[np.uint8]) -> Slots:
-        output = model.dense(images_to_input(torch.from_numpy(images))).one_to_many
+        output = model.dense(images_to_input(torch.from_numpy(images)))
         return suppress_overlaps(
             output.boxes_xyxy.clamp(0, 1).numpy(),
-            output.logits.sigmoid().numpy(),
+            output.objectness_logits.sigmoid().numpy(),
             iou=DENSE_NMS_IOU,
             num_kept=model.config.num_slots,
         )

@@ -83,8 +83,9 @@ def test_images_without_boxes_still_teach_and_give_finite_losses(kind: ModelKind
         weights=LossWeights(),
     )
     assert torch.isfinite(terms["loss"])
-    assert float(terms["one_l1"]) == float(terms["one_iou"]) == 0
-    assert float(terms["one_objectness"]) > 0
+    for head in ("dense", "selected"):
+        assert float(terms[f"{head}_l1"]) == float(terms[f"{head}_iou"]) == 0
+        assert float(terms[f"{head}_objectness"]) > 0
 
 
 def test_masked_boxes_do_not_change_the_loss() -> None:
@@ -108,8 +109,8 @@ def test_the_iou_term_can_be_left_out() -> None:
     boxes, mask = torch.tensor([[[0.1, 0.2, 0.6, 0.7]]]), torch.ones(1, 1, dtype=torch.bool)
     output = model.dense(images_to_input(random_images(1)))
     terms = detection_loss(output, boxes_xyxy=boxes, mask=mask, weights=LossWeights(iou=0))
-    assert float(terms["one_iou"]) == 0
-    assert float(terms["one_l1"]) > 0
+    assert float(terms["dense_iou"]) == float(terms["selected_iou"]) == 0
+    assert float(terms["dense_l1"]) > 0
 
 
 def test_inference_normalises_each_level_as_training_did() -> None:
@@ -154,7 +155,7 @@ def test_the_selectors_gradient_reaches_the_features_as_far_as_it_is_let() -> No
     sizes = []
     for share in (0.0, 0.5, 1.0):
         model.zero_grad()
-        model.dense(images, one_to_one_share=share).one_to_one.logits.sum().backward()  # type: ignore[no-untyped-call]
+        model.dense(images, selector_share=share).selection_logits.sum().backward()  # type: ignore[no-untyped-call]
         gradient = model.backbone.get_parameter("stem.0.weight").grad
         sizes.append(0.0 if gradient is None else float(gradient.norm()))
     assert sizes[0] == 0

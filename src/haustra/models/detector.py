@@ -1,9 +1,9 @@
 """TinyDet and BigDet: one slot detector in two sizes.
 
 Every cell of the feature maps proposes a box and an objectness; the `num_slots` best become the
-output slots, with no suppression after them. What makes that work is training: a one-to-one head
-learns, by exclusive matching, to raise a single cell per polyp, while a one-to-many head, dropped
-at inference, gives the trunk a dense signal (dual assignment, Wang et al. 2024, YOLOv10).
+output slots, with no suppression after them. What makes that work is training: dense heads learn
+the boxes from several cells of each polyp, while selectors learn, by exclusive matching, to raise a
+single one (dual assignment, Wang et al. 2024, YOLOv10).
 
 TinyDet is the same with one slot, a thin trunk and a single map of stride 16.
 
@@ -28,6 +28,8 @@ BackboneKind = Literal["plain", "efficientnet-lite0"]
 PRIOR_LOGIT = math.log(0.01 / 0.99)
 """Initial objectness, 0.01 as a probability (Lin et al. 2017, RetinaNet, section 4.1)."""
 SELECTOR_CHANNELS = 48
+SELECTOR_INIT_STD = 0.15
+"""About 1 / sqrt(SELECTOR_CHANNELS)."""
 LARGEST_REACH = 6.0
 """Bound on the exponent of a predicted reach, so that an untrained box stays finite."""
 
@@ -87,20 +89,15 @@ def default_config(
     )
 
 
-class HeadOutput(NamedTuple):
-    """What one head proposes at every cell."""
-
-    logits: Tensor
-    """[B,N] objectness before the sigmoid."""
-    boxes_xyxy: Tensor
-    """[B,N,4] normalised to the image; may leave 0..1."""
-
-
 class DenseOutput(NamedTuple):
-    """Both heads, for training."""
+    """What every cell proposes, for training."""
 
-    one_to_one: HeadOutput
-    one_to_many: HeadOutput
+    objectness_logits: Tensor
+    """[B,N] of the dense heads, before the sigmoid: is there a polyp?"""
+    selection_logits: Tensor
+    """[B,N] of the selectors, before the sigmoid: does this cell speak for it?"""
+    boxes_xyxy: Tensor
+    """[B,N,4] of the dense heads, normalised to the image; may leave 0..1."""
     cells_xy: Tensor
     """[N,2] cell centres normalised to the image."""
     cell_sizes: Tensor
@@ -145,8 +142,10 @@ class LevelSelector(nn.Module):
             ConvUnit(channels + num_levels, SELECTOR_CHANNELS),
             ConvUnit(SELECTOR_CHANNELS, SELECTOR_CHANNELS),
         )
+        # With weights as small as the heads', the many cells that must be silent switch the
+        # features off before the few that must speak have found any.
         self.predict = nn.Conv2d(SELECTOR_CHANNELS, 1, 1)
-        nn.init.normal_(self.predict.weight, std=0.01)
+        nn.init.normal_(self.predict.weight, std=SELECTOR_INIT_STD)
         self.predict.bias = nn.Parameter(torch.tensor([PRIOR_LOGIT]))
 
     def forward(self, features: Tensor, objectness: list[Tensor]) -> Tensor:
@@ -213,10 +212,10 @@ class SlotDetector(nn.Module):
             sizes.append(torch.tensor([1 / width, 1 / height]).to(centre).expand_as(centre))
         return torch.cat(centres), torch.cat(sizes)
 
-    def dense(self, images: Tensor, *, one_to_one_share: float = 1.0) -> DenseOutput:
+    def dense(self, images: Tensor, *, selector_share: float = 1.0) -> DenseOutput:
         """Map float images [B,3,H,W] in 0..1 to the proposals of all cells, fine levels first.
 
-        `one_to_one_share` (0..1) is how much of the selectors' gradient reaches the features under
+        `selector_share` (0..1) is how much of the selectors' gradient reaches the features under
         them: their few positives would fight the dense signal while the features are young.
         """
         maps = self._features(images)
@@ -226,23 +225,25 @@ class SlotDetector(nn.Module):
         )
         objectness = [prediction[:, :1].detach() for prediction in raw]
         selected = [
-            selector(_share_gradient(tower, one_to_one_share), objectness)
+            selector(_share_gradient(tower, selector_share), objectness)
             for selector, tower in zip(self.selectors, towers, strict=True)
         ]
         flat = torch.cat([prediction.flatten(2) for prediction in raw], dim=2).float()
         reach = flat[:, 1:].clamp(max=LARGEST_REACH).exp().transpose(1, 2)
         low = cells_xy - reach[..., :2] * cell_sizes
         high = cells_xy + reach[..., 2:] * cell_sizes
-        boxes = torch.cat([low, high], dim=2)
-        one_to_one = torch.cat([logits.flatten(1) for logits in selected], dim=1).float()
         return DenseOutput(
-            HeadOutput(one_to_one, boxes), HeadOutput(flat[:, 0], boxes), cells_xy, cell_sizes
+            objectness_logits=flat[:, 0],
+            selection_logits=torch.cat([logits.flatten(1) for logits in selected], dim=1).float(),
+            boxes_xyxy=torch.cat([low, high], dim=2),
+            cells_xy=cells_xy,
+            cell_sizes=cell_sizes,
         )
 
     def forward(self, images: Tensor) -> SlotOutput:
         """Map float images [B,3,H,W] in 0..1 to the slots, best first."""
-        proposals = self.dense(images).one_to_one
-        logits, best = proposals.logits.topk(self.config.num_slots, dim=1)
+        proposals = self.dense(images)
+        logits, best = proposals.selection_logits.topk(self.config.num_slots, dim=1)
         boxes = proposals.boxes_xyxy.gather(1, best[..., None].expand(-1, -1, 4))
         return SlotOutput(logits, boxes.clamp(0, 1))
 

@@ -1,7 +1,7 @@
 """The loss of a slot detector: masked L1, an IoU term, and BCE whose target is the match's quality.
 
-The one-to-one head learns from exclusive matches and the dense head from each box's best cells,
-with the same terms, so that both rank cells alike.
+The dense heads learn from each box's best cells, the selectors from exclusive matches. The terms
+are the same for both, so that both rank cells alike.
 
 Shapes: B batch, N cells, M ground-truth boxes (padded).
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from haustra.models.detector import DenseOutput, HeadOutput
+from haustra.models.detector import DenseOutput
 from haustra.models.matching import (
     ONE_TO_MANY,
     ONE_TO_ONE,
@@ -20,6 +20,7 @@ from haustra.models.matching import (
     match_greedy,
     match_quality,
     match_top_cells,
+    pairwise_iou,
 )
 
 
@@ -27,11 +28,8 @@ from haustra.models.matching import (
 class LossWeights:
     """How much each term counts."""
 
-    objectness: float = 1.0
     l1: float = 2.5
     iou: float = 2.0
-    one_to_many: float = 1.0
-    """Of the dense head; training lets it fade."""
 
 
 def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
@@ -48,43 +46,6 @@ def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     return overlap / union - (hull - union) / hull
 
 
-def _head_loss(
-    head: HeadOutput,
-    *,
-    target_boxes: Tensor,
-    positive: Tensor,
-    target_scores: Tensor,
-    focal: bool,
-    weights: LossWeights,
-) -> dict[str, Tensor]:
-    """Compute the terms of one head.
-
-    Args:
-        head: its proposals.
-        target_boxes: [B,N,4], read where `positive`.
-        positive: [B,N] bool.
-        target_scores: [B,N] in 0..1, zero where not positive.
-        focal: weigh background by its error, so that few positives are not drowned.
-        weights: of the terms.
-    """
-    normaliser = target_scores.sum().clamp(min=1.0)
-    bce = functional.binary_cross_entropy_with_logits(head.logits, target_scores, reduction="none")
-    if focal:
-        # Down-weight the easy background (quality focal loss, Li et al. 2020, beta = 2).
-        focus = (target_scores - head.logits.detach().sigmoid()).abs() ** 2
-        bce = torch.where(positive, bce, bce * focus)
-    objectness = bce.sum() / normaliser
-    predicted, wanted = head.boxes_xyxy[positive], target_boxes[positive]
-    importance = target_scores[positive]
-    l1 = ((predicted - wanted).abs().sum(dim=1) * importance).sum() / normaliser
-    iou = ((1 - paired_giou(predicted, wanted)) * importance).sum() / normaliser
-    return {
-        "objectness": weights.objectness * objectness,
-        "l1": weights.l1 * l1,
-        "iou": weights.iou * iou,
-    }
-
-
 def detection_loss(
     output: DenseOutput,
     *,
@@ -92,7 +53,7 @@ def detection_loss(
     mask: Tensor,
     weights: LossWeights,
 ) -> dict[str, Tensor]:
-    """Compute the loss of both heads.
+    """Compute the loss of the dense heads and of the selectors.
 
     Args:
         output: the proposals of a batch.
@@ -104,38 +65,38 @@ def detection_loss(
         Scalars by name; "loss" is the sum that is minimised.
     """
     candidates = candidate_cells(output.cells_xy, output.cell_sizes, boxes_xyxy)
+    with torch.no_grad():
+        iou = pairwise_iou(output.boxes_xyxy, boxes_xyxy)
+        possible = candidates & mask[:, None]
     terms: dict[str, Tensor] = {}
-    total = torch.zeros((), device=boxes_xyxy.device)
-    for name, head in (("one", output.one_to_one), ("many", output.one_to_many)):
+    for name, logits, powers in (
+        ("dense", output.objectness_logits, ONE_TO_MANY),
+        ("selected", output.selection_logits, ONE_TO_ONE),
+    ):
         with torch.no_grad():
-            quality, iou = match_quality(
-                head.logits,
-                head.boxes_xyxy,
-                boxes_xyxy=boxes_xyxy,
-                mask=mask,
-                candidates=candidates,
-                powers=ONE_TO_ONE if name == "one" else ONE_TO_MANY,
-            )
-            if name == "one":
-                box_of_cell, positive = _cells_of_greedy(match_greedy(quality), quality=quality)
-            else:
+            quality = match_quality(logits, iou, possible=possible, powers=powers)
+            if name == "dense":
                 box_of_cell, positive = match_top_cells(quality)
-            target_scores = _target_scores(quality, iou, box_of_cell, positive)
-        target_boxes = boxes_xyxy.gather(1, box_of_cell[..., None].expand(-1, -1, 4))
-        head_terms = _head_loss(
-            head,
-            target_boxes=target_boxes,
-            positive=positive,
-            target_scores=target_scores,
-            # Of the one-to-one head every near-duplicate must go, the half-hearted ones too.
-            focal=name == "many",
-            weights=weights,
-        )
-        share = weights.one_to_many if name == "many" else 1.0
-        for term, value in head_terms.items():
-            terms[f"{name}_{term}"] = value.detach()
-            total = total + share * value
-    return {"loss": total, **terms}
+            else:
+                box_of_cell, positive = _cells_of_greedy(match_greedy(quality), quality=quality)
+            targets = _target_scores(quality, iou, box_of_cell, positive)
+            normaliser = targets.sum().clamp(min=1.0)
+        bce = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        if name == "dense":
+            # Down-weight the easy background (quality focal loss, Li et al. 2020, beta = 2). Not
+            # for the selectors: every near-duplicate must go, the half-hearted ones too.
+            bce = torch.where(positive, bce, bce * logits.detach().sigmoid() ** 2)
+        terms[f"{name}_objectness"] = bce.sum() / normaliser
+        # The boxes are the dense heads'. That of the cell which speaks counts once more.
+        predicted = output.boxes_xyxy[positive]
+        wanted = boxes_xyxy.gather(1, box_of_cell[..., None].expand(-1, -1, 4))[positive]
+        importance = targets[positive] / normaliser
+        l1 = ((predicted - wanted).abs().sum(dim=1) * importance).sum()
+        giou = ((1 - paired_giou(predicted, wanted)) * importance).sum()
+        terms[f"{name}_l1"] = weights.l1 * l1
+        terms[f"{name}_iou"] = weights.iou * giou
+    loss = torch.stack(list(terms.values())).sum()
+    return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 
 
 def _cells_of_greedy(matched: Tensor, *, quality: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,29 +53,18 @@ def candidate_cells(cells_xy: Tensor, cell_sizes: Tensor, boxes_xyxy: Tensor) ->
 
 
 def match_quality(
-    logits: Tensor,
-    proposals_xyxy: Tensor,
-    *,
-    boxes_xyxy: Tensor,
-    mask: Tensor,
-    candidates: Tensor,
-    powers: QualityPowers,
-) -> tuple[Tensor, Tensor]:
-    """Return the quality and the IoU of every pair of cell and box, both [B,N,M].
+    logits: Tensor, iou: Tensor, *, possible: Tensor, powers: QualityPowers
+) -> Tensor:
+    """Return the quality of every pair of cell and box, [B,N,M], -1 where a pair cannot match.
 
     Args:
         logits: [B,N].
-        proposals_xyxy: [B,N,4].
-        boxes_xyxy: [B,M,4] ground truth.
-        mask: [B,M] bool, which rows of it are boxes.
-        candidates: [B,N,M] bool, from `candidate_cells`.
+        iou: [B,N,M], from `pairwise_iou`.
+        possible: [B,N,M] bool, the candidates among real boxes.
         powers: how score and IoU combine.
-
-    The quality is -1 where a pair cannot match.
     """
-    iou = pairwise_iou(proposals_xyxy, boxes_xyxy)
     quality = logits.sigmoid()[:, :, None] ** powers.score * iou**powers.iou
-    return quality.masked_fill(~(candidates & mask[:, None]), -1.0), iou
+    return quality.masked_fill(~possible, -1.0)
 
 
 def match_greedy(quality: Tensor) -> Tensor:

@@ -49,13 +49,13 @@ class TrainConfig:
     max_boxes: int | None = None
     """Boxes per image; the warehouse's own unless given, and must equal it."""
     lr_start: float = 1.5e-3
-    """Learning rate after the warm-up."""
+    """Learning rate after the warm-up; kernels get ten times as much, by Muon."""
     lr_end: float = 2e-5
     """Learning rate at the end."""
     scheduler: Literal["linear", "cosine"] = "cosine"
     """How the learning rate falls in between."""
     weight_decay: float = 0.05
-    """Weight decay of AdamW."""
+    """Weight decay of the kernels."""
     iou_weight: float = 2.0
     """Weight of the IoU term of the loss; 0 leaves it out."""
     augment: bool = True

@@ -31,14 +31,13 @@ from haustra.train.allocator import keep_freed_memory
 from haustra.train.averaging import AveragedModel
 from haustra.train.batches import strength_at, training_batches
 from haustra.train.config import TrainConfig
+from haustra.train.optimiser import DetectorOptimiser
 from haustra.train.schedule import learning_rate
 from haustra.warehouse.reading import Split, open_split
 
 MAX_GRADIENT_NORM = 10.0
 PRETRAINED_RATE = 0.2
 """Share of the learning rate that a pretrained backbone gets: it has less to learn, and to lose."""
-FINAL_DENSE_WEIGHT = 0.2
-"""Weight of the dense head's loss at the end; it begins at 1 (YOLO26 lets it fade likewise)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,28 +90,6 @@ def _open_training_split(config: TrainConfig) -> Split:
     return split
 
 
-def _parameter_groups(
-    model: SlotDetector, *, weight_decay: float, backbone_rate: float
-) -> list[dict[str, Any]]:
-    """Group the trained weights by learning rate and by weight decay.
-
-    Only kernels decay: norms and biases have no reason to shrink. `rate` is the share of the
-    schedule's learning rate that a group gets.
-    """
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = defaultdict(list)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[name.startswith("backbone."), parameter.ndim > 1].append(parameter)
-    return [
-        {
-            "params": parameters,
-            "weight_decay": weight_decay if is_kernel else 0.0,
-            "rate": backbone_rate if is_backbone else 1.0,
-        }
-        for (is_backbone, is_kernel), parameters in groups.items()
-    ]
-
-
 def _begin_model(config: TrainConfig, *, max_boxes: int) -> SlotDetector:
     """Build the model: random, or with the weights that --pretrained or --init-from names."""
     if config.init_from is None:
@@ -160,14 +137,11 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
     torch.manual_seed(config.seed)
     model = _begin_model(config, max_boxes=manifest.max_boxes).train()
     average = AveragedModel(model)
-    optimiser = torch.optim.AdamW(
-        _parameter_groups(
-            model,
-            weight_decay=config.weight_decay,
-            backbone_rate=PRETRAINED_RATE if config.pretrained else 1.0,
-        ),
-        lr=config.lr_start,
-        fused=True,
+    optimiser = DetectorOptimiser(
+        model,
+        weight_decay=config.weight_decay,
+        backbone_rate=PRETRAINED_RATE if config.pretrained else 1.0,
+        dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
     )
     steps_per_epoch = -(-len(split) // config.batch_size)
     num_epochs, budget_s = config.num_epochs, config.time_budget_s
@@ -213,8 +187,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
                         end=config.lr_end,
                         scheduler=config.scheduler,
                     )
-                    for group in optimiser.param_groups:
-                        group["lr"] = rate * group["rate"]
+                    optimiser.set_rate(rate)
 
                     # One step.
                     images = images_to_input(torch.from_numpy(batch.images))
@@ -226,16 +199,12 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
                     with torch.autocast(
                         "cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"
                     ):
-                        output = model.dense(images, one_to_one_share=done)
-                    # The dense head leads while the features are young, and hands over.
-                    loss_weights = LossWeights(
-                        iou=config.iou_weight, one_to_many=1 - (1 - FINAL_DENSE_WEIGHT) * done
-                    )
+                        output = model.dense(images, selector_share=done)
                     terms = detection_loss(
                         output,
                         boxes_xyxy=boxes[:, :used],
                         mask=mask[:, :used],
-                        weights=loss_weights,
+                        weights=LossWeights(iou=config.iou_weight),
                     )
                     loss = terms["loss"]
                     if not torch.isfinite(loss):
@@ -245,7 +214,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
                             f"{num_steps + 1} (batch with {', '.join(names)}); lower --lr-start "
                             f"{config.lr_start} or pass --precision float32"
                         )
-                    optimiser.zero_grad(set_to_none=True)
+                    optimiser.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
                     torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
                     optimiser.step()

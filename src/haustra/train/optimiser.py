@@ -1,0 +1,152 @@
+"""The optimiser: Muon for the kernels of normalised convolutions, AdamW for all else.
+
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) makes the steps of a weight
+matrix orthogonal, so that directions with small gradients learn as fast as those with large ones.
+On little data in little time it learns several times faster than AdamW alone.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from haustra.models.detector import SlotDetector
+
+MUON_RATE = 10.0
+"""Muon's learning rate as a multiple of AdamW's: its steps have a size of their own."""
+MOMENTUM = 0.95
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the iteration: the steepest at zero, not the most exact (Jordan et al.)."""
+NUM_ITERATIONS = 5
+LEAST_SIDE = 16
+"""A kernel with fewer rows or columns is no matrix worth making orthogonal: the predictions."""
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """Return U V^T of the singular value decomposition U S V^T, roughly: S becomes 0.7 to 1.2.
+
+    Args:
+        matrix: [M,N] of any floating type, in which it is also computed.
+    """
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    wide = wide / wide.norm().clamp(min=1e-7)
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(NUM_ITERATIONS):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose steps are orthogonal matrices.
+
+    In place of `torch.optim.Muon`, which takes no convolutions, and computes in bfloat16 also where
+    the CPU has no instructions for it: there it is fifteen times slower than float32.
+
+    Args of the constructor:
+        groups: of kernels [O,I,H,W], each seen as the matrix [O,I*H*W]; with `weight_decay`.
+        dtype: in which to make the steps orthogonal.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, dtype: torch.dtype) -> None:
+        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0})
+        self._dtype = dtype
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Move the kernels by their gradients."""
+        for group in self.param_groups:
+            for kernel in group["params"]:
+                if kernel.grad is None:
+                    continue
+                state = self.state[kernel]
+                if not state:
+                    state["momentum"] = torch.zeros_like(kernel)
+                momentum = state["momentum"].mul_(MOMENTUM).add_(kernel.grad)
+                # Nesterov: look ahead by one more step of the momentum.
+                ahead = kernel.grad.add(momentum, alpha=MOMENTUM)
+                # The order of columns does not matter: take them as they lie in memory.
+                rows = ahead.permute(0, 2, 3, 1)
+                matrix = rows.flatten(1).to(self._dtype)
+                change = orthogonalise(matrix).to(kernel.dtype).reshape(rows.shape)
+                size = max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                kernel.mul_(1 - group["lr"] * group["weight_decay"])
+                kernel.add_(change.permute(0, 3, 1, 2), alpha=-group["lr"] * size)
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    # A depthwise kernel is many small filters, not one matrix.
+    return (
+        parameter.ndim == 4
+        and parameter.shape[1] > 1
+        and min(parameter.shape[0], parameter[0].numel()) >= LEAST_SIDE
+    )
+
+
+class DetectorOptimiser:
+    """One optimiser for all trained weights of a detector.
+
+    Only kernels decay: norms and biases have no reason to shrink.
+
+    Args of the constructor:
+        model: its weights that require a gradient are trained.
+        weight_decay: of kernels.
+        backbone_rate: the backbone's share of the learning rate.
+        dtype: in which Muon computes.
+    """
+
+    def __init__(
+        self,
+        model: SlotDetector,
+        *,
+        weight_decay: float,
+        backbone_rate: float,
+        dtype: torch.dtype,
+    ) -> None:
+        kernels: dict[float, list[nn.Parameter]] = defaultdict(list)
+        others: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            rate = backbone_rate if name.startswith("backbone.") else 1.0
+            if not parameter.requires_grad:
+                continue
+            if _is_matrix(parameter):
+                kernels[rate].append(parameter)
+            else:
+                others[rate, weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
+        self._optimisers = (
+            Muon(
+                [
+                    {
+                        "params": group,
+                        "share": MUON_RATE * rate,
+                        "weight_decay": weight_decay / MUON_RATE,
+                    }
+                    for rate, group in kernels.items()
+                ],
+                dtype=dtype,
+            ),
+            torch.optim.AdamW(
+                [
+                    {"params": group, "share": rate, "weight_decay": decay}
+                    for (rate, decay), group in others.items()
+                ],
+                fused=True,
+            ),
+        )
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate; each group gets its share of it."""
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group["share"]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for optimiser in self._optimisers:
+            optimiser.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """Move the weights by their gradients."""
+        for optimiser in self._optimisers:
+            optimiser.step()
