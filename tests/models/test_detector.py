@@ -1,9 +1,12 @@
+from unittest.mock import patch
+
 import pytest
 import torch
 
 from haustra.models.backbone import count_parameters, images_to_input
 from haustra.models.detector import (
     BackboneKind,
+    DenseOutput,
     LevelSelector,
     ModelKind,
     build_model,
@@ -160,3 +163,23 @@ def test_the_selectors_gradient_reaches_the_features_as_far_as_it_is_let() -> No
         sizes.append(0.0 if gradient is None else float(gradient.norm()))
     assert sizes[0] == 0
     assert sizes[1] == pytest.approx(sizes[2] / 2, rel=1e-3)
+
+
+def test_the_cells_around_the_chosen_one_vote_on_its_box() -> None:
+    torch.manual_seed(0)
+    model = build_model(default_config("tiny", max_boxes=1)).eval()
+    near, far = [0.2, 0.2, 0.6, 0.6], [0.7, 0.7, 0.9, 0.9]
+    shifted = [0.22, 0.2, 0.62, 0.6]
+    proposals = DenseOutput(
+        objectness_logits=torch.tensor([[0.0, 0.0, 9.0]]),
+        selection_logits=torch.tensor([[3.0, -3.0, -3.0]]),
+        boxes_xyxy=torch.tensor([[near, shifted, far]]),
+        cells_xy=torch.zeros(3, 2),
+        cell_sizes=torch.ones(3, 2),
+    )
+    with patch.object(model, "dense", lambda images: proposals):
+        output = model(torch.zeros(1, 3, 32, 32))
+    share = (0.38 / 0.42) ** 8 / (1 + (0.38 / 0.42) ** 8)
+    expected = torch.tensor(near) + share * (torch.tensor(shifted) - torch.tensor(near))
+    torch.testing.assert_close(output.boxes_xyxy[0, 0], expected)
+    assert float(output.logits[0, 0]) == 3.0

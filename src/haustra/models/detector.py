@@ -21,6 +21,7 @@ from torch.nn import functional
 from haustra.models.backbone import Backbone, ConvUnit, FeaturePyramid
 from haustra.models.efficientnet import WIDTHS as EFFICIENTNET_WIDTHS
 from haustra.models.efficientnet import EfficientNetLite0
+from haustra.models.matching import pairwise_iou
 
 ModelKind = Literal["tiny", "big"]
 BackboneKind = Literal["plain", "efficientnet-lite0"]
@@ -244,8 +245,25 @@ class SlotDetector(nn.Module):
         """Map float images [B,3,H,W] in 0..1 to the slots, best first."""
         proposals = self.dense(images)
         logits, best = proposals.selection_logits.topk(self.config.num_slots, dim=1)
-        boxes = proposals.boxes_xyxy.gather(1, best[..., None].expand(-1, -1, 4))
-        return SlotOutput(logits, boxes.clamp(0, 1))
+        chosen = proposals.boxes_xyxy.gather(1, best[..., None].expand(-1, -1, 4))
+        return SlotOutput(logits, _voted_boxes(chosen, proposals).clamp(0, 1))
+
+
+def _voted_boxes(chosen_xyxy: Tensor, proposals: DenseOutput) -> Tensor:
+    """Let every cell that sees the same polyp vote on the box of the cell that speaks for it.
+
+    Returns [B,S,4]: the mean of all boxes, weighted by objectness^2 * IoU^8 with the chosen one
+    (weighted boxes fusion, Solovyev et al. 2021, with the IoU in place of a threshold).
+    """
+    overlap = pairwise_iou(chosen_xyxy, proposals.boxes_xyxy)
+    for _ in range(3):
+        overlap = overlap * overlap
+    objectness = proposals.objectness_logits.sigmoid()
+    weights = overlap * (objectness * objectness)[:, None]
+    total = weights.sum(dim=2, keepdim=True)
+    voted = weights @ proposals.boxes_xyxy / total.clamp(min=1e-12)
+    # An untrained box may be empty, and overlap nothing, itself included.
+    return torch.where(total > 1e-12, voted, chosen_xyxy)
 
 
 def _share_gradient(features: Tensor, share: float) -> Tensor:
