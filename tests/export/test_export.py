@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from checkpoints import write_lively_checkpoint
@@ -35,6 +36,17 @@ from haustra.warehouse.reading import Split, open_split
 from scenes import write_warehouse
 
 OPSETS: dict[ModelKind, int] = {"tiny": 18, "big": 21}
+
+
+def run_graph(
+    graph: onnx.GraphProto, *, feed: dict[str, NDArray[np.float32] | NDArray[np.uint8]]
+) -> NDArray[np.float32]:
+    """Check a graph and return its first output."""
+    imports = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+    onnx.checker.check_model(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return np.asarray(session.run(None, feed)[0])
 
 
 def run(arguments: list[str]) -> int:
@@ -141,16 +153,11 @@ def test_arithmetic_on_pixels_becomes_one_addition_at_most(
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4, 8, 8])],
         constants,
     )
-    imports = [onnx.helper.make_opsetid("", 18)]
     images = rng.integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)
-    found = []
-    for step in (lambda graph: None, fold_normalisation):
-        step(graph)
-        model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
-        onnx.checker.check_model(model)
-        session = onnxruntime.InferenceSession(model.SerializeToString())
-        found.append(session.run(None, {"images": images})[0])
-    np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-3)
+    before = run_graph(graph, feed={"images": images})
+    fold_normalisation(graph)
+    after = run_graph(graph, feed={"images": images})
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-3)
     assert [node.op_type for node in graph.node] == left
     assert {c.name for c in graph.initializer} <= {n for node in graph.node for n in node.input}
 
@@ -189,16 +196,11 @@ def test_convolutions_pad_with_zeros_by_themselves(
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", "c", "h", "w"])],
         constants,
     )
-    imports = [onnx.helper.make_opsetid("", 18)]
     images = rng.normal(size=(1, 3, 8, 8)).astype(np.float32)
-    found = []
-    for step in (lambda graph: None, fold_padding):
-        step(graph)
-        model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
-        onnx.checker.check_model(model)
-        session = onnxruntime.InferenceSession(model.SerializeToString())
-        found.append(session.run(None, {"x": images})[0])
-    np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-5)
+    before = run_graph(graph, feed={"x": images})
+    fold_padding(graph)
+    after = run_graph(graph, feed={"x": images})
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
     assert [node.op_type for node in graph.node] == left
     assert {c.name for c in graph.initializer} <= {n for node in graph.node for n in node.input}
 
