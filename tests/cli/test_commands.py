@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints import write_lively_checkpoint
 from haustra import __version__
 from haustra.cli.main import COMMANDS, main
 from scenes import write_warehouse
@@ -107,6 +108,22 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
             "c.bin does not exist; expected a checkpoint; make one with `haustra train`",
         ),
         (
+            ["eval", "--manifest", "m", "--detector-weights", "w", "--bootstrap", "-1"],
+            "--bootstrap -1: expected a whole number from 0 to 100000",
+        ),
+        (
+            ["eval", "--manifest", "m", "--detector-weights", "w", "--bootstrap", "100001"],
+            "--bootstrap 100001: expected a whole number from 0 to 100000",
+        ),
+        (
+            ["eval", "--manifest", "m", "--detector-weights", "w", "--bootstrap", "1.5"],
+            "Invalid value for --bootstrap: '1.5' is not a whole number. See --help.",
+        ),
+        (
+            ["eval", "--manifest", "m", "--detector-weights", "w", "--bootstrap-seed", "-1"],
+            "--bootstrap-seed -1: expected a whole number of at least 0",
+        ),
+        (
             ["infer", "--image", "a.png", "--infer-obj-thresh", "2"],
             "--infer-obj-thresh 2.0: expected a number from 0 to 1",
         ),
@@ -176,6 +193,28 @@ def test_ctrl_c_is_one_line_and_exit_code_130(
     output = tmp_path.parent / "o"
     assert run(["prune", "--captures", str(tmp_path), "--output-root", str(output)]) == 130
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_eval_prints_and_stores_intervals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = write_warehouse(tmp_path)
+    weights = tmp_path / "bigdet.bin"
+    write_lively_checkpoint(weights, manifest=manifest, kind="big")
+    metrics = tmp_path / "metrics.json"
+    measure = ["eval", "--manifest", str(manifest), "--detector-weights", str(weights)]
+    measure += ["--split", "train", "--metrics-out", str(metrics)]
+    assert run(measure) == 0
+    assert json.loads(metrics.read_text())["bootstrap"] is None
+    assert "interval" not in capsys.readouterr().out
+    assert run([*measure, "--bootstrap", "20", "--bootstrap-seed", "3"]) == 0
+    stored = json.loads(metrics.read_text())["bootstrap"]
+    assert (stored["num_resamples"], stored["seed"]) == (20, 3)
+    low, high = stored["ap50"]
+    groups = stored["num_groups"]
+    (line,) = [text for text in capsys.readouterr().out.splitlines() if "interval" in text]
+    assert line.startswith(f"95 % interval over groups: AP50 {low:.3f} to {high:.3f}, AP75 ")
+    assert line.endswith(f"({groups} groups, 20 resamples)")
 
 
 def test_eval_refuses_an_empty_split_and_another_size(

@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from haustra.core.detections import Detections, Slots
+from haustra.evaluate.bootstrap import bootstrap_intervals
 from haustra.evaluate.evaluation import Evaluation, evaluate_split
 from haustra.evaluate.metrics import box_metrics
 from haustra.evaluate.report import spread_evenly, worst_mistakes, write_report
@@ -75,6 +77,7 @@ def test_the_report_shows_mistakes_only_where_there_are_some(tmp_path: Path, spl
             "warehouse_version": split.manifest.version,
             "checkpoint": "none",
             **evaluation.metrics.to_json(),
+            "bootstrap": None,
         }
         written = write_report(
             tmp_path, evaluation=evaluation, split=split, summary=summary, history=[]
@@ -86,3 +89,36 @@ def test_the_report_shows_mistakes_only_where_there_are_some(tmp_path: Path, spl
     always = {"report.html", "report.json", "curves.png", "gallery.png"}
     assert names[wrong] == always | {"misses.png", "false_alarms.png"}
     assert names[right] == always
+
+
+def test_the_report_shows_the_intervals_beside_the_numbers(tmp_path: Path, split: Split) -> None:
+    truth = split.gather(np.arange(len(split)))
+    evaluation = evaluate_split(
+        split,
+        predict_slots=lambda images: (truth.boxes_xyxy, truth.mask.astype(np.float32)),
+        threshold=0.3,
+        batch_size=len(split),
+    )
+    intervals = bootstrap_intervals(
+        evaluation.truths,
+        evaluation.predictions,
+        groups=split.group_ids(),
+        threshold=0.3,
+        num_resamples=10,
+    )
+    assert intervals.num_groups == split.manifest.splits["train"].groups
+    summary = {
+        "model": "a detector",
+        "split": "train",
+        "shuffle_labels_seed": None,
+        "warehouse_version": split.manifest.version,
+        "checkpoint": "none",
+        **evaluation.metrics.to_json(),
+        "bootstrap": intervals.to_json(),
+    }
+    write_report(tmp_path, evaluation=evaluation, split=split, summary=summary, history=[])
+    page = (tmp_path / "report.html").read_text()
+    assert "<tr><th>AP50</th><td>1.0000</td><td>[1.0000, 1.0000]</td></tr>" in page
+    assert f"10 resamples of {intervals.num_groups} groups" in page
+    stored = json.loads((tmp_path / "report.json").read_text())
+    assert stored["bootstrap"]["ap50"] == pytest.approx([1, 1])

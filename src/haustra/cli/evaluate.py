@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from haustra.cli.scores import print_scores
+from haustra.cli.scores import print_intervals, print_scores
 from haustra.cli.terminal import build_progress, print_json, print_lines
 from haustra.evaluate.config import EvalConfig
 
@@ -33,4 +33,6 @@ def evaluate(
     if config.shuffle_labels_seed is not None:
         name += " (labels shuffled)"
     print_scores({name: result.evaluation.metrics})
+    if result.intervals is not None:
+        print_intervals(result.intervals)
     print_lines(f"wrote {path}" for path in [*result.report, config.metrics_out] if path)

@@ -1,6 +1,7 @@
 """The table of box metrics that `train` and `eval` print."""
 
-from haustra.cli.terminal import print_table
+from haustra.cli.terminal import print_lines, print_table
+from haustra.evaluate.bootstrap import LEVEL_PERCENT, BootstrapIntervals
 from haustra.evaluate.metrics import BoxMetrics
 
 
@@ -43,4 +44,26 @@ def print_scores(metrics: dict[str, BoxMetrics]) -> None:
             "duplicates",
         ],
         rows=rows,
+    )
+
+
+def print_intervals(intervals: BootstrapIntervals) -> None:
+    """Print the bootstrap intervals of an evaluation, in a line."""
+    found = {
+        "AP50": intervals.ap50,
+        "AP75": intervals.ap75,
+        "AP50-95": intervals.ap50_95,
+        "precision": intervals.precision,
+        "recall": intervals.recall,
+        "F1": intervals.f1,
+    }
+    parts = (
+        f"{name} -" if ends is None else f"{name} {ends[0]:.3f} to {ends[1]:.3f}"
+        for name, ends in found.items()
+    )
+    print_lines(
+        [
+            f"{LEVEL_PERCENT} % interval over groups: {', '.join(parts)} "
+            f"({intervals.num_groups} groups, {intervals.num_resamples} resamples)"
+        ]
     )

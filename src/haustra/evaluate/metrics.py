@@ -190,37 +190,67 @@ def match_detections(
     return matched, duplicate, matched_iou
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageCounts:
+    """One image at one score threshold and IoU 0.5."""
+
+    hits: int
+    misses: int
+    false_alarms: int
+    """Duplicates included."""
+    duplicates: int
+    matched_iou: float
+    """Sum over the hits."""
+
+
+def count_at_threshold(
+    truth: Detections, prediction: Detections, *, threshold: float
+) -> ImageCounts:
+    """Count one image's detections of at least a score (0..1) at IoU 0.5."""
+    shown = prediction.above(threshold)
+    matched, duplicate, matched_iou = match_detections(truth, shown)
+    found = int((matched >= 0).sum())
+    return ImageCounts(
+        hits=found,
+        misses=len(truth) - found,
+        false_alarms=len(shown) - found,
+        duplicates=int(duplicate.sum()),
+        matched_iou=float(matched_iou.sum()),
+    )
+
+
+def precision_recall_f1(*, hits: int, misses: int, false_alarms: int) -> tuple[float, float, float]:
+    """Return precision, recall and their harmonic mean; 0 where nothing is shown or labelled."""
+    precision = hits / max(1, hits + false_alarms)
+    recall = hits / max(1, hits + misses)
+    return precision, recall, 2 * precision * recall / max(1e-12, precision + recall)
+
+
 def threshold_metrics(
     truths: Sequence[Detections], predictions: Sequence[Detections], *, threshold: float
 ) -> ThresholdMetrics:
     """Count at a score threshold (0..1) and IoU 0.5, over all images."""
-    hits = misses = false_alarms = duplicates = empty = empty_alarmed = 0
-    iou_sum = 0.0
-    for truth, prediction in zip(truths, predictions, strict=True):
-        shown = prediction.above(threshold)
-        matched, duplicate, matched_iou = match_detections(truth, shown)
-        found = int((matched >= 0).sum())
-        hits += found
-        misses += len(truth) - found
-        false_alarms += len(shown) - found
-        duplicates += int(duplicate.sum())
-        iou_sum += float(matched_iou.sum())
-        empty += len(truth) == 0
-        empty_alarmed += len(truth) == 0 and len(shown) > 0
-    precision = hits / max(1, hits + false_alarms)
-    recall = hits / max(1, hits + misses)
+    counts = [
+        count_at_threshold(truth, prediction, threshold=threshold)
+        for truth, prediction in zip(truths, predictions, strict=True)
+    ]
+    hits = sum(image.hits for image in counts)
+    misses = sum(image.misses for image in counts)
+    false_alarms = sum(image.false_alarms for image in counts)
+    empty = [image for truth, image in zip(truths, counts, strict=True) if not len(truth)]
+    precision, recall, f1 = precision_recall_f1(hits=hits, misses=misses, false_alarms=false_alarms)
     return ThresholdMetrics(
         threshold=threshold,
         precision=precision,
         recall=recall,
-        f1=2 * precision * recall / max(1e-12, precision + recall),
+        f1=f1,
         true_positives=hits,
         false_positives=false_alarms,
         false_negatives=misses,
-        duplicates_per_truth=duplicates / max(1, hits + misses),
-        mean_matched_iou=iou_sum / max(1, hits),
-        empty_images_with_detection=empty_alarmed,
-        empty_images=empty,
+        duplicates_per_truth=sum(image.duplicates for image in counts) / max(1, hits + misses),
+        mean_matched_iou=sum(image.matched_iou for image in counts) / max(1, hits),
+        empty_images_with_detection=sum(image.false_alarms > 0 for image in empty),
+        empty_images=len(empty),
     )
 
 

@@ -5,6 +5,7 @@ alarms have sheets of their own, the worst first.
 """
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from haustra.core.errors import MissingExtraError
 from haustra.core.files import write_json_atomic, write_text_atomic
 from haustra.core.images import write_png
 from haustra.core.letterbox import Letterbox
+from haustra.evaluate.bootstrap import LEVEL_PERCENT
 from haustra.evaluate.evaluation import Evaluation
 from haustra.evaluate.metrics import match_detections
 from haustra.warehouse.reading import Split
@@ -153,12 +155,21 @@ def _draw_curves(
 
 def _page(summary: dict[str, Any], *, mistakes: dict[str, Path]) -> str:
     scores, counts = summary["average_precision"], summary["at_threshold"]
+    intervals = summary["bootstrap"] or {}
     rows = [
-        *((name.replace("ap", "AP").replace("_", "-"), value) for name, value in scores.items()),
-        *((name.replace("_", " "), value) for name, value in counts.items()),
+        *((key.replace("ap", "AP").replace("_", "-"), key, value) for key, value in scores.items()),
+        *((key.replace("_", " "), key, value) for key, value in counts.items()),
     ]
+    resampling = (
+        f"<p>In brackets: {LEVEL_PERCENT} % intervals (percentile bootstrap, "
+        f"{intervals['num_resamples']} resamples of {intervals['num_groups']} groups).</p>\n"
+        if intervals
+        else ""
+    )
     cells = "\n".join(
-        f"<tr><th>{html.escape(name)}</th><td>{_number(value)}</td></tr>" for name, value in rows
+        f"<tr><th>{html.escape(name)}</th><td>{_number(value)}</td>"
+        f"<td>{_interval(intervals.get(key))}</td></tr>"
+        for name, key, value in rows
     )
     title = html.escape(f"{summary['model']} on {summary['split']}")
     control = (
@@ -189,7 +200,7 @@ def _page(summary: dict[str, Any], *, mistakes: dict[str, Path]) -> str:
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto }}
 img {{ max-width: 100% }}
 th {{ text-align: left; padding-right: 2rem; font-weight: normal }}
-td {{ text-align: right; font-variant-numeric: tabular-nums }}
+td {{ text-align: right; padding-right: 1rem; font-variant-numeric: tabular-nums }}
 </style>
 <h1>{title}</h1>
 <p>{summary["num_images"]} images with {summary["num_truths"]} labelled polyps; warehouse
@@ -201,7 +212,7 @@ haustra is a research tool.</p>
 <p>Spread evenly over the split. Blue: labelled. Green: found, with its score, from {threshold}.</p>
 <img src="gallery.png" alt="boxed pictures">
 {sheets}<h2>Numbers</h2>
-<table>
+{resampling}<table>
 {cells}
 </table>
 <h2>Data</h2>
@@ -214,6 +225,10 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return "" if ends is None else f"[{ends[0]:.4f}, {ends[1]:.4f}]"
 
 
 def write_report(

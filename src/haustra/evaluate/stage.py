@@ -9,6 +9,7 @@ from haustra.core.errors import HaustraError
 from haustra.core.files import write_json_atomic
 from haustra.core.letterbox import ResizeMode
 from haustra.core.progress import Progress
+from haustra.evaluate.bootstrap import BootstrapIntervals, bootstrap_intervals
 from haustra.evaluate.config import EvalConfig
 from haustra.evaluate.evaluation import Evaluation, evaluate_split
 from haustra.evaluate.report import write_report
@@ -49,6 +50,8 @@ class EvaluationResult:
     """An evaluation, its summary as JSON values, and the files of its report."""
 
     evaluation: Evaluation
+    intervals: BootstrapIntervals | None
+    """None unless asked for."""
     summary: dict[str, Any]
     report: list[Path]
 
@@ -84,6 +87,17 @@ def evaluate_detector(
         shuffle_labels_seed=config.shuffle_labels_seed,
         progress=progress,
     )
+    intervals = None
+    if config.bootstrap:
+        intervals = bootstrap_intervals(
+            evaluation.truths,
+            evaluation.predictions,
+            groups=split.group_ids(),
+            threshold=evaluation.metrics.at_threshold.threshold,
+            num_resamples=config.bootstrap,
+            seed=config.bootstrap_seed,
+            progress=progress,
+        )
     summary = {
         "checkpoint": str(config.detector_weights),
         "model": detector.caption,
@@ -91,6 +105,7 @@ def evaluate_detector(
         "split": config.split,
         "shuffle_labels_seed": config.shuffle_labels_seed,
         **evaluation.metrics.to_json(),
+        "bootstrap": intervals and intervals.to_json(),
     }
     report = []
     if config.report:
@@ -103,7 +118,9 @@ def evaluate_detector(
         )
     if config.metrics_out:
         write_json_atomic(config.metrics_out, value=summary)
-    return EvaluationResult(evaluation=evaluation, summary=summary, report=report)
+    return EvaluationResult(
+        evaluation=evaluation, intervals=intervals, summary=summary, report=report
+    )
 
 
 def check_images_fit(

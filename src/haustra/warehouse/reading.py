@@ -101,6 +101,11 @@ class Split:
         names: list[str] = self.table.column("sample_id").to_pylist()
         return names
 
+    def group_ids(self) -> list[str]:
+        """Return each sample's group, in order."""
+        names: list[str] = self.table.column("group_id").to_pylist()
+        return names
+
 
 def resolve_manifest_path(path: Path) -> Path:
     """Return the manifest's path for a manifest or the warehouse folder that holds it."""

@@ -1,0 +1,39 @@
+"""Labelled and detected boxes of small images, for tests of the metrics."""
+
+import numpy as np
+
+from haustra.core.detections import Detections, detections_from_labels
+
+SIZE_WH = (200, 150)
+
+
+def truth_of(*boxes: tuple[float, float, float, float]) -> Detections:
+    return detections_from_labels(np.array(boxes).reshape(-1, 4), image_size_wh=SIZE_WH)
+
+
+def found(*scored: tuple[float, tuple[float, float, float, float]]) -> Detections:
+    ordered = sorted(scored, key=lambda pair: -pair[0])
+    return Detections(
+        boxes_px=np.array([box for _, box in ordered], dtype=np.float64).reshape(-1, 4),
+        scores=np.array([score for score, _ in ordered], dtype=np.float64),
+        image_size_wh=SIZE_WH,
+    )
+
+
+def random_scene(seed: int) -> tuple[list[Detections], list[Detections]]:
+    """Random truths, and detections that are moved copies, doubles and inventions."""
+    rng = np.random.default_rng(seed)
+    truths, predictions = [], []
+    for _ in range(int(rng.integers(1, 30))):
+        low = rng.uniform(0, 100, (int(rng.integers(0, 5)), 2))
+        boxes = np.hstack([low, low + rng.uniform(3, 49, low.shape)])
+        copies = boxes.repeat(2, axis=0)[rng.random(2 * len(boxes)) < 0.7]
+        moved = copies + rng.normal(0, 4, copies.shape)
+        low = rng.uniform(0, 100, (int(rng.integers(0, 3)), 2))
+        made_up = np.hstack([low, low + rng.uniform(3, 49, low.shape)])
+        guesses = np.vstack([moved, made_up])
+        guesses[:, 2:] = np.maximum(guesses[:, 2:], guesses[:, :2])
+        scores = -np.sort(-rng.random(len(guesses)).round(2))
+        truths.append(detections_from_labels(boxes, image_size_wh=SIZE_WH))
+        predictions.append(Detections(boxes_px=guesses, scores=scores, image_size_wh=SIZE_WH))
+    return truths, predictions
