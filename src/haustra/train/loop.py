@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from haustra.core.allocator import keep_freed_memory
 from haustra.core.errors import HaustraError
 from haustra.core.progress import Progress, SilentProgress
 from haustra.evaluate.evaluation import evaluate_split
@@ -27,7 +28,6 @@ from haustra.models.detector import SlotDetector, build_model, default_config
 from haustra.models.efficientnet import EfficientNetLite0
 from haustra.models.losses import LossWeights, detection_loss
 from haustra.models.predict import predict_slots, resolve_precision
-from haustra.train.allocator import keep_freed_memory
 from haustra.train.averaging import AveragedModel
 from haustra.train.batches import strength_at, training_batches
 from haustra.train.config import TrainConfig

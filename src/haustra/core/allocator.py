@@ -1,0 +1,22 @@
+"""How the C library keeps memory between training steps or simulated frames."""
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+_NEVER = 2**31 - 1
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees for the next step. Only glibc; nothing elsewhere.
+
+    Each step of a training, and each simulated frame, allocates and frees the same blocks. By
+    default glibc returns large ones to the system at once, and the next step pays for every page
+    again: a tenth to a fifth of its time.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _NEVER)
+        mallopt(_M_TRIM_THRESHOLD, _NEVER)
