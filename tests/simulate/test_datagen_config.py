@@ -23,6 +23,20 @@ from haustra.simulate.config import DatagenConfig
         ("frame_rate_hz", math.nan, "--frame-rate-hz nan: expected a finite number above 0"),
         ("polyps_per_run", -1, "--polyps-per-run -1: expected a whole number from 0 to 24"),
         ("polyps_per_run", 25, "--polyps-per-run 25: expected a whole number from 0 to 24"),
+        (
+            "polyp_size_mm",
+            (5.0, 3.0),
+            "--polyp-size-mm 5 3: expected two widths from 1 to 40 mm, the least first",
+        ),
+        (
+            "polyp_size_mm",
+            (2.0, 41.0),
+            "--polyp-size-mm 2 41: expected two widths from 1 to 40 mm, the least first",
+        ),
+        ("jobs", 0, "--jobs 0: expected a whole number of at least 1"),
+        ("max_cpu", 0.0, "--max-cpu 0: expected a percentage above 0, to 100"),
+        ("max_cpu", 101.0, "--max-cpu 101: expected a percentage above 0, to 100"),
+        ("min_free_mem", -1, "--min-free-mem -1: expected a whole number of at least 0"),
         ("min_visible_pixels", 0, "--min-visible-pixels 0: expected a whole number of at least 1"),
     ],
 )

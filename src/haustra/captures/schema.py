@@ -79,6 +79,8 @@ class RunManifest(BaseModel):
     num_frames: int | None = None
     image_size_wh: tuple[int, int] | None = None
     camera: dict[str, Any] | None = None
+    simulation: dict[str, Any] | None = None
+    """Settings of the simulator that the run was made with."""
     haustra_version: str | None = None
     dataset: str | None = None
     licence: str | None = None

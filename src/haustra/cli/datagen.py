@@ -10,7 +10,7 @@ from haustra.simulate.config import DatagenConfig
 
 def datagen(
     *,
-    config: Annotated[DatagenConfig | None, Parameter(name="*")] = None,
+    config: Annotated[DatagenConfig | None, Parameter(name="*", negative_iterable=())] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """Simulate colonoscopy captures: seeded run folders with frames and labels.
@@ -23,13 +23,16 @@ def datagen(
     from haustra.simulate.generate import generate_runs
 
     config = config or DatagenConfig()
-    folders = generate_runs(config, progress=build_progress(as_json=as_json))
+    result = generate_runs(config, progress=build_progress(as_json=as_json))
+    folders = result.folders
     if as_json:
-        print_json({"runs": [str(folder) for folder in folders]})
+        print_json({"runs": [str(folder) for folder in folders], "num_kept": result.num_kept})
         return
+    kept = f" ({result.num_kept} were there already)" if result.num_kept else ""
     print_lines(
         [
-            f"simulated {len(folders)} run(s) of {config.frames} frames in {config.output_root}",
+            f"simulated {len(folders)} run(s) of {config.frames} frames in {config.output_root}"
+            f"{kept}",
             f"look at them: haustra overlay {folders[0]}",
             f"next:         haustra prune --captures {config.output_root}",
         ]

@@ -105,6 +105,24 @@ def building_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
+def remove_abandoned(path: Path) -> None:
+    """Remove what `building_folder(path)` left behind in processes that were killed."""
+    for folder in path.parent.glob(f".{path.name}.*.*"):
+        owner = folder.name.split(".")[-2]
+        if owner.isdigit() and not _is_running(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def link_or_copy(source: Path, *, target: Path) -> None:
     """Hard-link `source` as `target`, or copy its bytes where the file system cannot link."""
     try:

@@ -7,14 +7,20 @@ from haustra.captures.writer import PolypTruth
 from haustra.simulate.camera import Camera, Pose
 from haustra.simulate.polyps import Polyp
 from haustra.simulate.rays import NO_FACE
-from haustra.simulate.render import View
+from haustra.simulate.render import NOTHING, View
 from haustra.simulate.scene import Scene
 
-NEAR_MM = 0.5
+NEAR_MM = 2.0
+"""Nearer than this a polyp may surround the camera."""
 
 
 def label_view(
-    scene: Scene, *, view: View, run_id: str, min_visible_pixels: int
+    scene: Scene,
+    *,
+    view: View,
+    run_id: str,
+    min_visible_pixels: int,
+    hidden: NDArray[np.bool_] | None = None,
 ) -> list[PolypTruth]:
     """Return a label for each polyp that shows enough pixels.
 
@@ -29,10 +35,12 @@ def label_view(
         view: what each pixel meets.
         run_id: first part of the lesion ids.
         min_visible_pixels: fewer than this and a polyp is left out.
+        hidden: [size,size] pixels that something not in the scene covers, e.g. an instrument.
     """
+    instance = visible_instance(view, hidden=hidden)
     labels = []
     for number, polyp in enumerate(scene.polyps, start=1):
-        visible = view.instance == number
+        visible = instance == number
         num_visible = int(visible.sum())
         if num_visible < min_visible_pixels:
             continue
@@ -52,6 +60,13 @@ def label_view(
     return labels
 
 
+def visible_instance(view: View, *, hidden: NDArray[np.bool_] | None) -> NDArray[np.int16]:
+    """Return what each pixel shows, [size,size], `NOTHING` where it is hidden."""
+    if hidden is None:
+        return view.instance
+    return np.where(hidden, np.int16(NOTHING), view.instance)
+
+
 def mask_bounds(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
     """Return `x0,y0,x1,y1` around the set pixels of a mask [H,W] that has some."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
@@ -62,20 +77,23 @@ def count_pixels_alone(scene: Scene, *, number: int, camera: Camera, pose: Pose)
     """Return how many pixels the exposed surface of polyp instance `number` covers by itself."""
     window = _window(scene.polyps[number - 1], camera=camera, pose=pose)
     directions = camera.directions.reshape(camera.size_px, camera.size_px, 3)[window]
-    hits = scene.exposed_meshes[number - 1].first_hits(
-        pose.position_mm, directions=directions.reshape(-1, 3) @ pose.axes.astype(np.float32)
-    )
+    rays = pose.to_world(directions[camera.mask[window]])
+    hits = scene.exposed_meshes[number - 1].first_hits(pose.position_mm, directions=rays)
     return int((hits.face != NO_FACE).sum())
 
 
 def _window(polyp: Polyp, *, camera: Camera, pose: Pose) -> tuple[slice, slice]:
     """Return the rows and columns of the image that a polyp can cover; saves rays."""
-    right, down, ahead = pose.to_camera(polyp.vertices_mm).T
-    if ahead.min() < NEAR_MM:
-        return slice(None), slice(None)
+    everything = slice(0, camera.size_px)
+    points = pose.to_camera(polyp.vertices_mm)
+    pixels = camera.project(points)
+    # Around what is near, or straight behind a fisheye, no box of corners holds the surface.
+    near = np.linalg.norm(points, axis=1).min() < NEAR_MM
+    behind = (points[:, 2] < -np.hypot(points[:, 0], points[:, 1])).any()
+    if near or behind or np.isnan(pixels).any():
+        return everything, everything
     slices = []
-    for across in (down, right):
-        pixels = across / ahead * camera.focal_px + camera.size_px / 2
-        first, last = np.clip([pixels.min() - 1, pixels.max() + 2], 0, camera.size_px).astype(int)
+    for across in (pixels[:, 1], pixels[:, 0]):
+        first, last = np.clip([across.min() - 2, across.max() + 3], 0, camera.size_px).astype(int)
         slices.append(slice(int(first), int(last)))
     return slices[0], slices[1]

@@ -1,9 +1,13 @@
 """Seeded smooth randomness: waves along a line and tiles that repeat without a seam."""
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+
+PX_PER_WAVE = 5.0
+"""Least pixels of the shortest wave in a tile that is to be enlarged."""
 
 
 def smooth_wave(
@@ -24,11 +28,12 @@ def smooth_wave(
 
 def noise_tile(
     side_px: int, *, wavelengths_px: tuple[float, float], slope: float, rng: np.random.Generator
-) -> FloatArray:
+) -> NDArray[np.float32]:
     """Return band-limited noise [side,side] of mean 0 and deviation 1 that repeats seamlessly.
 
     White noise is filtered in the frequency domain to amplitudes proportional to
-    frequency ** -slope (spectral synthesis, Peitgen and Saupe 1988, chapter 2).
+    frequency ** -slope (spectral synthesis, Peitgen and Saupe 1988, chapter 2). Noise without fine
+    detail is made small and enlarged.
 
     Args:
         side_px: width and height of the tile.
@@ -36,10 +41,31 @@ def noise_tile(
         slope: 0 is grainy, 2 is cloudy.
         rng: source of the noise.
     """
-    spectrum = np.fft.rfft2(rng.standard_normal((side_px, side_px)))
-    frequency = np.hypot(np.fft.fftfreq(side_px)[:, None], np.fft.rfftfreq(side_px)[None, :])
+    shrink = 1
+    while _holds(wavelengths_px[0], shrink=2 * shrink) and side_px % (2 * shrink) == 0:
+        shrink *= 2
+    side = side_px // shrink
+    spectrum = np.fft.rfft2(rng.standard_normal((side, side), dtype=np.float32))
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]) / shrink
     shortest, longest = wavelengths_px
     inside = (frequency >= 1 / longest) & (frequency <= 1 / shortest)
-    spectrum *= np.where(inside, np.where(inside, frequency, 1.0) ** -slope, 0.0)
-    tile = np.fft.irfft2(spectrum, s=(side_px, side_px))
-    return np.asarray(tile / tile.std())
+    gain = np.where(inside, np.where(inside, frequency, 1.0) ** -slope, 0.0)
+    tile = np.fft.irfft2(spectrum * gain.astype(np.float32), s=(side, side)).astype(np.float32)
+    if shrink > 1:
+        wrapped = np.pad(tile, 2, mode="wrap")
+        large = cv2.resize(wrapped, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_CUBIC)
+        tile = np.asarray(large, dtype=np.float32)[
+            2 * shrink : -2 * shrink, 2 * shrink : -2 * shrink
+        ]
+    return np.asarray(tile / tile.std(), dtype=np.float32)
+
+
+def _holds(shortest_px: float, *, shrink: int) -> bool:
+    """Tell whether a tile made `shrink` times smaller still holds a wavelength."""
+    return shortest_px / shrink >= PX_PER_WAVE
+
+
+def smooth_step(share: float) -> float:
+    """Return a smooth step from 0 at 0 to 1 at 1."""
+    share = min(max(share, 0.0), 1.0)
+    return share * share * (3 - 2 * share)

@@ -6,14 +6,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.simulate.polyps import NUM_SEGMENTS, Polyp, place_polyps
+from haustra.simulate.noise import FloatArray
+from haustra.simulate.polyps import NUM_SEGMENTS, SIZE_MM, Polyp, Sizes, place_polyps
 from haustra.simulate.rays import RayMesh, normalised, vertex_normals
-from haustra.simulate.surface import PX_PER_MM, TILE_PX, Surface, build_surface
-from haustra.simulate.tube import MIN_RADIUS_MM, NUM_COLUMNS, STEP_MM, Tube, build_tube
+from haustra.simulate.surface import Surface, build_surface
+from haustra.simulate.tube import PX_PER_MM, Tube
 
 WALL = 0
 """Instance number of the wall; polyp i of the scene is instance i + 1."""
-CAP_ROWS = round(MIN_RADIUS_MM / STEP_MM)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,7 +26,8 @@ class Scene:
     vertices_mm: NDArray[np.float32]
     """[V,3]."""
     attributes: NDArray[np.float32]
-    """[V,5] per vertex: unit normal into the lumen (3), texture position in texels (2)."""
+    """[V,6] per vertex: unit normal into the lumen (3), texture position in texels (2), and how
+    much of a polyp's own look it has, 0..1 (1)."""
     faces: NDArray[np.int32]
     """[F,3]."""
     face_instance: NDArray[np.int16]
@@ -42,36 +43,51 @@ class Scene:
         """Each polyp's exposed surface alone, for rays."""
         return [RayMesh(p.vertices_mm, faces=p.exposed_faces) for p in self.polyps]
 
+    def polyp_of_face(self, face: int) -> Polyp | None:
+        """Return the polyp that a face belongs to, or None for the wall."""
+        number = int(self.face_instance[face])
+        return None if number == WALL else self.polyps[number - 1]
 
-def build_scene(seed: int, *, num_polyps: int) -> Scene:
-    """Make the colon of a seed.
+    def free_distance_mm(self, position_mm: FloatArray) -> float:
+        """Return the distance from a position to the nearest vertex."""
+        apart = self.vertices_mm - position_mm.astype(np.float32)
+        return float(np.sqrt(np.einsum("ij,ij->i", apart, apart).min()))
+
+
+def build_scene(
+    tube: Tube,
+    *,
+    num_polyps: int,
+    sizes: Sizes,
+    size_mm: tuple[float, float] = SIZE_MM,
+    with_vessels: bool = True,
+    rng: np.random.Generator,
+) -> Scene:
+    """Grow polyps on a tube and give all of it its looks.
 
     Args:
-        seed: fixes everything; scenes of different seeds differ everywhere.
-        num_polyps: how many polyps grow on its wall.
+        tube: the wall.
+        num_polyps: how many polyps grow on it.
+        sizes: how their widths are drawn.
+        size_mm: least and greatest width.
+        with_vessels: False leaves vessels out of the textures.
+        rng: fixes everything.
 
     Raises:
+        HaustraError: the wall has no room for so many polyps of such sizes.
         MissingExtraError: embreex is not installed.
     """
-    tube_rng, polyp_rng, surface_rng = np.random.default_rng([seed, 0]).spawn(3)
-    tube = build_tube(tube_rng)
-    polyps = place_polyps(tube, num_polyps=num_polyps, rng=polyp_rng)
-    surface = build_surface(num_polyps=num_polyps, rng=surface_rng)
+    polyp_rng, surface_rng = rng.spawn(2)
+    polyps = place_polyps(tube, num_polyps=num_polyps, sizes=sizes, size_mm=size_mm, rng=polyp_rng)
+    surface = build_surface(num_polyps=num_polyps, with_vessels=with_vessels, rng=surface_rng)
     return assemble_scene(tube, polyps=polyps, surface=surface)
 
 
 def assemble_scene(tube: Tube, *, polyps: list[Polyp], surface: Surface) -> Scene:
     """Join a wall and polyps; `surface` has tints for at least as many polyps."""
-    columns = NUM_COLUMNS + 1
-    row, column = np.divmod(np.arange(len(tube.vertices_mm)), columns)
-    wall_px = np.stack([column * (TILE_PX / NUM_COLUMNS), row * (STEP_MM * PX_PER_MM)], axis=1)
-    # Around the closed far end columns run together; textures lie flat over it instead.
-    cap = slice(-CAP_ROWS * columns, None)
-    turn = column[cap] * (2 * np.pi / NUM_COLUMNS)
-    to_end_px = PX_PER_MM * np.linalg.norm(tube.vertices_mm[cap] - tube.vertices_mm[-1], axis=1)
-    wall_px[cap] = np.stack([to_end_px * np.cos(turn), to_end_px * np.sin(turn)], axis=1)
     vertices, faces = [tube.vertices_mm], [tube.faces]
-    attributes = [np.concatenate([tube.normals, wall_px], axis=1)]
+    bare = np.zeros((len(tube.vertices_mm), 1))
+    attributes = [np.concatenate([tube.normals, tube.texture_px, bare], axis=1)]
     instances = [np.full(len(tube.faces), WALL)]
     offset = len(tube.vertices_mm)
     for number, polyp in enumerate(polyps, start=1):
@@ -80,8 +96,10 @@ def assemble_scene(tube: Tube, *, polyps: list[Polyp], surface: Surface) -> Scen
         normals[:NUM_SEGMENTS] = normalised(normals[:NUM_SEGMENTS].mean(axis=0))
         # Each polyp takes its texture from another place of the tile.
         patch_px = polyp.surface_mm * PX_PER_MM + [number * 311.0, number * 577.0]
+        rise = polyp.rise[:, None]
+        normals = normalised(rise * normals + (1 - rise) * polyp.wall_normals)
         vertices.append(polyp.vertices_mm)
-        attributes.append(np.concatenate([normals, patch_px], axis=1))
+        attributes.append(np.concatenate([normals, patch_px, polyp.own_look * rise], axis=1))
         faces.append(polyp.faces + offset)
         instances.append(np.full(len(polyp.faces), number))
         offset += len(polyp.vertices_mm)

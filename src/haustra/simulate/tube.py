@@ -3,6 +3,7 @@
 Only the wall's shape is made here; polyps, colours and the camera are not.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,21 +12,118 @@ from numpy.typing import NDArray
 from haustra.simulate.noise import FloatArray, smooth_wave
 from haustra.simulate.rays import grid_faces, normalised, vertex_normals
 
-STEP_MM = 0.6
-NUM_COLUMNS = 208
+STEP_MM = 0.7
+NUM_COLUMNS = 184
 """Vertices around the tube: about one per `STEP_MM` at the middle radius."""
 MIN_RADIUS_MM = 15.0
-MAX_RADIUS_MM = 28.0
-MAX_FOLD_SHARE = 0.5
+MAX_RADIUS_MM = 30.0
+MAX_FOLD_SHARE = 0.55
 """Part of the radius that a fold may fill, so that the middle of the lumen stays free."""
+BLEND_MM = 12.0
+"""Over this length one section of the colon turns into the next."""
+
+PX_PER_MM = 6.0
+"""Texels per millimetre of wall."""
+TILE_PX = 768
+"""Side of the texture tiles; a tile is stretched to one whole turn of the tube."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What tells one part of the colon from the others; ranges are drawn from once per colon.
+
+    Lengths are a third to a half of the real ones, so that a fly-through is not mostly the same.
+    """
+
+    name: str
+    length_mm: tuple[float, float]
+    radius_mm: tuple[float, float]
+    fold_gap_mm: tuple[float, float]
+    """From one ring of folds to the next."""
+    fold_share: tuple[float, float]
+    """Height of folds as a share of the radius."""
+    fold_width_mm: tuple[float, float]
+    missing_folds: float
+    """Chance that one of a ring's three ridges is not there."""
+    triangle: float
+    """How much the taeniae pull the wall into a triangle, as a share of the radius."""
+    max_bend_deg: float
+
+
+SECTIONS = (
+    Section(
+        name="rectum",
+        length_mm=(60, 90),
+        radius_mm=(20, 27),
+        fold_gap_mm=(24, 34),
+        fold_share=(0.3, 0.5),
+        fold_width_mm=(2.6, 3.8),
+        missing_folds=0.6,  # Houston's valves stand one by one
+        triangle=0.0,
+        max_bend_deg=60,
+    ),
+    Section(
+        name="sigmoid",
+        length_mm=(90, 140),
+        radius_mm=(16, 20),
+        fold_gap_mm=(14, 22),
+        fold_share=(0.28, 0.45),
+        fold_width_mm=(2.4, 4.0),
+        missing_folds=0.25,
+        triangle=0.01,
+        max_bend_deg=130,
+    ),
+    Section(
+        name="descending",
+        length_mm=(70, 110),
+        radius_mm=(17, 22),
+        fold_gap_mm=(20, 34),
+        fold_share=(0.15, 0.35),
+        fold_width_mm=(2.2, 3.4),
+        missing_folds=0.3,
+        triangle=0.03,
+        max_bend_deg=50,
+    ),
+    Section(
+        name="transverse",
+        length_mm=(90, 140),
+        radius_mm=(20, 26),
+        fold_gap_mm=(18, 28),
+        fold_share=(0.3, 0.5),
+        fold_width_mm=(1.8, 2.8),
+        missing_folds=0.1,
+        triangle=0.11,
+        max_bend_deg=90,
+    ),
+    Section(
+        name="ascending",
+        length_mm=(60, 90),
+        radius_mm=(22, 28),
+        fold_gap_mm=(18, 30),
+        fold_share=(0.35, 0.55),
+        fold_width_mm=(2.0, 3.2),
+        missing_folds=0.12,
+        triangle=0.07,
+        max_bend_deg=60,
+    ),
+    Section(
+        name="caecum",
+        length_mm=(45, 60),
+        radius_mm=(25, 30),
+        fold_gap_mm=(20, 30),
+        fold_share=(0.2, 0.4),
+        fold_width_mm=(2.6, 4.2),
+        missing_folds=0.4,
+        triangle=0.06,
+        max_bend_deg=20,
+    ),
+)
+"""From the anus inwards."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tube:
-    """The wall as a grid of S rows along the tube and A + 1 columns around it.
-
-    The last column repeats the first, so that textures can be laid over the grid without a seam.
-    """
+    """The wall and the line through its middle."""
 
     centers_mm: FloatArray
     """[S,3] the centreline, `STEP_MM` apart."""
@@ -34,30 +132,71 @@ class Tube:
     sides: FloatArray
     """[S,3] unit vectors across the centreline that do not twist about it."""
     vertices_mm: FloatArray
-    """[S*(A+1),3], row by row."""
+    """[V,3]."""
     normals: FloatArray
-    """[S*(A+1),3] unit vectors into the lumen."""
+    """[V,3] unit vectors into the lumen."""
+    texture_px: FloatArray
+    """[V,2] place of each vertex on the texture tiles, in texels; tiles repeat."""
+    station: NDArray[np.int32]
+    """[V] the row of the centreline that each vertex belongs to."""
     faces: NDArray[np.int32]
     """[F,3], right-handed normals into the lumen."""
+    section_names: tuple[str, ...]
+    section_ends_mm: tuple[float, ...]
+    """Along the centreline, where each section ends."""
 
     @property
     def length_mm(self) -> float:
         """Length of the centreline."""
         return STEP_MM * (len(self.centers_mm) - 1)
 
+    def section_at(self, along_mm: float) -> str:
+        """Return the name of the section at a place along the centreline."""
+        ends = np.asarray(self.section_ends_mm)
+        index = int(np.searchsorted(ends, along_mm).clip(0, len(ends) - 1))
+        return self.section_names[index]
 
-def build_tube(rng: np.random.Generator) -> Tube:
-    """Make a random colon: its bends, its width and its folds."""
-    num_rows = int(rng.uniform(240, 340) / STEP_MM)
+
+def build_tube(
+    rng: np.random.Generator, *, sections: Sequence[Section] = SECTIONS, with_folds: bool = True
+) -> Tube:
+    """Make a random colon: its bends, its width and its folds.
+
+    Args:
+        rng: fixes everything.
+        sections: which parts, in this order.
+        with_folds: False leaves the wall smooth.
+    """
+    lengths_mm = [rng.uniform(*section.length_mm) for section in sections]
+    ends_mm = np.cumsum(lengths_mm)
+    num_rows = int(ends_mm[-1] / STEP_MM)
     along_mm = np.arange(num_rows, dtype=np.float64) * STEP_MM
+    share = _section_shares(along_mm, ends_mm=ends_mm)
+
+    wide = share @ [rng.uniform(*section.radius_mm) for section in sections]
     width = smooth_wave(along_mm, wavelengths=(50, 160), rng=rng)
-    base_mm = np.clip(rng.uniform(17, 25) * (1 + 0.2 * width), MIN_RADIUS_MM, MAX_RADIUS_MM)
+    base_mm = np.clip(wide * (1 + 0.12 * width), MIN_RADIUS_MM, MAX_RADIUS_MM)
     while True:
-        centers, tangents, sides, ups = _centreline(along_mm, rng=rng)
+        centers, tangents, sides, ups = _centreline(
+            along_mm, sections=sections, ends_mm=ends_mm, rng=rng
+        )
         if not _touches_itself(centers):
             break
     angles = np.linspace(0, 2 * np.pi, NUM_COLUMNS + 1)
-    radius = _wall_radius_mm(along_mm, base_mm=base_mm, angles=angles, rng=rng)
+    taenia = rng.uniform(0, 2 * np.pi)
+    fold_share = np.zeros((num_rows, NUM_COLUMNS + 1))
+    if with_folds:
+        fold_share = _folds(
+            along_mm, sections=sections, ends_mm=ends_mm, angles=angles - taenia, rng=rng
+        )
+    triangle = share @ [section.triangle for section in sections]
+    radius = base_mm[:, None] * (1 + triangle[:, None] * np.cos(3 * (angles - taenia)))
+    radius *= 1 + _lumps(along_mm, angles=angles, rng=rng)
+    radius *= 1 - _taeniae(angles - taenia) * float(rng.uniform(0.02, 0.05))
+    radius *= 1 - fold_share
+    from_end = np.minimum(along_mm, along_mm[::-1]) / MIN_RADIUS_MM
+    radius *= np.sqrt(1 - (1 - np.clip(from_end, 0, 1)) ** 2)[:, None]
+
     outward = np.cos(angles)[:, None] * sides[:, None] + np.sin(angles)[:, None] * ups[:, None]
     grid = centers[:, None] + radius[..., None] * outward
     grid[:, -1] = grid[:, 0]
@@ -71,12 +210,27 @@ def build_tube(rng: np.random.Generator) -> Tube:
         sides=sides,
         vertices_mm=vertices,
         normals=normalised(normals).reshape(-1, 3),
+        texture_px=_texture_px(grid),
+        station=np.repeat(np.arange(num_rows, dtype=np.int32), NUM_COLUMNS + 1),
         faces=np.ascontiguousarray(faces),
+        section_names=tuple(section.name for section in sections),
+        section_ends_mm=tuple(float(end) for end in ends_mm),
     )
 
 
+def _section_shares(along_mm: FloatArray, *, ends_mm: FloatArray) -> FloatArray:
+    """Return [S,sections] that sum to 1 in each row and pass smoothly from one to the next."""
+    past = 1 / (1 + np.exp(-(along_mm[:, None] - ends_mm[None, :-1]) / (BLEND_MM / 4)))
+    past = np.column_stack([np.ones(len(along_mm)), past, np.zeros(len(along_mm))])
+    return np.asarray(past[:, :-1] - past[:, 1:])
+
+
 def _centreline(
-    along_mm: FloatArray, *, rng: np.random.Generator
+    along_mm: FloatArray,
+    *,
+    sections: Sequence[Section],
+    ends_mm: FloatArray,
+    rng: np.random.Generator,
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Return centres, tangents and two side vectors, each [S,3].
 
@@ -84,12 +238,16 @@ def _centreline(
     (Bishop 1975, "There is more than one way to frame a curve").
     """
     curvature = np.zeros((len(along_mm), 2))
-    for _ in range(int(rng.integers(4, 8))):
-        angle, azimuth = rng.uniform(np.radians(40), np.radians(120)), rng.uniform(0, 2 * np.pi)
-        spread_mm, middle_mm = rng.uniform(14, 30), rng.uniform(0, along_mm[-1])
-        bump = np.exp(-0.5 * ((along_mm - middle_mm) / spread_mm) ** 2)
-        peak = angle / (spread_mm * np.sqrt(2 * np.pi))
-        curvature += peak * bump[:, None] * [np.cos(azimuth), np.sin(azimuth)]
+    start_mm = 0.0
+    for section, end_mm in zip(sections, ends_mm, strict=True):
+        for _ in range(int(rng.integers(1, 4))):
+            angle = np.radians(section.max_bend_deg * rng.uniform(0.4, 1.0))
+            azimuth = rng.uniform(0, 2 * np.pi)
+            spread_mm, middle_mm = rng.uniform(14, 30), rng.uniform(start_mm, end_mm)
+            bump = np.exp(-0.5 * ((along_mm - middle_mm) / spread_mm) ** 2)
+            peak = angle / (spread_mm * np.sqrt(2 * np.pi))
+            curvature += peak * bump[:, None] * [np.cos(azimuth), np.sin(azimuth)]
+        start_mm = end_mm
     # A bend tighter than the tube is wide would fold the wall over itself.
     limit = 1 / (1.6 * MAX_RADIUS_MM)
     curvature /= np.maximum(np.linalg.norm(curvature, axis=1, keepdims=True) / limit, 1)
@@ -117,38 +275,67 @@ def _touches_itself(centers_mm: FloatArray) -> bool:
     return bool((apart[far_along] < 2 * MAX_RADIUS_MM + 4).any())
 
 
-def _wall_radius_mm(
-    along_mm: FloatArray, *, base_mm: FloatArray, angles: FloatArray, rng: np.random.Generator
+def _folds(
+    along_mm: FloatArray,
+    *,
+    sections: Sequence[Section],
+    ends_mm: FloatArray,
+    angles: FloatArray,
+    rng: np.random.Generator,
 ) -> FloatArray:
-    """Return the distance of the wall from the centreline, [S,A+1].
+    """Return how far folds reach into the lumen, as a share of the radius, [S,A+1].
 
-    Three taeniae pull the wall into a rounded triangle and cut each fold into up to three
-    semilunar ridges.
+    A ring of folds is up to three rounded semilunar ridges between the three taeniae,
+    incomplete, irregular and not quite level.
     """
-    taenia = rng.uniform(0, 2 * np.pi)
-    fold_share = np.zeros((len(along_mm), len(angles)))
-    spacing_mm = rng.uniform(15, 32)
-    strength = rng.uniform(0.75, 1.0)
+    folds = np.zeros((len(along_mm), len(angles)))
     position_mm = rng.uniform(5, 20)
     while position_mm < along_mm[-1]:
+        section = sections[int(np.searchsorted(ends_mm, position_mm))]
         for sector in range(3):
-            if rng.random() < 0.15:
+            if rng.random() < section.missing_folds:
                 continue
-            around = angles - taenia - (sector * 2 + rng.uniform(-0.3, 0.3)) * np.pi / 3
+            around = angles - (sector * 2 + rng.uniform(-0.3, 0.3)) * np.pi / 3
             around = (around + np.pi) % (2 * np.pi) - np.pi
-            half_width = rng.uniform(1.0, 1.5)
+            half_width = rng.uniform(0.9, 1.5)
             lobe = np.cos(np.clip(around / half_width, -1, 1) * np.pi / 2) ** 1.5
             crest_mm = position_mm + rng.uniform(-4, 4) + rng.uniform(-2.5, 2.5) * around
-            ridge = np.exp(-(((along_mm[:, None] - crest_mm) / rng.uniform(2.0, 3.6)) ** 2))
-            height = strength * MAX_FOLD_SHARE * rng.uniform(0.5, 1.0)
-            fold_share = np.maximum(fold_share, height * lobe * ridge)
-        position_mm += spacing_mm * rng.uniform(0.7, 1.3)
-    triangle = 1 + 0.04 * np.cos(3 * (angles - taenia))
-    lumps = np.zeros_like(fold_share)
-    for turns in (2, 3, 5):
-        wave = smooth_wave(along_mm, wavelengths=(18, 60), rng=rng)
-        lumps += 0.02 * wave[:, None] * np.cos(turns * angles + rng.uniform(0, 2 * np.pi))
-    from_end = np.minimum(along_mm, along_mm[::-1]) / MIN_RADIUS_MM
-    closing = np.sqrt(1 - (1 - np.clip(from_end, 0, 1)) ** 2)
-    radius = base_mm[:, None] * (triangle + lumps) * (1 - fold_share)
-    return np.asarray(radius * closing[:, None])
+            crest_mm = crest_mm + rng.uniform(0, 1.5) * np.sin(3 * around + rng.uniform(0, 6))
+            width_mm = rng.uniform(*section.fold_width_mm)
+            height = min(rng.uniform(*section.fold_share), MAX_FOLD_SHARE)
+            rows = np.abs(along_mm - position_mm) < 12 + 4 * width_mm
+            off_mm = (along_mm[rows, None] - crest_mm) / width_mm
+            # Flatter than a bell at the crest, steep at the sides.
+            ridge = np.exp(-(np.abs(off_mm) ** 2.4))
+            folds[rows] = np.maximum(folds[rows], height * lobe * ridge)
+        position_mm += rng.uniform(*section.fold_gap_mm)
+    return folds
+
+
+def _taeniae(angles: FloatArray) -> FloatArray:
+    """Return 0..1 around the tube: the three flat bands of muscle, a shallow ridge each."""
+    return np.asarray(np.exp(-((np.sin(1.5 * (angles - np.pi / 3)) / 0.25) ** 2)))
+
+
+def _lumps(along_mm: FloatArray, *, angles: FloatArray, rng: np.random.Generator) -> FloatArray:
+    lumps = np.zeros((len(along_mm), len(angles)))
+    for turns in (2, 3, 5, 9):
+        wave = smooth_wave(along_mm, wavelengths=(14, 60), rng=rng)
+        lumps += 0.018 * wave[:, None] * np.cos(turns * angles + rng.uniform(0, 2 * np.pi))
+    return lumps
+
+
+def _texture_px(grid_mm: FloatArray) -> FloatArray:
+    """Lay the tiles over the wall, [V,2]; around a closed end columns run together, so flat."""
+    num_rows, columns = grid_mm.shape[:2]
+    row, column = np.divmod(np.arange(num_rows * columns), columns)
+    laid = np.stack([column * (TILE_PX / NUM_COLUMNS), row * (STEP_MM * PX_PER_MM)], axis=1)
+    rows = round(MIN_RADIUS_MM / STEP_MM)
+    for cap, end_mm in (
+        (slice(None, rows * columns), grid_mm[0, 0]),
+        (slice(-rows * columns, None), grid_mm[-1, 0]),
+    ):
+        turn = column[cap] * (2 * np.pi / NUM_COLUMNS)
+        to_end_px = PX_PER_MM * np.linalg.norm(grid_mm.reshape(-1, 3)[cap] - end_mm, axis=1)
+        laid[cap] = np.stack([to_end_px * np.cos(turn), to_end_px * np.sin(turn)], axis=1)
+    return laid
