@@ -7,7 +7,7 @@ rm -rf "$out"
 mkdir -p "$out"
 
 echo "== 1/6 datagen: simulated colonoscopies with labels"
-haustra datagen --runs 24 --frames 40 --size 256 --output-root "$out/captures"
+haustra datagen --runs 24 --frames 40 --size 256 --jobs 2 --output-root "$out/captures"
 haustra overlay "$out/captures/run_sim_000000"
 
 echo "== 2/6 prune: drop what cannot be used"
