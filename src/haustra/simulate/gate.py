@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from haustra.core.errors import MissingExtraError
+from haustra.core.progress import Progress
 
 if TYPE_CHECKING:
     import psutil
@@ -12,12 +13,13 @@ CHECK_EVERY_S = 2.0
 MEASURE_S = 0.3
 
 
-def wait_for_room(*, max_cpu: float, min_free_mem: int) -> None:
-    """Return once other programs leave room.
+def wait_for_room(*, max_cpu: float, min_free_mem: int, progress: Progress) -> None:
+    """Return once other programs leave room; say so when it has to wait.
 
     Args:
         max_cpu: percentage of the whole processor that other programs may use; 100 does not wait.
         min_free_mem: MiB of memory that must be available; 0 does not wait.
+        progress: gets a line at the first wait.
 
     Raises:
         MissingExtraError: there is something to wait for and psutil is not installed.
@@ -30,10 +32,17 @@ def wait_for_room(*, max_cpu: float, min_free_mem: int) -> None:
         raise MissingExtraError(
             "psutil", extra="simulate", needed_for="haustra datagen --max-cpu or --min-free-mem"
         ) from None
+    has_waited = False
     while True:
         enough_memory = psutil.virtual_memory().available >= min_free_mem * 2**20
         if enough_memory and (max_cpu >= 100 or others_cpu_percent() < max_cpu):
             return
+        if not has_waited:
+            progress.line(
+                f"waiting until {min_free_mem} MiB are free and other programs use less than "
+                f"{max_cpu:g} % of the processor"
+            )
+            has_waited = True
         time.sleep(CHECK_EVERY_S)
 
 

@@ -79,7 +79,7 @@ def generate_runs(config: DatagenConfig, *, progress: Progress = SILENT) -> Data
         if config.jobs == 1:
             done = 0
             for seed in todo:
-                wait_for_room(max_cpu=config.max_cpu, min_free_mem=config.min_free_mem)
+                _wait_for_room(config, progress=progress)
                 for _ in _generate_run(seed, folder=folders[seed], config=config, recipe=recipe):
                     done += 1
                     progress.update(done, note=folders[seed].name)
@@ -93,6 +93,10 @@ def generate_runs(config: DatagenConfig, *, progress: Progress = SILENT) -> Data
     finally:
         progress.stop()
     return DatagenResult(folders=list(folders.values()), num_kept=len(folders) - len(todo))
+
+
+def _wait_for_room(config: DatagenConfig, *, progress: Progress) -> None:
+    wait_for_room(max_cpu=config.max_cpu, min_free_mem=config.min_free_mem, progress=progress)
 
 
 def _recipe(config: DatagenConfig) -> dict[str, Any]:
@@ -187,7 +191,7 @@ def _generate_in_parallel(
     try:
         while waiting or running:
             while waiting and len(running) < config.jobs:
-                wait_for_room(max_cpu=config.max_cpu, min_free_mem=config.min_free_mem)
+                _wait_for_room(config, progress=progress)
                 seed, folder = waiting.pop(0)
                 running.add(
                     pool.submit(_run_in_process, seed, folder=folder, config=config, recipe=recipe)
