@@ -1,4 +1,4 @@
-"""What a warehouse gives to other tools: its samples as one table, and the line that trains on it."""
+"""What a warehouse gives to other tools: its samples as one table, and the command to train."""
 
 import csv
 import io
