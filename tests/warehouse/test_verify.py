@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from haustra.core.digests import digest_file
+from haustra.core.errors import HaustraError
 from haustra.warehouse.etl import TABLE_SCHEMA
+from haustra.warehouse.stored import read_rows
 from haustra.warehouse.verify import verify_warehouse
 from scenes import write_warehouse
 
@@ -183,6 +185,12 @@ def test_places_that_no_shard_has_are_named(manifest: Path) -> None:
         f"{shard} row 0: no row of samples.parquet names it",
         f"{shard} row 1: no row of samples.parquet names it",
     ]
+    with pytest.raises(HaustraError) as caught:
+        read_rows(manifest)
+    assert str(caught.value) == (
+        f"{manifest.parent / 'samples.parquet'}: sample 'r000/frame_00000' lies in {shard} row "
+        "99, which the manifest does not have; `haustra warehouse verify` names all problems"
+    )
 
 
 def test_a_group_in_two_splits_is_named(manifest: Path) -> None:

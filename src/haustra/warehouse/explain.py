@@ -70,10 +70,8 @@ def explain_sample(manifest_path: Path, *, sample_id: str) -> SampleExplanation:
             f"{', '.join(closest[:NUM_CLOSEST])}"
         )
     shard_path = manifest_path.parent / row["shard"]
-    check_file(
-        shard_path,
-        sha256=next((entry.sha256 for entry in manifest.shards if entry.file == row["shard"]), ""),
-    )
+    digest_of_shard = {entry.file: entry.sha256 for entry in manifest.shards}
+    check_file(shard_path, sha256=digest_of_shard[row["shard"]])
     (boxes,) = read_boxes(shard_path, rows=[row["row"]])
     boxes_px = letterbox_of(row, manifest=manifest).boxes_to_source(boxes)
     return SampleExplanation(

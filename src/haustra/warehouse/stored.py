@@ -55,13 +55,22 @@ def read_rows(manifest_path: Path) -> tuple[WarehouseManifest, list[Row]]:
     """Read the manifest and the sample table, whose digest is checked; no shard is opened.
 
     Raises:
-        HaustraError: the manifest or the table is missing or damaged.
+        HaustraError: the manifest or the table is missing or damaged, or a row of the table names
+            a place that no shard has.
     """
     manifest_path = resolve_manifest_path(manifest_path)
     manifest = read_manifest(manifest_path)
     path = manifest_path.parent / manifest.table.file
     check_file(path, sha256=manifest.table.sha256)
-    return manifest, pq.read_table(path).to_pylist()
+    rows = pq.read_table(path).to_pylist()
+    size_of_shard = {entry.file: entry.num_samples for entry in manifest.shards}
+    for row in rows:
+        if not 0 <= row["row"] < size_of_shard.get(row["shard"], 0):
+            raise HaustraError(
+                f"{path}: sample {row['sample_id']!r} lies in {row['shard']} row {row['row']}, "
+                "which the manifest does not have; `haustra warehouse verify` names all problems"
+            )
+    return manifest, rows
 
 
 def read_boxes(path: Path, *, rows: list[int]) -> list[NDArray[np.float32]]:
