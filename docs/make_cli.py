@@ -8,7 +8,10 @@ from pathlib import Path
 from haustra.cli.main import COMMANDS
 
 PAGE = Path(__file__).with_name("cli.md")
-IMPORT_FORMATS = ("masks", "coco", "yolo", "voc")
+SUBCOMMANDS = {
+    "import": ("masks", "coco", "yolo", "voc"),
+    "warehouse": ("verify", "explain", "diff", "export", "command", "audit"),
+}
 
 
 def help_text(*command: str) -> str:
@@ -28,8 +31,7 @@ def build_page() -> str:
     commands: list[tuple[str, ...]] = [()]
     for name in COMMANDS:
         commands.append((name,))
-        if name == "import":
-            commands += [(name, data_format) for data_format in IMPORT_FORMATS]
+        commands += [(name, subcommand) for subcommand in SUBCOMMANDS.get(name, ())]
     parts = ["# Command reference\n\nMade by `make docs` from each command's `--help`.\n"]
     for command in commands:
         title = " ".join(("haustra", *command))

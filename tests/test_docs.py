@@ -5,17 +5,20 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
 from haustra import __version__
 from haustra.captures.importers.masks import MaskImportConfig
 from haustra.captures.overlay import OverlayConfig
 from haustra.captures.prune import PruneConfig
+from haustra.cli import importing, warehouse
 from haustra.cli.main import COMMANDS
 from haustra.evaluate.config import EvalConfig
 from haustra.export.config import ExportConfig
 from haustra.infer.pictures import InferConfig
 from haustra.simulate.config import DatagenConfig
 from haustra.train.config import TrainConfig
+from haustra.warehouse.audit import AuditConfig
 from haustra.warehouse.etl import ETLConfig
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +34,7 @@ CONFIGS = {
     "eval": EvalConfig,
     "infer": InferConfig,
     "export": ExportConfig,
+    "warehouse audit": AuditConfig,
 }
 
 
@@ -47,6 +51,15 @@ def test_every_command_has_its_section_and_a_page_that_shows_it() -> None:
     for name in COMMANDS:
         assert f"\n## haustra {name}\n" in reference
         assert f"haustra {name}" in others
+
+
+@pytest.mark.parametrize("group", [importing.app, warehouse.app], ids=lambda app: app.name[0])
+def test_every_command_of_a_group_has_its_section(group: App) -> None:
+    reference = (ROOT / "docs" / "cli.md").read_text()
+    names = [name for name in group if not name.startswith("-")]
+    assert names
+    for name in names:
+        assert f"\n## haustra {group.name[0]} {name}\n" in reference
 
 
 @pytest.mark.parametrize("command", CONFIGS)

@@ -29,6 +29,7 @@ COMMANDS = {
     "eval": ("haustra.cli.evaluate:evaluate", "Measure a detector on a split."),
     "infer": ("haustra.cli.infer:infer", "Draw boxes on an image or a folder of images."),
     "export": ("haustra.cli.export:export", "Turn a checkpoint into an ONNX model, checked."),
+    "warehouse": ("haustra.cli.warehouse:app", "Verify, explain, compare and export warehouses."),
     "info": ("haustra.cli.info:info", "Show what a manifest, checkpoint or ONNX model holds."),
 }
 

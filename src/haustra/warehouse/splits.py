@@ -50,8 +50,54 @@ def parse_rule(text: str) -> int:
     return int(modulus)
 
 
-def _hash_of_group(group_id: str) -> int:
+def group_hash(group_id: str) -> int:
+    """Return the SHA-256 of a group's name as a number below 2**256."""
     return int(sha256(group_id.encode()).hexdigest(), 16)
+
+
+def group_position(group_id: str) -> float:
+    """Return a group's hash in 0..1, which is what split ratios are compared with."""
+    return group_hash(group_id) / 2**256
+
+
+def split_ranges(ratios: tuple[float, float, float]) -> dict[SplitName, tuple[float, float]]:
+    """Return where each split's range of positions begins and ends; the last ends at 1."""
+    edges = (0.0, ratios[0], ratios[0] + ratios[1], 1.0)
+    return {name: (edges[i], edges[i + 1]) for i, name in enumerate(SPLIT_NAMES)}
+
+
+def split_at(position: float, *, ratios: tuple[float, float, float]) -> SplitName:
+    """Return the split whose range holds a position in 0..1."""
+    ranges = split_ranges(ratios).items()
+    return next(name for name, (_, end) in ranges if position < end or end == 1)
+
+
+def explain_split(group_id: str, *, split: SplitName, method: str) -> str:
+    """Say in a phrase why a group stands in its split.
+
+    Args:
+        group_id: name of the group.
+        split: where it stands.
+        method: the manifest's `split_method`.
+    """
+    kind, _, setting = method.partition(" ")
+    if kind == "ratios":
+        # Not `parse_ratios`: the manifest's are rounded, so their sum can miss 1 by more.
+        train, val, test = (float(part) for part in setting.split(","))
+        position = group_position(group_id)
+        own = split_at(position, ratios=(train, val, test))
+        begin, end = split_ranges((train, val, test))[own]
+        text = f"the group's hash {position:.6f} lies in {own}'s range {begin:g} to {end:g}"
+        return text if own == split else f"{text}; moved to {split}, which would have been empty"
+    if kind == "rule":
+        modulus = parse_rule(setting)
+        rest = group_hash(group_id) % modulus
+        text = f"the group's hash modulo {modulus} is {rest}, and 0 is val, all else train"
+        own = "train" if rest else "val"
+        return text if own == split else f"{text}; it stands in {split} against the rule"
+    if kind == "file":
+        return f"the split file lists the group under {split!r}"
+    return f"by {method}"
 
 
 def split_by_ratios(groups: set[str], *, ratios: tuple[float, float, float]) -> SplitAssignment:
@@ -61,13 +107,9 @@ def split_by_ratios(groups: set[str], *, ratios: tuple[float, float, float]) -> 
     wanted split would stay empty, the group whose hash lies nearest to that split's range is moved
     there, if the split it leaves keeps one or training would have none.
     """
-    edges = (ratios[0], ratios[0] + ratios[1], 1.0)
-    position = {group: _hash_of_group(group) / 2**256 for group in groups}
+    position = {group: group_position(group) for group in groups}
     split_of_group: dict[str, SplitName] = {
-        group: next(
-            name for name, edge in zip(SPLIT_NAMES, edges, strict=True) if value < edge or edge == 1
-        )
-        for group, value in position.items()
+        group: split_at(value, ratios=ratios) for group, value in position.items()
     }
     notes = []
     for index, name in enumerate(SPLIT_NAMES):
@@ -81,7 +123,7 @@ def split_by_ratios(groups: set[str], *, ratios: tuple[float, float, float]) -> 
         if not movable:
             notes.append(f"no group is left for split {name!r}: it stays empty")
             continue
-        middle = edges[index] - ratios[index] / 2
+        middle = split_ranges(ratios)[name][1] - ratios[index] / 2
         moved = min(movable, key=lambda group: (abs(position[group] - middle), group))
         notes.append(
             f"split {name!r} would be empty: group {moved!r} moved there from "
@@ -97,7 +139,7 @@ def split_by_rule(groups: set[str], *, rule: str) -> SplitAssignment:
     modulus = parse_rule(rule)
     return SplitAssignment(
         split_of_group={
-            group: "val" if _hash_of_group(group) % modulus == 0 else "train" for group in groups
+            group: "val" if group_hash(group) % modulus == 0 else "train" for group in groups
         },
         method=f"rule {rule}",
     )

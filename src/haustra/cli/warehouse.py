@@ -1,0 +1,252 @@
+"""`haustra warehouse verify | explain | diff | export | command | audit`."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from haustra.cli.terminal import build_progress, print_json, print_lines
+from haustra.core.errors import HaustraError
+from haustra.core.ranges import check_whole_number
+from haustra.warehouse.audit import AuditConfig, audit_warehouse
+from haustra.warehouse.diff import WarehouseDiff, diff_warehouses
+from haustra.warehouse.explain import SampleExplanation, explain_sample
+from haustra.warehouse.summary import export_summary, training_command
+from haustra.warehouse.verify import verify_warehouse
+
+app = App(name="warehouse")
+
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+
+
+@app.command(name="verify")
+def verify(manifest: Path, /, *, as_json: Json = False) -> None:
+    """Check all digests, and that manifest, table and shards say the same; names every problem.
+
+    Parameters
+    ----------
+    manifest
+        The warehouse's manifest.json, or its folder.
+    as_json
+        Print JSON to standard output.
+    """
+    found = verify_warehouse(manifest, progress=build_progress(as_json=as_json))
+    if as_json:
+        print_json(asdict(found) | {"manifest_path": str(found.manifest_path)})
+    elif not found.problems:
+        print_lines(
+            [
+                (
+                    f"verified {found.manifest_path}: {found.num_shards} shard(s) of "
+                    f"{found.num_bytes / 1e6:.1f} MB and the table have their digests, and agree "
+                    f"on {found.num_samples} samples, {found.num_boxes} boxes and "
+                    f"{found.num_groups} groups"
+                )
+            ]
+        )
+    else:
+        print_lines(found.problems)
+    if found.problems:
+        raise HaustraError(
+            f"{found.manifest_path} has {len(found.problems)} problem(s); expected none; "
+            "remove the folder and build it again from its captures with `haustra etl`"
+        )
+
+
+def _format_boxes(boxes: Sequence[Sequence[float]], *, digits: int) -> str:
+    texts = (", ".join(f"{value:.{digits}f}" for value in box) for box in boxes)
+    return " ".join(f"[{text}]" for text in texts) or "none"
+
+
+def _print_explanation(found: SampleExplanation) -> None:
+    source, target = ("x".join(map(str, s)) for s in (found.source_size_wh, found.target_size_wh))
+    named = f", before the import {found.source_name}" if found.source_name else ""
+    print_lines(
+        [
+            f"{found.sample_id}",
+            f"source     {found.source_image} of run {found.run_id}{named}",
+            f"           {source}, sha256 {found.source_sha256}",
+            (
+                f"transform  {found.resize_mode} to {target}: scale {found.scale_xy[0]:g}, "
+                f"{found.scale_xy[1]:g}, offset {found.offset_xy[0]}, {found.offset_xy[1]}"
+            ),
+            f"boxes      {found.boxes_before} usable, {found.boxes_after} stored",
+            f"           0..1 of the stored image: {_format_boxes(found.boxes_xyxy, digits=4)}",
+            f"           source pixels: {_format_boxes(found.boxes_source_px, digits=1)}",
+            f"group      {found.group_id}",
+            f"split      {found.split}: {found.split_reason}",
+            f"stored in  {found.shard} row {found.row}",
+        ]
+    )
+
+
+@app.command(name="explain")
+def explain(manifest: Path, sample: str, /, *, as_json: Json = False) -> None:
+    """Show where one sample came from, what was done to it, and why it is in its split.
+
+    Parameters
+    ----------
+    manifest
+        The warehouse's manifest.json, or its folder.
+    sample
+        The sample's id, run_id/frame.
+    as_json
+        Print JSON to standard output.
+    """
+    found = explain_sample(manifest, sample_id=sample)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _print_explanation(found)
+
+
+def _print_diff(found: WarehouseDiff, *, max_names: int) -> None:
+    print_lines(
+        [
+            f"A v{found.version_a}: {found.num_a} samples",
+            f"B v{found.version_b}: {found.num_b} samples",
+        ]
+    )
+    if found.finds_nothing:
+        same_version = found.version_a == found.version_b
+        print_lines(
+            [
+                "equal: the same samples, labels, pixels, splits, settings and sources"
+                if same_version
+                else "equal samples, labels, pixels, splits, settings and sources; the versions "
+                "differ by something else, such as unusable frames or how shards are cut"
+            ]
+        )
+        return
+    kinds = {
+        "added": found.added,
+        "removed": found.removed,
+        "relabelled": found.relabelled,
+        "changed pixels": found.changed_pixels,
+        "moved": tuple(f"{name}: {a} -> {b}" for name, a, b in found.moved),
+        "regrouped": tuple(f"{name}: {a} -> {b}" for name, a, b in found.regrouped),
+        "setting": tuple(f"{name}: {a} -> {b}" for name, (a, b) in found.settings.items()),
+        "source": found.sources,
+    }
+    print_lines(
+        [
+            f"{found.num_same} samples the same, {len(found.added)} added, {len(found.removed)} "
+            f"removed, {len(found.relabelled)} relabelled, {len(found.changed_pixels)} with "
+            f"changed pixels, {len(found.moved)} moved between splits, {len(found.regrouped)} "
+            f"regrouped; {len(found.settings)} settings and {len(found.sources)} sources differ"
+        ]
+    )
+    for kind, names in kinds.items():
+        print_lines(f"{kind}: {name}" for name in names[:max_names])
+        if len(names) > max_names:
+            print_lines([f"{kind}: ... and {len(names) - max_names} more"])
+
+
+@app.command(name="diff")
+def diff(a: Path, b: Path, /, *, max_names: int = 20, as_json: Json = False) -> None:
+    """Compare two warehouses by sample: added, removed, relabelled, changed pixels, moved.
+
+    Parameters
+    ----------
+    a
+        The first warehouse's manifest.json, or its folder.
+    b
+        The second warehouse's.
+    max_names
+        Names shown per kind at most; --json has all.
+    as_json
+        Print JSON to standard output.
+    """
+    check_whole_number("--max-names", max_names, low=0)
+    found = diff_warehouses(a, b)
+    if as_json:
+        print_json(asdict(found) | {"equal": found.finds_nothing})
+    else:
+        _print_diff(found, max_names=max_names)
+
+
+@app.command(name="export")
+def export(manifest: Path, /, *, out: Path, as_json: Json = False) -> None:
+    """Write every sample's row, split, box count and boxes as one Parquet or CSV file.
+
+    Parameters
+    ----------
+    manifest
+        The warehouse's manifest.json, or its folder.
+    out
+        File to write: .parquet has the boxes as lists, .csv as JSON text.
+    as_json
+        Print JSON to standard output.
+    """
+    done = export_summary(manifest, out=out)
+    if as_json:
+        print_json(asdict(done) | {"path": str(done.path)})
+    else:
+        print_lines([f"wrote {done.path}: {done.num_samples} samples with {done.num_boxes} boxes"])
+
+
+@app.command(name="command")
+def command(manifest: Path, /, *, as_json: Json = False) -> None:
+    """Print the command that trains on a warehouse: tiny if no image has two boxes, else big.
+
+    Parameters
+    ----------
+    manifest
+        The warehouse's manifest.json, or its folder.
+    as_json
+        Print JSON to standard output.
+    """
+    words = training_command(manifest)
+    if as_json:
+        print_json({"command": words})
+    else:
+        print_lines([shlex.join(words)])
+
+
+@app.command(name="audit")
+def audit(
+    manifest: Path,
+    /,
+    *,
+    config: Annotated[AuditConfig | None, Parameter(name="*")] = None,
+    strict: Annotated[bool, Parameter(negative="")] = False,
+    as_json: Json = False,
+) -> None:
+    """Name images of different splits that look alike; flipped and rotated ones are not found.
+
+    Parameters
+    ----------
+    manifest
+        The warehouse's manifest.json, or its folder.
+    strict
+        Fail if there is any such pair.
+    as_json
+        Print JSON to standard output.
+    """
+    config = config or AuditConfig()
+    found = audit_warehouse(manifest, config=config, progress=build_progress(as_json=as_json))
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print_lines(
+            f"distance {pair.distance}: {pair.split_a} {pair.sample_a}, "
+            f"{pair.split_b} {pair.sample_b}"
+            for pair in found.pairs
+        )
+        if found.num_pairs > len(found.pairs):
+            print_lines([f"... and {found.num_pairs - len(found.pairs)} more"])
+        print_lines(
+            [
+                f"{found.num_images} images, {found.num_pairs} pair(s) across splits within "
+                f"distance {config.max_distance}"
+            ]
+        )
+    if strict and found.num_pairs:
+        raise HaustraError(
+            f"{found.num_pairs} pair(s) of images in different splits are within --max-distance "
+            f"{config.max_distance}; expected none with --strict; give each pair one group, or "
+            "remove one of the two, and run `haustra etl` again"
+        )

@@ -1,0 +1,138 @@
+"""Comparing two warehouses sample by sample: what is new, gone, relabelled, repainted or moved."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from haustra.warehouse.format import WarehouseManifest
+from haustra.warehouse.stored import StoredSamples, letterbox_of, read_stored
+
+CONTENT_FIELDS = {
+    "version", "splits", "shards", "table", "sources", "truncated_boxes", "validation",
+}  # fmt: skip
+"""Fields of the manifest that follow from the captures; the others are settings."""
+
+BOX_TOLERANCE_PX = 0.01
+"""Source pixels that float32 may move a box between two target sizes; far below any label's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarehouseDiff:
+    """How B differs from A. Samples are named by id, in order; a sample may be in several lists."""
+
+    version_a: str
+    version_b: str
+    num_a: int
+    """Samples in A."""
+    num_b: int
+    num_same: int
+    """Samples in both that are in none of the lists."""
+    added: tuple[str, ...]
+    """In B only."""
+    removed: tuple[str, ...]
+    """In A only."""
+    relabelled: tuple[str, ...]
+    """Their boxes differ; between two settings of `max_boxes`, those that both keep."""
+    changed_pixels: tuple[str, ...]
+    """Their source image has other bytes."""
+    moved: tuple[tuple[str, str, str], ...]
+    """Sample, split in A, split in B."""
+    regrouped: tuple[tuple[str, str, str], ...]
+    """Sample, group in A, group in B."""
+    settings: dict[str, tuple[Any, Any]]
+    """Fields of the manifest that differ, with A's and B's value."""
+    sources: tuple[str, ...]
+    """Runs in both whose provenance or terms differ."""
+
+    @property
+    def finds_nothing(self) -> bool:
+        """Whether there is no difference in samples, settings or sources."""
+        return not (
+            self.added
+            or self.removed
+            or self.relabelled
+            or self.changed_pixels
+            or self.moved
+            or self.regrouped
+            or self.settings
+            or self.sources
+        )
+
+
+def _has_other_boxes(a: StoredSamples, b: StoredSamples, *, at_a: int, at_b: int) -> bool:
+    """Compare the boxes that both keep: exactly where the transform is the same, else in pixels."""
+    row_a, row_b = a.rows[at_a], b.rows[at_b]
+    if row_a["boxes_before"] != row_b["boxes_before"]:
+        return True
+    num_common = min(a.manifest.max_boxes, b.manifest.max_boxes)
+    boxes_a, boxes_b = a.boxes[at_a][:num_common], b.boxes[at_b][:num_common]
+    letterbox_a = letterbox_of(row_a, manifest=a.manifest)
+    letterbox_b = letterbox_of(row_b, manifest=b.manifest)
+    if len(boxes_a) != len(boxes_b):
+        return True
+    if letterbox_a == letterbox_b:
+        return not np.array_equal(boxes_a, boxes_b)
+    return not np.allclose(
+        letterbox_a.boxes_to_source(boxes_a),
+        letterbox_b.boxes_to_source(boxes_b),
+        rtol=0,
+        atol=BOX_TOLERANCE_PX,
+    )
+
+
+def _changed_sources(a: WarehouseManifest, b: WarehouseManifest) -> tuple[str, ...]:
+    source_of_run = {source.run_id: source for source in a.sources}
+    return tuple(
+        source.run_id for source in b.sources if source_of_run.get(source.run_id, source) != source
+    )
+
+
+def diff_warehouses(manifest_a: Path, manifest_b: Path) -> WarehouseDiff:
+    """Compare two warehouses by sample id, after checking all digests of both.
+
+    Raises:
+        HaustraError: a manifest, a table or a shard is missing or damaged.
+    """
+    a, b = read_stored(manifest_a), read_stored(manifest_b)
+    place_a = {row["sample_id"]: place for place, row in enumerate(a.rows)}
+    place_b = {row["sample_id"]: place for place, row in enumerate(b.rows)}
+    common = sorted(place_a.keys() & place_b.keys())
+    pairs = {name: (a.rows[place_a[name]], b.rows[place_b[name]]) for name in common}
+    relabelled = tuple(
+        name for name in common if _has_other_boxes(a, b, at_a=place_a[name], at_b=place_b[name])
+    )
+    changed_pixels = tuple(
+        name for name, (x, y) in pairs.items() if x["source_sha256"] != y["source_sha256"]
+    )
+    moved = tuple(
+        (name, x["split"], y["split"]) for name, (x, y) in pairs.items() if x["split"] != y["split"]
+    )
+    regrouped = tuple(
+        (name, x["group_id"], y["group_id"])
+        for name, (x, y) in pairs.items()
+        if x["group_id"] != y["group_id"]
+    )
+    touched = {*relabelled, *changed_pixels}
+    touched |= {name for name, _, _ in (*moved, *regrouped)}
+    values_a, values_b = a.manifest.model_dump(), b.manifest.model_dump()
+    return WarehouseDiff(
+        version_a=a.manifest.version,
+        version_b=b.manifest.version,
+        num_a=len(a.rows),
+        num_b=len(b.rows),
+        num_same=len(common) - len(touched),
+        added=tuple(sorted(place_b.keys() - place_a.keys())),
+        removed=tuple(sorted(place_a.keys() - place_b.keys())),
+        relabelled=relabelled,
+        changed_pixels=changed_pixels,
+        moved=moved,
+        regrouped=regrouped,
+        settings={
+            name: (values_a[name], values_b[name])
+            for name in values_a
+            if name not in CONTENT_FIELDS and values_a[name] != values_b[name]
+        },
+        sources=_changed_sources(a.manifest, b.manifest),
+    )

@@ -1,0 +1,289 @@
+"""Verifying a warehouse: digests, and whether manifest, table and shards say the same.
+
+Everything is looked at and every problem has a line of its own, that names file and row; nothing
+is changed. `haustra etl` and `open_split` check digests only, and stop at the first that is wrong.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from haustra.core.digests import digest_file
+from haustra.core.progress import Progress, SilentProgress, track
+from haustra.warehouse.etl import TABLE_SCHEMA
+from haustra.warehouse.format import (
+    MANIFEST_NAME,
+    SPLIT_NAMES,
+    ShardEntry,
+    SplitCounts,
+    WarehouseManifest,
+)
+from haustra.warehouse.reading import read_manifest, resolve_manifest_path
+from haustra.warehouse.stored import Row, letterbox_of
+
+NULLABLE = ("source_name",)
+"""Columns of the table that may hold null."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What was checked and what is wrong."""
+
+    manifest_path: Path
+    version: str
+    num_shards: int
+    num_bytes: int
+    """Bytes of all shards, as the manifest says."""
+    num_samples: int
+    """As the manifest says."""
+    num_boxes: int
+    num_groups: int
+    problems: tuple[str, ...]
+    """One line each; files are named inside the warehouse folder."""
+
+
+def _check_file(path: Path, *, name: str, sha256: str, num_bytes: int | None = None) -> str | None:
+    if not path.is_file():
+        return f"{name}: it is gone"
+    found = path.stat().st_size
+    if num_bytes is not None and found != num_bytes:
+        return f"{name}: it has {found} bytes, the manifest says {num_bytes}"
+    if digest_file(path) != sha256:
+        return f"{name}: its bytes have changed: it does not have the SHA-256 of the manifest"
+    return None
+
+
+def _read_table(path: Path, *, name: str) -> tuple[list[Row] | None, list[str]]:
+    """Return the table's rows, or None and why they cannot be compared."""
+    if not path.is_file():
+        return None, []
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError):
+        return None, [f"{name}: it is no Parquet file; its rows are not compared"]
+    problems = []
+    for field in TABLE_SCHEMA:
+        if field.name not in table.column_names:
+            problems.append(f"{name}: column {field.name!r} is missing")
+        elif table.schema.field(field.name).type != field.type:
+            found = table.schema.field(field.name).type
+            problems.append(f"{name}: column {field.name!r} is {found}, expected {field.type}")
+        elif field.name not in NULLABLE and table.column(field.name).null_count:
+            problems.append(f"{name}: column {field.name!r} holds null")
+    if problems:
+        return None, [f"{problem}; its rows are not compared" for problem in problems]
+    return table.to_pylist(), []
+
+
+def _check_places(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[str]:
+    """Check that ids are unique and that rows and places in the shards match one to one."""
+    name = manifest.table.file
+    first_row_of_id: dict[str, int] = {}
+    first_row_at: dict[tuple[str, int], int] = {}
+    entries = {entry.file: entry for entry in manifest.shards}
+    for number, row in enumerate(rows):
+        where = f"{name} row {number} ({row['sample_id']})"
+        if row["sample_id"] in first_row_of_id:
+            first = first_row_of_id[row["sample_id"]]
+            yield f"{where}: row {first} has the same sample_id"
+        first_row_of_id.setdefault(row["sample_id"], number)
+        place = (row["shard"], row["row"])
+        entry = entries.get(row["shard"])
+        if entry is None:
+            yield f"{where}: shard {row['shard']!r} is not in the manifest"
+            continue
+        if not 0 <= row["row"] < entry.num_samples:
+            yield f"{where}: {entry.file} has {entry.num_samples} rows, none is {row['row']}"
+            continue
+        if place in first_row_at:
+            yield (
+                f"{where}: row {first_row_at[place]} of the table has the same place, "
+                f"{entry.file} row {row['row']}"
+            )
+        first_row_at.setdefault(place, number)
+        if row["split"] != entry.split:
+            yield f"{where}: it is in {row['split']}, but its shard is of {entry.split}"
+    for file, count in Counter(entry.file for entry in manifest.shards).items():
+        if count > 1:
+            yield f"{MANIFEST_NAME}: shard {file!r} is listed {count} times"
+    for entry in entries.values():
+        for index in range(entry.num_samples):
+            if (entry.file, index) not in first_row_at:
+                yield f"{entry.file} row {index}: no row of {name} names it"
+
+
+def _check_transforms(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[str]:
+    """Check scale, offset and box counts of each row against what the manifest's settings give."""
+    for number, row in enumerate(rows):
+        where = f"{manifest.table.file} row {number} ({row['sample_id']})"
+        if min(row["source_width"], row["source_height"]) < 1:
+            yield f"{where}: source size {row['source_width']}x{row['source_height']}"
+            continue
+        letterbox = letterbox_of(row, manifest=manifest)
+        found = (row["scale_x"], row["scale_y"], row["offset_x"], row["offset_y"])
+        expected = (*letterbox.scale_xy, *letterbox.offset_xy)
+        if found != expected:
+            yield f"{where}: scale and offset are {found}, its source size gives {expected}"
+        kept = min(row["boxes_before"], manifest.max_boxes)
+        if row["boxes_after"] != kept:
+            yield (
+                f"{where}: boxes_after is {row['boxes_after']}, but {row['boxes_before']} boxes "
+                f"with max_boxes {manifest.max_boxes} leave {kept}"
+            )
+
+
+def _check_counts(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[str]:
+    """Check the manifest's counts and that no group is in two splits."""
+    for split in SPLIT_NAMES:
+        members = [row for row in rows if row["split"] == split]
+        found = SplitCounts(
+            samples=len(members),
+            boxes=sum(row["boxes_after"] for row in members),
+            empty=sum(row["boxes_after"] == 0 for row in members),
+            groups=len({row["group_id"] for row in members}),
+        )
+        said = manifest.splits.get(split)
+        if said is None:
+            yield f"{MANIFEST_NAME}: it has no counts of split {split!r}"
+            continue
+        for what, number in said:
+            if number != getattr(found, what):
+                yield (
+                    f"{MANIFEST_NAME}: splits.{split}.{what} is {number}, the table has "
+                    f"{getattr(found, what)}"
+                )
+    truncated = sum(row["boxes_before"] - row["boxes_after"] for row in rows)
+    if truncated != manifest.truncated_boxes:
+        yield (
+            f"{MANIFEST_NAME}: truncated_boxes is {manifest.truncated_boxes}, the table has "
+            f"{truncated}"
+        )
+    splits_of_group: dict[str, set[str]] = {}
+    for number, row in enumerate(rows):
+        where = f"{manifest.table.file} row {number} ({row['sample_id']})"
+        if row["split"] not in SPLIT_NAMES:
+            yield f"{where}: split {row['split']!r} is none of {', '.join(SPLIT_NAMES)}"
+        splits = splits_of_group.setdefault(row["group_id"], set())
+        if splits and row["split"] not in splits:
+            yield (
+                f"{where}: group {row['group_id']!r} is in {row['split']} and in "
+                f"{' and '.join(sorted(splits))}"
+            )
+        splits.add(row["split"])
+
+
+def _read_boxes(
+    path: Path, *, entry: ShardEntry, manifest: WarehouseManifest
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]] | str:
+    """Return a shard's boxes and mask, or what is wrong with its tensors."""
+    width, height = manifest.target_size_wh
+    expected = {
+        "images": ("U8", [entry.num_samples, height, width, 3]),
+        "boxes": ("F32", [entry.num_samples, manifest.max_boxes, 4]),
+        "mask": ("U8", [entry.num_samples, manifest.max_boxes]),
+    }
+    try:
+        with safe_open(path, framework="numpy") as shard:
+            names = set(shard.keys())
+            if names != set(expected):
+                return f"{entry.file}: its tensors are {sorted(names)}, expected {sorted(expected)}"
+            for name, (dtype, shape) in expected.items():
+                tensor = shard.get_slice(name)
+                if (tensor.get_dtype(), tensor.get_shape()) != (dtype, shape):
+                    return (
+                        f"{entry.file}: tensor {name!r} is {tensor.get_dtype()} "
+                        f"{tensor.get_shape()}, the manifest gives {dtype} {shape}"
+                    )
+            return shard.get_tensor("boxes"), shard.get_tensor("mask")
+    except SafetensorError:
+        return f"{entry.file}: it is no safetensors file"
+
+
+def _check_boxes(
+    boxes: NDArray[np.float32], mask: NDArray[np.uint8], *, file: str, rows: dict[int, Row]
+) -> Iterator[str]:
+    """Check one shard's boxes [N,M,4] and mask [N,M]; `rows` are the table's, by shard row."""
+    finite = np.isfinite(boxes).all(axis=2)
+    used = mask == 1
+    faults = {
+        "the mask is neither 0 nor 1": mask > 1,
+        "a value is not finite": used & ~finite,
+        "it leaves 0..1": used & finite & ((boxes < 0) | (boxes > 1)).any(axis=2),
+        "it is inverted": used & finite & (boxes[..., 2:] < boxes[..., :2]).any(axis=2),
+        "it is masked out but not zero": (mask == 0) & (boxes != 0).any(axis=2),
+    }
+    for text, places in faults.items():
+        for index, slot in np.argwhere(places).tolist():
+            box = [round(value, 6) for value in boxes[index, slot].tolist()]
+            of_sample = f" ({rows[index]['sample_id']})" if index in rows else ""
+            yield f"{file} row {index}{of_sample}: box {slot} {box}: {text}"
+    for index, count in enumerate(used.sum(axis=1).tolist()):
+        if index in rows and rows[index]["boxes_after"] != count:
+            yield (
+                f"{file} row {index} ({rows[index]['sample_id']}): {count} boxes in the mask, "
+                f"{rows[index]['boxes_after']} in the table"
+            )
+
+
+def verify_warehouse(manifest_path: Path, *, progress: Progress | None = None) -> Verification:
+    """Check all that a warehouse says about itself, and find every problem.
+
+    Raises:
+        HaustraError: the manifest is missing or cannot be read; all else is a problem in the
+            result.
+    """
+    manifest_path = resolve_manifest_path(manifest_path)
+    manifest = read_manifest(manifest_path)
+    folder = manifest_path.resolve().parent
+    problems = []
+    if folder.name != f"v{manifest.version}":
+        problems.append(
+            f"{MANIFEST_NAME}: its version is {manifest.version}, but its folder is named "
+            f"{folder.name!r}, expected 'v{manifest.version}'"
+        )
+    table_path = folder / manifest.table.file
+    changed = _check_file(table_path, name=manifest.table.file, sha256=manifest.table.sha256)
+    problems += [changed] if changed else []
+    rows, unreadable = _read_table(table_path, name=manifest.table.file)
+    problems += unreadable
+    if rows is not None:
+        problems += _check_places(rows, manifest=manifest)
+        problems += _check_transforms(rows, manifest=manifest)
+        problems += _check_counts(rows, manifest=manifest)
+    rows_of_shard: dict[str, dict[int, Row]] = {}
+    for row in rows or []:
+        rows_of_shard.setdefault(row["shard"], {}).setdefault(row["row"], row)
+    for entry in track(
+        manifest.shards,
+        progress=progress or SilentProgress(),
+        description="verify",
+        total=len(manifest.shards),
+    ):
+        path = folder / entry.file
+        changed = _check_file(path, name=entry.file, sha256=entry.sha256, num_bytes=entry.num_bytes)
+        problems += [changed] if changed else []
+        if not path.is_file():
+            continue
+        found = _read_boxes(path, entry=entry, manifest=manifest)
+        if isinstance(found, str):
+            problems.append(found)
+        else:
+            of_shard = rows_of_shard.get(entry.file, {})
+            problems += _check_boxes(*found, file=entry.file, rows=of_shard)
+    return Verification(
+        manifest_path=manifest_path,
+        version=manifest.version,
+        num_shards=len(manifest.shards),
+        num_bytes=sum(entry.num_bytes for entry in manifest.shards),
+        num_samples=sum(counts.samples for counts in manifest.splits.values()),
+        num_boxes=sum(counts.boxes for counts in manifest.splits.values()),
+        num_groups=sum(counts.groups for counts in manifest.splits.values()),
+        problems=tuple(problems),
+    )
