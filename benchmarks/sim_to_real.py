@@ -187,7 +187,7 @@ def measure_all(arguments: argparse.Namespace) -> list[str]:
     found = {name: folder / "metrics.json" for name, folder in folders.items()}
     results = {name: json.loads(p.read_text()) for name, p in found.items() if p.exists()}
     lines = [
-        f"BigDet on Kvasir-SEG's validation images after {recipe.epochs} epochs on "
+        f"{recipe.model}det on Kvasir-SEG's training images after {recipe.epochs} epochs on "
         f"{recipe.runs} x {recipe.frames} simulated frames only, seed {recipe.seed}:",
         "",
         *results_table(results),

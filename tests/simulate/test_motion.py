@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from colons import make_scene
-from haustra.simulate.camera import Pose
+from haustra.simulate.camera import Camera, Pose
 from haustra.simulate.motion import Peristalsis, draw_peristalsis, moved_pose, moved_scene
+from haustra.simulate.render import cast_view
 from haustra.simulate.scene import Scene
-from haustra.simulate.tube import STEP_MM
+from haustra.simulate.tube import SECTIONS, STEP_MM
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +46,9 @@ def test_wall_and_camera_move_towards_the_centreline_by_the_same_share(scene: Sc
     tube = scene.tube
     station = len(tube.centers_mm) // 2
     wave = one_wave(station * STEP_MM)
-    moved = moved_scene(scene, peristalsis=wave, seconds=0.0)
     ring = np.flatnonzero(tube.station == station)
     center = tube.centers_mm[station]
+    moved = moved_scene(scene, peristalsis=wave, seconds=0.0, position_mm=center)
     before = np.linalg.norm(scene.vertices_mm[ring] - center, axis=1)
     after = np.linalg.norm(moved.vertices_mm[ring] - center, axis=1)
     assert after == pytest.approx(0.8 * before, rel=1e-4)
@@ -60,9 +61,37 @@ def test_polyps_keep_their_shape(scene: Scene) -> None:
     wave = draw_peristalsis(
         np.random.default_rng(1), length_mm=scene.tube.length_mm, duration_s=60.0
     )
-    moved = moved_scene(scene, peristalsis=wave, seconds=20.0)
+    moved = moved_scene(
+        scene, peristalsis=wave, seconds=20.0, position_mm=scene.tube.centers_mm[50]
+    )
     for still, rode in zip(scene.polyps, moved.polyps, strict=True):
         shift = rode.vertices_mm - still.vertices_mm
         assert np.ptp(shift, axis=0).max() < 1e-9
         assert rode.center_mm - still.center_mm == pytest.approx(shift[0])
     assert np.isfinite(moved.vertices_mm).all()
+
+
+def test_a_moved_scene_holds_what_the_camera_can_see() -> None:
+    colon = make_scene(2, num_polyps=6, sections=SECTIONS)
+    station = len(colon.tube.centers_mm) // 3
+    moved = moved_scene(
+        colon,
+        peristalsis=one_wave(-1000.0),
+        seconds=0.0,
+        position_mm=colon.tube.centers_mm[station],
+    )
+    assert len(moved.faces) < 0.75 * len(colon.faces)
+    camera = Camera(size_px=64, fov_deg=160, lens="fisheye")
+    pose = Pose(
+        position_mm=colon.tube.centers_mm[station],
+        axes=np.stack(
+            [
+                colon.tube.sides[station],
+                np.cross(colon.tube.tangents[station], colon.tube.sides[station]),
+                colon.tube.tangents[station],
+            ]
+        ),
+    )
+    whole, part = (cast_view(each, camera=camera, pose=pose) for each in (colon, moved))
+    assert np.array_equal(whole.instance, part.instance)
+    assert whole.hits.distance == pytest.approx(part.hits.distance, abs=1e-3)

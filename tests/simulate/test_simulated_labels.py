@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from colons import make_scene
 from haustra.captures.writer import PolypTruth
 from haustra.simulate.camera import Camera, Pose
-from haustra.simulate.labels import count_pixels_alone, label_view
+from haustra.simulate.labels import label_view, pixels_alone
 from haustra.simulate.path import plan_procedure
 from haustra.simulate.polyps import Polyp
 from haustra.simulate.rays import normalised
@@ -144,7 +144,7 @@ def test_a_polyp_behind_the_wall_gets_no_box(scene: Scene) -> None:
     assert blocked.any()
     pose = look_at(scene.tube.centers_mm[blocked][-1], target=target)
     camera = Camera(size_px=96, fov_deg=40)
-    assert count_pixels_alone(scene, number=1, camera=camera, pose=pose) > 10
+    assert pixels_alone(scene, number=1, camera=camera, pose=pose) > 10
     assert "run/polyp_1" not in labels_of(scene, pose=pose, camera=camera)
 
 

@@ -9,8 +9,12 @@ from haustra.simulate.noise import FloatArray
 from haustra.simulate.scene import Scene
 from haustra.simulate.tube import STEP_MM
 
-REFRESH_S = 0.5
+REFRESH_S = 1.0
 """The wall moves in steps of this length; rays need a new tree for each."""
+REFRESH_MM = 50.0
+"""A camera that goes further than this needs a new piece of the colon."""
+BEHIND_MM, AHEAD_MM = REFRESH_MM + 40.0, REFRESH_MM + 180.0
+"""What of the colon a moved scene holds, along the centreline; the rest lies in the dark."""
 BREATH_S = 4.5
 """One breath."""
 
@@ -52,15 +56,26 @@ def draw_peristalsis(
     )
 
 
-def moved_scene(scene: Scene, *, peristalsis: Peristalsis, seconds: float) -> Scene:
-    """Return the scene at a time. Polyps ride on the wall and keep their shape."""
+def moved_scene(
+    scene: Scene, *, peristalsis: Peristalsis, seconds: float, position_mm: FloatArray
+) -> Scene:
+    """Return the scene at a time, around a place. Polyps ride on the wall and keep their shape.
+
+    Args:
+        scene: at rest.
+        peristalsis: what moves it.
+        seconds: since the run began.
+        position_mm: [3] of the camera in the resting scene.
+    """
     tube = scene.tube
+    at_mm = station_of(scene, position_mm) * STEP_MM
     along_mm = np.arange(len(tube.centers_mm), dtype=np.float64) * STEP_MM
     share = peristalsis.narrowing(along_mm, seconds=seconds)
     vertices = scene.vertices_mm.copy()
     number = len(tube.vertices_mm)
     from_center = tube.vertices_mm - tube.centers_mm[tube.station]
     vertices[:number] -= share[tube.station, None] * from_center
+    stations = [tube.station]
     polyps = []
     for polyp in scene.polyps:
         foot = polyp.center_mm - tube.centers_mm[polyp.station]
@@ -68,6 +83,7 @@ def moved_scene(scene: Scene, *, peristalsis: Peristalsis, seconds: float) -> Sc
         last = number + len(polyp.vertices_mm)
         vertices[number:last] += shift.astype(np.float32)
         number = last
+        stations.append(np.full(len(polyp.vertices_mm), polyp.station))
         polyps.append(
             replace(
                 polyp,
@@ -75,13 +91,26 @@ def moved_scene(scene: Scene, *, peristalsis: Peristalsis, seconds: float) -> Sc
                 vertices_mm=polyp.vertices_mm + shift,
             )
         )
-    return replace(scene, polyps=polyps, vertices_mm=vertices)
+    along = np.concatenate(stations)[scene.faces[:, 0]] * STEP_MM - at_mm
+    near = (along > -BEHIND_MM) & (along < AHEAD_MM)
+    return replace(
+        scene,
+        polyps=polyps,
+        vertices_mm=vertices,
+        faces=scene.faces[near],
+        face_instance=scene.face_instance[near],
+    )
+
+
+def station_of(scene: Scene, position_mm: FloatArray) -> int:
+    """Return the row of the centreline that is nearest to a place."""
+    return int(np.linalg.norm(scene.tube.centers_mm - position_mm, axis=1).argmin())
 
 
 def moved_pose(pose: Pose, *, scene: Scene, peristalsis: Peristalsis, seconds: float) -> Pose:
     """Return a pose of the resting colon where the narrowed lumen leaves it."""
     centers = scene.tube.centers_mm
-    station = int(np.linalg.norm(centers - pose.position_mm, axis=1).argmin())
+    station = station_of(scene, pose.position_mm)
     share = peristalsis.narrowing(np.array([station * STEP_MM]), seconds=seconds)[0]
     from_center = pose.position_mm - centers[station]
     return Pose(position_mm=pose.position_mm - share * from_center, axes=pose.axes)

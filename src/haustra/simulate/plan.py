@@ -13,6 +13,7 @@ from haustra.simulate.config import DatagenConfig
 from haustra.simulate.events import Event, plan_events
 from haustra.simulate.matter import paint_matter
 from haustra.simulate.motion import (
+    REFRESH_MM,
     REFRESH_S,
     Peristalsis,
     draw_peristalsis,
@@ -115,14 +116,20 @@ def make_tube(seed: int, *, config: DatagenConfig) -> Tube:
 
 def views(plan: RunPlan) -> Iterator[tuple[Scene, View]]:
     """Yield, frame by frame, the scene at that time and what the camera meets in it."""
-    scene, moved_at_s = plan.scene, -1.0
+    scene, moved_at_s, moved_for_mm = plan.scene, -1.0, np.full(3, np.inf)
     for frame, planned in enumerate(plan.poses):
         pose = planned
         if plan.peristalsis is not None:
             step_s = REFRESH_S * int(frame / plan.frame_rate_hz / REFRESH_S)
-            if step_s != moved_at_s:
-                scene = moved_scene(plan.scene, peristalsis=plan.peristalsis, seconds=step_s)
-                moved_at_s = step_s
+            travelled_mm = float(np.linalg.norm(planned.position_mm - moved_for_mm))
+            if step_s != moved_at_s or travelled_mm > REFRESH_MM:
+                scene = moved_scene(
+                    plan.scene,
+                    peristalsis=plan.peristalsis,
+                    seconds=step_s,
+                    position_mm=planned.position_mm,
+                )
+                moved_at_s, moved_for_mm = step_s, planned.position_mm
             pose = moved_pose(
                 planned, scene=plan.scene, peristalsis=plan.peristalsis, seconds=step_s
             )
