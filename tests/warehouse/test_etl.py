@@ -113,7 +113,7 @@ def test_a_changed_pixel_label_split_or_setting_gives_a_new_version(tmp_path: Pa
 def test_a_damaged_warehouse_is_built_again(tmp_path: Path) -> None:
     write_captures(tmp_path / "captures")
     first = build_warehouse(config_for(tmp_path))
-    shard = first.manifest_path.parent / "shards" / "shard_00001.safetensors"
+    shard = first.manifest_path.parent / first.manifest.shards[1].file
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
     second = build_warehouse(config_for(tmp_path))
@@ -195,7 +195,7 @@ def test_the_summary_counts_and_names_what_is_wrong(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_passed_threshold_fails_and_leaves_nothing(
+def test_a_passed_threshold_fails_and_leaves_no_version(
     tmp_path: Path, changes: dict[str, str], message: str
 ) -> None:
     folders = write_captures(tmp_path / "captures")
@@ -204,7 +204,7 @@ def test_a_passed_threshold_fails_and_leaves_nothing(
     with pytest.raises(HaustraError) as caught:
         build_warehouse(config_for(tmp_path, **changes))
     assert str(caught.value) == message
-    assert list((tmp_path / "warehouse").iterdir()) == []
+    assert [path.name for path in (tmp_path / "warehouse").iterdir()] == [".staging"]
 
 
 def test_thresholds_also_fail_a_warehouse_that_stands_already(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ HINT = "run `haustra etl` again, which rebuilds a damaged warehouse"
 
 
 def first_shard(manifest: Path) -> Path:
-    return manifest.parent / "shards" / "shard_00000.safetensors"
+    return manifest.parent / read_manifest(manifest).shards[0].file
 
 
 def delete(manifest: Path) -> None:
