@@ -123,6 +123,14 @@ def test_a_damaged_warehouse_is_built_again(tmp_path: Path) -> None:
     assert "built again, since it was damaged" in second.notes[-1]
 
 
+def test_every_file_may_be_read_by_whom_the_system_lets(tmp_path: Path) -> None:
+    write_captures(tmp_path / "captures")
+    folder = build_warehouse(config_for(tmp_path)).manifest_path.parent
+    (tmp_path / "any").touch()
+    usual = (tmp_path / "any").stat().st_mode
+    assert {path.stat().st_mode for path in folder.rglob("*") if path.is_file()} == {usual}
+
+
 def test_another_licence_gives_a_new_version(tmp_path: Path) -> None:
     folders = write_captures(tmp_path / "captures")
     first = build_warehouse(config_for(tmp_path))

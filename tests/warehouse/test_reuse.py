@@ -99,7 +99,9 @@ def test_a_run_added_to_fifty_decodes_only_its_own_frames(
     (tmp_path / "later").rename(captures / "run_050")
     decoded = count_decodes(monkeypatch)
     second = build(tmp_path)
-    assert decoded == [f"r050/images/frame_{index:05d}.png" for index in range(FRAMES_PER_RUN)]
+    assert sorted(decoded) == [
+        f"r050/images/frame_{index:05d}.png" for index in range(FRAMES_PER_RUN)
+    ]
     assert (second.built_shards, second.reused_shards) == (2, len(first.manifest.shards))
     assert set(first.manifest.shards) < set(second.manifest.shards)
     assert_same_as_from_nothing(tmp_path, result=second)

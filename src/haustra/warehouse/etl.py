@@ -367,7 +367,10 @@ def _write_shard(
         tensors["mask"][row, : len(sample.boxes)] = 1
     path = folder / plan.file
     with writing_file(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(tensors, temporary)
+        temporary.chmod(mode)  # else only its owner could read it
     return ShardEntry(
         file=plan.file,
         split=plan.split,
@@ -389,6 +392,8 @@ def _build_shards(
     progress: Progress,
 ) -> dict[str, ShardEntry]:
     """Decode the frames of these shards and write them; return the entries by content."""
+    if not plans:
+        return {}
     frames = [frame for plan in plans for frame in plan.frames]
     make = partial(_make_sample, image_digests=image_digests, config=config)
     entries = {}
@@ -425,6 +430,7 @@ def _reuse_shards(
     outcomes: dict[str, _Outcome],
     expected: dict[str, ShardEntry],
     config: ETLConfig,
+    progress: Progress,
 ) -> dict[str, ShardEntry]:
     """Link the shards that were made before; return their entries by content."""
     wanted = {shard.content: shard for shard in plan.shards}
@@ -436,15 +442,17 @@ def _reuse_shards(
             return None
         checked = recheck_frames(shard, image_digests=plan.image_digests, finished=finished)
         target = staging / "version" / shard.file
-        taken = checked and take_finished(finished, folder=folder, target=target)
-        return checked if taken else None
+        if checked is None or not take_finished(finished, folder=folder, target=target):
+            return None
+        return checked
 
     contents = set(wanted)
     for folder, offered in find_finished(output_root, contents=contents):
         taking = map_ahead(
             partial(take, folder=folder), offered, threads=config.jobs, num_ahead=2 * config.jobs
         )
-        for finished, checked in zip(offered, taking, strict=True):
+        taken = track(taking, progress=progress, description="reuse", total=len(offered))
+        for finished, checked in zip(offered, taken, strict=True):
             if checked is None:
                 continue
             shard = wanted[finished.entry.content]
@@ -631,6 +639,7 @@ def build_version(
             outcomes=outcomes,
             expected=expected or {},
             config=config,
+            progress=progress,
         )
         built = _build_shards(
             [shard for shard in plan.shards if shard.content not in reused],

@@ -176,8 +176,10 @@ def _map_shard(path: Path, *, entry: ShardEntry, manifest: WarehouseManifest) ->
         "boxes": ("F32", np.float32, (entry.num_samples, manifest.max_boxes, 4)),
         "mask": ("U8", np.uint8, (entry.num_samples, manifest.max_boxes)),
     }
-    # One mapping per shard, which keeps no file open: a warehouse may have thousands of shards.
-    data = np.asarray(np.memmap(path, mode="r", dtype=np.uint8))
+    # A warehouse may have thousands of shards. Unlike Arrow's, each of Python's (so NumPy's) memory
+    # maps holds a file open, and a process may open 1024 by default.
+    with pa.memory_map(str(path)) as file:
+        data = np.frombuffer(file.read_buffer(), dtype=np.uint8)
     arrays = {}
     for name, (code, dtype, shape) in expected.items():
         found = (header[name]["dtype"], tuple(header[name]["shape"]))
