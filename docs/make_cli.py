@@ -10,7 +10,7 @@ from haustra.cli.main import COMMANDS
 PAGE = Path(__file__).with_name("cli.md")
 SUBCOMMANDS = {
     "import": ("masks", "coco", "yolo", "voc"),
-    "warehouse": ("verify", "explain", "diff", "export", "command", "audit"),
+    "warehouse": ("verify", "explain", "diff", "repair", "export", "command", "audit"),
 }
 
 

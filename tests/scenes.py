@@ -4,10 +4,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from haustra.captures import validation
 from haustra.captures.writer import PolypTruth, writing_run
-from haustra.core.images import encode_png
+from haustra.core.images import decode_image_rgb, encode_png
 from haustra.warehouse.etl import ETLConfig, build_warehouse
 
 
@@ -80,3 +82,15 @@ def write_warehouse(
         samples_per_shard=8,
     )
     return build_warehouse(config).manifest_path
+
+
+def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the name of every frame's image that is decoded from now on."""
+    names: list[str] = []
+
+    def counted(data: bytes, *, name: str) -> NDArray[np.uint8]:
+        names.append(name)
+        return decode_image_rgb(data, name=name)
+
+    monkeypatch.setattr(validation, "decode_image_rgb", counted)
+    return names

@@ -10,7 +10,7 @@ import pytest
 from checkpoints import write_lively_checkpoint
 from haustra import __version__
 from haustra.cli.main import COMMANDS, main
-from scenes import write_warehouse
+from scenes import write_captures, write_warehouse
 
 LIGHT = (
     "torch",
@@ -238,6 +238,25 @@ def test_eval_refuses_an_empty_split_and_another_size(
         f"haustra: {weights} takes 64x64 letterbox images, but {other} stores 96x96 letterbox "
         "ones; expected a warehouse of the same --target-size and --resize-mode\n"
     )
+
+
+def test_etl_tells_how_many_shards_it_made_and_reused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    captures = tmp_path / "captures"
+    write_captures(captures, num_runs=4)
+    (captures / "run_003").rename(tmp_path / "later")
+    etl = ["etl", "--captures", str(captures), "--output-root", str(tmp_path / "w")]
+    assert run([*etl, "--target-size", "64"]) == 0
+    (tmp_path / "later").rename(captures / "run_003")
+    capsys.readouterr()
+    assert run([*etl, "--target-size", "64"]) == 0
+    manifest = max((tmp_path / "w").glob("v*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"built {manifest}: 1 shard(s) made, 3 reused" in [line.strip() for line in lines]
+    assert run([*etl, "--target-size", "64", "--split", "0.4,0.3,0.3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["built_shards"], told["reused_shards"]) == (0, 4)
 
 
 @pytest.mark.slow

@@ -54,11 +54,30 @@ def test_verify_names_every_problem_and_exits_with_2(
     shown = capsys.readouterr()
     assert shown.out == f"{files[0]}: it is gone\n{files[1]}: it is gone\n"
     assert shown.err == (
-        f"haustra: {folder / 'manifest.json'} has 2 problem(s); expected none; remove the folder "
-        "and build it again from its captures with `haustra etl`\n"
+        f"haustra: {folder / 'manifest.json'} has 2 problem(s); expected none; mend it from "
+        "its captures with `haustra warehouse repair`\n"
     )
     assert run("verify", folder, "--json") == 2
     assert len(json.loads(capsys.readouterr().out)["problems"]) == 2
+
+
+def test_repair_makes_a_broken_shard_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = write_warehouse(tmp_path)
+    num_shards = len(json.loads(manifest.read_text())["shards"])
+    captures = tmp_path / "captures"
+    assert run("repair", manifest, "--captures", captures) == 0
+    assert capsys.readouterr().out == f"{manifest} is whole; nothing to repair\n"
+    broken = manifest.parent / json.loads(manifest.read_text())["shards"][0]["file"]
+    data = broken.read_bytes()
+    broken.unlink()
+    assert run("repair", manifest.parent, "--captures", captures) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"repaired {manifest}: 1 shard(s) made again, {num_shards - 1} kept"
+    )
+    assert broken.read_bytes() == data
+    assert run("verify", manifest) == 0
 
 
 def test_explain_shows_one_sample(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:

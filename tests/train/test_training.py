@@ -18,7 +18,7 @@ from haustra.models.efficientnet import EfficientNetLite0
 from haustra.train.config import TrainConfig
 from haustra.train.loop import train_detector
 from haustra.warehouse.etl import ETLConfig, build_warehouse
-from haustra.warehouse.reading import open_split
+from haustra.warehouse.reading import open_split, read_manifest
 from scenes import write_captures, write_warehouse
 
 
@@ -180,7 +180,7 @@ def test_a_damaged_shard_stops_the_training_before_it_begins(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(manifest.parent, copy)
-    shard = copy / "shards" / "shard_00000.safetensors"
+    shard = copy / read_manifest(copy).shards[0].file
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)

@@ -113,7 +113,7 @@ def test_a_changed_pixel_label_split_or_setting_gives_a_new_version(tmp_path: Pa
 def test_a_damaged_warehouse_is_built_again(tmp_path: Path) -> None:
     write_captures(tmp_path / "captures")
     first = build_warehouse(config_for(tmp_path))
-    shard = first.manifest_path.parent / "shards" / "shard_00001.safetensors"
+    shard = first.manifest_path.parent / first.manifest.shards[1].file
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
     second = build_warehouse(config_for(tmp_path))
@@ -121,6 +121,14 @@ def test_a_damaged_warehouse_is_built_again(tmp_path: Path) -> None:
     assert second.manifest == first.manifest
     assert shard.read_bytes() == whole
     assert "built again, since it was damaged" in second.notes[-1]
+
+
+def test_every_file_may_be_read_by_whom_the_system_lets(tmp_path: Path) -> None:
+    write_captures(tmp_path / "captures")
+    folder = build_warehouse(config_for(tmp_path)).manifest_path.parent
+    (tmp_path / "any").touch()
+    usual = (tmp_path / "any").stat().st_mode
+    assert {path.stat().st_mode for path in folder.rglob("*") if path.is_file()} == {usual}
 
 
 def test_another_licence_gives_a_new_version(tmp_path: Path) -> None:
@@ -195,7 +203,7 @@ def test_the_summary_counts_and_names_what_is_wrong(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_passed_threshold_fails_and_leaves_nothing(
+def test_a_passed_threshold_fails_and_leaves_no_version(
     tmp_path: Path, changes: dict[str, str], message: str
 ) -> None:
     folders = write_captures(tmp_path / "captures")
@@ -204,7 +212,7 @@ def test_a_passed_threshold_fails_and_leaves_nothing(
     with pytest.raises(HaustraError) as caught:
         build_warehouse(config_for(tmp_path, **changes))
     assert str(caught.value) == message
-    assert list((tmp_path / "warehouse").iterdir()) == []
+    assert [path.name for path in (tmp_path / "warehouse").iterdir()] == [".staging"]
 
 
 def test_thresholds_also_fail_a_warehouse_that_stands_already(tmp_path: Path) -> None:

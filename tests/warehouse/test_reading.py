@@ -1,5 +1,6 @@
 import json
 import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,15 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from haustra.core.errors import HaustraError
+from haustra.warehouse.etl import ETLConfig, build_warehouse
 from haustra.warehouse.loader import epoch_order, iterate_batches
 from haustra.warehouse.reading import open_split, read_manifest
-from scenes import write_warehouse
+from scenes import write_captures, write_warehouse
 
 HINT = "run `haustra etl` again, which rebuilds a damaged warehouse"
 
 
 def first_shard(manifest: Path) -> Path:
-    return manifest.parent / "shards" / "shard_00000.safetensors"
+    return manifest.parent / read_manifest(manifest).shards[0].file
 
 
 def delete(manifest: Path) -> None:
@@ -133,6 +135,27 @@ def test_gather_returns_the_samples_asked_for_in_that_order(tmp_path: Path) -> N
     np.testing.assert_array_equal(some.boxes_xyxy, whole.boxes_xyxy[indices])
     np.testing.assert_array_equal(some.mask, whole.mask[indices])
     assert len({image.tobytes() for image in whole.images}) == len(split)
+
+
+def test_many_shards_keep_no_file_open(tmp_path: Path) -> None:
+    write_captures(tmp_path / "captures", num_runs=4, frames_per_run=40, size_wh=(32, 32))
+    config = ETLConfig(
+        captures=tmp_path / "captures",
+        output_root=tmp_path / "warehouse",
+        target_size="32",
+        samples_per_shard=1,
+        split="1,0,0",
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        result = build_warehouse(config)
+        split = open_split(result.manifest_path, split="train")
+        batch = split.gather(np.arange(len(split)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(split.shards) == len(split) == len(batch.images) == 160
+    assert len({image.tobytes() for image in batch.images}) == 160
 
 
 @given(st.integers(0, 300), st.integers(0, 2**31), st.integers(0, 1000), st.integers(0, 1000))

@@ -5,15 +5,14 @@ that box; a bad label file or image rejects that frame. Each rejection is named.
 """
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from haustra.captures.reader import Frame, Run
+from haustra.core.ahead import map_ahead
 from haustra.core.boxes import CheckedBox, check_box_px, is_four_numbers
 from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError
@@ -33,24 +32,27 @@ class FrameProblem:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CheckedFrame:
-    """A usable frame with its decoded image and its boxes inside that image."""
+class CheckedLabel:
+    """A usable frame's boxes inside its image; the pixels are not needed for it."""
 
     frame: Frame
-    image_rgb: NDArray[np.uint8]
-    """uint8 [H,W,3]."""
-    image_digest: str
-    """SHA-256 of the image file's bytes."""
+    size_wh: tuple[int, int]
+    """Width and height of the image in pixels."""
     boxes_px: NDArray[np.float64]
     """[N,4] `x0,y0,x1,y1` in pixels, clipped to the image."""
     lesion_ids: tuple[str | None, ...]
     num_clipped: int
     box_problems: tuple[str, ...]
 
-    @property
-    def size_wh(self) -> tuple[int, int]:
-        """Width and height of the image in pixels."""
-        return self.image_rgb.shape[1], self.image_rgb.shape[0]
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CheckedFrame(CheckedLabel):
+    """A usable frame with its decoded image and its boxes inside that image."""
+
+    image_rgb: NDArray[np.uint8]
+    """uint8 [H,W,3], of `size_wh`."""
+    image_digest: str
+    """SHA-256 of the image file's bytes."""
 
 
 def check_frame(frame: Frame) -> CheckedFrame | FrameProblem:
@@ -77,12 +79,24 @@ def check_frame(frame: Frame) -> CheckedFrame | FrameProblem:
         image = decode_image_rgb(data, name=name)
     except HaustraError as error:
         return FrameProblem(frame=frame, kind="invalid", reason=str(error))
-    size_wh = (image.shape[1], image.shape[0])
+    checked = check_label(frame, size_wh=(image.shape[1], image.shape[0]))
+    return CheckedFrame(**vars(checked), image_rgb=image, image_digest=digest_bytes(data))
+
+
+def check_label(frame: Frame, *, size_wh: tuple[int, int]) -> CheckedLabel:
+    """Check the boxes of a frame whose image is known to be whole and of this size.
+
+    Args:
+        frame: one with a label.
+        size_wh: width and height of its image in pixels.
+    """
+    if frame.label is None:
+        raise AssertionError("a frame whose image was decoded has a label")
     boxes: list[tuple[float, float, float, float]] = []
     lesion_ids: list[str | None] = []
     problems: list[str] = []
     num_clipped = 0
-    for index, polyp in enumerate(label.labels):
+    for index, polyp in enumerate(frame.label.labels):
         checked: CheckedBox | str = "it has neither bbox_px nor bbox_norm"
         if polyp.bbox_px is not None or polyp.bbox_norm is not None:
             box_px = _box_in_pixels(polyp.bbox_px, polyp.bbox_norm, size_wh=size_wh)
@@ -93,10 +107,9 @@ def check_frame(frame: Frame) -> CheckedFrame | FrameProblem:
         boxes.append(checked.box_px)
         lesion_ids.append(polyp.lesion_id)
         num_clipped += checked.clipped
-    return CheckedFrame(
+    return CheckedLabel(
         frame=frame,
-        image_rgb=image,
-        image_digest=digest_bytes(data),
+        size_wh=size_wh,
         boxes_px=np.asarray(boxes, dtype=np.float64).reshape(-1, 4),
         lesion_ids=tuple(lesion_ids),
         num_clipped=num_clipped,
@@ -118,14 +131,8 @@ def _box_in_pixels(bbox_px: Any, bbox_norm: Any, *, size_wh: tuple[int, int]) ->
 def check_frames(
     frames: Iterable[Frame], *, threads: int = 2
 ) -> Iterator[CheckedFrame | FrameProblem]:
-    """Yield `check_frame` of each frame in order, decoding a few ahead in threads."""
-    waiting = iter(frames)
-    with ThreadPoolExecutor(threads) as pool:
-        ahead = [pool.submit(check_frame, frame) for frame in islice(waiting, 4 * threads)]
-        while ahead:
-            checked = ahead.pop(0).result()
-            ahead.extend(pool.submit(check_frame, frame) for frame in islice(waiting, 1))
-            yield checked
+    """Return `check_frame` of each frame in order, decoding a few ahead in threads."""
+    return map_ahead(check_frame, frames, threads=threads, num_ahead=4 * threads)
 
 
 @dataclass(kw_only=True)
@@ -150,7 +157,7 @@ class ValidationSummary:
         """Number of label files."""
         return self.usable + self.invalid + self.missing + self.without_image
 
-    def add(self, checked: CheckedFrame | FrameProblem) -> None:
+    def add(self, checked: CheckedLabel | FrameProblem) -> None:
         """Count one checked frame."""
         if isinstance(checked, FrameProblem):
             setattr(self, checked.kind, getattr(self, checked.kind) + 1)

@@ -71,6 +71,8 @@ def etl(
             {
                 "manifest": str(result.manifest_path),
                 "built": result.built,
+                "built_shards": result.built_shards,
+                "reused_shards": result.reused_shards,
                 "notes": list(result.notes),
                 "version": manifest.version,
                 "splits": {name: counts.model_dump() for name, counts in manifest.splits.items()},
@@ -93,7 +95,8 @@ def etl(
     print_lines(result.notes)
     print_lines(
         [
-            f"built {result.manifest_path}"
+            f"built {result.manifest_path}: {result.built_shards} shard(s) made, "
+            f"{result.reused_shards} reused"
             if result.built
             else f"nothing to do: {result.manifest_path} holds this content already",
             f"next: haustra train --manifest {result.manifest_path}",

@@ -1,4 +1,4 @@
-"""`haustra warehouse verify | explain | diff | export | command | audit`."""
+"""`haustra warehouse verify | explain | diff | repair | export | command | audit`."""
 
 import shlex
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from haustra.core.ranges import check_whole_number
 from haustra.warehouse.audit import AuditConfig, audit_warehouse
 from haustra.warehouse.diff import WarehouseDiff, diff_warehouses
 from haustra.warehouse.explain import SampleExplanation, explain_sample
+from haustra.warehouse.repair import repair_warehouse
 from haustra.warehouse.summary import export_summary, training_command
 from haustra.warehouse.verify import verify_warehouse
 
@@ -52,8 +53,47 @@ def verify(manifest: Path, /, *, as_json: Json = False) -> None:
     if found.problems:
         raise HaustraError(
             f"{found.manifest_path} has {len(found.problems)} problem(s); expected none; "
-            "remove the folder and build it again from its captures with `haustra etl`"
+            "mend it from its captures with `haustra warehouse repair`"
         )
+
+
+@app.command(name="repair")
+def repair(manifest: Path, /, *, captures: Path, jobs: int = 2, as_json: Json = False) -> None:
+    """Make the broken or missing shards and the table again from the captures.
+
+    Parameters
+    ----------
+    manifest
+        The warehouse's manifest.json, or its folder; the manifest must be whole.
+    captures
+        The capture root that the warehouse was built from, wherever it lies now.
+    jobs
+        Threads that decode.
+    as_json
+        Print JSON to standard output.
+    """
+    check_whole_number("--jobs", jobs, low=1)
+    result = repair_warehouse(
+        manifest, captures=captures, jobs=jobs, progress=build_progress(as_json=as_json)
+    )
+    if as_json:
+        print_json(
+            {
+                "manifest_path": str(result.manifest_path),
+                "repaired": result.built,
+                "built_shards": result.built_shards,
+                "reused_shards": result.reused_shards,
+            }
+        )
+    elif result.built:
+        print_lines(
+            [
+                f"repaired {result.manifest_path}: {result.built_shards} shard(s) made again, "
+                f"{result.reused_shards} kept"
+            ]
+        )
+    else:
+        print_lines([f"{result.manifest_path} is whole; nothing to repair"])
 
 
 def _format_boxes(boxes: Sequence[Sequence[float]], *, digits: int) -> str:

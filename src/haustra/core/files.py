@@ -1,18 +1,19 @@
 """Files and folders that appear whole or not at all: temporary name, fsync, rename."""
 
+import errno
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from haustra.core.errors import HaustraError
 
 
-def _sync_folder(path: Path) -> None:
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -24,20 +25,28 @@ def _temporary_sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
 
 
-def write_bytes_atomic(path: Path, *, data: bytes) -> None:
-    """Write `data` to `path`; readers see the old file or the whole new one, never a part."""
+@contextmanager
+def writing_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; the file written there becomes `path` at the end.
+
+    Readers see the old file or the whole new one, never a part. The block must write the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_sibling(path)
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        _sync(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
+
+
+def write_bytes_atomic(path: Path, *, data: bytes) -> None:
+    """Write `data` to `path`; readers see the old file or the whole new one, never a part."""
+    with writing_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_text_atomic(path: Path, *, text: str) -> None:
@@ -91,18 +100,36 @@ def building_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        _sync_folder(temporary)
-        if path.exists():
-            retired = _temporary_sibling(path)
-            path.replace(retired)
-            temporary.replace(path)
-            shutil.rmtree(retired)
-        else:
-            temporary.replace(path)
-        _sync_folder(path.parent)
+        move_folder(temporary, target=path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def move_folder(folder: Path, *, target: Path) -> None:
+    """Rename `folder` to `target`; a folder that stands there makes way, and is removed after.
+
+    Both must lie on one file system. Of two processes that do this at once the later one stays.
+    """
+    _sync(folder)
+    retired = []
+    while not _rename_to_free_name(folder, target=target):
+        retired.append(_temporary_sibling(target))
+        with suppress(FileNotFoundError):  # where another process was quicker
+            target.replace(retired[-1])
+    for old in retired:
+        shutil.rmtree(old, ignore_errors=True)
+    _sync(target.parent)
+
+
+def _rename_to_free_name(folder: Path, *, target: Path) -> bool:
+    try:
+        folder.replace(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def remove_abandoned(path: Path) -> None:

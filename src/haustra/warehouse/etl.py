@@ -1,13 +1,16 @@
 """ETL: from run folders to a content-addressed warehouse.
 
-First the sources are digested, which gives the version; where that version stands already, nothing
-is done. Else frames are decoded, letterboxed and written shard by shard into a temporary folder,
-the manifest last, and the folder is renamed.
+First the sources are digested, which gives the version and the content of every shard; where that
+version stands already, nothing is done. Else shards that another version or an interrupted ETL has
+are linked, the others are made from decoded, letterboxed frames, the manifest is written last, and
+the folder is renamed.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,16 @@ from safetensors.numpy import save_file
 
 from haustra.captures.reader import Frame, Run, read_runs
 from haustra.captures.validation import (
-    CheckedFrame,
+    CheckedLabel,
     FrameProblem,
     ValidationSummary,
-    check_frames,
+    check_label,
 )
+from haustra.core.ahead import map_ahead
 from haustra.core.boxes import box_areas
 from haustra.core.digests import digest_file, digest_json
 from haustra.core.errors import HaustraError
-from haustra.core.files import building_folder, write_text_atomic
+from haustra.core.files import move_folder, remove_abandoned, write_text_atomic, writing_file
 from haustra.core.letterbox import PAD_VALUE, Letterbox, ResizeMode, plan_letterbox
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.core.ranges import check_whole_number
@@ -47,6 +51,18 @@ from haustra.warehouse.format import (
     WarehouseManifest,
 )
 from haustra.warehouse.reading import check_warehouse
+from haustra.warehouse.shards import (
+    FinishedShard,
+    ShardPlan,
+    check_planned_frame,
+    digest_image,
+    find_finished,
+    label_boxes,
+    plan_shards,
+    recheck_frames,
+    record_finished,
+    take_finished,
+)
 from haustra.warehouse.splits import (
     SplitAssignment,
     parse_ratios,
@@ -55,6 +71,7 @@ from haustra.warehouse.splits import (
     split_by_ratios,
     split_by_rule,
 )
+from haustra.warehouse.staging import staging_folder
 
 TABLE_SCHEMA = pa.schema(
     [
@@ -108,7 +125,7 @@ class ETLConfig:
     max_empty: str = "1.0"
     """Fail if more usable frames have no box: a count or a share."""
     samples_per_shard: int = 256
-    """Samples in a shard file at most."""
+    """Samples in a shard file at most; a shard holds one run and one split."""
     jobs: int = 2
     """Threads that decode."""
 
@@ -141,7 +158,29 @@ class ETLResult:
     manifest: WarehouseManifest
     built: bool
     """False where this version stood already."""
+    built_shards: int
+    """Shards made from decoded images."""
+    reused_shards: int
+    """Shards taken from another version or an interrupted ETL."""
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WarehousePlan:
+    """What a version will hold, known before any image is decoded."""
+
+    captures: Path
+    runs: tuple[Run, ...]
+    frames: tuple[Frame, ...]
+    """Every frame of the runs, ordered by split, run and name."""
+    image_digests: dict[str, str | None]
+    """SHA-256 of each frame's image file by sample id; None where there is none to read."""
+    assignment: SplitAssignment
+    version: str
+    shards: tuple[ShardPlan, ...]
+
+
+_Outcome = CheckedLabel | FrameProblem
 
 
 def parse_target_size(text: str) -> tuple[int, int]:
@@ -188,59 +227,81 @@ def _assign_splits(groups: set[str], *, config: ETLConfig) -> SplitAssignment:
     return split_by_ratios(groups, ratios=parse_ratios(config.split))
 
 
-def _digest_image(frame: Frame) -> str | None:
-    try:
-        return digest_file(frame.image_path) if frame.image_path and not frame.problem else None
-    except OSError:
-        return None
+def plan_warehouse(
+    config: ETLConfig, *, assignment: SplitAssignment | None = None, progress: Progress
+) -> WarehousePlan:
+    """Read all labels, digest all images, and plan the version and its shards.
 
+    Args:
+        config: of the ETL.
+        assignment: the split of every group, in place of the one that `config` describes.
+        progress: where to tell how far it is.
 
-def _content_version(
-    runs: list[Run],
-    frames: list[Frame],
-    *,
-    assignment: SplitAssignment,
-    config: ETLConfig,
-    progress: Progress,
-) -> str:
-    """Digest all that decides the warehouse's bytes: sources, labels, splits, transform, format."""
-    with ThreadPoolExecutor(config.jobs) as pool:
-        digests = list(
-            track(
-                pool.map(_digest_image, frames),
-                progress=progress,
-                description="digest",
-                total=len(frames),
-            )
+    Raises:
+        HaustraError: no run, no labelled frame, or a split file is wrong.
+    """
+    runs = read_runs(config.captures)
+    frames = [frame for run in runs for frame in run.frames]
+    if not frames:
+        raise HaustraError(
+            f"{config.captures} holds no labelled frame; make some with `haustra datagen` or "
+            "`haustra import`"
         )
-    rows = [
-        [
-            frame.sample_id,
-            frame.group_id,
-            assignment.split_of_group[frame.group_id],
-            digest,
-            frame.problem,
-            frame.label
-            and [
-                frame.label.image,
-                frame.label.source_name,
-                frame.label.image_present,
-                [[polyp.bbox_px, polyp.bbox_norm] for polyp in frame.label.labels],
-            ],
-        ]
-        for frame, digest in zip(frames, digests, strict=True)
-    ]
+    assignment = assignment or _assign_splits({frame.group_id for frame in frames}, config=config)
+    split_of_group = assignment.split_of_group
+    frames.sort(key=lambda f: (SPLIT_NAMES.index(split_of_group[f.group_id]), f.run_id, f.name))
+    digesting = map_ahead(digest_image, frames, threads=config.jobs, num_ahead=4 * config.jobs)
+    digests = list(
+        track(digesting, progress=progress, description="digest", total=len(frames)),
+    )
+    image_digests = {frame.sample_id: digest for frame, digest in zip(frames, digests, strict=True)}
     transform = {
         "format_version": FORMAT_VERSION,
         "target_size_wh": parse_target_size(config.target_size),
         "resize_mode": config.resize_mode,
         "pad_value": PAD_VALUE,
         "max_boxes": config.max_boxes,
+    }
+    layout = {
+        "order": ["split", "run_id", "frame"],
         "samples_per_shard": config.samples_per_shard,
         "split_method": assignment.method,
     }
     origins = [[_source_entry(run).model_dump(), run.unlabelled] for run in runs]
-    return digest_json([transform, origins, rows])[:16]
+    rows = [
+        [
+            frame.sample_id,
+            frame.group_id,
+            split_of_group[frame.group_id],
+            image_digests[frame.sample_id],
+            frame.problem,
+            frame.label
+            and [
+                frame.label.image,
+                frame.label.source_name,
+                frame.label.image_present,
+                label_boxes(frame),
+            ],
+        ]
+        for frame in frames
+    ]
+    return WarehousePlan(
+        captures=config.captures,
+        runs=tuple(runs),
+        frames=tuple(frames),
+        image_digests=image_digests,
+        assignment=assignment,
+        version=digest_json([transform, layout, origins, rows])[:16],
+        shards=tuple(
+            plan_shards(
+                frames,
+                image_digests=image_digests,
+                split_of_group=split_of_group,
+                samples_per_shard=config.samples_per_shard,
+                transform=transform,
+            )
+        ),
+    )
 
 
 def _check_thresholds(counts: dict[str, int], *, config: ETLConfig) -> None:
@@ -260,78 +321,169 @@ def _check_thresholds(counts: dict[str, int], *, config: ETLConfig) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Sample:
-    checked: CheckedFrame
-    split: SplitName
-    letterbox: Letterbox
+    checked: CheckedLabel
     image: NDArray[np.uint8]
     boxes: NDArray[np.float64]
     """[N,4] normalised to the target image, at most `max_boxes`, largest first."""
 
 
-def _to_sample(checked: CheckedFrame, *, split: SplitName, config: ETLConfig) -> _Sample:
-    letterbox = plan_letterbox(
+def _plan_letterbox(checked: CheckedLabel, *, config: ETLConfig) -> Letterbox:
+    return plan_letterbox(
         checked.size_wh,
         target_size_wh=parse_target_size(config.target_size),
         mode=config.resize_mode,
     )
-    largest_first = np.argsort(-box_areas(checked.boxes_px), kind="stable")[: config.max_boxes]
+
+
+def _make_sample(
+    frame: Frame, *, image_digests: dict[str, str | None], config: ETLConfig
+) -> _Sample | FrameProblem:
+    decoded = check_planned_frame(frame, image_digest=image_digests[frame.sample_id])
+    if isinstance(decoded, FrameProblem):
+        return decoded
+    letterbox = _plan_letterbox(decoded, config=config)
+    largest_first = np.argsort(-box_areas(decoded.boxes_px), kind="stable")[: config.max_boxes]
     return _Sample(
-        checked=checked,
-        split=split,
-        letterbox=letterbox,
-        image=letterbox.apply(checked.image_rgb),
-        boxes=np.clip(letterbox.boxes_to_target(checked.boxes_px[largest_first]), 0, 1),
+        # Without the pixels: what is known of a frame is kept until the table is written.
+        checked=check_label(frame, size_wh=decoded.size_wh),
+        image=letterbox.apply(decoded.image_rgb),
+        boxes=np.clip(letterbox.boxes_to_target(decoded.boxes_px[largest_first]), 0, 1),
     )
 
 
-class _ShardBuilder:
-    """Fills one shard's arrays; `write` puts them on disk."""
+def _write_shard(
+    samples: list[_Sample], *, plan: ShardPlan, folder: Path, config: ETLConfig
+) -> ShardEntry:
+    """Write one shard, whole or not at all."""
+    width, height = parse_target_size(config.target_size)
+    tensors: dict[str, NDArray[Any]] = {
+        "images": np.empty((len(samples), height, width, 3), dtype=np.uint8),
+        "boxes": np.zeros((len(samples), config.max_boxes, 4), dtype=np.float32),
+        "mask": np.zeros((len(samples), config.max_boxes), dtype=np.uint8),
+    }
+    for row, sample in enumerate(samples):
+        tensors["images"][row] = sample.image
+        tensors["boxes"][row, : len(sample.boxes)] = sample.boxes
+        tensors["mask"][row, : len(sample.boxes)] = 1
+    path = folder / plan.file
+    with writing_file(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(tensors, temporary)
+        temporary.chmod(mode)  # else only its owner could read it
+    return ShardEntry(
+        file=plan.file,
+        split=plan.split,
+        num_samples=len(samples),
+        num_bytes=path.stat().st_size,
+        sha256=digest_file(path),
+        content=plan.content,
+    )
 
-    def __init__(self, *, split: SplitName, config: ETLConfig) -> None:
-        width, height = parse_target_size(config.target_size)
-        capacity = config.samples_per_shard
-        self.split = split
-        self.num_samples = 0
-        self._images = np.empty((capacity, height, width, 3), dtype=np.uint8)
-        self._boxes = np.zeros((capacity, config.max_boxes, 4), dtype=np.float32)
-        self._mask = np.zeros((capacity, config.max_boxes), dtype=np.uint8)
 
-    def add(self, sample: _Sample) -> None:
-        row, num_boxes = self.num_samples, len(sample.boxes)
-        self._images[row] = sample.image
-        self._boxes[row, :num_boxes] = sample.boxes
-        self._mask[row, :num_boxes] = 1
-        self.num_samples += 1
+def _build_shards(
+    plans: list[ShardPlan],
+    *,
+    image_digests: dict[str, str | None],
+    staging: Path,
+    outcomes: dict[str, _Outcome],
+    expected: dict[str, ShardEntry],
+    config: ETLConfig,
+    progress: Progress,
+) -> dict[str, ShardEntry]:
+    """Decode the frames of these shards and write them; return the entries by content."""
+    if not plans:
+        return {}
+    frames = [frame for plan in plans for frame in plan.frames]
+    make = partial(_make_sample, image_digests=image_digests, config=config)
+    entries = {}
+    # Letterboxed samples are small: enough ahead that decoding goes on while a shard is written.
+    making = map_ahead(make, frames, threads=config.jobs, num_ahead=32 * config.jobs)
+    with closing(making):
+        made = track(making, progress=progress, description="etl", total=len(frames))
+        for plan in plans:
+            samples = []
+            for frame, item in zip(plan.frames, islice(made, len(plan.frames)), strict=True):
+                outcomes[frame.sample_id] = item.checked if isinstance(item, _Sample) else item
+                if isinstance(item, _Sample):
+                    samples.append(item)
+            if not samples:
+                continue
+            entry = _write_shard(samples, plan=plan, folder=staging / "version", config=config)
+            if expected.get(plan.content, entry) != entry:
+                raise HaustraError(
+                    f"{plan.file}: the same captures gave other bytes, so another image library "
+                    "made this warehouse; expected the one it was built with; move its folder "
+                    "away and run `haustra etl`"
+                )
+            entries[plan.content] = entry
+            sizes_wh = {s.checked.frame.sample_id: s.checked.size_wh for s in samples}
+            record_finished(staging, finished=FinishedShard(entry=entry, sizes_wh=sizes_wh))
+    return entries
 
-    def write(self, folder: Path, *, index: int) -> ShardEntry:
-        file = f"shards/shard_{index:05d}.safetensors"
-        tensors: dict[str, NDArray[Any]] = {
-            "images": self._images[: self.num_samples],
-            "boxes": self._boxes[: self.num_samples],
-            "mask": self._mask[: self.num_samples],
-        }
-        save_file(tensors, folder / file)
-        return ShardEntry(
-            file=file,
-            split=self.split,
-            num_samples=self.num_samples,
-            num_bytes=(folder / file).stat().st_size,
-            sha256=digest_file(folder / file),
+
+def _reuse_shards(
+    plan: WarehousePlan,
+    *,
+    output_root: Path,
+    staging: Path,
+    outcomes: dict[str, _Outcome],
+    expected: dict[str, ShardEntry],
+    config: ETLConfig,
+    progress: Progress,
+) -> dict[str, ShardEntry]:
+    """Link the shards that were made before; return their entries by content."""
+    wanted = {shard.content: shard for shard in plan.shards}
+    entries: dict[str, ShardEntry] = {}
+
+    def take(finished: FinishedShard, *, folder: Path) -> list[_Outcome] | None:
+        shard = wanted[finished.entry.content]
+        if expected.get(shard.content, finished.entry).sha256 != finished.entry.sha256:
+            return None
+        checked = recheck_frames(shard, image_digests=plan.image_digests, finished=finished)
+        target = staging / "version" / shard.file
+        if checked is None or not take_finished(finished, folder=folder, target=target):
+            return None
+        return checked
+
+    contents = set(wanted)
+    for folder, offered in find_finished(output_root, contents=contents):
+        taking = map_ahead(
+            partial(take, folder=folder), offered, threads=config.jobs, num_ahead=2 * config.jobs
         )
+        taken = track(taking, progress=progress, description="reuse", total=len(offered))
+        for finished, checked in zip(offered, taken, strict=True):
+            if checked is None:
+                continue
+            shard = wanted[finished.entry.content]
+            contents.discard(shard.content)
+            # The same frames may have been in another split there.
+            entries[shard.content] = finished.entry.model_copy(
+                update={"file": shard.file, "split": shard.split}
+            )
+            outcomes.update({item.frame.sample_id: item for item in checked})
+    return entries
 
 
-def _table_row(sample: _Sample, *, shard: str, row: int) -> dict[str, Any]:
-    checked, letterbox = sample.checked, sample.letterbox
-    frame = checked.frame
+def _table_row(
+    checked: CheckedLabel,
+    *,
+    image_digest: str | None,
+    split: SplitName,
+    shard: str,
+    row: int,
+    config: ETLConfig,
+) -> dict[str, Any]:
+    frame, letterbox = checked.frame, _plan_letterbox(checked, config=config)
     return {
         "sample_id": frame.sample_id,
         "run_id": frame.run_id,
         "group_id": frame.group_id,
-        "split": sample.split,
+        "split": split,
         "frame": frame.name,
         "source_name": (frame.label and frame.label.source_name) or None,
         "source_image": frame.label.image if frame.label else None,
-        "source_sha256": checked.image_digest,
+        "source_sha256": image_digest,
         "source_width": checked.size_wh[0],
         "source_height": checked.size_wh[1],
         "scale_x": letterbox.scale_xy[0],
@@ -339,41 +491,31 @@ def _table_row(sample: _Sample, *, shard: str, row: int) -> dict[str, Any]:
         "offset_x": letterbox.offset_xy[0],
         "offset_y": letterbox.offset_xy[1],
         "boxes_before": len(checked.boxes_px),
-        "boxes_after": len(sample.boxes),
+        "boxes_after": min(len(checked.boxes_px), config.max_boxes),
         "shard": shard,
         "row": row,
     }
 
 
-def _write_shards(
-    checked_frames: Iterator[CheckedFrame | FrameProblem],
-    *,
-    folder: Path,
-    split_of_group: dict[str, SplitName],
-    summaries: dict[str, ValidationSummary],
-    config: ETLConfig,
-) -> tuple[list[ShardEntry], list[dict[str, Any]]]:
-    """Write all shards; frames must come ordered by split."""
-    shards: list[ShardEntry] = []
+def _table_rows(
+    plan: WarehousePlan, *, outcomes: dict[str, _Outcome], config: ETLConfig
+) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    builder: _ShardBuilder | None = None
-    for checked in checked_frames:
-        summaries[checked.frame.run_id].add(checked)
-        if isinstance(checked, FrameProblem):
-            continue
-        split = split_of_group[checked.frame.group_id]
-        if builder and (builder.split != split or builder.num_samples == config.samples_per_shard):
-            shards.append(builder.write(folder, index=len(shards)))
-            builder = None
-        if builder is None:
-            builder = _ShardBuilder(split=split, config=config)
-        sample = _to_sample(checked, split=split, config=config)
-        shard_name = f"shards/shard_{len(shards):05d}.safetensors"
-        rows.append(_table_row(sample, shard=shard_name, row=builder.num_samples))
-        builder.add(sample)
-    if builder:
-        shards.append(builder.write(folder, index=len(shards)))
-    return shards, rows
+    for shard in plan.shards:
+        checked = [outcomes[frame.sample_id] for frame in shard.frames]
+        stored = [item for item in checked if isinstance(item, CheckedLabel)]
+        rows.extend(
+            _table_row(
+                item,
+                image_digest=plan.image_digests[item.frame.sample_id],
+                split=shard.split,
+                shard=shard.file,
+                row=row,
+                config=config,
+            )
+            for row, item in enumerate(stored)
+        )
+    return rows
 
 
 def _count_split(rows: list[dict[str, Any]], *, split: SplitName) -> SplitCounts:
@@ -396,6 +538,140 @@ def _source_entry(run: Run) -> SourceEntry:
     )
 
 
+def _validate(plan: WarehousePlan, *, outcomes: dict[str, _Outcome]) -> Validation:
+    """Count every frame in order, the runs' summaries in the order of the runs."""
+    summaries = {run.run_id: ValidationSummary() for run in plan.runs}
+    for run in plan.runs:
+        summaries[run.run_id].add_unlabelled(run)
+    for frame in plan.frames:
+        summaries[frame.run_id].add(outcomes[frame.sample_id])
+    total = ValidationSummary()
+    for summary in summaries.values():
+        total.merge(summary)
+    return Validation(
+        total=total.counts(),
+        runs={run_id: summary.counts() for run_id, summary in summaries.items()},
+        problems=total.problems,
+    )
+
+
+def _write_table_and_manifest(
+    plan: WarehousePlan,
+    *,
+    folder: Path,
+    entries: dict[str, ShardEntry],
+    outcomes: dict[str, _Outcome],
+    config: ETLConfig,
+) -> WarehouseManifest:
+    validation = _validate(plan, outcomes=outcomes)
+    rows = _table_rows(plan, outcomes=outcomes, config=config)
+    if not rows:
+        raise HaustraError(
+            f"{plan.captures}: none of {len(plan.frames)} frames is usable; the first problem: "
+            f"{(validation.problems or ['every label says that no image was taken'])[0]}"
+        )
+    with writing_file(folder / TABLE_NAME) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=TABLE_SCHEMA), temporary)
+    manifest = WarehouseManifest(
+        format=FORMAT_NAME,
+        format_version=FORMAT_VERSION,
+        version=plan.version,
+        target_size_wh=parse_target_size(config.target_size),
+        resize_mode=config.resize_mode,
+        max_boxes=config.max_boxes,
+        samples_per_shard=config.samples_per_shard,
+        truncated_boxes=sum(row["boxes_before"] - row["boxes_after"] for row in rows),
+        class_names=list(CLASS_NAMES),
+        split_method=plan.assignment.method,
+        splits={name: _count_split(rows, split=name) for name in SPLIT_NAMES},
+        shards=[entries[shard.content] for shard in plan.shards if shard.content in entries],
+        table=TableEntry(file=TABLE_NAME, sha256=digest_file(folder / TABLE_NAME)),
+        sources=[_source_entry(run) for run in plan.runs],
+        validation=validation,
+    )
+    write_text_atomic(folder / MANIFEST_NAME, text=manifest.model_dump_json(indent=2) + "\n")
+    return manifest
+
+
+def _is_whole(manifest_path: Path, *, manifest: WarehouseManifest) -> bool:
+    try:
+        return manifest_path.exists() and check_warehouse(manifest_path) == manifest
+    except HaustraError:
+        return False
+
+
+def build_version(
+    plan: WarehousePlan,
+    *,
+    folder: Path,
+    config: ETLConfig,
+    check: Callable[[WarehouseManifest], None],
+    notes: tuple[str, ...],
+    progress: Progress,
+    expected: dict[str, ShardEntry] | None = None,
+) -> ETLResult:
+    """Build a planned version as `folder`, with every shard beside it that can be used again.
+
+    Args:
+        plan: what to build.
+        folder: the version's folder; what stands there is replaced.
+        config: that the plan was made with.
+        check: called with the manifest before the folder gets its name; may raise.
+        notes: for the result.
+        progress: where to tell how far it is.
+        expected: shards by content that must come out just so.
+
+    Raises:
+        HaustraError: no frame is usable, an image changed meanwhile, a shard is not as expected,
+            or `check` raises it.
+    """
+    outcomes: dict[str, _Outcome] = {
+        frame.sample_id: check_planned_frame(frame, image_digest=None)
+        for frame in plan.frames
+        if plan.image_digests[frame.sample_id] is None
+    }
+    output_root = folder.parent
+    with staging_folder(output_root) as staging:
+        reused = _reuse_shards(
+            plan,
+            output_root=output_root,
+            staging=staging,
+            outcomes=outcomes,
+            expected=expected or {},
+            config=config,
+            progress=progress,
+        )
+        built = _build_shards(
+            [shard for shard in plan.shards if shard.content not in reused],
+            image_digests=plan.image_digests,
+            staging=staging,
+            outcomes=outcomes,
+            expected=expected or {},
+            config=config,
+            progress=progress,
+        )
+        manifest = _write_table_and_manifest(
+            plan,
+            folder=staging / "version",
+            entries=reused | built,
+            outcomes=outcomes,
+            config=config,
+        )
+        check(manifest)
+        # Where another ETL has finished the same version meanwhile, readers may have it open.
+        if not _is_whole(folder / MANIFEST_NAME, manifest=manifest):
+            move_folder(staging / "version", target=folder)
+    remove_abandoned(folder)
+    return ETLResult(
+        manifest_path=folder / MANIFEST_NAME,
+        manifest=manifest,
+        built=True,
+        built_shards=len(built),
+        reused_shards=len(reused),
+        notes=notes,
+    )
+
+
 def build_warehouse(config: ETLConfig, *, progress: Progress | None = None) -> ETLResult:
     """Build the warehouse of a capture root, or find that it stands already.
 
@@ -403,79 +679,29 @@ def build_warehouse(config: ETLConfig, *, progress: Progress | None = None) -> E
         HaustraError: no run, no usable frame, a threshold is passed, or a split file is wrong.
     """
     progress = progress or SilentProgress()
-    runs = read_runs(config.captures)
-    frames = [frame for run in runs for frame in run.frames]
-    if not frames:
-        raise HaustraError(
-            f"{config.captures} holds no labelled frame; make some with `haustra datagen` or "
-            "`haustra import`"
-        )
-    assignment = _assign_splits({frame.group_id for frame in frames}, config=config)
-    split_of_group = assignment.split_of_group
-    frames.sort(key=lambda f: (SPLIT_NAMES.index(split_of_group[f.group_id]), f.sample_id))
-    version = _content_version(
-        runs, frames, assignment=assignment, config=config, progress=progress
-    )
-    folder = config.output_root / f"v{version}"
+    plan = plan_warehouse(config, progress=progress)
+    folder = config.output_root / f"v{plan.version}"
     manifest_path = folder / MANIFEST_NAME
-    notes = assignment.notes
+    notes = plan.assignment.notes
+
+    def check(manifest: WarehouseManifest) -> None:
+        _check_thresholds(manifest.validation.total, config=config)
+
     if manifest_path.exists():
         try:
             manifest = check_warehouse(manifest_path)
         except HaustraError as error:
             notes = (*notes, f"built again, since it was damaged: {error}")
         else:
-            _check_thresholds(manifest.validation.total, config=config)
+            check(manifest)
             return ETLResult(
-                manifest_path=manifest_path, manifest=manifest, built=False, notes=notes
+                manifest_path=manifest_path,
+                manifest=manifest,
+                built=False,
+                built_shards=0,
+                reused_shards=0,
+                notes=notes,
             )
-    summaries = {run.run_id: ValidationSummary() for run in runs}
-    for run in runs:
-        summaries[run.run_id].add_unlabelled(run)
-    with building_folder(folder, overwrite=True) as building:
-        (building / "shards").mkdir()
-        shards, rows = _write_shards(
-            track(
-                check_frames(frames, threads=config.jobs),
-                progress=progress,
-                description="etl",
-                total=len(frames),
-            ),
-            folder=building,
-            split_of_group=split_of_group,
-            summaries=summaries,
-            config=config,
-        )
-        total = ValidationSummary()
-        for summary in summaries.values():
-            total.merge(summary)
-        if not rows:
-            raise HaustraError(
-                f"{config.captures}: none of {len(frames)} frames is usable; the first problem: "
-                f"{(total.problems or ['every label says that no image was taken'])[0]}"
-            )
-        _check_thresholds(total.counts(), config=config)
-        table = pa.Table.from_pylist(rows, schema=TABLE_SCHEMA)
-        pq.write_table(table, building / TABLE_NAME)
-        manifest = WarehouseManifest(
-            format=FORMAT_NAME,
-            format_version=FORMAT_VERSION,
-            version=version,
-            target_size_wh=parse_target_size(config.target_size),
-            resize_mode=config.resize_mode,
-            max_boxes=config.max_boxes,
-            truncated_boxes=sum(row["boxes_before"] - row["boxes_after"] for row in rows),
-            class_names=list(CLASS_NAMES),
-            split_method=assignment.method,
-            splits={name: _count_split(rows, split=name) for name in SPLIT_NAMES},
-            shards=shards,
-            table=TableEntry(file=TABLE_NAME, sha256=digest_file(building / TABLE_NAME)),
-            sources=[_source_entry(run) for run in runs],
-            validation=Validation(
-                total=total.counts(),
-                runs={run_id: summary.counts() for run_id, summary in summaries.items()},
-                problems=total.problems,
-            ),
-        )
-        write_text_atomic(building / MANIFEST_NAME, text=manifest.model_dump_json(indent=2) + "\n")
-    return ETLResult(manifest_path=manifest_path, manifest=manifest, built=True, notes=notes)
+    return build_version(
+        plan, folder=folder, config=config, check=check, notes=notes, progress=progress
+    )

@@ -1,7 +1,7 @@
 """The warehouse's format: names, versions and the manifest's fields. `docs/warehouse.md` draws it.
 
-A warehouse is a folder `v<version>/` with `shards/shard_00000.safetensors` (each of one split),
-`samples.parquet` (one row per sample) and `manifest.json`, written last.
+A warehouse is a folder `v<version>/` with `shards/<content>.safetensors` (each of one run and one
+split), `samples.parquet` (one row per sample) and `manifest.json`, written last.
 """
 
 from typing import Final, Literal
@@ -33,6 +33,8 @@ class ShardEntry(_Strict):
     num_samples: int = Field(ge=1)
     num_bytes: int = Field(ge=1)
     sha256: str
+    content: str
+    """Digest of all that decides the shard's bytes; its first 16 digits name the file."""
 
 
 class TableEntry(_Strict):
@@ -80,6 +82,7 @@ class WarehouseManifest(_Strict):
     target_size_wh: tuple[int, int]
     resize_mode: ResizeMode
     max_boxes: int
+    samples_per_shard: int
     truncated_boxes: int
     """Boxes left out because their sample had more than `max_boxes`; the smallest go."""
     class_names: list[str]

@@ -176,6 +176,10 @@ def _map_shard(path: Path, *, entry: ShardEntry, manifest: WarehouseManifest) ->
         "boxes": ("F32", np.float32, (entry.num_samples, manifest.max_boxes, 4)),
         "mask": ("U8", np.uint8, (entry.num_samples, manifest.max_boxes)),
     }
+    # A warehouse may have thousands of shards. Unlike Arrow's, each of Python's (so NumPy's) memory
+    # maps holds a file open, and a process may open 1024 by default.
+    with pa.memory_map(str(path)) as file:
+        data = np.frombuffer(file.read_buffer(), dtype=np.uint8)
     arrays = {}
     for name, (code, dtype, shape) in expected.items():
         found = (header[name]["dtype"], tuple(header[name]["shape"]))
@@ -184,8 +188,8 @@ def _map_shard(path: Path, *, entry: ShardEntry, manifest: WarehouseManifest) ->
                 f"{path}: tensor {name!r} is {found}, but its manifest says {(code, shape)}; "
                 f"{REBUILD_HINT}"
             )
-        offset = 8 + header_size + header[name]["data_offsets"][0]
-        arrays[name] = np.memmap(path, mode="r", dtype=dtype, shape=shape, offset=offset)
+        start, end = (8 + header_size + offset for offset in header[name]["data_offsets"])
+        arrays[name] = data[start:end].view(dtype).reshape(shape)
     return _MappedShard(**arrays)
 
 

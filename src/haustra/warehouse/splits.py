@@ -130,7 +130,7 @@ def split_by_ratios(groups: set[str], *, ratios: tuple[float, float, float]) -> 
             f"{split_of_group[moved]!r}"
         )
         split_of_group[moved] = name
-    method = "ratios " + ",".join(f"{ratio:g}" for ratio in ratios)
+    method = "ratios " + ",".join(f"{ratio:.12g}" for ratio in ratios)
     return SplitAssignment(split_of_group=split_of_group, method=method, notes=tuple(notes))
 
 

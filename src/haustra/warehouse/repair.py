@@ -1,0 +1,120 @@
+"""Repairing a damaged warehouse from the captures that it was built from.
+
+Only shards that are broken or missing are made again, and the table where it is. The result is the
+warehouse that the manifest describes, to the byte, or nothing changes.
+"""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from haustra.captures.reader import read_runs
+from haustra.core.digests import digest_file
+from haustra.core.errors import HaustraError
+from haustra.core.progress import Progress, SilentProgress
+from haustra.warehouse.etl import ETLConfig, ETLResult, build_version, plan_warehouse
+from haustra.warehouse.format import SplitName, WarehouseManifest
+from haustra.warehouse.reading import check_warehouse, read_manifest, resolve_manifest_path
+from haustra.warehouse.splits import SplitAssignment
+
+
+def _config_of(
+    manifest: WarehouseManifest, *, captures: Path, output_root: Path, jobs: int
+) -> ETLConfig:
+    """Return the ETL's settings that gave a warehouse, as far as its manifest tells them."""
+    width, height = manifest.target_size_wh
+    method, _, value = manifest.split_method.partition(" ")
+    return ETLConfig(
+        captures=captures,
+        output_root=output_root,
+        target_size=f"{width}x{height}",
+        resize_mode=manifest.resize_mode,
+        max_boxes=manifest.max_boxes,
+        samples_per_shard=manifest.samples_per_shard,
+        split=value if method == "ratios" else ETLConfig.split,
+        split_rule=value if method == "rule" else None,
+        jobs=jobs,
+    )
+
+
+def _assignment_in_table(manifest_path: Path, *, manifest: WarehouseManifest) -> SplitAssignment:
+    """Return the split of every group of a warehouse that was split by a file."""
+    path = manifest_path.parent / manifest.table.file
+    if not path.is_file() or digest_file(path) != manifest.table.sha256:
+        raise HaustraError(
+            f"{path} is gone or has changed, and only it and the split file say where each group "
+            "belongs; run `haustra etl` with the same --split-file, which makes only what is broken"
+        )
+    columns = pq.read_table(path, columns=["group_id", "split"]).to_pydict()
+    split_of_group: dict[str, SplitName] = dict(
+        zip(columns["group_id"], columns["split"], strict=True)
+    )
+    return SplitAssignment(split_of_group=split_of_group, method=manifest.split_method)
+
+
+def repair_warehouse(
+    manifest_path: Path, *, captures: Path, jobs: int = 2, progress: Progress | None = None
+) -> ETLResult:
+    """Make a warehouse's broken or missing shards and table again; the manifest must be whole.
+
+    Args:
+        manifest_path: the manifest, or the folder that holds it.
+        captures: the capture root that the warehouse was built from, wherever it lies now.
+        jobs: threads that decode.
+        progress: where to tell how far it is.
+
+    Returns:
+        What an ETL returns; `built` is false where nothing was broken.
+
+    Raises:
+        HaustraError: the manifest is damaged, or the captures no longer give the same content.
+    """
+    progress = progress or SilentProgress()
+    manifest_path = resolve_manifest_path(manifest_path)
+    manifest = read_manifest(manifest_path)
+    try:
+        check_warehouse(manifest_path)
+    except HaustraError as error:
+        damage = str(error)
+    else:
+        return ETLResult(
+            manifest_path=manifest_path,
+            manifest=manifest,
+            built=False,
+            built_shards=0,
+            reused_shards=0,
+            notes=(),
+        )
+    folder = manifest_path.parent
+    config = _config_of(manifest, captures=captures, output_root=folder.parent, jobs=jobs)
+    changed = HaustraError(
+        f"{captures} no longer gives the content of {manifest_path} (version {manifest.version}); "
+        "expected the captures that it was built from; build a new version with `haustra etl`"
+    )
+    assignment = None
+    if manifest.split_method == "file":
+        assignment = _assignment_in_table(manifest_path, manifest=manifest)
+        groups = {frame.group_id for run in read_runs(captures) for frame in run.frames}
+        if not groups <= assignment.split_of_group.keys():
+            raise changed
+    plan = plan_warehouse(config, assignment=assignment, progress=progress)
+    if plan.version != manifest.version:
+        raise changed
+
+    def check(rebuilt: WarehouseManifest) -> None:
+        if rebuilt != manifest:
+            raise HaustraError(
+                f"{manifest_path}: the same captures gave another table, so another version of "
+                "haustra or pyarrow made this warehouse; expected the one it was built with; move "
+                "its folder away and run `haustra etl`"
+            )
+
+    return build_version(
+        plan,
+        folder=folder,
+        config=config,
+        check=check,
+        notes=(damage,),
+        progress=progress,
+        expected={entry.content: entry for entry in manifest.shards},
+    )
