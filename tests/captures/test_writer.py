@@ -67,6 +67,7 @@ def test_the_manifest_and_label_hold_what_was_given(tmp_path: Path) -> None:
         "num_frames": 1,
         "image_size_wh": [32, 24],
         "camera": {"fov_deg": 90},
+        "simulation": None,
         "haustra_version": __version__,
         "dataset": "D",
         "licence": "L",
