@@ -62,7 +62,7 @@ def main() -> None:
     presets: tuple[Preset, ...] = ("still", "procedure")
     for preset in presets:
         # A procedure of a few frames would be no fly-through but leaps.
-        frames = arguments.frames if preset == "still" else 5 * arguments.frames
+        frames = arguments.frames if preset == "still" else 10 * arguments.frames
         config = DatagenConfig(preset=preset, frames=frames, size=384)
         rays, whole = [], []
         for _ in range(ROUNDS):
