@@ -28,7 +28,8 @@ from haustra.simulate.generate import generate_runs
 from haustra.train.config import TrainConfig
 from haustra.train.loop import train_detector
 from haustra.warehouse.etl import ETLConfig, build_warehouse
-from haustra.warehouse.loader import epoch_order, iterate_batches
+from haustra.warehouse.loader import iterate_batches
+from haustra.warehouse.order import epoch_order
 from haustra.warehouse.reading import open_split
 
 ROUNDS = 5
@@ -75,11 +76,11 @@ def measure_loader(manifest: Path) -> None:
     """Compare a shuffled epoch with a NumPy gather of the same bytes in memory."""
     split = open_split(manifest, split="train")
     everything = split.gather(np.arange(len(split))).images.copy()
-    order = epoch_order(len(split), seed=0, epoch=0)
+    order = epoch_order(split.shard_sizes, seed=0, epoch=0)
 
     def limit() -> None:
         for start in range(0, len(order), 16):
-            everything[order[start : start + 16]].copy()
+            everything.take(order.samples[start : start + 16], axis=0)
 
     def ours() -> None:
         for _ in iterate_batches(split, order=order, batch_size=16):
@@ -92,7 +93,7 @@ def measure_training(manifest: Path, folder: Path) -> None:
     """Compare a training epoch with the bare steps on one fixed batch."""
     split = open_split(manifest, split="train")
     num_steps = -(-len(split) // 16)
-    batch = split.gather(epoch_order(len(split), seed=0, epoch=0)[:16])
+    batch = split.gather(epoch_order(split.shard_sizes, seed=0, epoch=0).samples[:16])
     images = images_to_input(torch.from_numpy(batch.images))
     boxes, mask = torch.from_numpy(batch.boxes_xyxy), torch.from_numpy(batch.mask).bool()
     rows = max(1, int(mask.any(dim=0).sum()))
