@@ -22,9 +22,9 @@ def iterate_batches(
     batch_size: int,
     first_batch: int = 0,
     make_batch: Callable[[range], Batch] | None = None,
-    num_workers: int = 1,
+    num_workers: int = 0,
 ) -> Generator[tuple[NDArray[np.int64], Batch], None, None]:
-    """Yield the sample numbers and samples of each batch; the next are made while one is used.
+    """Yield the sample numbers and samples of each batch.
 
     The last batch is smaller where the order does not divide evenly; no sample is left out. Shards
     are loaded in the order of the windows, those of the next window while one is read.
@@ -34,8 +34,10 @@ def iterate_batches(
         order: of the samples.
         batch_size: samples at a time.
         first_batch: batches to leave out at the beginning, for who goes on where a run ended.
-        make_batch: from positions in the order to a batch, called in threads; gathers by default.
-        num_workers: threads that make batches; the result does not depend on it.
+        make_batch: from positions in the order to a batch; gathers by default.
+        num_workers: threads that make the next batches while one is used; with 0 the caller's
+            makes them, the fastest way to copy what is in memory or in the page cache. The result
+            does not depend on it.
     """
 
     def gather(positions: range) -> Batch:
@@ -60,8 +62,11 @@ def iterate_batches(
                         fetching.submit(split.store.load, shard)
             yield chunk
 
-    making = map_ahead(
-        make_batch or gather, entering_windows(), threads=num_workers, num_ahead=num_workers + 1
+    make = make_batch or gather
+    making = (
+        map_ahead(make, entering_windows(), threads=num_workers, num_ahead=num_workers + 1)
+        if num_workers
+        else (make(chunk) for chunk in entering_windows())
     )
     try:
         with closing(making):

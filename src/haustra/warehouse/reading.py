@@ -73,30 +73,24 @@ class Split:
 
     def gather(self, indices: NDArray[np.int64]) -> Batch:
         """Copy the samples with these numbers, in this order."""
-        manifest = self.manifest
-        width, height = manifest.target_size_wh
+        (width, height), max_boxes = self.manifest.target_size_wh, self.manifest.max_boxes
         images = np.empty((len(indices), height, width, 3), dtype=np.uint8)
-        boxes = np.empty((len(indices), manifest.max_boxes, 4), dtype=np.float32)
-        mask = np.empty((len(indices), manifest.max_boxes), dtype=np.uint8)
+        boxes = np.empty((len(indices), max_boxes, 4), dtype=np.float32)
+        mask = np.empty((len(indices), max_boxes), dtype=np.uint8)
         shard_of = np.searchsorted(self.first_of_shard, indices, side="right") - 1
         rows = indices - self.first_of_shard[shard_of]
         for position, (number, row) in enumerate(
             zip(shard_of.tolist(), rows.tolist(), strict=True)
         ):
-            shard = self.store.load(number)
-            images[position] = shard.images[row]
-            boxes[position] = shard.boxes[row]
-            mask[position] = shard.mask[row]
-        self.store.touched(images.nbytes)
+            to = (images[position], boxes[position], mask[position])
+            self.store.copy(number, row, to=to)
         return Batch(images, boxes, mask)
 
     def view(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return one sample's image [H,W,3] and boxes [n,4], read-only and without a copy."""
+        """Return one sample's image [H,W,3] and boxes [n,4], which must not be changed."""
         number = int(np.searchsorted(self.first_of_shard, index, side="right")) - 1
-        shard, row = self.store.load(number), index - int(self.first_of_shard[number])
-        image = shard.images[row]
-        self.store.touched(image.nbytes)
-        return image, shard.boxes[row][shard.mask[row] == 1]
+        image, boxes, mask = self.store.sample(number, index - int(self.first_of_shard[number]))
+        return image, boxes[mask == 1]
 
     def letterboxes(self) -> list[Letterbox]:
         """Return how each sample's source image was mapped, in order."""

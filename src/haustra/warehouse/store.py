@@ -4,10 +4,10 @@ A store changes where bytes wait, never which bytes come: each shard's SHA-256 i
 first touched, and the samples and their order are the same.
 
 - `memory` reads every shard when it is opened.
-- `mmap` maps files where they lie. Pages come in as they are touched; maps are given back after
-  `MAPPED_BYTES`, so that the process stays small however many shards there are.
-- `stream` fetches the shards of a URL into a cache on the local disk, a window ahead, and maps them
-  there. A warehouse on the local disk is mapped where it lies.
+- `mmap` maps files where they lie. Pages come in as they are touched; no more than `MAPPED_BYTES`
+  stay, so that the process does not grow with the number of shards.
+- `stream` reads one sample at a time and keeps none. The shards of a URL come through a cache on
+  the local disk, a window ahead; a folder is read where it lies.
 """
 
 import json
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +31,8 @@ from haustra.warehouse.location import Folder, Location, RemoteFolder
 
 StoreName = Literal["memory", "mmap", "stream"]
 
-MAPPED_BYTES = 256 * 2**20
-"""Bytes of mapped shards that are touched before all maps are given back."""
+MAPPED_BYTES = 2**30
+"""What may be mapped at a time. Larger splits give all maps back whenever as much was touched."""
 DEFAULT_CACHE_GB = 20.0
 
 REBUILD_HINT = "run `haustra etl` again, which rebuilds a damaged warehouse"
@@ -56,16 +56,72 @@ class StoreConfig:
     """Room for streamed shards on the disk; exceeded where three windows need more."""
 
 
+Sample = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]
+"""An image [H,W,3] RGB, boxes [M,4] normalised to it, and their mask [M]."""
+
+
+class Shard(Protocol):
+    """One shard, ready to be read. N samples."""
+
+    def sample(self, row: int) -> Sample:
+        """Return one sample; it may show the shard's own memory and must not be changed."""
+
+    def copy(self, row: int, *, to: Sample) -> None:
+        """Copy one sample."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Shard:
-    """One shard's tensors. N samples, M boxes at most."""
+class ShardInMemory:
+    """A shard whose bytes are in memory, or mapped."""
 
     images: NDArray[np.uint8]
-    """[N,H,W,3] RGB."""
     boxes: NDArray[np.float32]
-    """[N,M,4] normalised to the image; unused rows are zero."""
     mask: NDArray[np.uint8]
-    """[N,M], 1 where a box is."""
+
+    def sample(self, row: int) -> Sample:
+        """Return one sample, without a copy."""
+        return self.images[row], self.boxes[row], self.mask[row]
+
+    def copy(self, row: int, *, to: Sample) -> None:
+        """Copy one sample."""
+        image, boxes, mask = to
+        image[...] = self.images[row]
+        boxes[...] = self.boxes[row]
+        mask[...] = self.mask[row]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShardOnDisk:
+    """A shard of which each sample is read when it is asked for; no file stays open."""
+
+    path: Path
+    tensors: tuple["_Tensor", ...]
+    """Of the images, the boxes and the mask."""
+
+    def sample(self, row: int) -> Sample:
+        """Read one sample."""
+        image, boxes, mask = (np.empty(t.shape[1:], dtype=t.dtype) for t in self.tensors)
+        self.copy(row, to=(image, boxes, mask))
+        return image, boxes, mask
+
+    def copy(self, row: int, *, to: Sample) -> None:
+        """Read one sample to memory that is there.
+
+        Raises:
+            FileNotFoundError: the file was removed.
+            HaustraError: it was cut short.
+        """
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            for number, tensor in enumerate(self.tensors):
+                target = to[number]
+                offset = tensor.start + row * target.nbytes
+                if os.preadv(handle, [target.data], offset) != target.nbytes:
+                    raise HaustraError(
+                        f"{self.path} was cut short while it was read; {REBUILD_HINT}"
+                    )
+        finally:
+            os.close(handle)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +165,12 @@ def _read_layout(
     return layout
 
 
-def _view(data: NDArray[np.uint8], *, layout: _Layout) -> Shard:
+def _shard_in_memory(data: NDArray[np.uint8], *, layout: _Layout) -> ShardInMemory:
     arrays: dict[str, Any] = {
         name: data[tensor.start : tensor.stop].view(tensor.dtype).reshape(tensor.shape)
         for name, tensor in layout.items()
     }
-    return Shard(**arrays)
+    return ShardInMemory(**arrays)
 
 
 def _map_file(path: Path) -> NDArray[np.uint8]:
@@ -226,17 +282,14 @@ class ShardStore:
         self,
         entries: Sequence[ShardEntry],
         *,
-        manifest: WarehouseManifest,
-        find_data: Callable[[ShardEntry], NDArray[np.uint8]],
-        name_of: Callable[[str], str],
-        is_mapped: bool,
+        open_shard: Callable[[ShardEntry], Shard],
+        maps_files: bool = False,
         cache: ShardCache | None = None,
     ) -> None:
-        self._entries, self._manifest = tuple(entries), manifest
-        self._find_data, self._name_of, self._is_mapped = find_data, name_of, is_mapped
-        self._cache = cache
+        self._entries, self._open_shard = tuple(entries), open_shard
+        num_bytes = sum(entry.num_bytes for entry in entries)
+        self._gives_back, self._cache = maps_files and num_bytes > MAPPED_BYTES, cache
         self._shards: list[Shard | None] = [None] * len(entries)
-        self._layouts: list[_Layout | None] = [None] * len(entries)
         self._locks = [threading.Lock() for _ in entries]
         self._touched_bytes = 0
 
@@ -245,7 +298,7 @@ class ShardStore:
 
     @property
     def num_loaded(self) -> int:
-        """Shards that are in memory or mapped now."""
+        """Shards that are in memory, mapped, or known to be right on the disk."""
         return sum(shard is not None for shard in self._shards)
 
     def load(self, number: int) -> Shard:
@@ -260,19 +313,42 @@ class ShardStore:
         with self._locks[number]:
             shard = self._shards[number]
             if shard is None:
-                entry = self._entries[number]
-                data = self._find_data(entry)
-                layout = self._layouts[number] or _read_layout(
-                    data, name=self._name_of(entry.file), entry=entry, manifest=self._manifest
-                )
-                self._layouts[number] = layout
-                shard = _view(data, layout=layout)
-                self._shards[number] = shard
+                shard = self._shards[number] = self._open_shard(self._entries[number])
         return shard
 
-    def touched(self, num_bytes: int) -> None:
-        """Count bytes that were read; give all maps back when they are many."""
-        if not self._is_mapped:
+    def sample(self, number: int, row: int) -> Sample:
+        """Return one sample of a shard; it must not be changed.
+
+        Raises:
+            HaustraError: as `load`.
+        """
+        while True:
+            try:
+                sample = self.load(number).sample(row)
+            except FileNotFoundError:  # another training made room in the cache
+                self._shards[number] = None
+            else:
+                self._touched(sample[0].nbytes)
+                return sample
+
+    def copy(self, number: int, row: int, *, to: Sample) -> None:
+        """Copy one sample of a shard.
+
+        Raises:
+            HaustraError: as `load`.
+        """
+        while True:
+            try:
+                self.load(number).copy(row, to=to)
+            except FileNotFoundError:
+                self._shards[number] = None
+            else:
+                self._touched(to[0].nbytes)
+                return
+
+    def _touched(self, num_bytes: int) -> None:
+        """Count bytes that were read through maps; give all maps back when they are many."""
+        if not self._gives_back:
             return
         self._touched_bytes += num_bytes
         if self._touched_bytes > MAPPED_BYTES:
@@ -283,20 +359,6 @@ class ShardStore:
         """Say which shards are needed soon: a cache keeps them, and may remove others."""
         if self._cache:
             self._cache.keep({self._entries[n].sha256 for n in numbers}, owner=self)
-
-
-def _local_data(folder: Path, *, verify: bool) -> Callable[[ShardEntry], NDArray[np.uint8]]:
-    checked: set[str] = set()
-
-    def find_data(entry: ShardEntry) -> NDArray[np.uint8]:
-        path = folder / entry.file
-        if entry.file not in checked:
-            # By reading, not through the map: so the process does not grow by a shard.
-            (check_shard_file if verify else check_shard_size)(path, entry=entry)
-            checked.add(entry.file)
-        return _map_file(path)
-
-    return find_data
 
 
 def open_cache(config: StoreConfig) -> ShardCache:
@@ -328,47 +390,57 @@ def open_store(
     if isinstance(location, Folder):
         for entry in entries:
             check_shard_size(location.path / entry.file, entry=entry)
-    if config.kind == "memory":
-
-        def read_data(entry: ShardEntry) -> NDArray[np.uint8]:
-            if isinstance(location, RemoteFolder):
-                data = location.read(entry.file, sha256=entry.sha256)
-            else:
-                data = (location.path / entry.file).read_bytes()
-                if config.verify and digest_bytes(data) != entry.sha256:
-                    raise _changed(location.name_of(entry.file))
-            return np.frombuffer(data, dtype=np.uint8)
-
-        store = ShardStore(
-            entries,
-            manifest=manifest,
-            find_data=read_data,
-            name_of=location.name_of,
-            is_mapped=False,
+    elif config.kind == "mmap":
+        raise HaustraError(
+            f"--store mmap with {location.url}: expected --store stream, or memory, for a URL"
         )
+    checked: dict[str, _Layout] = {}
+
+    def layout_of(data: NDArray[np.uint8], *, entry: ShardEntry) -> _Layout:
+        if entry.file not in checked:
+            checked[entry.file] = _read_layout(
+                data, name=location.name_of(entry.file), entry=entry, manifest=manifest
+            )
+        return checked[entry.file]
+
+    def read_whole(entry: ShardEntry) -> Shard:
+        if isinstance(location, RemoteFolder):
+            data = location.read(entry.file, sha256=entry.sha256)
+        else:
+            data = (location.path / entry.file).read_bytes()
+            if config.verify and digest_bytes(data) != entry.sha256:
+                raise _changed(location.name_of(entry.file))
+        array = np.frombuffer(data, dtype=np.uint8)
+        return _shard_in_memory(array, layout=layout_of(array, entry=entry))
+
+    def find_file(entry: ShardEntry) -> Path:
+        if isinstance(location, RemoteFolder):
+            if cache is None:
+                raise AssertionError("a URL is streamed through a cache")
+            return cache.fetch(location, entry=entry)
+        path = location.path / entry.file
+        if config.verify and entry.file not in checked:
+            # By reading, not through a map: so the process does not grow by a shard.
+            check_shard_file(path, entry=entry)
+        else:
+            check_shard_size(path, entry=entry)
+        return path
+
+    def map_file(entry: ShardEntry) -> Shard:
+        data = _map_file(find_file(entry))
+        return _shard_in_memory(data, layout=layout_of(data, entry=entry))
+
+    def read_on_demand(entry: ShardEntry) -> Shard:
+        path = find_file(entry)
+        layout = checked.get(entry.file) or layout_of(_map_file(path), entry=entry)
+        tensors = tuple(layout[name] for name in ("images", "boxes", "mask"))
+        return ShardOnDisk(path=path, tensors=tensors)
+
+    if config.kind == "memory":
+        store = ShardStore(entries, open_shard=read_whole)
         for number in range(len(entries)):
             store.load(number)
         return store
-    if isinstance(location, Folder):
-        find_data = _local_data(location.path, verify=config.verify)
-    elif config.kind == "stream" and cache is not None:
-        remote = location
-
-        def find_data(entry: ShardEntry) -> NDArray[np.uint8]:
-            while True:
-                with suppress(FileNotFoundError):  # another training may have made room just now
-                    return _map_file(cache.fetch(remote, entry=entry))
-
-    else:
-        raise HaustraError(
-            f"--store {config.kind} with {location.url}: expected --store stream, or memory, for a "
-            "URL"
-        )
-    return ShardStore(
-        entries,
-        manifest=manifest,
-        find_data=find_data,
-        name_of=location.name_of,
-        is_mapped=True,
-        cache=cache if isinstance(location, RemoteFolder) else None,
-    )
+    if config.kind == "mmap":
+        return ShardStore(entries, open_shard=map_file, maps_files=True)
+    return ShardStore(entries, open_shard=read_on_demand, cache=cache)
