@@ -16,8 +16,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from haustra.core.allocator import keep_freed_memory
 from haustra.core.images import list_images, read_image_rgb
+from haustra.core.letterbox import plan_letterbox
 from haustra.infer.detector import CheckpointDetector
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import build_model, default_config
@@ -75,18 +78,55 @@ def measure_etl(captures: Path, folder: Path) -> None:
 def measure_loader(manifest: Path) -> None:
     """Compare a shuffled epoch with a NumPy gather of the same bytes in memory."""
     split = open_split(manifest, split="train")
-    everything = split.gather(np.arange(len(split))).images.copy()
+    everything = split.gather(np.arange(len(split))).images
     order = epoch_order(split.shard_sizes, seed=0, epoch=0)
 
     def limit() -> None:
         for start in range(0, len(order), 16):
-            everything.take(order.samples[start : start + 16], axis=0)
+            batch = everything[order.samples[start : start + 16]]
+        assert len(batch)
 
     def ours() -> None:
-        for _ in iterate_batches(split, order=order, batch_size=16):
-            pass
+        for _, batch in iterate_batches(split, order=order, batch_size=16):
+            assert len(batch.images)
 
     print_ratio("loader / numpy gather from memory", limit=limit, ours=ours)
+
+
+class SourceImages(torch.utils.data.Dataset[NDArray[np.uint8]]):
+    """Images that are decoded and letterboxed each time they are asked for."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """Return an image [384,384,3]."""
+        image = read_image_rgb(self.paths[index])
+        size_wh = (image.shape[1], image.shape[0])
+        return plan_letterbox(size_wh, target_size_wh=(384, 384)).apply(image)
+
+
+def measure_decoding(manifest: Path, captures: Path) -> None:
+    """Compare the loader with a PyTorch DataLoader of two workers over the source images."""
+    split = open_split(manifest, split="train")
+    order = epoch_order(split.shard_sizes, seed=0, epoch=0)
+    paths = list_images(captures / "run_sim_000000" / "images")
+    loader = torch.utils.data.DataLoader(
+        SourceImages(paths), batch_size=16, shuffle=True, num_workers=2, persistent_workers=True
+    )
+
+    def theirs() -> None:
+        for batch in loader:
+            assert len(batch)
+
+    def ours() -> None:
+        for _, batch in iterate_batches(split, order=order, batch_size=16):
+            assert len(batch.images)
+
+    print_ratio("loader / DataLoader that decodes, two workers", limit=theirs, ours=ours)
 
 
 def measure_training(manifest: Path, folder: Path) -> None:
@@ -156,6 +196,7 @@ def measure_inference(captures: Path, folder: Path) -> None:
 def main() -> None:
     """Measure every stage on simulated captures in a temporary folder."""
     argparse.ArgumentParser(description=__doc__).parse_args()
+    keep_freed_memory()  # as every training does
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         captures = folder / "captures"
@@ -164,12 +205,20 @@ def main() -> None:
         print(f"simulator: {200 / (time.perf_counter() - started):.1f} frames/s at 384x384")
         print("ratios to the limit, 1.00 is as fast as it (median, lowest to highest):")
         measure_etl(captures, folder)
-        config = ETLConfig(
-            captures=captures, output_root=folder / "warehouse", target_size="256", split="1,0,0"
-        )
-        manifest = build_warehouse(config).manifest_path
-        measure_loader(manifest)
-        measure_training(manifest, folder)
+        manifests = [
+            build_warehouse(
+                ETLConfig(
+                    captures=captures,
+                    output_root=folder / "warehouse",
+                    target_size=size,
+                    split="1,0,0",
+                )
+            ).manifest_path
+            for size in ("384", "256")
+        ]
+        measure_loader(manifests[0])
+        measure_decoding(manifests[0], captures)
+        measure_training(manifests[1], folder)
         measure_inference(captures, folder)
 
 

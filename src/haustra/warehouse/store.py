@@ -31,7 +31,7 @@ from haustra.warehouse.location import Folder, Location, RemoteFolder
 
 StoreName = Literal["memory", "mmap", "stream"]
 
-MAPPED_BYTES = 2**30
+MAPPED_BYTES = 512 * 2**20
 """What may be mapped at a time. Larger splits give all maps back whenever as much was touched."""
 DEFAULT_CACHE_GB = 20.0
 
