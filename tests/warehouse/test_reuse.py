@@ -157,7 +157,7 @@ def test_reuse_counts_and_names_what_is_wrong_as_a_full_build(
     assert_same_as_from_nothing(tmp_path, result=second, **limits)
 
 
-@pytest.mark.parametrize("changes", [{"split": "0.4,0.3,0.3"}, {"split_rule": "sha256:2"}])
+@pytest.mark.parametrize("changes", [{"split": "0.3,0.2,0.5"}, {"split_rule": "sha256:2"}])
 def test_groups_that_change_their_split_need_no_new_shards(
     tmp_path: Path, changes: dict[str, object]
 ) -> None:
