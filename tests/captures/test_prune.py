@@ -173,11 +173,25 @@ def empties_kept(tmp_path: Path, *, ratio: float) -> set[str]:
 def test_a_share_of_the_empty_frames_stays_and_a_larger_one_adds_to_it(tmp_path: Path) -> None:
     write_empties(tmp_path)
     kept = {ratio: empties_kept(tmp_path, ratio=ratio) for ratio in (0, 0.2, 0.5, 1)}
-    assert [len(kept[ratio]) for ratio in kept] == [0, 4, 10, 20]
-    assert kept[0.2] < kept[0.5]
+    assert kept[0] == set()
+    assert set() < kept[0.2] < kept[0.5] < kept[1]
+    assert len(kept[1]) == 20
     assert empties_kept(tmp_path, ratio=0.2) == kept[0.2]
     # Chosen by digest: not simply the first of the run.
     assert kept[0.5] != {f"run_a/frame_{index:05d}" for index in range(1, 11)}
+
+
+def test_pruning_what_is_pruned_by_the_same_share_leaves_all(tmp_path: Path) -> None:
+    write_empties(tmp_path)
+    prune(tmp_path, empty_ratio=0.5)
+    once = kept_frames(tmp_path / "filtered")
+    prune(
+        tmp_path,
+        captures=tmp_path / "filtered",
+        output_root=tmp_path / "again",
+        empty_ratio=0.5,
+    )
+    assert kept_frames(tmp_path / "again") == once
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])

@@ -223,7 +223,9 @@ def test_an_image_outside_the_run_rejects_its_frame_and_is_not_opened(
         "expected a path inside it such as 'images/frame_00000.png'"
     )
     assert frame.problem == reason
-    assert check_frame(frame) == FrameProblem(frame=frame, kind="invalid", reason=reason)
+    assert check_frame(frame) == FrameProblem(
+        frame=frame, file="labels/frame_00000.json", kind="invalid", reason=reason
+    )
     assert opened
     assert all(path.is_relative_to(folder.resolve()) for path in opened)
 

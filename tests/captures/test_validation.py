@@ -132,9 +132,11 @@ def test_a_frame_that_cannot_be_used_says_why(tmp_path: Path, spoiling: str, kin
 def test_every_frame_is_counted_exactly_once(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     run = write_run(tmp_path / "run_a")
-    counts = dict.fromkeys(("usable", "invalid", "missing", "without_image", "empty"), 0)
+    kinds = ("usable", "invalid", "missing", "without_image", "empty_left_out", "empty")
+    counts = dict.fromkeys(kinds, 0)
     boxes = clipped = rejected = 0
     problems: list[str] = []
+    quarantined: list[str] = []
     num_frames = rng.randint(5, 15)
     for index in range(num_frames):
         frame_boxes: list[list[float]] = []
@@ -155,7 +157,7 @@ def test_every_frame_is_counted_exactly_once(tmp_path: Path, seed: int) -> None:
         if spoiling != "fine":
             reason = spoil(run, index, spoiling)
             counts[PROBLEM_KINDS[spoiling]] += 1
-            problems += [reason] if spoiling != "without_image" else []
+            quarantined += [reason] if spoiling != "without_image" else []
             continue
         num_good = len(frame_boxes) - len(frame_problems)
         counts["usable"] += 1
@@ -177,6 +179,7 @@ def test_every_frame_is_counted_exactly_once(tmp_path: Path, seed: int) -> None:
         "unlabelled_images": 0,
     }
     assert summary.problems == problems
+    assert [problem.reason for problem in summary.quarantined] == quarantined
 
 
 def test_images_without_a_label_are_counted_and_named(tmp_path: Path) -> None:
@@ -189,12 +192,12 @@ def test_images_without_a_label_are_counted_and_named(tmp_path: Path) -> None:
 
 
 def test_summaries_add_up() -> None:
-    total = ValidationSummary(usable=1, boxes=2, problems=["a"])
+    total = ValidationSummary(usable=1, empty_left_out=2, boxes=2, problems=["a"])
     total.merge(ValidationSummary(usable=3, invalid=1, rejected_boxes=4, problems=["b"]))
     assert total == ValidationSummary(
-        usable=4, invalid=1, boxes=2, rejected_boxes=4, problems=["a", "b"]
+        usable=4, invalid=1, empty_left_out=2, boxes=2, rejected_boxes=4, problems=["a", "b"]
     )
-    assert total.frames == 5
+    assert total.frames == 7
 
 
 @pytest.fixture

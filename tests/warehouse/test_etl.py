@@ -7,14 +7,21 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
+from haustra.captures.negatives import keeps_negative
 from haustra.captures.reader import read_runs
 from haustra.captures.validation import CheckedFrame, check_frame
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.core.letterbox import plan_letterbox
-from haustra.warehouse.etl import ETLConfig, build_warehouse, parse_target_size, parse_threshold
+from haustra.warehouse.etl import (
+    ETLConfig,
+    ETLResult,
+    build_warehouse,
+    parse_target_size,
+    parse_threshold,
+)
 from haustra.warehouse.reading import open_split
-from scenes import write_captures
+from scenes import count_decodes, write_captures
 
 
 def config_for(folder: Path, **changes: object) -> ETLConfig:
@@ -163,18 +170,129 @@ def test_the_summary_counts_and_names_what_is_wrong(tmp_path: Path) -> None:
     label["labels"][0]["bbox_px"] = [float("nan"), 1, 2, 3]
     label_path.write_text(json.dumps(label))
     (folders[3] / "images" / "frame_00099.png").write_bytes(b"")
-    validation = build_warehouse(config_for(tmp_path)).manifest.validation
-    assert validation.total["invalid"] == 1
+    (folders[4] / "labels" / "frame_00000.json").write_text("{")
+    manifest = build_warehouse(config_for(tmp_path)).manifest
+    validation = manifest.validation
+    assert validation.total["invalid"] == 2
     assert validation.total["missing"] == 1
     assert validation.total["rejected_boxes"] == 1
     assert validation.total["unlabelled_images"] == 1
     assert validation.runs["r000"]["invalid"] == 1
-    assert sorted(validation.problems) == [
-        "r000/images/frame_00001.png is not an image (PNG, JPEG, BMP, TIFF or WebP)",
-        "r001/images/frame_00002.png does not exist",
+    assert validation.problems == [
         "r002/frame_00003: label 0: box [nan, 1, 2, 3] has a value that is not finite",
         "r003/images/frame_00099.png has no label file",
     ]
+    assert [frame.model_dump() for frame in manifest.quarantined] == [
+        {
+            "sample_id": "r000/frame_00001",
+            "file": "images/frame_00001.png",
+            "kind": "invalid",
+            "reason": "r000/images/frame_00001.png is not an image (PNG, JPEG, BMP, TIFF or WebP)",
+        },
+        {
+            "sample_id": "r001/frame_00002",
+            "file": "images/frame_00002.png",
+            "kind": "missing",
+            "reason": "r001/images/frame_00002.png does not exist",
+        },
+        {
+            "sample_id": "r004/frame_00000",
+            "file": "labels/frame_00000.json",
+            "kind": "invalid",
+            "reason": (
+                "r004/labels/frame_00000.json is not JSON (line 1: Expecting property name "
+                "enclosed in double quotes); expected a frame label"
+            ),
+        },
+    ]
+
+
+def write_with_negatives(root: Path) -> list[str]:
+    """Write six runs of eight frames of which four have no box; return their sample ids."""
+    for folder in write_captures(root, frames_per_run=8):
+        for index in (1, 2, 3):
+            path = folder / "labels" / f"frame_{index:05d}.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": []}))
+    return [f"r{run:03d}/frame_{index:05d}" for run in range(6) for index in range(4)]
+
+
+def samples_in(result: ETLResult) -> set[str]:
+    table = pq.read_table(result.manifest_path.parent / "samples.parquet")
+    return set(table["sample_id"].to_pylist())
+
+
+def test_a_share_of_the_negatives_stays_and_the_rest_is_counted_by_split(tmp_path: Path) -> None:
+    negatives = write_with_negatives(tmp_path / "captures")
+    everything = build_warehouse(config_for(tmp_path))
+    assert samples_in(everything) > set(negatives)
+    result = build_warehouse(config_for(tmp_path, empty_ratio=0.5))
+    left_out = samples_in(everything) - samples_in(result)
+    assert left_out == {name for name in negatives if not keeps_negative(name, ratio=0.5)}
+    assert 0 < len(left_out) < len(negatives)
+    manifest = result.manifest
+    assert manifest.empty_ratio == 0.5
+    assert manifest.version != everything.manifest.version
+    assert manifest.validation.total["empty_left_out"] == len(left_out)
+    assert manifest.validation.total["frames"] == 48
+    assert manifest.validation.total["usable"] == 48 - len(left_out)
+    for run, counts in manifest.validation.runs.items():
+        assert counts["empty_left_out"] == sum(name.startswith(run) for name in left_out)
+    for split, counts_of_split in manifest.splits.items():
+        before = everything.manifest.splits[split]
+        assert counts_of_split.samples == before.samples - counts_of_split.empty_left_out
+        assert counts_of_split.empty == before.empty - counts_of_split.empty_left_out
+        assert (counts_of_split.boxes, before.empty_left_out) == (before.boxes, 0)
+
+
+def test_which_negatives_stay_does_not_change_when_data_are_added(tmp_path: Path) -> None:
+    write_with_negatives(tmp_path / "captures")
+    (tmp_path / "captures" / "run_005").rename(tmp_path / "later")
+    before = samples_in(build_warehouse(config_for(tmp_path, empty_ratio=0.5)))
+    (tmp_path / "later").rename(tmp_path / "captures" / "run_005")
+    after = samples_in(build_warehouse(config_for(tmp_path, empty_ratio=0.5)))
+    assert before == {name for name in after if not name.startswith("r005")}
+
+
+def test_the_images_of_negatives_that_are_left_out_are_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    negatives = write_with_negatives(tmp_path / "captures")
+    decoded = count_decodes(monkeypatch)
+    result = build_warehouse(config_for(tmp_path, empty_ratio=0))
+    assert len(decoded) == 48 - len(negatives)
+    assert sum(counts.empty for counts in result.manifest.splits.values()) == 0
+
+
+def test_a_frame_whose_boxes_are_all_rejected_is_not_left_out(tmp_path: Path) -> None:
+    folders = write_captures(tmp_path / "captures")
+    path = folders[0] / "labels" / "frame_00000.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": [{"bbox_px": [1]}]}))
+    result = build_warehouse(config_for(tmp_path, empty_ratio=0))
+    assert "r000/frame_00000" in samples_in(result)
+    assert result.manifest.validation.total["empty"] == 1
+
+
+def test_frames_that_are_left_out_do_not_count_in_the_thresholds(tmp_path: Path) -> None:
+    folders = write_captures(tmp_path / "captures")
+    for folder in folders[:2]:
+        (folder / "images" / "frame_00001.png").unlink()
+    config = config_for(tmp_path, empty_ratio=0, max_missing="0.1")
+    with pytest.raises(HaustraError) as caught:
+        build_warehouse(config)
+    assert str(caught.value) == (
+        "2 of 18 frames are missing, more than --max-missing 0.1; run `haustra prune`, mend the "
+        "captures, or raise the limit"
+    )
+
+
+def test_leaving_out_every_frame_is_an_error(tmp_path: Path) -> None:
+    write_captures(tmp_path / "captures", frames_per_run=1)
+    with pytest.raises(HaustraError) as caught:
+        build_warehouse(config_for(tmp_path, empty_ratio=0))
+    assert str(caught.value) == (
+        f"--empty-ratio 0 leaves out all 6 frames of {tmp_path / 'captures'}, which have no box; "
+        "expected a larger share, such as 1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -264,6 +382,7 @@ def test_thresholds_are_counts_or_shares() -> None:
     [
         ({"max_boxes": 0}, "--max-boxes 0: expected a whole number of at least 1"),
         ({"samples_per_shard": 0}, "--samples-per-shard 0: expected a whole number of at least 1"),
+        ({"empty_ratio": 1.5}, "--empty-ratio 1.5: expected a number from 0 to 1"),
         ({"jobs": -1}, "--jobs -1: expected a whole number of at least 1"),
         (
             {"split_rule": "md5:5"},

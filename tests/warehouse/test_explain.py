@@ -97,8 +97,8 @@ def test_the_hash_of_a_group_is_its_sha256() -> None:
             "test",
             "ratios 0.5,0.4,0.1",
             (
-                "the group's hash 0.791374 lies in val's range 0.5 to 0.9; moved to test, which "
-                "would have been empty"
+                "the group's hash 0.791374 lies in val's range 0.5 to 0.9; it stands in test "
+                "against the ratios"
             ),
         ),
         (

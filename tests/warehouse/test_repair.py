@@ -67,7 +67,9 @@ def test_only_broken_and_missing_shards_are_made_again(
     )
 
 
-@pytest.mark.parametrize("changes", [{}, {"split_rule": "sha256:2"}, {"split": "0.7,0.2,0.1"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"split_rule": "sha256:2"}, {"split": "0.7,0.2,0.1"}, {"empty_ratio": 0.5}]
+)
 def test_a_broken_table_is_made_again(tmp_path: Path, changes: dict[str, object]) -> None:
     write_captures(tmp_path / "captures")
     result = build(tmp_path, **changes)

@@ -18,19 +18,31 @@ def test_the_rule_puts_a_group_in_val_by_its_sha256() -> None:
         assert assignment.split_of_group[group] == ("val" if in_val else "train")
 
 
-@given(st.sets(st.text(min_size=1, max_size=8), min_size=3, max_size=60))
-def test_ratios_place_every_group_and_leave_no_wanted_split_empty(groups: set[str]) -> None:
-    assignment = split_by_ratios(groups, ratios=(0.8, 0.1, 0.1))
-    assert assignment.split_of_group.keys() == groups
-    assert set(assignment.split_of_group.values()) == {"train", "val", "test"}
+GROUPS = st.sets(st.text(max_size=8), max_size=40)
 
 
-def test_an_old_group_keeps_its_split_when_groups_are_added() -> None:
-    old = {f"patient_{i}" for i in range(100)}
-    before = split_by_ratios(old, ratios=(0.8, 0.1, 0.1)).split_of_group
-    more = old | {f"new_{i}" for i in range(100)}
-    after = split_by_ratios(more, ratios=(0.8, 0.1, 0.1)).split_of_group
-    assert all(after[group] == before[group] for group in old)
+RATIOS = st.sampled_from(["0.8,0.1,0.1", "0.4,0.3,0.3", "0.5,0,0.5"])
+
+
+@given(old=GROUPS, added=GROUPS, ratios=RATIOS)
+def test_no_old_group_changes_its_split_when_groups_are_added(
+    old: set[str], added: set[str], ratios: str
+) -> None:
+    trained = {"patient_3"}  # falls into train, so that train is never empty
+    shares = parse_ratios(ratios)
+    before = split_by_ratios(old | trained, ratios=shares).split_of_group
+    after = split_by_ratios(old | trained | added, ratios=shares).split_of_group
+    assert before.keys() == old | trained
+    assert after.keys() == old | trained | added
+    assert before.items() <= after.items()
+
+
+@given(old=GROUPS, added=GROUPS)
+def test_the_rule_too_moves_no_old_group(old: set[str], added: set[str]) -> None:
+    trained = {"patient_3"}
+    before = split_by_rule(old | trained, rule="sha256:5").split_of_group
+    after = split_by_rule(old | trained | added, rule="sha256:5").split_of_group
+    assert before.items() <= after.items()
 
 
 def test_ratios_come_out_near_what_was_asked() -> None:
@@ -40,13 +52,31 @@ def test_ratios_come_out_near_what_was_asked() -> None:
     assert abs(places.count("val") / 2000 - 0.2) < 0.03
 
 
-def test_a_split_that_cannot_be_filled_is_told() -> None:
-    assignment = split_by_ratios({"only"}, ratios=(0.8, 0.1, 0.1))
-    assert assignment.split_of_group == {"only": "train"}
-    assert [note for note in assignment.notes if "stays empty" in note] == [
-        "no group is left for split 'val': it stays empty",
-        "no group is left for split 'test': it stays empty",
-    ]
+def test_a_wanted_split_without_a_group_is_told() -> None:
+    assignment = split_by_ratios({"patient_3"}, ratios=(0.8, 0.2, 0.0))
+    assert assignment.split_of_group == {"patient_3": "train"}
+    assert assignment.notes == (
+        "split 'val' is empty: --split 0.8,0.2,0 puts none of 1 group(s) there; add groups, choose "
+        "another --split, or name the groups of each split with --split-file",
+    )
+    (note,) = split_by_rule({"patient_3"}, rule="sha256:5").notes
+    assert note.startswith("split 'val' is empty: --split-rule sha256:5 puts none of 1 group(s)")
+
+
+def test_an_empty_training_split_is_an_error() -> None:
+    # sha256("a") is at 0.79 of its range.
+    with pytest.raises(HaustraError) as caught:
+        split_by_ratios({"a"}, ratios=(0.5, 0.25, 0.25))
+    assert str(caught.value) == (
+        "--split 0.5,0.25,0.25 puts none of 1 group(s) into train; expected at least one; add "
+        "groups, choose another --split, or name the groups of each split with --split-file"
+    )
+    with pytest.raises(HaustraError) as caught:
+        split_by_rule({"a"}, rule="sha256:19")
+    assert str(caught.value) == (
+        "--split-rule sha256:19 puts none of 1 group(s) into train; expected at least one; add "
+        "groups, choose another --split, or name the groups of each split with --split-file"
+    )
 
 
 def test_a_split_file_places_groups_as_it_says(tmp_path: Path) -> None:

@@ -113,6 +113,22 @@ def test_every_damaged_file_is_named_not_the_first_alone(manifest: Path) -> None
     ]
 
 
+def test_counts_of_frames_that_are_no_samples_are_compared(manifest: Path) -> None:
+    def lie(value: dict[str, Any]) -> None:
+        value["validation"]["total"].update(missing=1, empty_left_out=3)
+        value["splits"]["val"]["empty_left_out"] = 2
+        value["quarantined"].append(
+            {"sample_id": "a/b", "file": "labels/b.json", "kind": "invalid", "reason": "it is bad"}
+        )
+
+    change_manifest(manifest, lie)
+    assert problems(manifest) == [
+        "manifest.json: validation.total.invalid is 0, but quarantined names 1",
+        "manifest.json: validation.total.missing is 1, but quarantined names 0",
+        "manifest.json: validation.total.empty_left_out is 3, but the splits have 2",
+    ]
+
+
 def test_a_table_that_is_gone_is_a_problem(manifest: Path) -> None:
     (manifest.parent / "samples.parquet").unlink()
     assert problems(manifest) == ["samples.parquet: it is gone"]

@@ -11,9 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from haustra.captures.negatives import check_empty_ratio, keeps_negative
 from haustra.captures.reader import RUN_MANIFEST_NAME, Frame, Run, read_runs
 from haustra.captures.validation import FrameProblem, check_frames
-from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError
 from haustra.core.files import building_folder, link_or_copy, read_json, write_json_atomic
 from haustra.core.progress import Progress, SilentProgress, track
@@ -30,13 +30,12 @@ class PruneConfig:
     output_root: Path = Path("captures_filtered")
     """Where the filtered run folders go."""
     empty_ratio: float = 1.0
-    """Share of the frames without a box to keep, 0 to 1, chosen by a digest of the frame's name."""
+    """Share of the frames without a box to keep, 0 to 1, chosen by a digest of each one's name."""
     overwrite: bool = False
     """Replace filtered runs that exist already."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.empty_ratio <= 1:
-            raise HaustraError(f"--empty-ratio {self.empty_ratio}: expected a number from 0 to 1")
+        check_empty_ratio(self.empty_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +47,6 @@ class PruneResult:
     """Frames that stayed; a run of which none stayed is not written."""
     dropped: dict[str, list[str]]
     """Reason to the list of what it hit."""
-
-
-def _kept_empty(sample_ids: list[str], *, ratio: float) -> set[str]:
-    """Choose which empty frames stay: the lowest digests of their names, so more ratio adds."""
-    ranked = sorted(sample_ids, key=lambda sample_id: digest_bytes(sample_id.encode()))
-    return set(ranked[: round(len(ranked) * ratio)])
 
 
 def _write_pruned(run: Run, *, kept: list[Frame], folder: Path) -> None:
@@ -113,8 +106,7 @@ def prune_captures(config: PruneConfig, *, progress: Progress | None = None) -> 
     first_with_digest: dict[str, str] = {}
     with building_folder(config.output_root, overwrite=config.overwrite) as building:
         for run in runs:
-            usable: list[Frame] = []
-            empty: list[str] = []
+            kept: list[Frame] = []
             dropped: dict[str, list[str]] = {}
             if run.unlabelled:
                 dropped["unlabelled"] = list(run.unlabelled)
@@ -128,13 +120,11 @@ def prune_captures(config: PruneConfig, *, progress: Progress | None = None) -> 
                     reason = f"{sample_id} has the image of {first}"
                     dropped.setdefault("duplicate", []).append(reason)
                     continue
-                usable.append(checked.frame)
-                if len(checked.boxes_px) == 0:
-                    empty.append(sample_id)
-            too_many = set(empty) - _kept_empty(empty, ratio=config.empty_ratio)
-            if too_many:
-                dropped["empty"] = sorted(too_many)
-            kept = [frame for frame in usable if frame.sample_id not in too_many]
+                is_empty = len(checked.boxes_px) == 0
+                if is_empty and not keeps_negative(sample_id, ratio=config.empty_ratio):
+                    dropped.setdefault("empty", []).append(sample_id)
+                    continue
+                kept.append(checked.frame)
             if kept:
                 _write_pruned(run, kept=kept, folder=building / run.folder.name)
             results.append(PruneResult(run_id=run.run_id, kept=len(kept), dropped=dropped))

@@ -27,6 +27,8 @@ class FrameProblem:
     """A frame that cannot be used, and why."""
 
     frame: Frame
+    file: str
+    """The file at fault, inside its run folder."""
     kind: ProblemKind
     reason: str
 
@@ -57,28 +59,30 @@ class CheckedFrame(CheckedLabel):
 
 def check_frame(frame: Frame) -> CheckedFrame | FrameProblem:
     """Read and decode a frame's image and check its boxes against it."""
+    label_file = f"labels/{frame.label_path.name}"
     if frame.problem is not None:
-        return FrameProblem(frame=frame, kind="invalid", reason=frame.problem)
+        return FrameProblem(frame=frame, file=label_file, kind="invalid", reason=frame.problem)
     label, image_path = frame.label, frame.image_path
     if label is None:
         raise AssertionError("a frame without a problem has a label")
     if not label.image_present:
         reason = f"{frame.sample_id}: the label says that no image was taken"
-        return FrameProblem(frame=frame, kind="without_image", reason=reason)
+        return FrameProblem(frame=frame, file=label_file, kind="without_image", reason=reason)
     if image_path is None:
         raise AssertionError("a frame whose image is present has an image path or a problem")
     name = f"{frame.run_id}/{label.image}"
     try:
         data = image_path.read_bytes()
     except FileNotFoundError:
-        return FrameProblem(frame=frame, kind="missing", reason=f"{name} does not exist")
+        reason = f"{name} does not exist"
+        return FrameProblem(frame=frame, file=label.image, kind="missing", reason=reason)
     except OSError as error:
         reason = f"{name} cannot be read: {error.strerror}"
-        return FrameProblem(frame=frame, kind="invalid", reason=reason)
+        return FrameProblem(frame=frame, file=label.image, kind="invalid", reason=reason)
     try:
         image = decode_image_rgb(data, name=name)
     except HaustraError as error:
-        return FrameProblem(frame=frame, kind="invalid", reason=str(error))
+        return FrameProblem(frame=frame, file=label.image, kind="invalid", reason=str(error))
     checked = check_label(frame, size_wh=(image.shape[1], image.shape[0]))
     return CheckedFrame(**vars(checked), image_rgb=image, image_digest=digest_bytes(data))
 
@@ -137,32 +141,36 @@ def check_frames(
 
 @dataclass(kw_only=True)
 class ValidationSummary:
-    """What a run, or all runs together, hold. Every frame is in exactly one of the first four."""
+    """What a run, or all runs together, hold. Every frame is in exactly one of the first five."""
 
     usable: int = 0
     invalid: int = 0
     missing: int = 0
     without_image: int = 0
+    empty_left_out: int = 0
+    """Negatives that `--empty-ratio` leaves out; their images were not looked at."""
     empty: int = 0
     """Usable frames without a box: the negatives."""
     boxes: int = 0
     clipped_boxes: int = 0
     rejected_boxes: int = 0
     unlabelled_images: int = 0
+    quarantined: list[FrameProblem] = field(default_factory=list)
+    """The invalid and missing frames."""
     problems: list[str] = field(default_factory=list)
-    """One line per rejected frame or box."""
+    """One line per rejected box or unlabelled image."""
 
     @property
     def frames(self) -> int:
         """Number of label files."""
-        return self.usable + self.invalid + self.missing + self.without_image
+        return self.usable + self.invalid + self.missing + self.without_image + self.empty_left_out
 
     def add(self, checked: CheckedLabel | FrameProblem) -> None:
         """Count one checked frame."""
         if isinstance(checked, FrameProblem):
             setattr(self, checked.kind, getattr(self, checked.kind) + 1)
             if checked.kind != "without_image":
-                self.problems.append(checked.reason)
+                self.quarantined.append(checked)
             return
         self.usable += 1
         self.empty += len(checked.boxes_px) == 0
@@ -185,5 +193,5 @@ class ValidationSummary:
 
     def counts(self) -> dict[str, int]:
         """Return every number by name."""
-        numbers = {name: value for name, value in vars(self).items() if name != "problems"}
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, int)}
         return {"frames": self.frames, **numbers}

@@ -12,12 +12,13 @@ from haustra.cli.terminal import (
     print_table,
 )
 from haustra.warehouse.etl import ETLConfig, build_warehouse
-from haustra.warehouse.format import WarehouseManifest
+from haustra.warehouse.format import SplitCounts, WarehouseManifest
 
 COUNTS = (
     "frames",
     "usable",
     "empty",
+    "empty_left_out",
     "invalid",
     "missing",
     "without_image",
@@ -38,15 +39,15 @@ def print_validation(manifest: WarehouseManifest) -> None:
     shown = rows if len(rows) <= 12 else [*rows[:10], ["..."] + [""] * len(COUNTS)]
     total = ["total", *(str(validation.total[name]) for name in COUNTS)]
     print_table(["run", *(name.replace("_", " ") for name in COUNTS)], rows=[*shown, total])
-    print_problems(validation.problems)
+    print_problems([frame.reason for frame in manifest.quarantined] + validation.problems)
 
 
 def print_splits(manifest: WarehouseManifest) -> None:
     """Print what each split holds."""
     print_table(
-        ["split", "samples", "boxes", "empty", "groups"],
+        ["split", *(name.replace("_", " ") for name in SplitCounts.model_fields)],
         rows=[
-            [name, str(counts.samples), str(counts.boxes), str(counts.empty), str(counts.groups)]
+            [name, *(str(number) for _, number in counts)]
             for name, counts in manifest.splits.items()
         ],
     )
@@ -77,6 +78,7 @@ def etl(
                 "version": manifest.version,
                 "splits": {name: counts.model_dump() for name, counts in manifest.splits.items()},
                 "validation": manifest.validation.model_dump(),
+                "quarantined": [frame.model_dump() for frame in manifest.quarantined],
             }
         )
         return

@@ -11,6 +11,7 @@ from haustra.warehouse.stored import StoredSamples, letterbox_of, read_stored
 
 CONTENT_FIELDS = {
     "version", "splits", "shards", "table", "sources", "truncated_boxes", "validation",
+    "quarantined",
 }  # fmt: skip
 """Fields of the manifest that follow from the captures; the others are settings."""
 

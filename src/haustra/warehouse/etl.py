@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from haustra.captures.negatives import check_empty_ratio, keeps_negative
 from haustra.captures.reader import Frame, Run, read_runs
 from haustra.captures.validation import (
     CheckedLabel,
@@ -42,6 +43,7 @@ from haustra.warehouse.format import (
     MANIFEST_NAME,
     SPLIT_NAMES,
     TABLE_NAME,
+    QuarantinedFrame,
     ShardEntry,
     SourceEntry,
     SplitCounts,
@@ -124,6 +126,8 @@ class ETLConfig:
     """Fail if more frames lack their image: a count or a share."""
     max_empty: str = "1.0"
     """Fail if more usable frames have no box: a count or a share."""
+    empty_ratio: float = 1.0
+    """Share of the frames without a box to keep, 0 to 1, chosen by a digest of each one's name."""
     samples_per_shard: int = 256
     """Samples in a shard file at most; a shard holds one run and one split."""
     jobs: int = 2
@@ -137,6 +141,7 @@ class ETLConfig:
             ("--jobs", self.jobs),
         ):
             check_whole_number(flag, number, low=1)
+        check_empty_ratio(self.empty_ratio)
         parse_ratios(self.split)
         if self.split_rule is not None:
             parse_rule(self.split_rule)
@@ -172,7 +177,9 @@ class WarehousePlan:
     captures: Path
     runs: tuple[Run, ...]
     frames: tuple[Frame, ...]
-    """Every frame of the runs, ordered by split, run and name."""
+    """Every frame of the runs that is not left out, ordered by split, run and name."""
+    left_out: tuple[Frame, ...]
+    """Frames without a box that `--empty-ratio` leaves out; their images are not opened."""
     image_digests: dict[str, str | None]
     """SHA-256 of each frame's image file by sample id; None where there is none to read."""
     assignment: SplitAssignment
@@ -219,6 +226,13 @@ def parse_threshold(text: str, *, flag: str) -> tuple[float, bool]:
     return share, True
 
 
+def _is_left_out(frame: Frame, *, ratio: float) -> bool:
+    """Tell whether a frame is a negative by its label file and is not to be kept."""
+    label = frame.label
+    is_negative = frame.problem is None and label and label.image_present and not label.labels
+    return bool(is_negative) and not keeps_negative(frame.sample_id, ratio=ratio)
+
+
 def _assign_splits(groups: set[str], *, config: ETLConfig) -> SplitAssignment:
     if config.split_file is not None:
         return split_by_file(groups, path=config.split_file)
@@ -250,6 +264,14 @@ def plan_warehouse(
     assignment = assignment or _assign_splits({frame.group_id for frame in frames}, config=config)
     split_of_group = assignment.split_of_group
     frames.sort(key=lambda f: (SPLIT_NAMES.index(split_of_group[f.group_id]), f.run_id, f.name))
+    left_out = [frame for frame in frames if _is_left_out(frame, ratio=config.empty_ratio)]
+    if len(left_out) == len(frames):
+        raise HaustraError(
+            f"--empty-ratio {config.empty_ratio} leaves out all {len(frames)} frames of "
+            f"{config.captures}, which have no box; expected a larger share, such as 1"
+        )
+    names_left_out = {frame.sample_id for frame in left_out}
+    frames = [frame for frame in frames if frame.sample_id not in names_left_out]
     digesting = map_ahead(digest_image, frames, threads=config.jobs, num_ahead=4 * config.jobs)
     digests = list(
         track(digesting, progress=progress, description="digest", total=len(frames)),
@@ -266,6 +288,8 @@ def plan_warehouse(
         "order": ["split", "run_id", "frame"],
         "samples_per_shard": config.samples_per_shard,
         "split_method": assignment.method,
+        "empty_ratio": config.empty_ratio,
+        "left_out": [[frame.sample_id, split_of_group[frame.group_id]] for frame in left_out],
     }
     origins = [[_source_entry(run).model_dump(), run.unlabelled] for run in runs]
     rows = [
@@ -289,6 +313,7 @@ def plan_warehouse(
         captures=config.captures,
         runs=tuple(runs),
         frames=tuple(frames),
+        left_out=tuple(left_out),
         image_digests=image_digests,
         assignment=assignment,
         version=digest_json([transform, layout, origins, rows])[:16],
@@ -305,16 +330,17 @@ def plan_warehouse(
 
 
 def _check_thresholds(counts: dict[str, int], *, config: ETLConfig) -> None:
+    num_frames = counts["frames"] - counts["empty_left_out"]
     for name, text, of, of_text in (
-        ("invalid", config.max_invalid, "frames", "frames"),
-        ("missing", config.max_missing, "frames", "frames"),
-        ("empty", config.max_empty, "usable", "usable frames"),
+        ("invalid", config.max_invalid, num_frames, "frames"),
+        ("missing", config.max_missing, num_frames, "frames"),
+        ("empty", config.max_empty, counts["usable"], "usable frames"),
     ):
         limit, is_share = parse_threshold(text, flag=f"--max-{name}")
-        allowed = limit * counts[of] if is_share else limit
+        allowed = limit * of if is_share else limit
         if counts[name] > allowed:
             raise HaustraError(
-                f"{counts[name]} of {counts[of]} {of_text} are {name}, more than "
+                f"{counts[name]} of {of} {of_text} are {name}, more than "
                 f"--max-{name} {text}; run `haustra prune`, mend the captures, or raise the limit"
             )
 
@@ -518,12 +544,16 @@ def _table_rows(
     return rows
 
 
-def _count_split(rows: list[dict[str, Any]], *, split: SplitName) -> SplitCounts:
+def _count_split(
+    rows: list[dict[str, Any]], *, split: SplitName, plan: WarehousePlan
+) -> SplitCounts:
+    split_of_group = plan.assignment.split_of_group
     members = [row for row in rows if row["split"] == split]
     return SplitCounts(
         samples=len(members),
         boxes=sum(row["boxes_after"] for row in members),
         empty=sum(row["boxes_after"] == 0 for row in members),
+        empty_left_out=sum(split_of_group[frame.group_id] == split for frame in plan.left_out),
         groups=len({row["group_id"] for row in members}),
     )
 
@@ -538,21 +568,37 @@ def _source_entry(run: Run) -> SourceEntry:
     )
 
 
-def _validate(plan: WarehousePlan, *, outcomes: dict[str, _Outcome]) -> Validation:
+def _validate(
+    plan: WarehousePlan, *, outcomes: dict[str, _Outcome]
+) -> tuple[Validation, list[QuarantinedFrame]]:
     """Count every frame in order, the runs' summaries in the order of the runs."""
     summaries = {run.run_id: ValidationSummary() for run in plan.runs}
     for run in plan.runs:
         summaries[run.run_id].add_unlabelled(run)
     for frame in plan.frames:
         summaries[frame.run_id].add(outcomes[frame.sample_id])
+    for frame in plan.left_out:
+        summaries[frame.run_id].empty_left_out += 1
     total = ValidationSummary()
     for summary in summaries.values():
         total.merge(summary)
-    return Validation(
+    validation = Validation(
         total=total.counts(),
         runs={run_id: summary.counts() for run_id, summary in summaries.items()},
         problems=total.problems,
     )
+    quarantined = [
+        QuarantinedFrame.model_validate(
+            {
+                "sample_id": problem.frame.sample_id,
+                "file": problem.file,
+                "kind": problem.kind,
+                "reason": problem.reason,
+            }
+        )
+        for problem in total.quarantined
+    ]
+    return validation, quarantined
 
 
 def _write_table_and_manifest(
@@ -563,12 +609,13 @@ def _write_table_and_manifest(
     outcomes: dict[str, _Outcome],
     config: ETLConfig,
 ) -> WarehouseManifest:
-    validation = _validate(plan, outcomes=outcomes)
+    validation, quarantined = _validate(plan, outcomes=outcomes)
     rows = _table_rows(plan, outcomes=outcomes, config=config)
     if not rows:
+        reasons = [frame.reason for frame in quarantined]
         raise HaustraError(
             f"{plan.captures}: none of {len(plan.frames)} frames is usable; the first problem: "
-            f"{(validation.problems or ['every label says that no image was taken'])[0]}"
+            f"{(reasons or ['every label says that no image was taken'])[0]}"
         )
     with writing_file(folder / TABLE_NAME) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=TABLE_SCHEMA), temporary)
@@ -580,14 +627,16 @@ def _write_table_and_manifest(
         resize_mode=config.resize_mode,
         max_boxes=config.max_boxes,
         samples_per_shard=config.samples_per_shard,
+        empty_ratio=config.empty_ratio,
         truncated_boxes=sum(row["boxes_before"] - row["boxes_after"] for row in rows),
         class_names=list(CLASS_NAMES),
         split_method=plan.assignment.method,
-        splits={name: _count_split(rows, split=name) for name in SPLIT_NAMES},
+        splits={name: _count_split(rows, split=name, plan=plan) for name in SPLIT_NAMES},
         shards=[entries[shard.content] for shard in plan.shards if shard.content in entries],
         table=TableEntry(file=TABLE_NAME, sha256=digest_file(folder / TABLE_NAME)),
         sources=[_source_entry(run) for run in plan.runs],
         validation=validation,
+        quarantined=quarantined,
     )
     write_text_atomic(folder / MANIFEST_NAME, text=manifest.model_dump_json(indent=2) + "\n")
     return manifest

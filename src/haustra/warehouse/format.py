@@ -51,6 +51,8 @@ class SplitCounts(_Strict):
     boxes: int
     empty: int
     """Samples without a box."""
+    empty_left_out: int
+    """Frames without a box that `--empty-ratio` left out."""
     groups: int
 
 
@@ -64,12 +66,23 @@ class SourceEntry(_Strict):
     citation: str | None
 
 
+class QuarantinedFrame(_Strict):
+    """A frame that cannot be used, and why; it is no sample and counts against the thresholds."""
+
+    sample_id: str
+    file: str
+    """The label file or image at fault, inside its run folder."""
+    kind: Literal["invalid", "missing"]
+    reason: str
+
+
 class Validation(_Strict):
-    """What the ETL found, in total and per run; every rejected frame or box has a line."""
+    """What the ETL found, in total and per run."""
 
     total: dict[str, int]
     runs: dict[str, dict[str, int]]
     problems: list[str]
+    """One line per rejected box or unlabelled image."""
 
 
 class WarehouseManifest(_Strict):
@@ -83,6 +96,8 @@ class WarehouseManifest(_Strict):
     resize_mode: ResizeMode
     max_boxes: int
     samples_per_shard: int
+    empty_ratio: float
+    """Share of the frames without a box that stay."""
     truncated_boxes: int
     """Boxes left out because their sample had more than `max_boxes`; the smallest go."""
     class_names: list[str]
@@ -92,3 +107,5 @@ class WarehouseManifest(_Strict):
     table: TableEntry
     sources: list[SourceEntry]
     validation: Validation
+    quarantined: list[QuarantinedFrame]
+    """Every frame that is invalid or whose image is missing, in the order of the runs."""

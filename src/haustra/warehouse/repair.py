@@ -31,6 +31,7 @@ def _config_of(
         resize_mode=manifest.resize_mode,
         max_boxes=manifest.max_boxes,
         samples_per_shard=manifest.samples_per_shard,
+        empty_ratio=manifest.empty_ratio,
         split=value if method == "ratios" else ETLConfig.split,
         split_rule=value if method == "rule" else None,
         jobs=jobs,

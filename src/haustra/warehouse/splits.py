@@ -88,7 +88,7 @@ def explain_split(group_id: str, *, split: SplitName, method: str) -> str:
         own = split_at(position, ratios=(train, val, test))
         begin, end = split_ranges((train, val, test))[own]
         text = f"the group's hash {position:.6f} lies in {own}'s range {begin:g} to {end:g}"
-        return text if own == split else f"{text}; moved to {split}, which would have been empty"
+        return text if own == split else f"{text}; it stands in {split} against the ratios"
     if kind == "rule":
         modulus = parse_rule(setting)
         rest = group_hash(group_id) % modulus
@@ -100,48 +100,65 @@ def explain_split(group_id: str, *, split: SplitName, method: str) -> str:
     return f"by {method}"
 
 
+def _check_filled(
+    split_of_group: dict[str, SplitName], *, wanted: list[SplitName], setting: str
+) -> tuple[str, ...]:
+    """Return a note for every wanted split without a group.
+
+    Raises:
+        HaustraError: that split is train.
+    """
+    num_groups = len(split_of_group)
+    empty = [name for name in wanted if name not in split_of_group.values()]
+    if "train" in empty:
+        raise HaustraError(
+            f"{setting} puts none of {num_groups} group(s) into train; expected at least one; add "
+            "groups, choose another --split, or name the groups of each split with --split-file"
+        )
+    return tuple(
+        f"split {name!r} is empty: {setting} puts none of {num_groups} group(s) there; add groups, "
+        "choose another --split, or name the groups of each split with --split-file"
+        for name in empty
+    )
+
+
 def split_by_ratios(groups: set[str], *, ratios: tuple[float, float, float]) -> SplitAssignment:
     """Place each group by its hash in 0..1 against the cumulated ratios.
 
-    A group's place depends on its own name alone, so it stays when data are added. Only where a
-    wanted split would stay empty, the group whose hash lies nearest to that split's range is moved
-    there, if the split it leaves keeps one or training would have none.
+    A group's place depends on its own name alone, so it stays when groups are added or removed. A
+    wanted split that no group falls into is named in a note.
+
+    Raises:
+        HaustraError: no group falls into train.
     """
-    position = {group: group_position(group) for group in groups}
     split_of_group: dict[str, SplitName] = {
-        group: split_at(value, ratios=ratios) for group, value in position.items()
+        group: split_at(group_position(group), ratios=ratios) for group in groups
     }
-    notes = []
-    for index, name in enumerate(SPLIT_NAMES):
-        if ratios[index] == 0 or name in split_of_group.values():
-            continue
-        members = list(split_of_group.values())
-        # Training comes first: a lone group trains, wherever its hash lies.
-        movable = [
-            group for group in groups if name == "train" or members.count(split_of_group[group]) > 1
-        ]
-        if not movable:
-            notes.append(f"no group is left for split {name!r}: it stays empty")
-            continue
-        middle = split_ranges(ratios)[name][1] - ratios[index] / 2
-        moved = min(movable, key=lambda group: (abs(position[group] - middle), group))
-        notes.append(
-            f"split {name!r} would be empty: group {moved!r} moved there from "
-            f"{split_of_group[moved]!r}"
-        )
-        split_of_group[moved] = name
-    method = "ratios " + ",".join(f"{ratio:.12g}" for ratio in ratios)
-    return SplitAssignment(split_of_group=split_of_group, method=method, notes=tuple(notes))
+    text = ",".join(f"{ratio:.12g}" for ratio in ratios)
+    wanted = [name for name, ratio in zip(SPLIT_NAMES, ratios, strict=True) if ratio > 0]
+    return SplitAssignment(
+        split_of_group=split_of_group,
+        method=f"ratios {text}",
+        notes=_check_filled(split_of_group, wanted=wanted, setting=f"--split {text}"),
+    )
 
 
 def split_by_rule(groups: set[str], *, rule: str) -> SplitAssignment:
-    """Place each group in val if `int(sha256(group), 16) % N == 0`, else in train."""
+    """Place each group in val if `int(sha256(group), 16) % N == 0`, else in train.
+
+    Raises:
+        HaustraError: no group falls into train.
+    """
     modulus = parse_rule(rule)
+    split_of_group: dict[str, SplitName] = {
+        group: "val" if group_hash(group) % modulus == 0 else "train" for group in groups
+    }
     return SplitAssignment(
-        split_of_group={
-            group: "val" if group_hash(group) % modulus == 0 else "train" for group in groups
-        },
+        split_of_group=split_of_group,
         method=f"rule {rule}",
+        notes=_check_filled(
+            split_of_group, wanted=["train", "val"], setting=f"--split-rule {rule}"
+        ),
     )
 
 

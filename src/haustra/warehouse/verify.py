@@ -22,7 +22,6 @@ from haustra.warehouse.format import (
     MANIFEST_NAME,
     SPLIT_NAMES,
     ShardEntry,
-    SplitCounts,
     WarehouseManifest,
 )
 from haustra.warehouse.reading import read_manifest, resolve_manifest_path
@@ -143,21 +142,21 @@ def _check_counts(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[s
     """Check the manifest's counts and that no group is in two splits."""
     for split in SPLIT_NAMES:
         members = [row for row in rows if row["split"] == split]
-        found = SplitCounts(
-            samples=len(members),
-            boxes=sum(row["boxes_after"] for row in members),
-            empty=sum(row["boxes_after"] == 0 for row in members),
-            groups=len({row["group_id"] for row in members}),
-        )
+        found = {
+            "samples": len(members),
+            "boxes": sum(row["boxes_after"] for row in members),
+            "empty": sum(row["boxes_after"] == 0 for row in members),
+            "groups": len({row["group_id"] for row in members}),
+        }
         said = manifest.splits.get(split)
         if said is None:
             yield f"{MANIFEST_NAME}: it has no counts of split {split!r}"
             continue
-        for what, number in said:
-            if number != getattr(found, what):
+        for what, number in found.items():
+            if getattr(said, what) != number:
                 yield (
-                    f"{MANIFEST_NAME}: splits.{split}.{what} is {number}, the table has "
-                    f"{getattr(found, what)}"
+                    f"{MANIFEST_NAME}: splits.{split}.{what} is {getattr(said, what)}, the table "
+                    f"has {number}"
                 )
     truncated = sum(row["boxes_before"] - row["boxes_after"] for row in rows)
     if truncated != manifest.truncated_boxes:
@@ -177,6 +176,24 @@ def _check_counts(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[s
                 f"{' and '.join(sorted(splits))}"
             )
         splits.add(row["split"])
+
+
+def _check_left_out(manifest: WarehouseManifest) -> Iterator[str]:
+    """Check that the manifest counts as many frames that are no samples as it names or splits."""
+    total = manifest.validation.total
+    for kind in ("invalid", "missing"):
+        named = sum(frame.kind == kind for frame in manifest.quarantined)
+        if named != total.get(kind):
+            yield (
+                f"{MANIFEST_NAME}: validation.total.{kind} is {total.get(kind)}, but quarantined "
+                f"names {named}"
+            )
+    left_out = sum(counts.empty_left_out for counts in manifest.splits.values())
+    if left_out != total.get("empty_left_out"):
+        yield (
+            f"{MANIFEST_NAME}: validation.total.empty_left_out is {total.get('empty_left_out')}, "
+            f"but the splits have {left_out}"
+        )
 
 
 def _read_boxes(
@@ -253,6 +270,7 @@ def verify_warehouse(manifest_path: Path, *, progress: Progress | None = None) -
     problems += [changed] if changed else []
     rows, unreadable = _read_table(table_path, name=manifest.table.file)
     problems += unreadable
+    problems += _check_left_out(manifest)
     if rows is not None:
         problems += _check_places(rows, manifest=manifest)
         problems += _check_transforms(rows, manifest=manifest)
