@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from haustra.core.allocator import keep_freed_memory
 from haustra.core.images import list_images, read_image_rgb
 from haustra.core.letterbox import plan_letterbox
 from haustra.infer.detector import CheckpointDetector
@@ -79,16 +78,18 @@ def measure_loader(manifest: Path) -> None:
     """Compare a shuffled epoch with a NumPy gather of the same bytes in memory."""
     split = open_split(manifest, split="train")
     everything = split.gather(np.arange(len(split))).images
-    order = epoch_order(split.shard_sizes, seed=0, epoch=0)
+    orders = [epoch_order(split.shard_sizes, seed=0, epoch=epoch) for epoch in range(5)]
 
     def limit() -> None:
-        for start in range(0, len(order), 16):
-            batch = everything[order.samples[start : start + 16]]
-        assert len(batch)
+        for order in orders:
+            for start in range(0, len(order), 16):
+                batch = everything[order.samples[start : start + 16]]
+                assert len(batch)
 
     def ours() -> None:
-        for _, batch in iterate_batches(split, order=order, batch_size=16):
-            assert len(batch.images)
+        for order in orders:
+            for _, batch in iterate_batches(split, order=order, batch_size=16):
+                assert len(batch.images)
 
     print_ratio("loader / numpy gather from memory", limit=limit, ours=ours)
 
@@ -196,7 +197,6 @@ def measure_inference(captures: Path, folder: Path) -> None:
 def main() -> None:
     """Measure every stage on simulated captures in a temporary folder."""
     argparse.ArgumentParser(description=__doc__).parse_args()
-    keep_freed_memory()  # as every training does
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         captures = folder / "captures"

@@ -79,11 +79,8 @@ class Split:
         mask = np.empty((len(indices), max_boxes), dtype=np.uint8)
         shard_of = np.searchsorted(self.first_of_shard, indices, side="right") - 1
         rows = indices - self.first_of_shard[shard_of]
-        for position, (number, row) in enumerate(
-            zip(shard_of.tolist(), rows.tolist(), strict=True)
-        ):
-            to = (images[position], boxes[position], mask[position])
-            self.store.copy(number, row, to=to)
+        places = list(zip(shard_of.tolist(), rows.tolist(), strict=True))
+        self.store.copy(places, images=images, boxes=boxes, mask=mask)
         return Batch(images, boxes, mask)
 
     def view(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -331,20 +331,30 @@ class ShardStore:
                 self._touched(sample[0].nbytes)
                 return sample
 
-    def copy(self, number: int, row: int, *, to: Sample) -> None:
-        """Copy one sample of a shard.
+    def copy(
+        self,
+        places: Sequence[tuple[int, int]],
+        *,
+        images: NDArray[np.uint8],
+        boxes: NDArray[np.float32],
+        mask: NDArray[np.uint8],
+    ) -> None:
+        """Copy the samples at these shards and rows, side by side.
 
         Raises:
             HaustraError: as `load`.
         """
-        while True:
+        position = 0
+        while position < len(places):
+            number, row = places[position]
+            to = images[position], boxes[position], mask[position]
             try:
                 self.load(number).copy(row, to=to)
             except FileNotFoundError:
                 self._shards[number] = None
             else:
-                self._touched(to[0].nbytes)
-                return
+                position += 1
+        self._touched(images.nbytes)
 
     def _touched(self, num_bytes: int) -> None:
         """Count bytes that were read through maps; give all maps back when they are many."""
