@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from haustra.core.digests import digest_file
+from haustra.core.digests import digest_file, is_sealed
 from haustra.core.errors import HaustraError
 from haustra.core.files import parse_json, read_json
 from haustra.core.letterbox import Letterbox, plan_letterbox
@@ -22,6 +22,7 @@ from haustra.warehouse.format import (
     FORMAT_NAME,
     FORMAT_VERSION,
     MANIFEST_NAME,
+    MANIFEST_SEAL,
     SplitName,
     WarehouseManifest,
 )
@@ -121,7 +122,8 @@ def read_manifest(path: Path) -> WarehouseManifest:
     """Read and check a manifest.
 
     Raises:
-        HaustraError: missing, not JSON, not a warehouse manifest, or of another format version.
+        HaustraError: missing, not JSON, not a warehouse manifest, of another format version, or
+            edited.
     """
     path = resolve_manifest_path(path)
     if not path.exists():
@@ -143,14 +145,22 @@ def _check_manifest(value: Any, *, path: str) -> WarehouseManifest:
             f"version {FORMAT_VERSION}; build it again with `haustra etl`, or use the haustra "
             "that wrote it"
         )
+    fields = {name: item for name, item in value.items() if name != MANIFEST_SEAL}
     try:
-        return WarehouseManifest.model_validate(value)
+        manifest = WarehouseManifest.model_validate(fields)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
         raise HaustraError(
             f"{path} is damaged: field {field!r}: {problem['msg']}; {REBUILD_HINT}"
         ) from None
+    # An edit can be plausible: a training and a test shard that change places, another licence.
+    if not is_sealed(value, field=MANIFEST_SEAL):
+        raise HaustraError(
+            f"{path} has changed since `haustra etl` wrote it: its fields do not have the SHA-256 "
+            f"in {MANIFEST_SEAL!r}; {REBUILD_HINT}"
+        )
+    return manifest
 
 
 def _check_table_file(path: Path, *, sha256: str) -> None:
