@@ -22,7 +22,8 @@ from haustra.core.digests import digest_file
 from haustra.simulate.config import DatagenConfig
 from haustra.simulate.generate import generate_runs
 from haustra.warehouse.etl import TABLE_SCHEMA, ETLConfig, build_warehouse
-from haustra.warehouse.format import MANIFEST_NAME, WarehouseManifest
+from haustra.warehouse.format import MANIFEST_NAME, manifest_to_text
+from haustra.warehouse.reading import read_manifest
 
 READ_AN_EPOCH = """
 from haustra.warehouse.loader import iterate_batches
@@ -69,7 +70,7 @@ def build_base(folder: Path, *, num_frames: int) -> Path:
 
 def repeat_shard(base: Path, folder: Path, *, num_shards: int) -> Path:
     """Write a warehouse whose shards are copies of the base's only one; return its manifest."""
-    manifest = WarehouseManifest.model_validate_json((base / MANIFEST_NAME).read_bytes())
+    manifest = read_manifest(base)
     (entry,) = manifest.shards
     (folder / "shards").mkdir(parents=True)
     entries, tables = [], []
@@ -97,7 +98,7 @@ def repeat_shard(base: Path, folder: Path, *, num_shards: int) -> Path:
         }
     )
     path = folder / MANIFEST_NAME
-    path.write_text(changed.model_dump_json())
+    path.write_text(manifest_to_text(changed))
     return path
 
 

@@ -1,0 +1,78 @@
+"""Files of earlier format versions are read for ever, and give the same samples."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from haustra.core.digests import digest_bytes
+from haustra.core.errors import HaustraError
+from haustra.models.checkpoint import read_checkpoint, weights_digest
+from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.format import SPLIT_NAMES
+from haustra.warehouse.reading import open_split, read_manifest
+from haustra.warehouse.store import StoreConfig, StoreName
+from haustra.warehouse.verify import verify_warehouse
+
+GOLDEN = Path(__file__).parent / "golden" / "format_v1"
+EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
+WAREHOUSE = GOLDEN / f"v{EXPECTED['version']}"
+
+
+@pytest.mark.parametrize("store", ["memory", "mmap", "stream"])
+def test_every_sample_of_the_golden_warehouse_is_read(store: StoreName) -> None:
+    found = {}
+    for name in SPLIT_NAMES:
+        split = open_split(WAREHOUSE, split=name, config=StoreConfig(kind=store))
+        batch = split.gather(np.arange(len(split)))
+        for number, sample_id in enumerate(split.sample_ids()):
+            found[sample_id] = {
+                "split": name,
+                "image_sha256": digest_bytes(batch.images[number].tobytes()),
+                "boxes_xyxy": batch.boxes_xyxy[number][batch.mask[number] == 1].tolist(),
+            }
+    assert found == EXPECTED["samples"]
+    assert len(found) == 13
+
+
+def test_the_golden_warehouse_verifies() -> None:
+    assert verify_warehouse(WAREHOUSE).problems == ()
+
+
+def test_the_golden_captures_give_the_golden_warehouse(tmp_path: Path) -> None:
+    manifest = read_manifest(WAREHOUSE)
+    config = ETLConfig(
+        captures=GOLDEN / "captures",
+        output_root=tmp_path,
+        target_size="32",
+        max_boxes=2,
+        split="0.36,0.5,0.14",
+        max_missing="1",
+        samples_per_shard=2,
+    )
+    made = build_warehouse(config).manifest
+    assert made.version == manifest.version
+    # The table's bytes depend on the version of the Parquet library.
+    assert made.model_copy(update={"table": manifest.table}) == manifest
+
+
+def test_the_golden_checkpoint_is_read() -> None:
+    header, model = read_checkpoint(GOLDEN / "tinydet.bin")
+    assert weights_digest(model.state_dict()) == EXPECTED["weights_sha256"]
+    assert header.warehouse_version == EXPECTED["version"]
+    assert (header.kind_name, header.input_size_wh, header.max_boxes) == ("tinydet", (32, 32), 2)
+
+
+def test_a_later_format_version_is_refused_naming_both(tmp_path: Path) -> None:
+    copy = shutil.copytree(WAREHOUSE, tmp_path / WAREHOUSE.name)
+    value = json.loads((copy / "manifest.json").read_text()) | {"format_version": 2}
+    (copy / "manifest.json").write_text(json.dumps(value))
+    with pytest.raises(HaustraError) as caught:
+        open_split(copy, split="train")
+    assert str(caught.value) == (
+        f"{copy / 'manifest.json'} has format version 2; this haustra reads version 1; build it "
+        "again with `haustra etl`, or use the haustra that wrote it"
+    )
