@@ -30,6 +30,8 @@ DISK_FULL = 3
 """Exit code of an ETL that met the end of its disk."""
 MAX_OPERATIONS = 420
 """About as many as an ETL of the scene does on files below its output root."""
+MAX_FILE_BYTES = 56_000
+"""A little more than the largest shard of the scene has."""
 CHANGING_EVENTS = {
     "open",
     "os.link",
@@ -328,10 +330,11 @@ EDITS: dict[str, Edit] = {
 
 def _edit_manifest(case: Case) -> Injected:
     name = case.rng.choice(list(EDITS))
-    return _apply_edit(case, name)
+    return apply_edit(case, name=name)
 
 
-def _apply_edit(case: Case, name: str) -> Injected:
+def apply_edit(case: Case, *, name: str) -> Injected:
+    """Do one of `EDITS` to the first version's manifest."""
     value = case.read_manifest()
     EDITS[name](value, case)
     case.manifest.write_text(json.dumps(value, indent=2) + "\n")
@@ -425,9 +428,20 @@ def _edit_record(case: Case) -> Injected:
 # Faults while an ETL runs.
 
 
+def _begin(case: Case) -> tuple[str, tuple[str, ...]]:
+    """Let the coming ETL build from nothing, or replace a version of which a file is damaged."""
+    if case.rng.random() < 0.5:
+        return "", ("manifest.json",)
+    shutil.copytree(case.scene.root / case.scene.first, case.folder)
+    path = case.rng.choice([*case.shard_files(), case.manifest, case.folder / "samples.parquet"])
+    text = f"{path.name}: {case.rng.choice(DAMAGES)(path, case.rng)}; "
+    return text, ("manifest.json", path.name)
+
+
 def _kill_at_moment(case: Case) -> Injected:
     """Kill `haustra etl` with -9 a random time after it began to write, once or twice."""
     config = case.config
+    begun, files = _begin(case)
     waits = []
     for _ in range(case.rng.choice([1, 2])):
         arguments = {
@@ -455,7 +469,7 @@ def _kill_at_moment(case: Case) -> Injected:
         if process.returncode not in (0, -signal.SIGKILL):
             raise AssertionError(f"the ETL ended with {process.returncode}: {errors.decode()}")
         waits.append(f"{1000 * wait_s:.0f} ms" + (", too late" if not process.returncode else ""))
-    return Injected(text=f"killed after {' and after '.join(waits)}", files=("manifest.json",))
+    return Injected(text=f"{begun}killed after {' and after '.join(waits)}", files=files)
 
 
 def etl_dying(config: ETLConfig, *, operation: int) -> None:
@@ -494,17 +508,19 @@ def _run_apart(function: Callable[..., None], config: ETLConfig, **settings: int
 
 
 def _kill_at_operation(case: Case) -> Injected:
+    begun, files = _begin(case)
     operation = case.rng.randrange(MAX_OPERATIONS)
     exit_code = _run_apart(etl_dying, case.config, operation=operation)
-    text = f"killed before file operation {operation}" + ("" if exit_code else ", too late")
-    return Injected(text=text, files=("manifest.json",))
+    text = f"{begun}killed before file operation {operation}"
+    return Injected(text=text + ("" if exit_code else ", too late"), files=files)
 
 
 def _fill_disk(case: Case) -> Injected:
-    num_bytes = case.rng.randrange(60_000)
+    begun, files = _begin(case)
+    num_bytes = case.rng.randrange(MAX_FILE_BYTES)
     exit_code = _run_apart(etl_on_small_disk, case.config, num_bytes=num_bytes)
-    text = f"no file may pass {num_bytes} bytes" + ("" if exit_code else ": it was enough")
-    return Injected(text=text, files=("manifest.json",))
+    text = f"{begun}no file may pass {num_bytes} bytes"
+    return Injected(text=text + ("" if exit_code else ": it was enough"), files=files)
 
 
 class _ChangeAt(SilentProgress):

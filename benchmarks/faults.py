@@ -11,7 +11,7 @@ is trained for an epoch), `verify` is asked, and `haustra warehouse repair` or `
 - *named*: an error or a line of `verify` names the file that is wrong. What the other splits give
   is as before.
 - *repaired*: of the harmless and the named, those whose warehouse is in the end what it was before,
-  to the byte.
+  to the byte. Hidden folders that a killed ETL left do not count.
 - *wrong data*: something else was read, and no error said so. None may be.
 - *unexpected*: a traceback, an error that does not name the file, or a warehouse that stays broken.
   None may be.
@@ -144,7 +144,7 @@ def _repair(case: Case, injected: Injected, judgement: Judgement) -> None:
     found = {
         name: data
         for name, data in read_files(case.root).items()
-        if name not in injected.leftovers and not name.startswith(".staging/")
+        if name not in injected.leftovers and not name.startswith(".")
     }
     golden = {name: data for name, data in scene.golden.items() if name.split("/")[0] in names}
     judgement.repaired = found == golden
