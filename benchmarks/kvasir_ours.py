@@ -21,7 +21,6 @@ from haustra.infer.onnx_detector import OnnxDetector
 from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import read_checkpoint
 from haustra.models.predict import predict_slots
-from haustra.warehouse.loader import iterate_batches
 from haustra.warehouse.reading import open_split, read_manifest
 from kvasir_scoring import SHUFFLE_SEED, Scores, dense_with_suppression, score
 from kvasir_steps import Settings, StepError, busy_share, minutes_text, now_text, run_logged, say
@@ -194,9 +193,9 @@ def export_forms(training: Training, *, size: int, settings: Settings, sources: 
         export_onnx(model, header=header, path=paths[0], opset=LOWEST_OPSET)
     split = open_split(settings.manifests[size], split="train")
     order = np.linspace(0, len(split) - 1, NUM_CALIBRATION_IMAGES).round().astype(np.int64)
-    batches = iterate_batches(split, order=order, batch_size=CALIBRATION_BATCH)
+    chunks = np.split(order, range(CALIBRATION_BATCH, len(order), CALIBRATION_BATCH))
     unfinished = paths[1].with_suffix(".part")
-    quantise_static(paths[0], unfinished, batches=(batch.images for _, batch in batches))
+    quantise_static(paths[0], unfinished, batches=(split.gather(chunk).images for chunk in chunks))
     description = describe_model(model, header=header, opset=LOWEST_OPSET, precision="int8")
     write_model(unfinished, proto=onnx.load(unfinished), description=description)
     unfinished.replace(paths[1])

@@ -7,17 +7,26 @@ turns does not. The median of the rounds is printed with the lowest and highest.
 """
 
 import argparse
+import os
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from haustra.captures.writer import writing_run
+from haustra.core.allocator import keep_freed_memory
 from haustra.core.images import list_images, read_image_rgb
+from haustra.core.letterbox import plan_letterbox
 from haustra.infer.detector import CheckpointDetector
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import build_model, default_config
@@ -28,7 +37,8 @@ from haustra.simulate.generate import generate_runs
 from haustra.train.config import TrainConfig
 from haustra.train.loop import train_detector
 from haustra.warehouse.etl import ETLConfig, build_warehouse
-from haustra.warehouse.loader import epoch_order, iterate_batches
+from haustra.warehouse.loader import iterate_batches
+from haustra.warehouse.order import epoch_order
 from haustra.warehouse.reading import open_split
 
 ROUNDS = 5
@@ -50,49 +60,144 @@ def print_ratio(name: str, *, limit: Callable[[], object], ours: Callable[[], ob
     print(f"{name:<58} {middle:5.2f}  ({low:.2f} to {high:.2f})", flush=True)
 
 
+def write_photographs(captures: Path, *, folder: Path) -> list[Path]:
+    """Write the frames as JPEG of 622x529, a usual size of colonoscopy stills: three runs.
+
+    Returns the images. Each run shows all frames, as they are or flipped.
+    """
+    images = []
+    for name, flip in (("as_it_is", None), ("vertical", 0), ("horizontal", 1)):
+        with writing_run(folder / name, run_id=name, source="simulated", group_id=name) as writer:
+            for path in list_images(captures / "run_sim_000000" / "images"):
+                image = cv2.resize(read_image_rgb(path)[..., ::-1], (622, 529))
+                image = image if flip is None else cv2.flip(image, flip)
+                done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+                assert done
+                writer.add_frame(data.tobytes(), suffix=".jpg", image_size_wh=(622, 529), labels=[])
+        images += list_images(folder / name / "images")
+    return images
+
+
 def measure_etl(captures: Path, folder: Path) -> None:
-    """Compare the ETL on one thread with decoding and resizing the same files."""
-    images = list_images(captures / "run_sim_000000" / "images")
+    """Compare the ETL with decoding and resizing the same files, and two jobs with one.
 
-    def limit() -> None:
-        for path in images:
-            image = cv2.imread(str(path))
-            assert image is not None
-            cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA)
+    Of one core unless two are said. The letterboxed images have fewer pixels than the limit's.
+    """
+    images = write_photographs(captures, folder=folder / "photographs")
+    cores = sorted(os.sched_getaffinity(0))
 
-    def ours() -> None:
-        with tempfile.TemporaryDirectory(dir=folder) as output:
-            config = ETLConfig(
-                captures=captures, output_root=Path(output), target_size="256", jobs=1
-            )
+    def decode(path: Path) -> None:
+        image = cv2.imread(str(path))
+        assert image is not None
+        cv2.resize(image, (384, 384), interpolation=cv2.INTER_AREA)
+
+    def limit(num_jobs: int) -> None:
+        with on_cores(cores[:num_jobs]), ThreadPoolExecutor(num_jobs) as pool:
+            list(pool.map(decode, images))
+
+    def limit_alone() -> None:
+        with on_cores(cores[:1]):
+            for path in images:
+                decode(path)
+
+    outputs = iter(range(10**6))
+
+    def ours(num_jobs: int) -> None:
+        config = ETLConfig(
+            captures=folder / "photographs",
+            output_root=folder / f"photographs_warehouse_{next(outputs)}",
+            split="1,0,0",
+            jobs=num_jobs,
+        )
+        with on_cores(cores[:num_jobs]):
             build_warehouse(config)
 
     cv2.setNumThreads(1)
-    print_ratio("etl, one thread / imread + resize alone", limit=limit, ours=ours)
+    keep_freed_memory()  # as the ETL does, and so the limit too
+    print_ratio("etl on one core / imread + resize alone", limit=limit_alone, ours=partial(ours, 1))
+    if len(cores) > 1:
+        print_ratio("etl, two jobs / one", limit=partial(ours, 1), ours=partial(ours, 2))
+        print_ratio(
+            "  where imread + resize alone, two threads / one, is",
+            limit=limit_alone,
+            ours=partial(limit, 2),
+        )
+    for output in folder.glob("photographs*"):
+        shutil.rmtree(output)
+
+
+@contextmanager
+def on_cores(cores: list[int]) -> Iterator[None]:
+    """Keep this thread, and those that it starts, on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def measure_loader(manifest: Path) -> None:
     """Compare a shuffled epoch with a NumPy gather of the same bytes in memory."""
     split = open_split(manifest, split="train")
-    everything = split.gather(np.arange(len(split))).images.copy()
-    order = epoch_order(len(split), seed=0, epoch=0)
+    everything = split.gather(np.arange(len(split))).images
+    orders = [epoch_order(split.shard_sizes, seed=0, epoch=epoch) for epoch in range(5)]
 
     def limit() -> None:
-        for start in range(0, len(order), 16):
-            everything[order[start : start + 16]].copy()
+        for order in orders:
+            for start in range(0, len(order), 16):
+                batch = everything[order.samples[start : start + 16]]
+                assert len(batch)
 
     def ours() -> None:
-        for _ in iterate_batches(split, order=order, batch_size=16):
-            pass
+        for order in orders:
+            for _, batch in iterate_batches(split, order=order, batch_size=16):
+                assert len(batch.images)
 
     print_ratio("loader / numpy gather from memory", limit=limit, ours=ours)
+
+
+class SourceImages(torch.utils.data.Dataset[NDArray[np.uint8]]):
+    """Images that are decoded and letterboxed each time they are asked for."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """Return an image [384,384,3]."""
+        image = read_image_rgb(self.paths[index])
+        size_wh = (image.shape[1], image.shape[0])
+        return plan_letterbox(size_wh, target_size_wh=(384, 384)).apply(image)
+
+
+def measure_decoding(manifest: Path, captures: Path) -> None:
+    """Compare the loader with a PyTorch DataLoader of two workers over the source images."""
+    split = open_split(manifest, split="train")
+    order = epoch_order(split.shard_sizes, seed=0, epoch=0)
+    paths = list_images(captures / "run_sim_000000" / "images")
+    loader = torch.utils.data.DataLoader(
+        SourceImages(paths), batch_size=16, shuffle=True, num_workers=2, persistent_workers=True
+    )
+
+    def theirs() -> None:
+        for batch in loader:
+            assert len(batch)
+
+    def ours() -> None:
+        for _, batch in iterate_batches(split, order=order, batch_size=16):
+            assert len(batch.images)
+
+    print_ratio("loader / DataLoader that decodes, two workers", limit=theirs, ours=ours)
 
 
 def measure_training(manifest: Path, folder: Path) -> None:
     """Compare a training epoch with the bare steps on one fixed batch."""
     split = open_split(manifest, split="train")
     num_steps = -(-len(split) // 16)
-    batch = split.gather(epoch_order(len(split), seed=0, epoch=0)[:16])
+    batch = split.gather(epoch_order(split.shard_sizes, seed=0, epoch=0).samples[:16])
     images = images_to_input(torch.from_numpy(batch.images))
     boxes, mask = torch.from_numpy(batch.boxes_xyxy), torch.from_numpy(batch.mask).bool()
     rows = max(1, int(mask.any(dim=0).sum()))
@@ -163,12 +268,20 @@ def main() -> None:
         print(f"simulator: {200 / (time.perf_counter() - started):.1f} frames/s at 384x384")
         print("ratios to the limit, 1.00 is as fast as it (median, lowest to highest):")
         measure_etl(captures, folder)
-        config = ETLConfig(
-            captures=captures, output_root=folder / "warehouse", target_size="256", split="1,0,0"
-        )
-        manifest = build_warehouse(config).manifest_path
-        measure_loader(manifest)
-        measure_training(manifest, folder)
+        manifests = [
+            build_warehouse(
+                ETLConfig(
+                    captures=captures,
+                    output_root=folder / "warehouse",
+                    target_size=size,
+                    split="1,0,0",
+                )
+            ).manifest_path
+            for size in ("384", "256")
+        ]
+        measure_loader(manifests[0])
+        measure_decoding(manifests[0], captures)
+        measure_training(manifests[1], folder)
         measure_inference(captures, folder)
 
 

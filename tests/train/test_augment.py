@@ -20,6 +20,7 @@ from haustra.train.augment import (
 from haustra.train.batches import strength_at, training_batches
 from haustra.train.config import TrainConfig
 from haustra.train.schedule import learning_rate
+from haustra.warehouse.order import epoch_order
 from haustra.warehouse.reading import open_split
 from scenes import write_warehouse
 
@@ -49,7 +50,7 @@ def augment(
     read: ReadSample, *, strength: AugmentStrength, seed: int, num_samples: int = 1
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     rng = np.random.default_rng(seed)
-    return augment_sample(read, 0, num_samples=num_samples, strength=strength, rng=rng)
+    return augment_sample(read, 0, partners=np.arange(num_samples), strength=strength, rng=rng)
 
 
 def bright_boxes(image: NDArray[np.uint8]) -> list[list[int]]:
@@ -191,7 +192,10 @@ def test_the_batches_of_an_epoch_do_not_depend_on_the_number_of_workers(
 
     def epoch_with(num_cpus: int, *, epoch: int) -> list[bytes]:
         monkeypatch.setattr("os.cpu_count", lambda: num_cpus)
-        batches = training_batches(split, batch_size=3, seed=1, epoch=epoch, strength=FULL)
+        order = epoch_order(split.shard_sizes, seed=1, epoch=epoch)
+        batches = training_batches(
+            split, order=order, batch_size=3, seed=1, epoch=epoch, strength=FULL
+        )
         return [batch.images.tobytes() + batch.boxes_xyxy.tobytes() for _, batch in batches]
 
     assert epoch_with(1, epoch=0) == epoch_with(16, epoch=0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import s3fs
 import torch
 
 from haustra.captures.reader import read_runs
@@ -13,13 +14,14 @@ from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
 from haustra.evaluate.evaluation import Evaluation, evaluate_split
 from haustra.infer.detector import CheckpointDetector
-from haustra.models.checkpoint import read_checkpoint, read_header
+from haustra.models.checkpoint import read_checkpoint, read_header, weights_digest
 from haustra.models.efficientnet import EfficientNetLite0
 from haustra.train.config import TrainConfig
 from haustra.train.loop import train_detector
 from haustra.warehouse.etl import ETLConfig, build_warehouse
 from haustra.warehouse.reading import open_split, read_manifest
 from scenes import write_captures, write_warehouse
+from servers import BUCKET, FailingLine, s3_server, upload_folder
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_warehouse(tmp_path_factory.mktemp("warehouse"))
 
 
-def config_for(manifest: Path, folder: Path, **changes: object) -> TrainConfig:
+def config_for(manifest: Path | str, folder: Path, **changes: object) -> TrainConfig:
     settings = {
         "manifest": manifest,
         "epochs": 1,
@@ -305,3 +307,60 @@ def test_wrong_settings_are_named(tmp_path: Path, changes: dict[str, object], me
     with pytest.raises(HaustraError) as caught:
         config_for(tmp_path / "manifest.json", tmp_path, **changes)
     assert str(caught.value) == message
+
+
+def test_every_store_gives_the_same_weights(tmp_path: Path, manifest: Path) -> None:
+    digests = {
+        train_detector(
+            config_for(manifest, tmp_path / store, store=store, shuffle_window=5)
+        ).weights_sha256
+        for store in ("memory", "mmap", "stream")
+    }
+    assert len(digests) == 1
+
+
+@pytest.mark.slow
+def test_training_from_s3_gives_the_weights_of_the_local_warehouse(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    expected = train_detector(config_for(manifest, tmp_path / "local", shuffle_window=5))
+    with s3_server() as url:
+        upload_folder(url, manifest.parent, prefix="v1")
+        line = FailingLine(url, fault="cut", share=0.02, seed=3)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
+        s3fs.S3FileSystem.clear_instance_cache()
+        streamed = train_detector(
+            config_for(
+                f"s3://{BUCKET}/v1/manifest.json",
+                tmp_path / "streamed",
+                store="stream",
+                cache_dir=tmp_path / "cache",
+                shuffle_window=5,
+            )
+        )
+        line.close()
+    assert line.num_faults > 0
+    assert streamed.weights_sha256 == expected.weights_sha256
+
+
+def test_training_stops_at_a_changed_shard_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    manifest = write_warehouse(tmp_path)
+    first = train_detector(config_for(manifest, tmp_path))
+    shard = manifest.parent / read_manifest(manifest).shards[0].file
+    data = bytearray(shard.read_bytes())
+    data[-1000] ^= 4
+    shard.write_bytes(data)
+    with pytest.raises(HaustraError, match=f"^{shard} does not have the SHA-256"):
+        train_detector(config_for(manifest, tmp_path))
+    assert weights_digest(read_checkpoint(first.checkpoint_path)[1].state_dict()) == (
+        first.weights_sha256
+    )
+    train_detector(config_for(manifest, tmp_path, verify=False))
+
+
+def test_the_stall_of_each_epoch_is_told(tmp_path: Path, manifest: Path) -> None:
+    history = train_detector(config_for(manifest, tmp_path, epochs=2)).header.history
+    assert all(0 <= entry["stall"] <= 1 for entry in history)

@@ -5,8 +5,10 @@ import multiprocessing
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -281,6 +283,48 @@ def test_what_an_interrupted_etl_left_is_checked(
     record.write_text("{")
     result = build(tmp_path)
     assert result.reused_shards == 1
+    assert_same_as_from_nothing(tmp_path, result=result)
+
+
+def other_size(record: dict[str, Any], _: dict[str, Any]) -> None:
+    record["sizes_wh"][next(iter(record["sizes_wh"]))][0] += 1
+
+
+def other_count(record: dict[str, Any], _: dict[str, Any]) -> None:
+    record["entry"]["num_samples"] += 1
+
+
+def other_content(record: dict[str, Any], _: dict[str, Any]) -> None:
+    record["entry"]["content"] = "0" * 64
+
+
+def other_file(record: dict[str, Any], other: dict[str, Any]) -> None:
+    record["entry"].update({name: other["entry"][name] for name in ("file", "num_bytes", "sha256")})
+
+
+def whole_other_record(record: dict[str, Any], other: dict[str, Any]) -> None:
+    record.update(other)
+
+
+@pytest.mark.parametrize(
+    "edit", [other_size, other_count, other_content, other_file, whole_other_record]
+)
+def test_a_changed_record_of_an_interrupted_etl_is_not_believed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    edit: Callable[[dict[str, Any], dict[str, Any]], None],
+) -> None:
+    write_captures(tmp_path / "captures")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, num_shards=3, error=KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path)
+    first, other, _ = sorted((tmp_path / "warehouse").glob(".staging/*/finished/*.json"))
+    record = json.loads(first.read_text())
+    edit(record, json.loads(other.read_text()))
+    first.write_text(json.dumps(record))
+    result = build(tmp_path)
+    assert result.reused_shards == 2
     assert_same_as_from_nothing(tmp_path, result=result)
 
 

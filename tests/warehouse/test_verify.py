@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from haustra.core.digests import digest_file
+from haustra.core.digests import digest_file, seal_json
 from haustra.core.errors import HaustraError
 from haustra.warehouse.etl import TABLE_SCHEMA
+from haustra.warehouse.format import MANIFEST_SEAL
 from haustra.warehouse.stored import read_rows
 from haustra.warehouse.verify import verify_warehouse
 from scenes import write_warehouse
@@ -48,7 +49,8 @@ def first_shard(manifest: Path) -> str:
 def change_manifest(manifest: Path, change: Callable[[dict[str, Any]], None]) -> None:
     value = read(manifest)
     change(value)
-    manifest.write_text(json.dumps(value))
+    del value[MANIFEST_SEAL]
+    manifest.write_text(json.dumps(seal_json(value, field=MANIFEST_SEAL)))
 
 
 def lie_in_shard(manifest: Path, change: Callable[[Tensors], None]) -> None:

@@ -21,3 +21,14 @@ def digest_json(value: Any) -> str:
     """Return the SHA-256 of a JSON value in canonical form: sorted keys, no spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return digest_bytes(text.encode())
+
+
+def seal_json(value: dict[str, Any], *, field: str) -> dict[str, Any]:
+    """Return a JSON object with one field more, last: the `digest_json` of all others."""
+    return {**value, field: digest_json(value)}
+
+
+def is_sealed(value: dict[str, Any], *, field: str) -> bool:
+    """Tell whether `field` holds the digest of all other fields, as `seal_json` puts it there."""
+    others = {name: item for name, item in value.items() if name != field}
+    return value.get(field) == digest_json(others)

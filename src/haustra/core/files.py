@@ -70,17 +70,30 @@ def read_json(path: Path, *, what: str) -> Any:
         HaustraError: the file is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         raise HaustraError(f"{path} does not exist; expected {what}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise HaustraError(f"{path} cannot be read as {what}: {error}") from None
+    return parse_json(data, name=str(path), what=what)
+
+
+def parse_json(data: bytes, *, name: str, what: str) -> Any:
+    """Parse the bytes of a JSON file that is called `name` in messages.
+
+    Raises:
+        HaustraError: they are not JSON.
+    """
+    try:
+        return json.loads(data)
+    except UnicodeDecodeError as error:
+        raise HaustraError(f"{name} cannot be read as {what}: {error}") from None
     except json.JSONDecodeError as error:
         raise HaustraError(
-            f"{path} is not JSON (line {error.lineno}: {error.msg}); expected {what}"
+            f"{name} is not JSON (line {error.lineno}: {error.msg}); expected {what}"
         ) from None
     except (ValueError, RecursionError) as error:  # a number of 5000 digits, 10,000 open brackets
-        raise HaustraError(f"{path} is not usable JSON ({error}); expected {what}") from None
+        raise HaustraError(f"{name} is not usable JSON ({error}); expected {what}") from None
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from haustra.core.letterbox import Letterbox
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.evaluate.metrics import BoxMetrics, box_metrics
 from haustra.warehouse.loader import iterate_batches
+from haustra.warehouse.order import stored_order
 from haustra.warehouse.reading import Split
 
 
@@ -92,7 +93,7 @@ def evaluate_split(
     if shuffle_labels_seed is not None:
         truths = shuffle_truths(truths, seed=shuffle_labels_seed)
     predictions: list[Detections] = []
-    batches = iterate_batches(split, order=np.arange(len(split)), batch_size=batch_size)
+    batches = iterate_batches(split, order=stored_order(split.shard_sizes), batch_size=batch_size)
     for indices, batch in track(
         batches,
         progress=progress or SilentProgress(),

@@ -32,7 +32,6 @@ from haustra.export.quantise import quantise_static
 from haustra.infer.onnx_detector import OnnxDetector
 from haustra.models.checkpoint import CheckpointHeader, read_checkpoint
 from haustra.models.predict import predict_slots
-from haustra.warehouse.loader import iterate_batches
 from haustra.warehouse.reading import Split, open_split
 
 MAX_BOX_SHIFT_PX = 0.5
@@ -184,8 +183,8 @@ def _calibration_batches(train: Split) -> Iterator[NDArray[np.uint8]]:
     """Yield batches of images spread evenly over the training split."""
     indices = np.linspace(0, len(train) - 1, min(len(train), NUM_CALIBRATION_IMAGES))
     order = indices.round().astype(np.int64)
-    for _, batch in iterate_batches(train, order=order, batch_size=CALIBRATION_BATCH):
-        yield batch.images
+    for start in range(0, len(order), CALIBRATION_BATCH):
+        yield train.gather(order[start : start + CALIBRATION_BATCH]).images
 
 
 def _check_float32(difference: Difference, *, split: Split) -> None:

@@ -155,12 +155,12 @@ def _mosaic(
     read: ReadSample,
     index: int,
     *,
-    num_samples: int,
+    partners: NDArray[np.int64],
     strength: AugmentStrength,
     rng: np.random.Generator,
 ) -> tuple[Image, Boxes]:
     """Put four samples around a random corner (Bochkovskiy et al. 2020, YOLOv4)."""
-    others = rng.integers(num_samples, size=3)
+    others = partners[rng.integers(len(partners), size=3)]
     canvas: Image | None = None
     boxes: list[Boxes] = []
     split = rng.uniform(0.35, 0.65, size=2)
@@ -206,11 +206,11 @@ def _paste_polyp(
     image: Image,
     boxes: Boxes,
     *,
-    num_samples: int,
+    partners: NDArray[np.int64],
     rng: np.random.Generator,
 ) -> tuple[Image, Boxes]:
     """Blend one polyp of another sample into a free place, feathered along its box's ellipse."""
-    donor, donor_boxes = read(int(rng.integers(num_samples)))
+    donor, donor_boxes = read(int(partners[rng.integers(len(partners))]))
     height, width = image.shape[:2]
     if not len(donor_boxes):
         return image, boxes
@@ -361,16 +361,16 @@ def augment_sample(
     read: ReadSample,
     index: int,
     *,
-    num_samples: int,
+    partners: NDArray[np.int64],
     strength: AugmentStrength,
     rng: np.random.Generator,
 ) -> tuple[Image, Boxes]:
     """Augment one sample.
 
     Args:
-        read: gives any sample of the split, for mosaics and pasted polyps.
+        read: gives the sample and its partners.
         index: the sample.
-        num_samples: how many `read` knows.
+        partners: numbers of the samples that mosaics and pasted polyps may take.
         strength: how far and how often.
         rng: the only source of randomness.
 
@@ -378,11 +378,11 @@ def augment_sample(
         An image [H,W,3] of the same size, and its boxes [N,4] in pixels.
     """
     if rng.random() < strength.mosaic:
-        image, boxes = _mosaic(read, index, num_samples=num_samples, strength=strength, rng=rng)
+        image, boxes = _mosaic(read, index, partners=partners, strength=strength, rng=rng)
     else:
         image, boxes = _single(read, index, strength=strength, rng=rng)
         if rng.random() < strength.paste:
-            image, boxes = _paste_polyp(read, image, boxes, num_samples=num_samples, rng=rng)
+            image, boxes = _paste_polyp(read, image, boxes, partners=partners, rng=rng)
     image = _recolour(image, strength=strength, rng=rng)
     for chance, change in (
         (strength.speculars, _add_speculars),

@@ -1,7 +1,10 @@
 """The training batches of one epoch, augmented in threads while the step before them computes."""
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Generator
+from contextlib import closing
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +18,11 @@ from haustra.train.augment import (
     augment_sample,
     batch_samples,
 )
-from haustra.warehouse.loader import epoch_order, iterate_batches
+from haustra.warehouse.loader import iterate_batches
+from haustra.warehouse.order import EpochOrder
 from haustra.warehouse.reading import Batch, Split
+
+Item = TypeVar("Item")
 
 LIGHT_SHARE = 0.15
 """The last share of a training sees frames nearly as they are (YOLOX and YOLO26 end likewise)."""
@@ -31,49 +37,66 @@ def strength_at(done: float) -> AugmentStrength:
 def training_batches(
     split: Split,
     *,
+    order: EpochOrder,
     batch_size: int,
     seed: int,
     epoch: int,
     strength: AugmentStrength | None,
-) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+    first_batch: int = 0,
+) -> Generator[tuple[NDArray[np.int64], Batch], None, None]:
     """Yield the sample numbers and the samples of each batch of an epoch.
 
-    A function of the split, `seed`, `epoch` and `strength` alone.
+    A function of the split, the order, `seed`, `epoch` and `strength` alone.
 
     Args:
         split: the training split.
+        order: of its samples in this epoch.
         batch_size: samples at a time.
         seed: of the training.
         epoch: counted from 0.
         strength: of the augmentation; None gives the samples as they are stored.
+        first_batch: batches to leave out at the beginning.
     """
     width, height = split.manifest.target_size_wh
 
     def read(index: int) -> tuple[Image, Boxes]:
-        sample = split.gather(np.array([index]))
-        boxes = sample.boxes_xyxy[0][sample.mask[0].astype(bool)].astype(np.float64)
-        return sample.images[0], boxes * (width, height, width, height)
+        image, boxes = split.view(index)
+        return image, boxes.astype(np.float64) * (width, height, width, height)
 
-    def augmented(indices: NDArray[np.int64]) -> Batch:
+    def augmented(positions: range) -> Batch:
         if strength is None:
             raise AssertionError("asked only where there is a strength")
-        return batch_samples(
-            [
+        samples = []
+        for position in positions:
+            index = int(order.samples[position])
+            samples.append(
                 augment_sample(
                     read,
-                    int(index),
-                    num_samples=len(split),
+                    index,
+                    partners=order.windows[order.window_at(position)].members,
                     strength=strength,
-                    rng=np.random.default_rng([seed, epoch, int(index)]),
+                    rng=np.random.default_rng([seed, epoch, index]),
                 )
-                for index in indices
-            ]
-        )
+            )
+        return batch_samples(samples)
 
     return iterate_batches(
         split,
-        order=epoch_order(len(split), seed=seed, epoch=epoch),
+        order=order,
         batch_size=batch_size,
+        first_batch=first_batch,
         make_batch=None if strength is None else augmented,
         num_workers=min(MAX_WORKERS, max(1, (os.cpu_count() or 1) // 2)),
     )
+
+
+def with_waits(items: Generator[Item, None, None]) -> Generator[tuple[Item, float], None, None]:
+    """Yield each item with the seconds that it was waited for; close `items` in the end."""
+    with closing(items):
+        while True:
+            started = time.perf_counter()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            yield item, time.perf_counter() - started

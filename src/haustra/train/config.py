@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from haustra.core.errors import HaustraError
 from haustra.core.ranges import check_whole_number
+from haustra.warehouse.order import DEFAULT_WINDOW
+from haustra.warehouse.store import DEFAULT_CACHE_GB, StoreConfig, StoreName
 
 DEFAULT_EPOCHS = 60
 
@@ -30,8 +32,8 @@ def parse_duration_s(text: str, *, flag: str) -> float:
 class TrainConfig:
     """Settings of `haustra train`."""
 
-    manifest: Path
-    """The warehouse's manifest.json, or its folder."""
+    manifest: str | Path
+    """The warehouse's manifest.json, or its folder; a path, or with --store stream a URL."""
     model: Literal["tiny", "big"] = "tiny"
     """tiny finds one box per image, big up to --max-boxes."""
     backend: Literal["ndarray"] = "ndarray"
@@ -62,6 +64,16 @@ class TrainConfig:
     """Change the training images at random: flips, scale, mosaics, colour, blur and more."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto is bfloat16 where the CPU has instructions for it."""
+    store: StoreName = "mmap"
+    """memory reads all shards at the start, mmap maps their files, stream also opens URLs."""
+    shuffle_window: int = DEFAULT_WINDOW
+    """Images that are shuffled together; stream fetches as many ahead."""
+    verify: bool = True
+    """Check each shard's SHA-256 when it is first touched."""
+    cache_dir: Path | None = None
+    """Where stream keeps shards; ~/.cache/haustra/shards by default."""
+    cache_gb: float = DEFAULT_CACHE_GB
+    """Room for streamed shards on the disk; exceeded where three windows need more."""
     seed: int = 0
     """Seed of weights, order and augmentation."""
     val_every: int = 5
@@ -79,6 +91,7 @@ class TrainConfig:
         for flag, number, low in (
             ("--epochs", self.epochs, 1),
             ("--batch-size", self.batch_size, 1),
+            ("--shuffle-window", self.shuffle_window, 1),
             ("--max-boxes", self.max_boxes, 1),
             ("--val-every", self.val_every, 1),
             ("--log-interval", self.log_interval, 0),
@@ -96,6 +109,10 @@ class TrainConfig:
         ):
             if not 0 <= value < float("inf"):
                 raise HaustraError(f"{flag} {value}: expected a number of at least 0")
+        if not 0 < self.cache_gb < float("inf"):
+            raise HaustraError(
+                f"--cache-gb {self.cache_gb}: expected a number of gigabytes above 0"
+            )
         if self.pretrained and self.model != "big":
             raise HaustraError(
                 f"--pretrained with --model {self.model}: expected --model big, since the "
@@ -135,6 +152,13 @@ class TrainConfig:
     def metrics_path(self) -> Path:
         """Where the metrics go."""
         return self.metrics_out or self.checkpoint_path.with_suffix(".metrics.jsonl")
+
+    @property
+    def store_config(self) -> StoreConfig:
+        """How to read the warehouse's shards."""
+        return StoreConfig(
+            kind=self.store, verify=self.verify, cache_dir=self.cache_dir, cache_gb=self.cache_gb
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values, paths as text."""

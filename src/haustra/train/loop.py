@@ -29,11 +29,12 @@ from haustra.models.efficientnet import EfficientNetLite0
 from haustra.models.losses import LossWeights, detection_loss
 from haustra.models.predict import predict_slots, resolve_precision
 from haustra.train.averaging import AveragedModel
-from haustra.train.batches import strength_at, training_batches
+from haustra.train.batches import strength_at, training_batches, with_waits
 from haustra.train.config import TrainConfig
 from haustra.train.optimiser import DetectorOptimiser
 from haustra.train.schedule import learning_rate
-from haustra.warehouse.reading import Split, open_split
+from haustra.warehouse.order import epoch_order
+from haustra.warehouse.reading import Split, Warehouse, open_warehouse
 
 MAX_GRADIENT_NORM = 10.0
 PRETRAINED_RATE = 0.2
@@ -73,8 +74,8 @@ def _check_target(config: TrainConfig) -> None:
         )
 
 
-def _open_training_split(config: TrainConfig) -> Split:
-    split = open_split(config.manifest, split="train")
+def _open_training_split(config: TrainConfig, *, warehouse: Warehouse) -> Split:
+    split = warehouse.split("train")
     max_boxes = split.manifest.max_boxes
     if config.max_boxes is not None and config.max_boxes != max_boxes:
         raise HaustraError(
@@ -125,8 +126,9 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
 
     # Check everything before long work.
     _check_target(config)
-    split = _open_training_split(config)
-    validation_split = open_split(config.manifest, split="val")
+    warehouse = open_warehouse(config.manifest, config=config.store_config)
+    split = _open_training_split(config, warehouse=warehouse)
+    validation_split = warehouse.split("val")
     manifest = split.manifest
     precision = resolve_precision(config.precision)
     for path in (config.checkpoint_path, config.metrics_path):
@@ -171,14 +173,22 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
                 # One epoch.
                 done = share_done(epoch * steps_per_epoch)
                 sums: dict[str, float] = defaultdict(float)
-                epoch_started, num_steps, num_images = time.monotonic(), 0, 0
-                for indices, batch in training_batches(
+                epoch_started, num_steps, num_images, waited_s = time.monotonic(), 0, 0, 0.0
+                batches = training_batches(
                     split,
+                    order=epoch_order(
+                        split.shard_sizes,
+                        seed=config.seed,
+                        epoch=epoch,
+                        window_size=config.shuffle_window,
+                    ),
                     batch_size=config.batch_size,
                     seed=config.seed,
                     epoch=epoch,
                     strength=strength_at(done) if config.augment else None,
-                ):
+                )
+                for (indices, batch), wait_s in with_waits(batches):
+                    waited_s += wait_s
                     step = epoch * steps_per_epoch + num_steps
                     done = min(1.0, share_done(step))
                     rate = learning_rate(
@@ -243,10 +253,12 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
                     "step": (epoch - 1) * steps_per_epoch + num_steps,
                     "seconds": round(time.monotonic() - started - validating_s, 3),
                     "images_per_s": round(num_images / seconds, 2),
+                    "stall": round(waited_s / seconds, 4),
                     "lr": rate,
                     **{name: value / num_steps for name, value in sums.items()},
                 }
                 text = f"epoch {epoch}: loss {entry['loss']:.4f}, lr {rate:.2e}"
+                text += f", {entry['images_per_s']:.0f} images/s, stall {entry['stall']:.1%}"
                 paused = time.monotonic()
                 if finished or epoch % config.val_every == 0:
                     if len(validation_split):

@@ -50,6 +50,7 @@ from haustra.warehouse.format import (
     TableEntry,
     Validation,
     WarehouseManifest,
+    manifest_to_text,
 )
 from haustra.warehouse.reading import check_warehouse
 from haustra.warehouse.shard_file import write_shard_file
@@ -685,7 +686,7 @@ def _write_table_and_manifest(
         validation=validation,
         quarantined=quarantined,
     )
-    write_text_atomic(folder / MANIFEST_NAME, text=manifest.model_dump_json(indent=2) + "\n")
+    write_text_atomic(folder / MANIFEST_NAME, text=manifest_to_text(manifest))
     return manifest
 
 

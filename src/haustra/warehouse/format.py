@@ -4,15 +4,19 @@ A warehouse is a folder `v<version>/` with `shards/<content>.safetensors` (each 
 split), `samples.parquet` (one row per sample) and `manifest.json`, written last.
 """
 
+import json
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from haustra.core.digests import seal_json
 from haustra.core.letterbox import ResizeMode
 
 FORMAT_NAME: Final = "haustra-warehouse"
 FORMAT_VERSION: Final = 1
 MANIFEST_NAME = "manifest.json"
+MANIFEST_SEAL = "manifest_sha256"
+"""Field of `manifest.json` that holds the digest of all others."""
 TABLE_NAME = "samples.parquet"
 CLASS_NAMES = ("polyp",)
 
@@ -86,7 +90,7 @@ class Validation(_Strict):
 
 
 class WarehouseManifest(_Strict):
-    """`manifest.json`. Holds nothing of paths or time, so that equal data give equal bytes."""
+    """`manifest.json` but for its seal. Holds nothing of paths or time: equal data, equal bytes."""
 
     format: Literal["haustra-warehouse"]
     format_version: Literal[1]
@@ -109,3 +113,9 @@ class WarehouseManifest(_Strict):
     validation: Validation
     quarantined: list[QuarantinedFrame]
     """Every frame that is invalid or whose image is missing, in the order of the runs."""
+
+
+def manifest_to_text(manifest: WarehouseManifest) -> str:
+    """Return the content of `manifest.json`: the fields, and the digest of them all."""
+    value = seal_json(manifest.model_dump(mode="json"), field=MANIFEST_SEAL)
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

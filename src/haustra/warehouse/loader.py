@@ -1,45 +1,76 @@
-"""Batches of a split in an order that is a pure function of its size, a seed and the epoch."""
+"""Batches of a split in a given order, read ahead in threads."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.core.ahead import map_ahead
+from haustra.warehouse.order import EpochOrder
 from haustra.warehouse.reading import Batch, Split
 
-
-def epoch_order(num_samples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return each sample number once, [num_samples], shuffled by (seed, epoch) alone."""
-    return np.random.default_rng([seed, epoch]).permutation(num_samples).astype(np.int64)
+FETCH_THREADS = 4
+"""Threads that fetch or check shards before their samples are asked for."""
 
 
 def iterate_batches(
     split: Split,
     *,
-    order: NDArray[np.int64],
+    order: EpochOrder,
     batch_size: int,
-    make_batch: Callable[[NDArray[np.int64]], Batch] | None = None,
-    num_workers: int = 1,
-) -> Iterator[tuple[NDArray[np.int64], Batch]]:
-    """Yield the sample numbers and samples of each batch; the next are made while one is used.
+    first_batch: int = 0,
+    make_batch: Callable[[range], Batch] | None = None,
+    num_workers: int = 0,
+) -> Generator[tuple[NDArray[np.int64], Batch], None, None]:
+    """Yield the sample numbers and samples of each batch.
 
-    The last batch is smaller where the order does not divide evenly; no sample is left out.
+    The last batch is smaller where the order does not divide evenly; no sample is left out. Shards
+    are loaded in the order of the windows, those of the next window while one is read.
 
     Args:
         split: of a warehouse.
-        order: sample numbers.
+        order: of the samples.
         batch_size: samples at a time.
-        make_batch: from sample numbers to a batch, called in threads; `split.gather` by default.
-        num_workers: threads that make batches; the result does not depend on it.
+        first_batch: batches to leave out at the beginning, for who goes on where a run ended.
+        make_batch: from positions in the order to a batch; gathers by default.
+        num_workers: threads that make the next batches while one is used; with 0 the caller's
+            makes them, the fastest way to copy what is in memory or in the page cache. The result
+            does not depend on it.
     """
-    make = make_batch or split.gather
-    chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    num_ahead = num_workers + 1
-    with ThreadPoolExecutor(num_workers) as pool:
-        ahead = [pool.submit(make, chunk) for chunk in chunks[:num_ahead]]
-        for position, chunk in enumerate(chunks):
-            batch = ahead.pop(0).result()
-            if position + num_ahead < len(chunks):
-                ahead.append(pool.submit(make, chunks[position + num_ahead]))
-            yield chunk, batch
+
+    def gather(positions: range) -> Batch:
+        return split.gather(order.samples[positions.start : positions.stop])
+
+    chunks = [
+        range(start, min(start + batch_size, len(order)))
+        for start in range(first_batch * batch_size, len(order), batch_size)
+    ]
+    fetching = ThreadPoolExecutor(FETCH_THREADS)
+
+    def entering_windows() -> Iterator[range]:
+        """Yield the chunks, and begin to load a window's shards at the window before it."""
+        entered = -1
+        for chunk in chunks:
+            while entered < order.window_at(chunk[-1]):
+                entered = max(entered + 1, order.window_at(chunk[0]))
+                near = order.windows[max(0, entered - 1) : entered + 2]
+                split.store.keep({shard for window in near for shard in window.shards})
+                for window in order.windows[entered : entered + 2]:
+                    for shard in window.shards:
+                        fetching.submit(split.store.load, shard)
+            yield chunk
+
+    make = make_batch or gather
+    making = (
+        map_ahead(make, entering_windows(), threads=num_workers, num_ahead=num_workers + 1)
+        if num_workers
+        else (make(chunk) for chunk in entering_windows())
+    )
+    try:
+        with closing(making):
+            for chunk, batch in zip(chunks, making, strict=True):
+                yield order.samples[chunk.start : chunk.stop], batch
+    finally:
+        fetching.shutdown(cancel_futures=True)

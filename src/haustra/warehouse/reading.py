@@ -1,13 +1,12 @@
-"""Reading a warehouse: the manifest, the sample table, and the shards as memory maps.
+"""Reading a warehouse: the manifest, the sample table, and the shards of a split.
 
-Digests are checked when a split is opened, before anything trains on it. Opening maps files; the
-pixels come in as they are touched.
+The digest of the table is checked when a warehouse is opened, that of a shard when it is first
+touched: nothing is trained or measured on what has changed.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,20 +14,28 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from haustra.core.digests import digest_file
+from haustra.core.digests import digest_file, is_sealed
 from haustra.core.errors import HaustraError
-from haustra.core.files import read_json
+from haustra.core.files import parse_json, read_json
 from haustra.core.letterbox import Letterbox, plan_letterbox
 from haustra.warehouse.format import (
     FORMAT_NAME,
     FORMAT_VERSION,
     MANIFEST_NAME,
-    ShardEntry,
+    MANIFEST_SEAL,
     SplitName,
     WarehouseManifest,
 )
-
-REBUILD_HINT = "run `haustra etl` again, which rebuilds a damaged warehouse"
+from haustra.warehouse.location import Location, RemoteFolder, parse_location
+from haustra.warehouse.store import (
+    REBUILD_HINT,
+    ShardCache,
+    ShardStore,
+    StoreConfig,
+    check_shard_file,
+    open_cache,
+    open_store,
+)
 
 
 class Batch(NamedTuple):
@@ -43,13 +50,6 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _MappedShard:
-    images: NDArray[np.uint8]
-    boxes: NDArray[np.float32]
-    mask: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
     """One split of a warehouse, its samples numbered from 0 in table order."""
 
@@ -57,7 +57,10 @@ class Split:
     manifest: WarehouseManifest
     table: pa.Table
     """The rows of `samples.parquet` of this split."""
-    shards: tuple[_MappedShard, ...]
+    shard_sizes: tuple[int, ...]
+    """Samples in each shard."""
+    store: ShardStore
+    """The shards."""
     first_of_shard: NDArray[np.int64]
     """[num_shards] number of each shard's first sample."""
 
@@ -71,18 +74,21 @@ class Split:
 
     def gather(self, indices: NDArray[np.int64]) -> Batch:
         """Copy the samples with these numbers, in this order."""
-        manifest = self.manifest
-        width, height = manifest.target_size_wh
+        (width, height), max_boxes = self.manifest.target_size_wh, self.manifest.max_boxes
         images = np.empty((len(indices), height, width, 3), dtype=np.uint8)
-        boxes = np.empty((len(indices), manifest.max_boxes, 4), dtype=np.float32)
-        mask = np.empty((len(indices), manifest.max_boxes), dtype=np.uint8)
+        boxes = np.empty((len(indices), max_boxes, 4), dtype=np.float32)
+        mask = np.empty((len(indices), max_boxes), dtype=np.uint8)
         shard_of = np.searchsorted(self.first_of_shard, indices, side="right") - 1
-        for position, (index, shard_index) in enumerate(zip(indices, shard_of, strict=True)):
-            shard, row = self.shards[shard_index], index - self.first_of_shard[shard_index]
-            images[position] = shard.images[row]
-            boxes[position] = shard.boxes[row]
-            mask[position] = shard.mask[row]
+        rows = indices - self.first_of_shard[shard_of]
+        places = list(zip(shard_of.tolist(), rows.tolist(), strict=True))
+        self.store.copy(places, images=images, boxes=boxes, mask=mask)
         return Batch(images, boxes, mask)
+
+    def view(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Return one sample's image [H,W,3] and boxes [n,4], which must not be changed."""
+        number = int(np.searchsorted(self.first_of_shard, index, side="right")) - 1
+        image, boxes, mask = self.store.sample(number, index - int(self.first_of_shard[number]))
+        return image, boxes[mask == 1]
 
     def letterboxes(self) -> list[Letterbox]:
         """Return how each sample's source image was mapped, in order."""
@@ -116,14 +122,18 @@ def read_manifest(path: Path) -> WarehouseManifest:
     """Read and check a manifest.
 
     Raises:
-        HaustraError: missing, not JSON, not a warehouse manifest, or of another format version.
+        HaustraError: missing, not JSON, not a warehouse manifest, of another format version, or
+            edited.
     """
     path = resolve_manifest_path(path)
     if not path.exists():
         raise HaustraError(
             f"{path} does not exist; expected a warehouse manifest; make one with `haustra etl`"
         )
-    value = read_json(path, what="a warehouse manifest")
+    return _check_manifest(read_json(path, what="a warehouse manifest"), path=str(path))
+
+
+def _check_manifest(value: Any, *, path: str) -> WarehouseManifest:
     if not isinstance(value, dict) or value.get("format") != FORMAT_NAME:
         raise HaustraError(
             f"{path} is not a warehouse manifest: its 'format' is not {FORMAT_NAME!r}; expected "
@@ -135,62 +145,27 @@ def read_manifest(path: Path) -> WarehouseManifest:
             f"version {FORMAT_VERSION}; build it again with `haustra etl`, or use the haustra "
             "that wrote it"
         )
+    fields = {name: item for name, item in value.items() if name != MANIFEST_SEAL}
     try:
-        return WarehouseManifest.model_validate(value)
+        manifest = WarehouseManifest.model_validate(fields)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
         raise HaustraError(
             f"{path} is damaged: field {field!r}: {problem['msg']}; {REBUILD_HINT}"
         ) from None
+    # An edit can be plausible: a training and a test shard that change places, another licence.
+    if not is_sealed(value, field=MANIFEST_SEAL):
+        raise HaustraError(
+            f"{path} has changed since `haustra etl` wrote it: its fields do not have the SHA-256 "
+            f"in {MANIFEST_SEAL!r}; {REBUILD_HINT}"
+        )
+    return manifest
 
 
 def _check_table_file(path: Path, *, sha256: str) -> None:
     if not path.is_file() or digest_file(path) != sha256:
         raise HaustraError(f"{path} is gone or has changed; {REBUILD_HINT}")
-
-
-def _check_shard_file(path: Path, *, entry: ShardEntry) -> None:
-    if not path.is_file():
-        raise HaustraError(f"{path} is gone, but its manifest lists it; {REBUILD_HINT}")
-    num_bytes = path.stat().st_size
-    if num_bytes != entry.num_bytes:
-        raise HaustraError(
-            f"{path} has {num_bytes} bytes, but its manifest says {entry.num_bytes}; {REBUILD_HINT}"
-        )
-    if digest_file(path) != entry.sha256:
-        raise HaustraError(
-            f"{path} does not have the SHA-256 that its manifest says: its bytes have changed; "
-            f"{REBUILD_HINT}"
-        )
-
-
-def _map_shard(path: Path, *, entry: ShardEntry, manifest: WarehouseManifest) -> _MappedShard:
-    """Map a safetensors file: 8 bytes of header length, a JSON header, then the tensors."""
-    with path.open("rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(header_size))
-    width, height = manifest.target_size_wh
-    expected = {
-        "images": ("U8", np.uint8, (entry.num_samples, height, width, 3)),
-        "boxes": ("F32", np.float32, (entry.num_samples, manifest.max_boxes, 4)),
-        "mask": ("U8", np.uint8, (entry.num_samples, manifest.max_boxes)),
-    }
-    # A warehouse may have thousands of shards. Unlike Arrow's, each of Python's (so NumPy's) memory
-    # maps holds a file open, and a process may open 1024 by default.
-    with pa.memory_map(str(path)) as file:
-        data = np.frombuffer(file.read_buffer(), dtype=np.uint8)
-    arrays = {}
-    for name, (code, dtype, shape) in expected.items():
-        found = (header[name]["dtype"], tuple(header[name]["shape"]))
-        if found != (code, shape):
-            raise HaustraError(
-                f"{path}: tensor {name!r} is {found}, but its manifest says {(code, shape)}; "
-                f"{REBUILD_HINT}"
-            )
-        start, end = (8 + header_size + offset for offset in header[name]["data_offsets"])
-        arrays[name] = data[start:end].view(dtype).reshape(shape)
-    return _MappedShard(**arrays)
 
 
 def check_warehouse(manifest_path: Path) -> WarehouseManifest:
@@ -203,40 +178,93 @@ def check_warehouse(manifest_path: Path) -> WarehouseManifest:
     manifest = read_manifest(manifest_path)
     _check_table_file(manifest_path.parent / manifest.table.file, sha256=manifest.table.sha256)
     for entry in manifest.shards:
-        _check_shard_file(manifest_path.parent / entry.file, entry=entry)
+        check_shard_file(manifest_path.parent / entry.file, entry=entry)
     return manifest
 
 
-def open_split(manifest_path: Path, *, split: SplitName) -> Split:
-    """Open one split of a warehouse, its shards' and table's digests checked.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Warehouse:
+    """An open warehouse: its checked manifest and table; the shards of a split open with it."""
+
+    location: Location
+    manifest: WarehouseManifest
+    table: pa.Table
+    """All rows of `samples.parquet`."""
+    config: StoreConfig
+    cache: ShardCache | None
+    """Of streamed shards."""
+
+    def split(self, name: SplitName) -> Split:
+        """Open one split.
+
+        Raises:
+            HaustraError: a shard is missing or cut short, or the table does not fit the shards.
+        """
+        manifest = self.manifest
+        rows = self.table.filter(pa.compute.equal(self.table.column("split"), name))
+        entries = [entry for entry in manifest.shards if entry.split == name]
+        store = open_store(
+            self.location, entries=entries, manifest=manifest, config=self.config, cache=self.cache
+        )
+        sizes = tuple(entry.num_samples for entry in entries)
+        if sum(sizes) != rows.num_rows:
+            raise HaustraError(
+                f"{self.location.name_of(self.location.manifest_name)}: split {name!r} has "
+                f"{sum(sizes)} samples in its shards and {rows.num_rows} in its table; "
+                f"{REBUILD_HINT}"
+            )
+        return Split(
+            name=name,
+            manifest=manifest,
+            table=rows,
+            shard_sizes=sizes,
+            store=store,
+            first_of_shard=np.cumsum((0, *sizes))[:-1],
+        )
+
+
+def open_warehouse(manifest: str | Path, *, config: StoreConfig | None = None) -> Warehouse:
+    """Open a warehouse: its manifest and its table, whose digest is checked.
+
+    Args:
+        manifest: path or URL of the manifest, or of the folder that holds it.
+        config: how to read the shards.
 
     Raises:
-        HaustraError: the manifest, the table or a shard is missing or damaged.
+        HaustraError: the manifest or the table is missing or damaged, or a server fails.
     """
-    manifest_path = resolve_manifest_path(manifest_path)
-    manifest = read_manifest(manifest_path)
-    folder = manifest_path.parent
-    table_path = folder / manifest.table.file
-    _check_table_file(table_path, sha256=manifest.table.sha256)
-    table = pq.read_table(table_path)
-    rows = table.filter(pa.compute.equal(table.column("split"), split))
-    entries = [entry for entry in manifest.shards if entry.split == split]
-    for entry in entries:
-        _check_shard_file(folder / entry.file, entry=entry)
-    sizes = [entry.num_samples for entry in entries]
-    if sum(sizes) != rows.num_rows:
-        raise HaustraError(
-            f"{manifest_path}: split {split!r} has {sum(sizes)} samples in its shards and "
-            f"{rows.num_rows} in its table; {REBUILD_HINT}"
+    config = config or StoreConfig()
+    location = parse_location(manifest)
+    cache = None
+    if isinstance(location, RemoteFolder):
+        name = location.name_of(location.manifest_name)
+        value = parse_json(
+            location.read(location.manifest_name), name=name, what="a warehouse manifest"
         )
-    return Split(
-        name=split,
-        manifest=manifest,
-        table=rows,
-        shards=tuple(
-            _map_shard(folder / entry.file, entry=entry, manifest=manifest) for entry in entries
-        ),
-        first_of_shard=np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-        if sizes
-        else np.zeros(0, dtype=np.int64),
+        checked = _check_manifest(value, path=name)
+        table_data = location.read(checked.table.file, sha256=checked.table.sha256)
+        cache = open_cache(config) if config.kind == "stream" else None
+    else:
+        checked = read_manifest(location.path / location.manifest_name)
+        table_path = location.path / checked.table.file
+        _check_table_file(table_path, sha256=checked.table.sha256)
+        table_data = table_path.read_bytes()
+    return Warehouse(
+        location=location,
+        manifest=checked,
+        table=pq.read_table(pa.BufferReader(table_data)),
+        config=config,
+        cache=cache,
     )
+
+
+def open_split(
+    manifest: str | Path, *, split: SplitName, config: StoreConfig | None = None
+) -> Split:
+    """Open one split of a warehouse; its shards are checked when they are first touched.
+
+    Raises:
+        HaustraError: the manifest or the table is missing or damaged, a shard is missing or cut
+            short, or a server fails.
+    """
+    return open_warehouse(manifest, config=config).split(split)

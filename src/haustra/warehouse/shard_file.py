@@ -52,8 +52,9 @@ def write_shard_file(
     tensors = {"boxes": boxes.astype("<f4", copy=False), "images": images, "mask": mask}
     digest = hashlib.sha256()
     with writing_file(path) as temporary, temporary.open("wb") as file:
-        for part in (shard_header(tensors), *tensors.values()):
-            view = memoryview(part).cast("B")
+        parts = [memoryview(shard_header(tensors)), *(tensor.data for tensor in tensors.values())]
+        for part in parts:
+            view = part.cast("B")
             for start in range(0, len(view), CHUNK_BYTES):
                 chunk = view[start : start + CHUNK_BYTES]
                 digest.update(chunk)

@@ -22,12 +22,15 @@ from haustra.captures.validation import (
     check_frame,
     check_label,
 )
-from haustra.core.digests import digest_bytes, digest_file, digest_json
+from haustra.core.digests import digest_bytes, digest_file, digest_json, is_sealed, seal_json
 from haustra.core.errors import HaustraError
 from haustra.core.files import link_or_copy, read_json, write_json_atomic
 from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, SplitName
 from haustra.warehouse.reading import read_manifest
 from haustra.warehouse.staging import STAGING_NAME
+
+_RECORD_SEAL = "record_sha256"
+"""Field of a finished shard's record that holds the digest of all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +152,12 @@ def _finished_in_staging(folder: Path, *, contents: set[str]) -> list[FinishedSh
         if path.stem not in contents:
             continue
         try:
-            finished.append(FinishedShard.model_validate(read_json(path, what="a shard's record")))
+            value = read_json(path, what="a shard's record")
+            # The shard's own digest says nothing of the sizes and the content that stand beside it.
+            if isinstance(value, dict) and is_sealed(value, field=_RECORD_SEAL):
+                del value[_RECORD_SEAL]
+                found = FinishedShard.model_validate(value)
+                finished += [found] if found.entry.content == path.stem else []
         except (HaustraError, ValidationError):  # gone by now, or not ours
             continue
     return finished
@@ -176,7 +184,7 @@ def record_finished(staging: Path, *, finished: FinishedShard) -> None:
     """Write down that a shard in `staging/version` is whole, so that another ETL can take it."""
     write_json_atomic(
         staging / "finished" / f"{finished.entry.content}.json",
-        value=finished.model_dump(mode="json"),
+        value=seal_json(finished.model_dump(mode="json"), field=_RECORD_SEAL),
     )
 
 

@@ -19,12 +19,8 @@ from haustra.core.digests import digest_file
 from haustra.core.errors import HaustraError
 from haustra.core.letterbox import Letterbox, plan_letterbox
 from haustra.warehouse.format import WarehouseManifest
-from haustra.warehouse.reading import (
-    REBUILD_HINT,
-    check_warehouse,
-    read_manifest,
-    resolve_manifest_path,
-)
+from haustra.warehouse.reading import check_warehouse, read_manifest, resolve_manifest_path
+from haustra.warehouse.store import REBUILD_HINT
 
 Row = dict[str, Any]
 """One row of `samples.parquet`: column to value."""

@@ -1,0 +1,592 @@
+"""The faults of `faults.py`: they damage a warehouse, an interrupted ETL or a running one."""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+
+from fault_scene import STOPPED_AFTER_FRAMES, Case, captures_copy
+from haustra.core.digests import digest_file
+from haustra.core.errors import HaustraError
+from haustra.core.images import read_image_rgb, write_png
+from haustra.core.progress import SilentProgress
+from haustra.warehouse.etl import ETLConfig, build_warehouse
+
+DISK_FULL = 3
+"""Exit code of an ETL that met the end of its disk."""
+MAX_OPERATIONS = 420
+"""About as many as an ETL of the scene does on files below its output root."""
+CHANGING_EVENTS = {
+    "open",
+    "os.link",
+    "os.mkdir",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "shutil.copyfile",
+    "shutil.rmtree",
+}
+"""Python's audit events before which an ETL may be killed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Injected:
+    """What was done."""
+
+    text: str
+    files: tuple[str, ...]
+    """Names of which an error has to hold one."""
+    said: str | None = None
+    """What an ETL said about the fault while it happened."""
+    leftovers: tuple[str, ...] = ()
+    """Files below the output root that nobody needs and nobody has to remove."""
+    builds_second: bool = False
+    """Whether the second version is to be built beside the damaged first one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of fault."""
+
+    inject: Callable[[Case], Injected]
+    versions: str
+    """What `copied_case` is to put there."""
+    weight: int = 1
+    """How often it is drawn, relative to the others."""
+
+
+def _cut_short(path: Path, rng: random.Random) -> str:
+    data = path.read_bytes()
+    length = rng.choice([0, rng.randrange(len(data)), len(data) - 1])
+    path.write_bytes(data[:length])
+    return f"cut to {length} of {len(data)} bytes"
+
+
+def _flip_bit(path: Path, rng: random.Random) -> str:
+    data = bytearray(path.read_bytes())
+    position, bit = rng.randrange(len(data)), rng.randrange(8)
+    data[position] ^= 1 << bit
+    path.write_bytes(data)
+    return f"bit {bit} of byte {position} flipped"
+
+
+def _zero_block(path: Path, rng: random.Random) -> str:
+    """Write zeros over a block, as a write that was lost in a power cut leaves."""
+    data = bytearray(path.read_bytes())
+    start = rng.randrange(-(-len(data) // 4096)) * 4096
+    stop = min(start + 4096, len(data))
+    data[start:stop] = bytes(stop - start)
+    path.write_bytes(data)
+    return f"bytes {start} to {stop} zeroed"
+
+
+def _delete(path: Path, _: random.Random) -> str:
+    path.unlink()
+    return "deleted"
+
+
+Damage = Callable[[Path, random.Random], str]
+DAMAGES: tuple[Damage, ...] = (_cut_short, _flip_bit, _zero_block, _delete)
+
+
+def _hurt_shard(damage: Damage) -> Callable[[Case], Injected]:
+    def inject(case: Case) -> Injected:
+        path = case.rng.choice(case.shard_files())
+        return Injected(text=f"{path.name}: {damage(path, case.rng)}", files=(path.name,))
+
+    return inject
+
+
+def _hurt_file(name: str, damage: Damage) -> Callable[[Case], Injected]:
+    def inject(case: Case) -> Injected:
+        return Injected(text=f"{name}: {damage(case.folder / name, case.rng)}", files=(name,))
+
+    return inject
+
+
+def _exchange(one: Path, other: Path) -> None:
+    waiting = one.with_name("waiting")
+    one.rename(waiting)
+    other.rename(one)
+    waiting.rename(other)
+
+
+def _swap_shards(case: Case) -> Injected:
+    one, other = case.rng.sample(case.shard_files(), 2)
+    _exchange(one, other)
+    return Injected(text=f"{one.name} and {other.name}: swapped", files=(one.name, other.name))
+
+
+def _hurt_shared_shard(case: Case) -> Injected:
+    shared = [path for path in case.shard_files() if path.stat().st_nlink == 2]
+    path = case.rng.choice(shared)
+    damage = case.rng.choice([_cut_short, _flip_bit, _zero_block])
+    return Injected(text=f"{path.name}: {damage(path, case.rng)}", files=(path.name,))
+
+
+def _take_other_versions(name: str) -> Callable[[Case], Injected]:
+    def inject(case: Case) -> Injected:
+        shutil.copyfile(case.root / case.scene.second / name, case.folder / name)
+        # With the manifest of another version it is that one's shards that are missing.
+        return Injected(text=f"{name}: of another version", files=(name, ".safetensors"))
+
+    return inject
+
+
+# Edits of the manifest: valid JSON, and mostly values that could be right.
+Edit = Callable[[dict[str, Any], Case], None]
+PLACE = ("file", "num_bytes", "sha256", "content")
+"""Fields of a shard's entry that say which file it is."""
+
+
+def _two_shards(
+    value: dict[str, Any], case: Case, *, splits: tuple[str, str], same_size: bool = True
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the entries of two shards of these splits."""
+    shards = value["shards"]
+    pairs = [
+        (one, other)
+        for one in shards
+        for other in shards
+        if (one["split"], other["split"]) == splits
+        and one is not other
+        and (not same_size or one["num_samples"] == other["num_samples"])
+    ]
+    return case.rng.choice(pairs)
+
+
+def _swap_fields(one: dict[str, Any], other: dict[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
+        one[name], other[name] = other[name], one[name]
+
+
+def _edit_order(value: dict[str, Any], case: Case) -> None:
+    one, other = _two_shards(value, case, splits=("train", "train"), same_size=False)
+    _swap_fields(one, other, tuple(one))
+
+
+def _edit_test_shard_to_train(value: dict[str, Any], case: Case) -> None:
+    one, other = _two_shards(value, case, splits=("train", "test"))
+    _swap_fields(one, other, ("split",))
+
+
+def _edit_train_entry_to_test_file(value: dict[str, Any], case: Case) -> None:
+    one, other = _two_shards(value, case, splits=("train", "test"))
+    _swap_fields(one, other, PLACE)
+
+
+def _edit_repeat(value: dict[str, Any], case: Case) -> None:
+    one, other = _two_shards(value, case, splits=("train", case.rng.choice(["train", "test"])))
+    one.update({name: other[name] for name in PLACE})
+
+
+def _edit_one_split(value: dict[str, Any], case: Case) -> None:
+    next(entry for entry in value["shards"] if entry["split"] == "test")["split"] = "train"
+    case.rng.shuffle(value["shards"])
+
+
+def _edit_drop(value: dict[str, Any], case: Case) -> None:
+    value["shards"].pop(case.rng.randrange(len(value["shards"])))
+
+
+def _edit_num_samples(value: dict[str, Any], case: Case) -> None:
+    one, other = _two_shards(value, case, splits=("train", "train"))
+    one["num_samples"] += 1
+    other["num_samples"] -= case.rng.choice([0, 1])
+
+
+def _edit_content(value: dict[str, Any], case: Case) -> None:
+    one, other = _two_shards(value, case, splits=("train", "train"))
+    _swap_fields(one, other, ("content",))
+
+
+def _edit_sha256(value: dict[str, Any], case: Case) -> None:
+    one, other = _two_shards(value, case, splits=("train", "test"))
+    one["sha256"] = other["sha256"]
+
+
+def _edit_to_other_pixels(value: dict[str, Any], case: Case) -> None:
+    """Let a shard's entry name the other version's shard of the same frames."""
+    second = json.loads((case.root / case.scene.second / "manifest.json").read_text())
+    at = [
+        index
+        for index, (one, other) in enumerate(zip(value["shards"], second["shards"], strict=True))
+        if one != other
+    ]
+    entry = value["shards"][at[0]]
+    entry.update(second["shards"][at[0]])
+    entry["file"] = f"../{case.scene.second}/{entry['file']}"
+    entry["content"] = f"{entry['content'][::-1]}"
+
+
+def _edit_to_other_table(value: dict[str, Any], case: Case) -> None:
+    file = f"../{case.scene.second}/samples.parquet"
+    value["table"] = {"file": file, "sha256": digest_file(case.folder / file)}
+
+
+def _edit_move_group(value: dict[str, Any], case: Case) -> None:
+    """Move a group from test to train, in the manifest and in the table, with its new digest."""
+    path = case.folder / "samples.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    group = case.rng.choice([row["group_id"] for row in rows if row["split"] == "test"])
+    moved = [row for row in rows if row["group_id"] == group]
+    for row in moved:
+        row["split"] = "train"
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    value["table"]["sha256"] = digest_file(path)
+    for entry in value["shards"]:
+        if entry["file"] in {row["shard"] for row in moved}:
+            entry["split"] = "train"
+    boxes = [row["boxes_after"] for row in moved]
+    for name, sign in (("train", 1), ("test", -1)):
+        counts = value["splits"][name]
+        counts["samples"] += sign * len(moved)
+        counts["boxes"] += sign * sum(boxes)
+        counts["empty"] += sign * boxes.count(0)
+        counts["groups"] += sign
+
+
+def _edit_target_size(value: dict[str, Any], case: Case) -> None:
+    width, height = value["target_size_wh"]
+    value["target_size_wh"] = case.rng.choice([[height, width], [2 * width, 2 * height]])
+
+
+def _edit_counts(value: dict[str, Any], case: Case) -> None:
+    counts = value["splits"][case.rng.choice(["train", "val", "test"])]
+    counts[case.rng.choice(list(counts))] += 1
+
+
+def _edit_source(value: dict[str, Any], case: Case) -> None:
+    source = case.rng.choice(value["sources"])
+    source[case.rng.choice(["licence", "dataset", "run_id"])] = "other"
+
+
+def _edit_split_method(value: dict[str, Any], case: Case) -> None:
+    value["split_method"] = case.rng.choice(["ratios 0.8,0.1,0.1", "rule sha256:5", "file"])
+
+
+def _edit_validation(value: dict[str, Any], case: Case) -> None:
+    value["validation"]["total"][case.rng.choice(list(value["validation"]["total"]))] += 1
+
+
+def _set(name: str, *options: Any) -> Edit:
+    def edit(value: dict[str, Any], case: Case) -> None:
+        value[name] = case.rng.choice(options)
+
+    return edit
+
+
+def _edit_version(value: dict[str, Any], case: Case) -> None:
+    value["version"] = case.scene.second.removeprefix("v")
+
+
+EDITS: dict[str, Edit] = {
+    "two training shards in the other order": _edit_order,
+    "a training and a test shard swap their splits": _edit_test_shard_to_train,
+    "a training and a test shard swap their files": _edit_train_entry_to_test_file,
+    "a shard's entry repeats another's file": _edit_repeat,
+    "a test shard called a training shard": _edit_one_split,
+    "a shard left out": _edit_drop,
+    "num_samples changed": _edit_num_samples,
+    "two shards swap their content": _edit_content,
+    "sha256 of another shard": _edit_sha256,
+    "a shard of another version, other pixels": _edit_to_other_pixels,
+    "the table of another version": _edit_to_other_table,
+    "a group moved from test to train, table and counts alike": _edit_move_group,
+    "target_size_wh changed": _edit_target_size,
+    "resize_mode changed": _set("resize_mode", "force"),
+    "max_boxes changed": _set("max_boxes", 3, 5, 16),
+    "class_names changed": _set("class_names", ["adenoma"], [], ["polyp", "other"]),
+    "version changed": _edit_version,
+    "format_version changed": _set("format_version", 2),
+    "counts of a split changed": _edit_counts,
+    "a source's terms changed": _edit_source,
+    "split_method changed": _edit_split_method,
+    "samples_per_shard changed": _set("samples_per_shard", 6, 256),
+    "truncated_boxes changed": _set("truncated_boxes", 1),
+    "validation changed": _edit_validation,
+    "keys in the other order": lambda value, _: value.update(
+        {name: value.pop(name) for name in reversed(list(value))}
+    ),
+}
+
+
+def _edit_manifest(case: Case) -> Injected:
+    name = case.rng.choice(list(EDITS))
+    return _apply_edit(case, name)
+
+
+def _apply_edit(case: Case, name: str) -> Injected:
+    value = case.read_manifest()
+    EDITS[name](value, case)
+    case.manifest.write_text(json.dumps(value, indent=2) + "\n")
+    return Injected(text=f"manifest.json: {name}", files=("manifest.json",))
+
+
+def _claim_other_content(case: Case) -> Injected:
+    """Let the first version's entry claim to be the shard that the second version lacks."""
+    golden = json.loads(case.scene.golden[f"{case.scene.second}/manifest.json"])
+    value = case.read_manifest()
+    pairs = list(zip(value["shards"], golden["shards"], strict=True))
+    one, other = case.rng.choice([pair for pair in pairs if pair[0] != pair[1]])
+    one["content"] = other["content"]
+    case.manifest.write_text(json.dumps(value, indent=2) + "\n")
+    return Injected(
+        text=f"manifest.json: {one['file']} claims the content of {other['file']}",
+        files=("manifest.json",),
+        builds_second=True,
+    )
+
+
+def _hurt_donor(case: Case) -> Injected:
+    """Damage any file of the first version, before the second is built beside it."""
+    path = case.rng.choice([*case.shard_files(), case.manifest, case.folder / "samples.parquet"])
+    damage = case.rng.choice(DAMAGES)
+    return Injected(
+        text=f"{path.name}: {damage(path, case.rng)}", files=(path.name,), builds_second=True
+    )
+
+
+def _leave_temporary_files(case: Case) -> Injected:
+    """Leave what writers leave that were killed: parts of files under temporary names."""
+    written = []
+    for path in case.rng.sample([*case.shard_files(), case.manifest], 3):
+        data = path.read_bytes()
+        left = path.with_name(f".{path.name}.{2**22 + 1}.{case.rng.randbytes(4).hex()}")
+        left.write_bytes(data[: case.rng.randrange(len(data))])
+        written.append(left.relative_to(case.root).as_posix())
+    staging = case.root / ".staging" / case.rng.randbytes(8).hex() / "version" / "shards"
+    staging.mkdir(parents=True)
+    part = staging / f".{case.rng.randbytes(8).hex()}.safetensors.{2**22 + 1}.00000000"
+    part.write_bytes(case.rng.randbytes(1000))
+    for path in case.rng.sample([staging.parents[1] / "lock", staging.parent / "manifest.json"], 1):
+        path.write_bytes(b"")
+    written += [p.relative_to(case.root).as_posix() for p in staging.parents[1].rglob("*")]
+    return Injected(text="temporary files left", files=(), leftovers=tuple(written))
+
+
+def _staging(case: Case) -> Path:
+    return next((case.root / ".staging").iterdir())
+
+
+def _hurt_leftovers(case: Case) -> Injected:
+    """Damage a shard or a record of an interrupted ETL, or swap two of a kind."""
+    staging = _staging(case)
+    kind = case.rng.choice(["version/shards", "finished"])
+    files = sorted((staging / kind).iterdir())
+    if case.rng.random() < 0.2:
+        one, other = case.rng.sample(files, 2)
+        _exchange(one, other)
+        text = f"{one.name} and {other.name}: swapped"
+    else:
+        path = case.rng.choice(files)
+        text = f"{path.name}: {case.rng.choice(DAMAGES)(path, case.rng)}"
+    return Injected(text=f"interrupted ETL, {text}", files=("manifest.json",))
+
+
+def _edit_record(case: Case) -> Injected:
+    """Edit the record of a shard that an interrupted ETL finished: values that could be right."""
+    one, other = case.rng.sample(sorted((_staging(case) / "finished").iterdir()), 2)
+    value, second = json.loads(one.read_text()), json.loads(other.read_text())
+    entry = value["entry"]
+    what = case.rng.choice(["sizes", "num_samples", "split", "content", "file", "swapped frames"])
+    if what == "sizes":
+        sample = case.rng.choice(list(value["sizes_wh"]))
+        value["sizes_wh"][sample][case.rng.randrange(2)] ^= 1
+    elif what == "num_samples":
+        entry["num_samples"] += 1
+    elif what == "split":
+        entry["split"] = "test" if entry["split"] == "train" else "train"
+    elif what == "content":
+        entry["content"] = second["entry"]["content"]
+    elif what == "file":
+        entry.update({name: second["entry"][name] for name in ("file", "num_bytes", "sha256")})
+    else:
+        value["sizes_wh"] = dict(reversed(value["sizes_wh"].items()))
+    one.write_text(json.dumps(value, indent=2) + "\n")
+    return Injected(text=f"interrupted ETL, {one.name}: {what} edited", files=("manifest.json",))
+
+
+# Faults while an ETL runs.
+
+
+def _kill_at_moment(case: Case) -> Injected:
+    """Kill `haustra etl` with -9 a random time after it began to write, once or twice."""
+    config = case.config
+    waits = []
+    for _ in range(case.rng.choice([1, 2])):
+        arguments = {
+            "--captures": config.captures,
+            "--output-root": config.output_root,
+            "--target-size": config.target_size,
+            "--split": config.split,
+            "--max-boxes": config.max_boxes,
+            "--samples-per-shard": config.samples_per_shard,
+            "--jobs": 1,
+        }
+        words = [str(word) for pair in arguments.items() for word in pair]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "haustra", "etl", *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        before = set(case.root.glob(".staging/*"))
+        while process.poll() is None and set(case.root.glob(".staging/*")) <= before:
+            time.sleep(0.001)
+        wait_s = case.rng.uniform(0, case.scene.etl_s)
+        time.sleep(wait_s)
+        process.kill()
+        _, errors = process.communicate()
+        if process.returncode not in (0, -signal.SIGKILL):
+            raise AssertionError(f"the ETL ended with {process.returncode}: {errors.decode()}")
+        waits.append(f"{1000 * wait_s:.0f} ms" + (", too late" if not process.returncode else ""))
+    return Injected(text=f"killed after {' and after '.join(waits)}", files=("manifest.json",))
+
+
+def etl_dying(config: ETLConfig, *, operation: int) -> None:
+    """Run an ETL that kills itself with -9 before its n-th operation on a file in its output."""
+    left = [operation]
+    root = str(config.output_root)
+
+    def on_event(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in CHANGING_EVENTS and arguments and root in os.fsdecode(str(arguments[0])):
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+
+    sys.addaudithook(on_event)
+    build_warehouse(config)
+
+
+def etl_on_small_disk(config: ETLConfig, *, num_bytes: int) -> None:
+    """Run an ETL that cannot write a file of more than so many bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+    try:
+        build_warehouse(config)
+    except (OSError, SafetensorError):
+        sys.exit(DISK_FULL)
+
+
+def _run_apart(function: Callable[..., None], config: ETLConfig, **settings: int) -> int:
+    process = multiprocessing.get_context("spawn").Process(
+        target=function, args=(config,), kwargs=settings
+    )
+    process.start()
+    process.join()
+    if process.exitcode not in (0, -signal.SIGKILL, DISK_FULL):
+        raise AssertionError(f"the ETL ended with {process.exitcode}")
+    return process.exitcode
+
+
+def _kill_at_operation(case: Case) -> Injected:
+    operation = case.rng.randrange(MAX_OPERATIONS)
+    exit_code = _run_apart(etl_dying, case.config, operation=operation)
+    text = f"killed before file operation {operation}" + ("" if exit_code else ", too late")
+    return Injected(text=text, files=("manifest.json",))
+
+
+def _fill_disk(case: Case) -> Injected:
+    num_bytes = case.rng.randrange(60_000)
+    exit_code = _run_apart(etl_on_small_disk, case.config, num_bytes=num_bytes)
+    text = f"no file may pass {num_bytes} bytes" + ("" if exit_code else ": it was enough")
+    return Injected(text=text, files=("manifest.json",))
+
+
+class _ChangeAt(SilentProgress):
+    """Calls `change` when so many frames are decoded."""
+
+    def __init__(self, num_frames: int, change: Callable[[], None]) -> None:
+        self.num_frames, self.change, self.is_decoding = num_frames, change, False
+
+    def start(self, description: str, *, total: float) -> None:  # noqa: ARG002
+        self.is_decoding = description == "etl"
+
+    def update(self, completed: float, *, note: str = "") -> None:  # noqa: ARG002
+        if self.is_decoding and completed == self.num_frames:
+            self.change()
+
+
+def _change_captures(case: Case) -> Injected:
+    """Change an image or a label while the ETL decodes, and put the old one back at its end."""
+    config = replace(captures_copy(case, name="captures"), jobs=1)
+    folder = case.rng.choice(["images", "labels"])
+    path = case.rng.choice(sorted(config.captures.glob(f"run_*/{folder}/*")))
+    whole = path.read_bytes()
+    damages: list[Damage] = [_cut_short, _flip_bit, _delete]
+    if folder == "images":
+        damages.append(_change_pixel)
+    damage = case.rng.choice(damages)
+    texts: list[str] = []
+    said = None
+    at = case.rng.randrange(1, STOPPED_AFTER_FRAMES)
+    try:
+        build_warehouse(
+            config, progress=_ChangeAt(at, lambda: texts.append(damage(path, case.rng)))
+        )
+    except HaustraError as error:
+        said = str(error)
+    path.write_bytes(whole)
+    name = f"r{path.parts[-3].removeprefix('run_')}/{path.stem}"
+    return Injected(text=f"{name} {folder}: {texts[0]}", files=(name,), said=said)
+
+
+def _change_pixel(path: Path, _: random.Random) -> str:
+    image = read_image_rgb(path)
+    image[0, 0, 0] ^= 1
+    write_png(path, image_rgb=image)
+    return "a pixel changed"
+
+
+KINDS: dict[str, Kind] = {
+    "shard cut short": Kind(inject=_hurt_shard(_cut_short), versions="first"),
+    "shard with a flipped bit": Kind(inject=_hurt_shard(_flip_bit), versions="first"),
+    "shard with a block of zeros": Kind(inject=_hurt_shard(_zero_block), versions="first"),
+    "shard deleted": Kind(inject=_hurt_shard(_delete), versions="first"),
+    "two shards swapped": Kind(inject=_swap_shards, versions="first"),
+    "shard that two versions share, damaged": Kind(inject=_hurt_shared_shard, versions="linked"),
+    "table cut short": Kind(inject=_hurt_file("samples.parquet", _cut_short), versions="first"),
+    "table with a flipped bit": Kind(
+        inject=_hurt_file("samples.parquet", _flip_bit), versions="first"
+    ),
+    "table deleted": Kind(inject=_hurt_file("samples.parquet", _delete), versions="first"),
+    "table of another version": Kind(
+        inject=_take_other_versions("samples.parquet"), versions="both"
+    ),
+    "manifest cut short": Kind(inject=_hurt_file("manifest.json", _cut_short), versions="first"),
+    "manifest with a flipped bit": Kind(
+        inject=_hurt_file("manifest.json", _flip_bit), versions="first", weight=2
+    ),
+    "manifest deleted": Kind(inject=_hurt_file("manifest.json", _delete), versions="first"),
+    "manifest of another version": Kind(
+        inject=_take_other_versions("manifest.json"), versions="both"
+    ),
+    "manifest edited": Kind(inject=_edit_manifest, versions="both", weight=8),
+    "manifest edited, next version built": Kind(inject=_claim_other_content, versions="first"),
+    "anything damaged, next version built": Kind(inject=_hurt_donor, versions="first", weight=2),
+    "half-written temporary files": Kind(inject=_leave_temporary_files, versions="first"),
+    "interrupted ETL, leftovers damaged": Kind(
+        inject=_hurt_leftovers, versions="interrupted", weight=3
+    ),
+    "interrupted ETL, records edited": Kind(inject=_edit_record, versions="interrupted", weight=2),
+    "ETL killed at a random moment": Kind(inject=_kill_at_moment, versions="none", weight=3),
+    "ETL killed before a file operation": Kind(
+        inject=_kill_at_operation, versions="none", weight=3
+    ),
+    "ETL on a disk that is too small": Kind(inject=_fill_disk, versions="none"),
+    "captures changed during the ETL": Kind(inject=_change_captures, versions="none", weight=2),
+}
