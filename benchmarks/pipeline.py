@@ -7,10 +7,15 @@ turns does not. The median of the rounds is printed with the lowest and highest.
 """
 
 import argparse
+import os
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,6 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from haustra.captures.writer import writing_run
+from haustra.core.allocator import keep_freed_memory
 from haustra.core.images import list_images, read_image_rgb
 from haustra.core.letterbox import plan_letterbox
 from haustra.infer.detector import CheckpointDetector
@@ -53,25 +60,81 @@ def print_ratio(name: str, *, limit: Callable[[], object], ours: Callable[[], ob
     print(f"{name:<58} {middle:5.2f}  ({low:.2f} to {high:.2f})", flush=True)
 
 
+def write_photographs(captures: Path, *, folder: Path) -> list[Path]:
+    """Write the frames as JPEG of 622x529, a usual size of colonoscopy stills: three runs.
+
+    Returns the images. Each run shows all frames, as they are or flipped.
+    """
+    images = []
+    for name, flip in (("as_it_is", None), ("vertical", 0), ("horizontal", 1)):
+        with writing_run(folder / name, run_id=name, source="simulated", group_id=name) as writer:
+            for path in list_images(captures / "run_sim_000000" / "images"):
+                image = cv2.resize(read_image_rgb(path)[..., ::-1], (622, 529))
+                image = image if flip is None else cv2.flip(image, flip)
+                done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+                assert done
+                writer.add_frame(data.tobytes(), suffix=".jpg", image_size_wh=(622, 529), labels=[])
+        images += list_images(folder / name / "images")
+    return images
+
+
 def measure_etl(captures: Path, folder: Path) -> None:
-    """Compare the ETL on one thread with decoding and resizing the same files."""
-    images = list_images(captures / "run_sim_000000" / "images")
+    """Compare the ETL with decoding and resizing the same files, and two jobs with one.
 
-    def limit() -> None:
-        for path in images:
-            image = cv2.imread(str(path))
-            assert image is not None
-            cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA)
+    Of one core unless two are said. The letterboxed images have fewer pixels than the limit's.
+    """
+    images = write_photographs(captures, folder=folder / "photographs")
+    cores = sorted(os.sched_getaffinity(0))
 
-    def ours() -> None:
-        with tempfile.TemporaryDirectory(dir=folder) as output:
-            config = ETLConfig(
-                captures=captures, output_root=Path(output), target_size="256", jobs=1
-            )
+    def decode(path: Path) -> None:
+        image = cv2.imread(str(path))
+        assert image is not None
+        cv2.resize(image, (384, 384), interpolation=cv2.INTER_AREA)
+
+    def limit(num_jobs: int) -> None:
+        with on_cores(cores[:num_jobs]), ThreadPoolExecutor(num_jobs) as pool:
+            list(pool.map(decode, images))
+
+    def limit_alone() -> None:
+        with on_cores(cores[:1]):
+            for path in images:
+                decode(path)
+
+    outputs = iter(range(10**6))
+
+    def ours(num_jobs: int) -> None:
+        config = ETLConfig(
+            captures=folder / "photographs",
+            output_root=folder / f"photographs_warehouse_{next(outputs)}",
+            split="1,0,0",
+            jobs=num_jobs,
+        )
+        with on_cores(cores[:num_jobs]):
             build_warehouse(config)
 
     cv2.setNumThreads(1)
-    print_ratio("etl, one thread / imread + resize alone", limit=limit, ours=ours)
+    keep_freed_memory()  # as the ETL does, and so the limit too
+    print_ratio("etl on one core / imread + resize alone", limit=limit_alone, ours=partial(ours, 1))
+    if len(cores) > 1:
+        print_ratio("etl, two jobs / one", limit=partial(ours, 1), ours=partial(ours, 2))
+        print_ratio(
+            "  where imread + resize alone, two threads / one, is",
+            limit=limit_alone,
+            ours=partial(limit, 2),
+        )
+    for output in folder.glob("photographs*"):
+        shutil.rmtree(output)
+
+
+@contextmanager
+def on_cores(cores: list[int]) -> Iterator[None]:
+    """Keep this thread, and those that it starts, on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def measure_loader(manifest: Path) -> None:

@@ -27,6 +27,19 @@ def test_a_bar_counts_each_item_after_it_was_used() -> None:
     assert bar.events == ["start letters 2", "a", "update 1", "b", "update 2", "stop"]
 
 
+def test_a_bar_tells_how_many_a_second_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+
+    class NotingBar(RecordingBar):
+        def update(self, completed: float, *, note: str = "") -> None:
+            notes.append(note)
+
+    times = iter([0.0, 0.01, 0.5, 4.0])
+    monkeypatch.setattr("haustra.core.progress.time.monotonic", lambda: next(times))
+    list(track("abc", progress=NotingBar(), description="d", total=3, unit="images"))
+    assert notes == ["100 images/s", "4.0 images/s", "0.8 images/s"]
+
+
 def test_the_bar_is_taken_away_when_the_items_fail() -> None:
     bar = RecordingBar()
     with pytest.raises(ZeroDivisionError):

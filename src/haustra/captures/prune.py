@@ -100,7 +100,11 @@ def prune_captures(config: PruneConfig, *, progress: Progress | None = None) -> 
     runs = read_runs(config.captures)
     frames = [frame for run in runs for frame in run.frames]
     checked_frames = track(
-        check_frames(frames), progress=progress, description="prune", total=len(frames)
+        check_frames(frames),
+        progress=progress,
+        description="prune",
+        total=len(frames),
+        unit="images",
     )
     results = []
     first_with_digest: dict[str, str] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from haustra.captures.schema import FrameLabel, RunManifest, parse_frame_label, parse_run_manifest
 from haustra.core.errors import HaustraError
-from haustra.core.files import read_json, resolve_inside
+from haustra.core.files import read_json, resolve_below
 
 RUN_MANIFEST_NAME = "run_manifest.json"
 
@@ -46,7 +46,9 @@ class Run:
     """Names of images that no label file mentions; nothing is known about them."""
 
 
-def _read_frame(label_path: Path, *, folder: Path, run_id: str, run_group_id: str) -> Frame:
+def _read_frame(
+    label_path: Path, *, resolved_folder: Path, run_id: str, run_group_id: str
+) -> Frame:
     name = label_path.stem
     try:
         value = read_json(label_path, what="a frame label")
@@ -60,7 +62,7 @@ def _read_frame(label_path: Path, *, folder: Path, run_id: str, run_group_id: st
             label_path=label_path,
             problem=reason,
         )
-    image_path = resolve_inside(folder, relative=label.image)
+    image_path = resolve_below(resolved_folder, relative=label.image)
     problem = None
     if image_path is None and label.image_present:
         problem = (
@@ -99,12 +101,19 @@ def read_run(folder: Path) -> Run:
         manifest = parse_run_manifest(value, name=str(manifest_path))
     # CortenForge names runs by their folder only.
     run_id = manifest.run_id or folder.name
+    resolved_folder = folder.resolve()
     frames = tuple(
-        _read_frame(path, folder=folder, run_id=run_id, run_group_id=manifest.group_id or run_id)
+        _read_frame(
+            path,
+            resolved_folder=resolved_folder,
+            run_id=run_id,
+            run_group_id=manifest.group_id or run_id,
+        )
         for path in sorted(labels_folder.glob("*.json"))
         if not path.name.startswith(".")
     )
     images_folder = folder / "images"
+    resolved_images = images_folder.resolve()
     known = {frame.image_path for frame in frames}
     unreadable = {frame.name for frame in frames if frame.label is None}
     unlabelled = (
@@ -113,6 +122,8 @@ def read_run(folder: Path) -> Run:
             for path in sorted(images_folder.iterdir())
             if path.is_file()
             and not path.name.startswith(".")
+            # Only a link has another name than its own; resolving every path takes long.
+            and resolved_images / path.name not in known
             and path.resolve() not in known
             and path.stem not in unreadable
         )

@@ -5,7 +5,7 @@ that box; a bad label file or image rejects that frame. Each rejection is named.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -55,6 +55,11 @@ class CheckedFrame(CheckedLabel):
     """uint8 [H,W,3], of `size_wh`."""
     image_digest: str
     """SHA-256 of the image file's bytes."""
+
+    def without_image(self) -> CheckedLabel:
+        """Return the same without the pixels, to be kept for long."""
+        values = {item.name: getattr(self, item.name) for item in fields(CheckedLabel)}
+        return CheckedLabel(**values)
 
 
 def check_frame(frame: Frame) -> CheckedFrame | FrameProblem:

@@ -20,7 +20,7 @@ class TerminalProgress:
         self._console = Console(stderr=to_stderr, soft_wrap=True, highlight=False)
         self._bar: Progress | None = None
         self._description, self._total = "", 1.0
-        self._last_plain_line = 0.0
+        self._started = self._last_plain_line = 0.0
 
     def line(self, text: str) -> None:
         """Show one line of text above the bar."""
@@ -29,7 +29,7 @@ class TerminalProgress:
     def start(self, description: str, *, total: float) -> None:
         """Begin a bar that ends at `total`."""
         self._description, self._total = description, max(total, 1e-9)
-        self._last_plain_line = time.monotonic()
+        self._started = self._last_plain_line = time.monotonic()
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -52,13 +52,25 @@ class TerminalProgress:
         if now - self._last_plain_line >= SECONDS_BETWEEN_PLAIN_LINES:
             self._last_plain_line = now
             share = 100 * completed / self._total
-            self.line(f"{self._description}: {share:.0f} %" + (f", {note}" if note else ""))
+            text = f"{self._description}: {share:.0f} %" + (f", {note}" if note else "")
+            if completed > 0:
+                left_s = (now - self._started) * (self._total - completed) / completed
+                text += f", {_duration_text(left_s)} left"
+            self.line(text)
 
     def stop(self) -> None:
         """Take the bar away."""
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+
+def _duration_text(seconds: float) -> str:
+    """Return a duration in the unit that it is easily read in."""
+    for name, size in (("h", 3600), ("min", 60)):
+        if seconds >= 100 * size / 60:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def build_progress(*, as_json: bool) -> TerminalProgress:

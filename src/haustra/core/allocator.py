@@ -1,4 +1,4 @@
-"""How the C library keeps memory between training steps or simulated frames."""
+"""How the C library keeps memory between training steps, simulated frames or decoded images."""
 
 import ctypes
 import sys
@@ -10,9 +10,9 @@ _NEVER = 2**31 - 1
 def keep_freed_memory() -> None:
     """Let this process keep what it frees for the next step. Only glibc; nothing elsewhere.
 
-    Each step of a training, and each simulated frame, allocates and frees the same blocks. By
-    default glibc returns large ones to the system at once, and the next step pays for every page
-    again: a tenth to a fifth of its time.
+    Each step of a training, each simulated frame and each decoded image allocates and frees the
+    same blocks. By default glibc returns large ones to the system at once, and the next step pays
+    for every page again: a tenth to a fifth of its time.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -177,10 +177,15 @@ def resolve_inside(root: Path, *, relative: str) -> Path | None:
     Absolute paths, `..` and symbolic links that leave `root` all count as outside, and so does
     what cannot name a file: a loop of links, or text that no file system takes.
     """
+    return resolve_below(root.resolve(), relative=relative)
+
+
+def resolve_below(resolved_root: Path, *, relative: str) -> Path | None:
+    """Do the same for a root that is resolved already: for many files of one root."""
     if not relative or "\0" in relative or Path(relative).is_absolute():
         return None
     try:
-        resolved = (root / relative).resolve()
+        resolved = (resolved_root / relative).resolve()
     except (OSError, RuntimeError, UnicodeEncodeError):
         return None
-    return resolved if resolved.is_relative_to(root.resolve()) else None
+    return resolved if resolved.is_relative_to(resolved_root) else None

@@ -41,7 +41,8 @@ def decode_image_rgb(data: bytes, *, name: str) -> NDArray[np.uint8]:
         decoded = None
     if decoded is None:
         raise HaustraError(f"{name} is not an image (PNG, JPEG, BMP, TIFF or WebP)")
-    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    # Into the decoder's own memory: another image of this size would be memory for nothing.
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=decoded), dtype=np.uint8)
 
 
 def read_image_rgb(path: Path) -> NDArray[np.uint8]:

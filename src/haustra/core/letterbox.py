@@ -36,11 +36,14 @@ class Letterbox:
             self.resized_size_wh[1] / self.source_size_wh[1],
         )
 
-    def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def apply(
+        self, image: NDArray[np.uint8], *, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """Resize and pad an image.
 
         Args:
             image: uint8 [H,W,3], of `source_size_wh`.
+            out: uint8 [H,W,3], of `target_size_wh`, to write to; new by default.
 
         Returns:
             uint8 [H,W,3], of `target_size_wh`.
@@ -51,21 +54,22 @@ class Letterbox:
         height, width = image.shape[:2]
         if (width, height) != self.source_size_wh:
             raise ValueError(f"expected an image of {self.source_size_wh}, got {(width, height)}")
-        resized = image
-        if self.resized_size_wh != self.source_size_wh:
+        target_width, target_height = self.target_size_wh
+        if out is None:
+            out = np.empty((target_height, target_width, 3), dtype=np.uint8)
+        left, top = self.offset_xy
+        right, bottom = left + self.resized_size_wh[0], top + self.resized_size_wh[1]
+        out[:top] = out[bottom:] = PAD_VALUE
+        out[top:bottom, :left] = out[top:bottom, right:] = PAD_VALUE
+        inside = out[top:bottom, left:right]
+        if self.resized_size_wh == self.source_size_wh:
+            inside[:] = image
+        else:
             shrinks = self.resized_size_wh[0] < width or self.resized_size_wh[1] < height
             # INTER_AREA averages what falls together, so small bright polyps do not alias away.
             method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            resized = cv2.resize(image, self.resized_size_wh, interpolation=method).astype(
-                np.uint8, copy=False
-            )
-        if self.resized_size_wh == self.target_size_wh:
-            return resized.copy() if resized is image else resized
-        target_width, target_height = self.target_size_wh
-        padded = np.full((target_height, target_width, 3), PAD_VALUE, dtype=np.uint8)
-        left, top = self.offset_xy
-        padded[top : top + self.resized_size_wh[1], left : left + self.resized_size_wh[0]] = resized
-        return padded
+            cv2.resize(image, self.resized_size_wh, dst=inside, interpolation=method)
+        return out
 
     def boxes_to_target(self, boxes_px: NDArray[np.floating]) -> NDArray[np.float64]:
         """Map [N,4] from source pixels to `boxes_xyxy` normalised to the target image."""

@@ -1,5 +1,6 @@
 """What a long stage tells about itself; `cli` shows it, a library caller may ignore it."""
 
+import time
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
@@ -39,13 +40,15 @@ class SilentProgress:
 
 
 def track(
-    items: Iterable[Item], *, progress: Progress, description: str, total: int
+    items: Iterable[Item], *, progress: Progress, description: str, total: int, unit: str = "items"
 ) -> Iterator[Item]:
-    """Yield `items` while a bar counts them up to `total`."""
+    """Yield `items` while a bar counts them up to `total` and tells how many a second there are."""
     progress.start(description, total=total)
+    started = time.monotonic()
     try:
         for count, item in enumerate(items, start=1):
             yield item
-            progress.update(count)
+            rate = count / max(time.monotonic() - started, 1e-9)
+            progress.update(count, note=f"{rate:.{0 if rate >= 10 else 1}f} {unit}/s")
     finally:
         progress.stop()

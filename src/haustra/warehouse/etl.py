@@ -6,11 +6,11 @@ are linked, the others are made from decoded, letterboxed frames, the manifest i
 the folder is renamed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from haustra.captures.negatives import check_empty_ratio, keeps_negative
 from haustra.captures.reader import Frame, Run, read_runs
@@ -26,9 +25,9 @@ from haustra.captures.validation import (
     CheckedLabel,
     FrameProblem,
     ValidationSummary,
-    check_label,
 )
 from haustra.core.ahead import map_ahead
+from haustra.core.allocator import keep_freed_memory
 from haustra.core.boxes import box_areas
 from haustra.core.digests import digest_file, digest_json
 from haustra.core.errors import HaustraError
@@ -54,6 +53,7 @@ from haustra.warehouse.format import (
     manifest_to_text,
 )
 from haustra.warehouse.reading import check_warehouse
+from haustra.warehouse.shard_file import write_shard_file
 from haustra.warehouse.shards import (
     FinishedShard,
     ShardPlan,
@@ -132,7 +132,7 @@ class ETLConfig:
     samples_per_shard: int = 256
     """Samples in a shard file at most; a shard holds one run and one split."""
     jobs: int = 2
-    """Threads that decode."""
+    """Threads that decode and resize; more than there are cores do not help."""
 
     def __post_init__(self) -> None:
         parse_target_size(self.target_size)
@@ -275,7 +275,7 @@ def plan_warehouse(
     frames = [frame for frame in frames if frame.sample_id not in names_left_out]
     digesting = map_ahead(digest_image, frames, threads=config.jobs, num_ahead=4 * config.jobs)
     digests = list(
-        track(digesting, progress=progress, description="digest", total=len(frames)),
+        track(digesting, progress=progress, description="digest", total=len(frames), unit="images"),
     )
     image_digests = {frame.sample_id: digest for frame, digest in zip(frames, digests, strict=True)}
     transform = {
@@ -348,8 +348,9 @@ def _check_thresholds(counts: dict[str, int], *, config: ETLConfig) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Sample:
+    """A frame whose letterboxed image stands in its row of the shard."""
+
     checked: CheckedLabel
-    image: NDArray[np.uint8]
     boxes: NDArray[np.float64]
     """[N,4] normalised to the target image, at most `max_boxes`, largest first."""
 
@@ -363,47 +364,76 @@ def _plan_letterbox(checked: CheckedLabel, *, config: ETLConfig) -> Letterbox:
 
 
 def _make_sample(
-    frame: Frame, *, image_digests: dict[str, str | None], config: ETLConfig
+    frame: Frame,
+    row: NDArray[np.uint8],
+    *,
+    image_digests: dict[str, str | None],
+    config: ETLConfig,
 ) -> _Sample | FrameProblem:
+    """Decode a frame and write its letterboxed image to `row`, uint8 [H,W,3]."""
     decoded = check_planned_frame(frame, image_digest=image_digests[frame.sample_id])
     if isinstance(decoded, FrameProblem):
         return decoded
     letterbox = _plan_letterbox(decoded, config=config)
+    letterbox.apply(decoded.image_rgb, out=row)
     largest_first = np.argsort(-box_areas(decoded.boxes_px), kind="stable")[: config.max_boxes]
     return _Sample(
-        # Without the pixels: what is known of a frame is kept until the table is written.
-        checked=check_label(frame, size_wh=decoded.size_wh),
-        image=letterbox.apply(decoded.image_rgb),
+        checked=decoded.without_image(),
         boxes=np.clip(letterbox.boxes_to_target(decoded.boxes_px[largest_first]), 0, 1),
     )
 
 
+def _make_samples(
+    plans: list[ShardPlan],
+    *,
+    make: Callable[[Frame, NDArray[np.uint8]], _Sample | FrameProblem],
+    buffers: NDArray[np.uint8],
+    threads: int,
+) -> Generator[_Sample | FrameProblem, None, None]:
+    """Yield what becomes of each frame, in order.
+
+    A shard's images go to one of the two buffers [2,N,H,W,3], in turns: while one shard is
+    written, the next is made. Whoever asks for a shard's first frame is done with the shard before.
+    """
+    pool = ThreadPoolExecutor(threads)
+
+    def begin(number: int) -> list[Future[_Sample | FrameProblem]]:
+        frames = plans[number].frames
+        rows = buffers[number % 2, : len(frames)]
+        return [pool.submit(make, frame, row) for frame, row in zip(frames, rows, strict=True)]
+
+    try:
+        begun = begin(0)
+        for number in range(1, len(plans) + 1):
+            after = begin(number) if number < len(plans) else []
+            for future in begun:
+                yield future.result()
+            begun = after
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _write_shard(
-    samples: list[_Sample], *, plan: ShardPlan, folder: Path, config: ETLConfig
+    samples: list[_Sample],
+    *,
+    images: NDArray[np.uint8],
+    plan: ShardPlan,
+    folder: Path,
+    config: ETLConfig,
 ) -> ShardEntry:
     """Write one shard, whole or not at all."""
-    width, height = parse_target_size(config.target_size)
-    tensors: dict[str, NDArray[Any]] = {
-        "images": np.empty((len(samples), height, width, 3), dtype=np.uint8),
-        "boxes": np.zeros((len(samples), config.max_boxes, 4), dtype=np.float32),
-        "mask": np.zeros((len(samples), config.max_boxes), dtype=np.uint8),
-    }
+    boxes = np.zeros((len(samples), config.max_boxes, 4), dtype=np.float32)
+    mask = np.zeros((len(samples), config.max_boxes), dtype=np.uint8)
     for row, sample in enumerate(samples):
-        tensors["images"][row] = sample.image
-        tensors["boxes"][row, : len(sample.boxes)] = sample.boxes
-        tensors["mask"][row, : len(sample.boxes)] = 1
-    path = folder / plan.file
-    with writing_file(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(tensors, temporary)
-        temporary.chmod(mode)  # else only its owner could read it
+        boxes[row, : len(sample.boxes)] = sample.boxes
+        mask[row, : len(sample.boxes)] = 1
+    num_bytes, sha256 = write_shard_file(folder / plan.file, images=images, boxes=boxes, mask=mask)
     return ShardEntry(
         file=plan.file,
         split=plan.split,
         num_samples=len(samples),
-        num_bytes=path.stat().st_size,
-        sha256=digest_file(path),
+        num_bytes=num_bytes,
+        sha256=sha256,
         content=plan.content,
     )
 
@@ -421,22 +451,37 @@ def _build_shards(
     """Decode the frames of these shards and write them; return the entries by content."""
     if not plans:
         return {}
-    frames = [frame for plan in plans for frame in plan.frames]
+    width, height = parse_target_size(config.target_size)
+    num_rows = max(len(plan.frames) for plan in plans)
+    # Memory that is touched for the first time costs more than decoding: two buffers serve all.
+    buffers = np.empty((2, num_rows, height, width, 3), dtype=np.uint8)
     make = partial(_make_sample, image_digests=image_digests, config=config)
     entries = {}
-    # Letterboxed samples are small: enough ahead that decoding goes on while a shard is written.
-    making = map_ahead(make, frames, threads=config.jobs, num_ahead=32 * config.jobs)
+    making = _make_samples(plans, make=make, buffers=buffers, threads=config.jobs)
     with closing(making):
-        made = track(making, progress=progress, description="etl", total=len(frames))
-        for plan in plans:
-            samples = []
-            for frame, item in zip(plan.frames, islice(made, len(plan.frames)), strict=True):
-                outcomes[frame.sample_id] = item.checked if isinstance(item, _Sample) else item
-                if isinstance(item, _Sample):
-                    samples.append(item)
+        total = sum(len(plan.frames) for plan in plans)
+        made = track(making, progress=progress, description="etl", total=total, unit="images")
+        for number, plan in enumerate(plans):
+            images = buffers[number % 2]
+            samples: list[_Sample] = []
+            for row, frame in enumerate(plan.frames):
+                item = next(made)
+                if isinstance(item, FrameProblem):
+                    outcomes[frame.sample_id] = item
+                    continue
+                outcomes[frame.sample_id] = item.checked
+                if len(samples) < row:  # a frame before it was broken: close the gap
+                    images[len(samples)] = images[row]
+                samples.append(item)
             if not samples:
                 continue
-            entry = _write_shard(samples, plan=plan, folder=staging / "version", config=config)
+            entry = _write_shard(
+                samples,
+                images=images[: len(samples)],
+                plan=plan,
+                folder=staging / "version",
+                config=config,
+            )
             if expected.get(plan.content, entry) != entry:
                 raise HaustraError(
                     f"{plan.file}: the same captures gave other bytes, so another image library "
@@ -478,7 +523,9 @@ def _reuse_shards(
         taking = map_ahead(
             partial(take, folder=folder), offered, threads=config.jobs, num_ahead=2 * config.jobs
         )
-        taken = track(taking, progress=progress, description="reuse", total=len(offered))
+        taken = track(
+            taking, progress=progress, description="reuse", total=len(offered), unit="shards"
+        )
         for finished, checked in zip(offered, taken, strict=True):
             if checked is None:
                 continue
@@ -681,6 +728,7 @@ def build_version(
         if plan.image_digests[frame.sample_id] is None
     }
     output_root = folder.parent
+    keep_freed_memory()
     with staging_folder(output_root) as staging:
         reused = _reuse_shards(
             plan,

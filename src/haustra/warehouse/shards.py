@@ -22,7 +22,7 @@ from haustra.captures.validation import (
     check_frame,
     check_label,
 )
-from haustra.core.digests import digest_file, digest_json, is_sealed, seal_json
+from haustra.core.digests import digest_bytes, digest_file, digest_json, is_sealed, seal_json
 from haustra.core.errors import HaustraError
 from haustra.core.files import link_or_copy, read_json, write_json_atomic
 from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, SplitName
@@ -64,7 +64,7 @@ def digest_image(frame: Frame) -> str | None:
     if frame.problem or not frame.image_path or not (frame.label and frame.label.image_present):
         return None
     try:
-        return digest_file(frame.image_path)
+        return digest_bytes(frame.image_path.read_bytes())
     except OSError:
         return None
 
