@@ -22,27 +22,33 @@ from numpy.typing import NDArray
 
 from haustra.captures import validation
 from haustra.captures.writer import writing_run
-from haustra.core.images import decode_image_rgb, encode_png, read_image_rgb, write_png
+from haustra.core.images import decode_image_rgb, read_image_rgb
 from haustra.warehouse.etl import ETLConfig, ETLResult, build_warehouse
 
 ROUNDS = 3
-SIZE = 384
+SIZE_WH = (622, 529)
+"""A usual size of colonoscopy stills, in pixels."""
 ALLOWED = 0.10
 """Share of a full build that adding a run may take beyond the new run's own share."""
 
 
+def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
+    """Return an image uint8 [H,W,3] as JPEG bytes."""
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    assert done
+    return data.tobytes()
+
+
 def write_runs(root: Path, *, num_runs: int, num_frames: int) -> None:
-    """Write runs of smooth noise, each image another, without boxes."""
+    """Write runs of smooth noise as JPEG, each image another, without boxes."""
     for run in range(num_runs):
         rng = np.random.default_rng(run)
         name = f"run_{run:03d}"
         with writing_run(root / name, run_id=name, source="simulated", group_id=name) as writer:
             for _ in range(num_frames):
-                noise = rng.integers(60, 200, (SIZE // 8, SIZE // 8, 3), dtype=np.uint8)
-                image = cv2.resize(noise, (SIZE, SIZE)).astype(np.uint8)
-                writer.add_frame(
-                    encode_png(image), suffix=".png", image_size_wh=(SIZE, SIZE), labels=[]
-                )
+                noise = rng.integers(60, 200, (66, 78, 3), dtype=np.uint8)
+                data = encode_jpeg(cv2.resize(noise, SIZE_WH).astype(np.uint8))
+                writer.add_frame(data, suffix=".jpg", image_size_wh=SIZE_WH, labels=[])
 
 
 class CountedDecoding:
@@ -132,10 +138,10 @@ def main() -> None:
             )
         )
 
-        path = captures / "run_003" / "images" / "frame_00004.png"
+        path = captures / "run_003" / "images" / "frame_00004.jpg"
         image = read_image_rgb(path)
-        image[0, 0, 0] ^= 1
-        write_png(path, image_rgb=image)
+        image[0, 0] = 255 - image[0, 0]
+        path.write_bytes(encode_jpeg(image))
         changed, _, decoded = timed_build(captures, output_root, counter=counter)
         holds.append(
             print_line(
