@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check fix bench bench-kvasir docs clean
+.PHONY: demo test check fix bench bench-warehouse bench-kvasir docs clean
 
 demo: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash runs/tiny.sh
@@ -22,8 +22,16 @@ fix: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The others' loaders come into an environment of their own, in a temporary folder: some gigabytes.
 bench: $(READY)
 	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/loader_peers.py
+
+# Half an hour and 45 GB of disk: adding to a warehouse, 200 faults, a training over 20 GB.
+bench-warehouse: $(READY)
+	$(BIN)/python benchmarks/etl_reuse.py
+	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python benchmarks/memory.py
 
 # Hours; stop it and call it again as you like.
 bench-kvasir: $(READY)
