@@ -28,8 +28,8 @@ from haustra.warehouse.etl import ETLConfig, build_warehouse
 
 DISK_FULL = 3
 """Exit code of an ETL that met the end of its disk."""
-MAX_OPERATIONS = 420
-"""About as many as an ETL of the scene does on files below its output root."""
+MAX_OPERATIONS = 360
+"""As many as an ETL of the scene does on files below its output root; half where it mends one."""
 MAX_FILE_BYTES = 56_000
 """A little more than the largest shard of the scene has."""
 CHANGING_EVENTS = {
@@ -509,7 +509,7 @@ def _run_apart(function: Callable[..., None], config: ETLConfig, **settings: int
 
 def _kill_at_operation(case: Case) -> Injected:
     begun, files = _begin(case)
-    operation = case.rng.randrange(MAX_OPERATIONS)
+    operation = case.rng.randrange(MAX_OPERATIONS // 2 if begun else MAX_OPERATIONS)
     exit_code = _run_apart(etl_dying, case.config, operation=operation)
     text = f"{begun}killed before file operation {operation}"
     return Injected(text=text + ("" if exit_code else ", too late"), files=files)
