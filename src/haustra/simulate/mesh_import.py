@@ -143,7 +143,8 @@ def _read_mesh(path: Path) -> tuple[FloatArray, IntArray]:
         broken = len(faces) > 0 and not 0 <= faces.min() <= faces.max() < len(vertices)
     except Exception as error:  # the parsers raise whatever a damaged file makes them stumble on
         raise HaustraError(_unreadable(path)) from error
-    if broken:
+    # A damaged binary STL is read as text, which has no faces; a whole one holds nothing else.
+    if broken or (path.suffix.lower() == ".stl" and len(faces) == 0):
         raise HaustraError(_unreadable(path))
     if not np.isfinite(vertices).all():
         number = int((~np.isfinite(vertices).all(axis=1)).sum())
