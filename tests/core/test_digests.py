@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from haustra.core.digests import digest_bytes, digest_file, digest_json
+from haustra.core.digests import digest_bytes, digest_file, digest_json, is_sealed, seal_json
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 """The SHA-256 of "abc" in FIPS 180-2, appendix B.1."""
@@ -29,3 +29,12 @@ def test_the_order_of_keys_does_not_matter_and_that_of_lists_does() -> None:
 def test_what_is_not_json_is_refused() -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         digest_json({"path": Path("a")})
+
+
+def test_a_seal_holds_until_a_field_changes() -> None:
+    sealed = seal_json({"b": 1, "a": [2]}, field="seal")
+    assert list(sealed) == ["b", "a", "seal"]
+    assert is_sealed(sealed, field="seal")
+    assert not is_sealed(sealed | {"a": [3]}, field="seal")
+    assert not is_sealed(sealed | {"c": None}, field="seal")
+    assert not is_sealed({"b": 1, "a": [2]}, field="seal")
