@@ -13,7 +13,7 @@ ALLOWED: dict[str, set[str]] = {
     "simulate": {"core", "captures"},
     "warehouse": {"core", "captures"},
     "models": {"core"},
-    "evaluate": {"core", "warehouse"},
+    "evaluate": {"core", "captures", "warehouse"},
     "train": {"core", "warehouse", "models", "evaluate"},
     "infer": {"core", "models"},
     "export": {"core", "warehouse", "models", "evaluate", "infer"},
