@@ -16,6 +16,7 @@ from haustra.evaluate.evaluation import Evaluation, evaluate_split
 from haustra.infer.detector import CheckpointDetector
 from haustra.models.checkpoint import read_checkpoint, read_header, weights_digest
 from haustra.models.efficientnet import EfficientNetLite0
+from haustra.models.predict import resolve_precision
 from haustra.train.config import TrainConfig
 from haustra.train.loop import train_detector
 from haustra.warehouse.etl import ETLConfig, build_warehouse
@@ -40,7 +41,18 @@ def config_for(manifest: Path | str, folder: Path, **changes: object) -> TrainCo
 
 
 @pytest.mark.parametrize("model", ["tiny", "big"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "float32",
+        pytest.param(
+            "bfloat16",
+            marks=pytest.mark.skipif(
+                resolve_precision("auto") == "float32", reason="emulated here, for minutes"
+            ),
+        ),
+    ],
+)
 def test_the_same_seed_gives_the_same_weight_bytes(
     tmp_path: Path, manifest: Path, model: str, precision: str
 ) -> None:
@@ -197,7 +209,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     def broken_loss(*args: object, **settings: object) -> dict[str, torch.Tensor]:
         return {"loss": torch.tensor(float("nan"), requires_grad=True)}
 
-    monkeypatch.setattr("haustra.train.loop.detection_loss", broken_loss)
+    monkeypatch.setattr("haustra.train.training.detection_loss", broken_loss)
     with pytest.raises(HaustraError, match=r"^the loss is nan at epoch 1, step 1 \(batch with r0"):
         train_detector(config_for(manifest, tmp_path))
     assert not (tmp_path / "detector.bin").exists()
@@ -223,7 +235,7 @@ def test_validating_does_not_count_against_the_time_budget(
         config_for(manifest, tmp_path, epochs=None, time_budget="1s", val_every=1)
     )
     assert time.monotonic() - started > result.seconds + 1.5
-    assert result.header.history[-1]["seconds"] <= result.seconds
+    assert result.header.history[-1]["seconds"] == round(result.seconds, 3)
 
 
 @pytest.mark.parametrize("model", ["tiny", "big"])

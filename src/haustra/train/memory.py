@@ -1,0 +1,97 @@
+"""Memory of a training: what it took at most, what there is, and which batch size would fit."""
+
+import gc
+import resource
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from haustra.core.errors import HaustraError
+from haustra.warehouse.reading import Batch
+
+if TYPE_CHECKING:
+    from haustra.train.training import Training
+
+PHRASES = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "could not create a memory",
+)
+"""How PyTorch's allocators, and oneDNN under them, say that there is none left."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error means that the memory does not suffice."""
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in PHRASES)
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process had in use at one time."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_memory_bytes() -> int | None:
+    """Return the memory that programs can still take; None where the system does not tell."""
+    path = Path("/proc/meminfo")
+    if not path.exists():
+        return None
+    fields = dict(line.split(":") for line in path.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _fits(training: "Training", *, batch_size: int) -> bool:
+    """Try the costliest part of a step, forward and backward, with a batch of this size."""
+    manifest = training.split.manifest
+    width, height = manifest.target_size_wh
+    box = (0.3, 0.3, 0.7, 0.7)
+    try:
+        batch = Batch(
+            images=np.zeros((batch_size, height, width, 3), dtype=np.uint8),
+            boxes_xyxy=np.full((batch_size, manifest.max_boxes, 4), box, dtype=np.float32),
+            mask=np.ones((batch_size, manifest.max_boxes), dtype=np.uint8),
+        )
+        training.loss_terms(batch, selector_share=1.0)["loss"].backward()  # type: ignore[no-untyped-call]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        training.optimiser.zero_grad()
+    return True
+
+
+def largest_fitting_batch_size(training: "Training") -> int | None:
+    """Return the largest half, quarter, ... of the batch size that fits, tried out; None if none.
+
+    The weights do not move, but the running statistics do: the training cannot go on after it.
+    """
+    size = training.config.batch_size // 2
+    while size:
+        gc.collect()
+        if _fits(training, batch_size=size):
+            return size
+        size //= 2
+    return None
+
+
+def out_of_memory_error(training: "Training") -> HaustraError:
+    """Return the error of a training whose step had not enough memory, with what would fit."""
+    width, height = training.split.manifest.target_size_wh
+    config = training.config
+    text = f"out of memory with --batch-size {config.batch_size} at {width}x{height}; "
+    with torch.enable_grad():
+        size = largest_fitting_batch_size(training)
+    if size is None:
+        return HaustraError(
+            f"{text}not even one image fits; build a warehouse with a smaller --target-size"
+        )
+    accumulate = config.accumulate * (config.batch_size // size)
+    return HaustraError(
+        f"{text}--batch-size {size} fits here, and with --accumulate {accumulate} each step sees "
+        "as many images as before"
+    )

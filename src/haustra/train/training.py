@@ -1,0 +1,234 @@
+"""A training's model, optimiser and position, and the one step that moves them together."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from haustra.core.errors import HaustraError
+from haustra.core.files import write_json_atomic
+from haustra.models.backbone import images_to_input
+from haustra.models.checkpoint import check_kind, read_checkpoint, weights_digest
+from haustra.models.detector import SlotDetector, build_model, default_config
+from haustra.models.efficientnet import PACKAGE, WEIGHTS_LICENCE, EfficientNetLite0
+from haustra.models.losses import LossWeights, detection_loss
+from haustra.train.averaging import AveragedModel
+from haustra.train.batches import WaitedBatch
+from haustra.train.config import TrainConfig
+from haustra.train.optimiser import DetectorOptimiser
+from haustra.train.run_folder import BAD_BATCH_NAME
+from haustra.train.schedule import learning_rate
+from haustra.train.state import Position, TrainingState
+from haustra.warehouse.reading import Batch, Split
+
+MAX_GRADIENT_NORM = 10.0
+PRETRAINED_RATE = 0.2
+"""Share of the learning rate that a pretrained backbone gets: it has less to learn, and to lose."""
+
+
+def begin_model(config: TrainConfig, *, max_boxes: int) -> tuple[SlotDetector, dict[str, Any]]:
+    """Build the model: random, or with the weights that --pretrained or --init-from names.
+
+    Returns:
+        The model, and where its weights came from and under what licence, as JSON values.
+    """
+    if config.init_from is None:
+        model = build_model(
+            default_config(
+                config.model,
+                max_boxes=max_boxes,
+                backbone="efficientnet-lite0" if config.pretrained else "plain",
+            )
+        )
+        if isinstance(model.backbone, EfficientNetLite0):
+            model.backbone.load_imagenet_weights()
+            return model, {"source": f"ImageNet, {PACKAGE}", "licence": WEIGHTS_LICENCE}
+        return model, {"source": f"random, seed {config.seed}", "licence": None}
+    header, source = read_checkpoint(config.init_from)
+    check_kind(config.init_from, header=header, wanted=config.model)
+    # The number of slots is no weight: it may change with the warehouse.
+    num_slots = 1 if header.model.kind == "tiny" else max_boxes
+    model = build_model(replace(header.model, num_slots=num_slots))
+    model.load_state_dict(source.state_dict())
+    return model, {
+        "source": str(config.init_from),
+        "weights_sha256": weights_digest(source.state_dict()),
+        "licence": [entry["licence"] for entry in header.sources],
+        "trained_on": header.sources,
+    }
+
+
+class Training:
+    """One training at one moment; `take_step` and `restore` change it.
+
+    Args of the constructor:
+        config: the resolved settings.
+        split: the training split.
+    """
+
+    def __init__(self, config: TrainConfig, *, split: Split) -> None:
+        self.config, self.split = config, split
+        torch.manual_seed(config.seed)
+        model, self.initial_weights = begin_model(config, max_boxes=split.manifest.max_boxes)
+        self.model = model.train()
+        self.average = AveragedModel(self.model)
+        self.optimiser = DetectorOptimiser(
+            self.model,
+            weight_decay=config.weight_decay,
+            backbone_rate=PRETRAINED_RATE if config.pretrained else 1.0,
+            dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
+        )
+        self.position = Position()
+        self.is_whole = True
+        """False while a step has moved some of it and not all."""
+        num_batches = -(-len(split) // config.batch_size)
+        self.steps_per_epoch = -(-num_batches // config.accumulate)
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps that are done."""
+        of_epoch = -(-self.position.num_batches // self.config.accumulate)
+        return self.position.epoch * self.steps_per_epoch + of_epoch
+
+    @property
+    def num_steps(self) -> int | None:
+        """Optimiser steps of the whole training; None where the time decides."""
+        num_epochs = self.config.num_epochs
+        return None if num_epochs is None else num_epochs * self.steps_per_epoch
+
+    @property
+    def share_done(self) -> float:
+        """How much of the training is done, from 0; a little above 1 where the time decides."""
+        budget_s = self.config.time_budget_s
+        if budget_s is not None:
+            return self.position.trained_s / budget_s
+        return self.step / (self.num_steps or 1)
+
+    def take_step(self, batches: Iterator[WaitedBatch]) -> float | None:
+        """Take one optimiser step with the next `accumulate` batches.
+
+        Returns:
+            The loss, or None where no batch is left.
+
+        Raises:
+            HaustraError: the loss or the gradient is not finite; the weights have not moved.
+        """
+        config, position = self.config, self.position
+        left = -(-len(self.split) // config.batch_size) - position.num_batches
+        if not left:
+            return None
+        # The last step of an epoch may have fewer batches; each counts the same in its step.
+        num_batches = min(config.accumulate, left)
+        done = min(1.0, self.share_done)
+        position.rate = learning_rate(
+            done, start=config.lr_start, end=config.lr_end, scheduler=config.scheduler
+        )
+        self.optimiser.set_rate(position.rate)
+        self.optimiser.zero_grad()
+        taken: list[NDArray[np.int64]] = []
+        sums: dict[str, float] = {}
+        for (indices, batch), wait_s in islice(batches, num_batches):
+            self.is_whole = False  # a forward pass moves the running statistics
+            position.waited_s += wait_s
+            taken.append(indices)
+            terms = self.loss_terms(batch, selector_share=done)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            if not np.isfinite(sums["loss"]):
+                raise self._not_finite("loss", sums["loss"], taken)
+            (terms["loss"] / num_batches).backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        if not torch.isfinite(norm):
+            raise self._not_finite("gradient", float(norm), taken)
+        self.optimiser.step()
+        self.average.update(self.model)
+        for name, total in sums.items():
+            position.sums[name] = position.sums.get(name, 0.0) + total
+        position.num_batches += len(taken)
+        position.num_images += sum(len(indices) for indices in taken)
+        self.is_whole = True
+        return sums["loss"] / len(taken)
+
+    def loss_terms(self, batch: Batch, *, selector_share: float) -> dict[str, torch.Tensor]:
+        """Return a batch's loss and its terms; `selector_share` as of `SlotDetector.dense`."""
+        images = images_to_input(torch.from_numpy(batch.images))
+        boxes = torch.from_numpy(batch.boxes_xyxy)
+        mask = torch.from_numpy(batch.mask).bool()
+        # Rows that no image of the batch uses would only cost time.
+        rows = mask.any(dim=0).nonzero()
+        used = int(rows[-1]) + 1 if len(rows) else 1
+        is_bfloat16 = self.config.precision == "bfloat16"
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bfloat16):
+            output = self.model.dense(images, selector_share=selector_share)
+        return detection_loss(
+            output,
+            boxes_xyxy=boxes[:, :used],
+            mask=mask[:, :used],
+            weights=LossWeights(iou=self.config.iou_weight),
+        )
+
+    def _not_finite(self, what: str, value: float, taken: list[NDArray[np.int64]]) -> HaustraError:
+        """Save which samples a step was made of, and return the error that names them."""
+        ids = self.split.sample_ids()
+        names = [ids[index] for indices in taken for index in indices]
+        path = self.config.run_folder / BAD_BATCH_NAME
+        epoch, step = self.position.epoch + 1, self.step % self.steps_per_epoch + 1
+        write_json_atomic(
+            path,
+            value={
+                "not_finite": what,
+                "value": str(value),
+                "epoch": epoch,
+                "step": step,
+                "lr": self.position.rate,
+                "sample_ids": names,
+            },
+        )
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        return HaustraError(
+            f"the {what} is {value} at epoch {epoch}, step {step} (batch with "
+            f"{', '.join(names[:4])}{more}; all in {path}); lower --lr-start "
+            f"{self.config.lr_start} or pass --precision float32"
+        )
+
+    def state(self) -> TrainingState:
+        """Return all that `restore` needs; it shares memory with the training."""
+        parts = {
+            "model": self.model.state_dict(),
+            "average": self.average.model.state_dict(),
+            "optimiser": self.optimiser.memory(),
+            "random": {"torch": torch.get_rng_state()},
+        }
+        return TrainingState(
+            position=self.position,
+            settings=self.config.to_json(),
+            warehouse_version=self.split.manifest.version,
+            average_steps=self.average.steps,
+            tensors={
+                f"{part}.{name}": tensor
+                for part, tensors in parts.items()
+                for name, tensor in tensors.items()
+            },
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Go to where another training of the same settings was."""
+
+        def part(name: str) -> dict[str, torch.Tensor]:
+            prefix = f"{name}."
+            return {
+                key.removeprefix(prefix): tensor
+                for key, tensor in state.tensors.items()
+                if key.startswith(prefix)
+            }
+
+        self.model.load_state_dict(part("model"))
+        self.average.model.load_state_dict(part("average"))
+        self.average.steps = state.average_steps
+        self.optimiser.remember(part("optimiser"))
+        torch.set_rng_state(part("random")["torch"])
+        self.position = Position(**asdict(state.position))
