@@ -60,7 +60,7 @@ def build_app() -> App:
         suppress_keyboard_interrupt=False,  # `main` answers Ctrl-C
     )
     for position, (name, (target, text)) in enumerate(COMMANDS.items()):
-        options = {"config": _settings_from_file} if name == "train" else {}
+        options: dict[str, Any] = {"config": _settings_from_file} if name == "train" else {}
         app.command(target, name=name, help=text, sort_key=position, **options)
     return app
 

@@ -39,7 +39,7 @@ def writing_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             # A full disk does not say which file it has no room for; nobody knows the temporary.
             error.filename = str(path)
         raise
