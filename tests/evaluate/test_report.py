@@ -1,15 +1,20 @@
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from haustra.core.detections import Detections, Slots
-from haustra.evaluate.bootstrap import bootstrap_intervals
-from haustra.evaluate.evaluation import Evaluation, evaluate_split
+from haustra.core.detections import Detections, PredictSlots, Slots
+from haustra.core.letterbox import ResizeMode
+from haustra.core.operating_point import OperatingPoint
+from haustra.evaluate.config import EvalConfig
+from haustra.evaluate.evaluation import Evaluation
 from haustra.evaluate.metrics import box_metrics
-from haustra.evaluate.report import spread_evenly, worst_mistakes, write_report
-from haustra.warehouse.reading import Split, open_split
+from haustra.evaluate.report import spread_evenly, worst_mistakes
+from haustra.evaluate.stage import EvaluationResult, evaluate_detector
+from haustra.warehouse.reading import open_split
 from scenes import write_warehouse
 
 SIZE_WH = (100, 100)
@@ -48,11 +53,14 @@ def test_mistakes_come_worst_first_and_duplicates_are_none() -> None:
 
 
 @pytest.fixture(scope="module")
-def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    return open_split(write_warehouse(tmp_path_factory.mktemp("report")), split="train")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_warehouse(tmp_path_factory.mktemp("report"))
 
 
-def test_the_report_shows_mistakes_only_where_there_are_some(tmp_path: Path, split: Split) -> None:
+def test_the_report_shows_mistakes_only_where_there_are_some(
+    tmp_path: Path, manifest: Path
+) -> None:
+    split = open_split(manifest, split="train")
     truth = split.gather(np.arange(len(split)))
 
     def right(images: np.ndarray) -> Slots:
@@ -67,58 +75,64 @@ def test_the_report_shows_mistakes_only_where_there_are_some(tmp_path: Path, spl
 
     names = {}
     for predict in (wrong, right):  # into the same folder: what is no longer true goes
-        evaluation = evaluate_split(
-            split, predict_slots=predict, threshold=0.3, batch_size=len(split)
-        )
-        summary = {
-            "model": "a detector",
-            "split": "train",
-            "shuffle_labels_seed": None,
-            "warehouse_version": split.manifest.version,
-            "checkpoint": "none",
-            **evaluation.metrics.to_json(),
-            "bootstrap": None,
-        }
-        written = write_report(
-            tmp_path, evaluation=evaluation, split=split, summary=summary, history=[]
-        )
-        names[predict] = {path.name for path in tmp_path.iterdir()}
-        assert {path.name for path in written} == names[predict]
-        page = (tmp_path / "report.html").read_text()
-        assert ("misses.png" in page) is ("misses.png" in names[predict])
-    always = {"report.html", "report.json", "curves.png", "gallery.png"}
+        result = evaluate(manifest, predict, report=tmp_path / "report", split="train")
+        names[predict] = {path.name for path in (tmp_path / "report").iterdir()}
+        assert {path.name for path in result.report} == names[predict]
+        page = (tmp_path / "report" / "report.html").read_text()
+        assert page.count("<figure>") == (16 if predict is wrong else 0)
+    always = {"report.html", "report.json", "curves.png", "clinical.png", "gallery.png"}
     assert names[wrong] == always | {"misses.png", "false_alarms.png"}
     assert names[right] == always
 
 
-def test_the_report_shows_the_intervals_beside_the_numbers(tmp_path: Path, split: Split) -> None:
+class StubDetector:
+    """A function in place of a network, with what an evaluation asks of a detector."""
+
+    caption = "a detector"
+    input_size_wh = (64, 64)
+    resize_mode: ResizeMode = "letterbox"
+    history: list[dict[str, Any]] = []  # noqa: RUF012
+    warehouse_version = None
+    training_groups: tuple[str, ...] = ()
+
+    def __init__(self, predict_slots: PredictSlots) -> None:
+        self.predict_slots = predict_slots
+        self.operating_point = OperatingPoint()
+
+    def store_operating_point(self, point: OperatingPoint) -> None:
+        self.operating_point = point
+
+
+def evaluate(manifest: Path, predict: PredictSlots, **settings: Any) -> EvaluationResult:
+    weights = manifest.with_name("weights")
+    weights.write_text("a function")
+    return evaluate_detector(
+        EvalConfig(manifest=manifest, detector_weights=weights, **settings),
+        open_detector=lambda path: StubDetector(predict),
+    )
+
+
+def test_the_report_needs_no_other_file_and_shows_the_intervals(
+    tmp_path: Path, manifest: Path
+) -> None:
+    split = open_split(manifest, split="train")
     truth = split.gather(np.arange(len(split)))
-    evaluation = evaluate_split(
-        split,
-        predict_slots=lambda images: (truth.boxes_xyxy, truth.mask.astype(np.float32)),
-        threshold=0.3,
-        batch_size=len(split),
+    result = evaluate(
+        manifest,
+        lambda images: (truth.boxes_xyxy, truth.mask.astype(np.float32)),
+        report=tmp_path,
+        split="train",
+        bootstrap=10,
     )
-    intervals = bootstrap_intervals(
-        evaluation.truths,
-        evaluation.predictions,
-        groups=split.group_ids(),
-        threshold=0.3,
-        num_resamples=10,
-    )
-    assert intervals.num_groups == split.manifest.splits["train"].groups
-    summary = {
-        "model": "a detector",
-        "split": "train",
-        "shuffle_labels_seed": None,
-        "warehouse_version": split.manifest.version,
-        "checkpoint": "none",
-        **evaluation.metrics.to_json(),
-        "bootstrap": intervals.to_json(),
-    }
-    write_report(tmp_path, evaluation=evaluation, split=split, summary=summary, history=[])
+    assert result.intervals is not None
+    assert result.intervals.num_groups == split.manifest.splits["train"].groups
     page = (tmp_path / "report.html").read_text()
     assert "<tr><th>AP50</th><td>1.0000</td><td>[1.0000, 1.0000]</td></tr>" in page
-    assert f"10 resamples of {intervals.num_groups} groups" in page
+    assert f"10 resamples of {result.intervals.num_groups} groups" in page
+    sources = re.findall(r'(?:src|href)="([^"]{1,40})', page)
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources)
     stored = json.loads((tmp_path / "report.json").read_text())
     assert stored["bootstrap"]["ap50"] == pytest.approx([1, 1])
+    assert stored["settings"]["manifest"] == str(manifest)
+    assert stored["environment"]["python"]

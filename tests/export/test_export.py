@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from checkpoints import write_lively_checkpoint
 from haustra.cli.main import main
 from haustra.core.errors import HaustraError
+from haustra.core.operating_point import OperatingPoint
 from haustra.evaluate.metrics import AveragePrecision
 from haustra.export import stage
 from haustra.export.config import ExportConfig
@@ -229,7 +230,8 @@ def test_the_file_is_reproducible_and_says_how_to_use_the_model(
     assert metadata["preprocessing"]["pad_value"] == 114
     detector = open_detector(result.path)
     assert (detector.caption, detector.input_size_wh) == ("tinydet", (64, 64))
-    assert (detector.resize_mode, detector.objectness, detector.iou) == ("letterbox", 0.3, 0.5)
+    assert detector.resize_mode == "letterbox"
+    assert detector.operating_point == OperatingPoint(objectness=0.3, iou=0.5)
     (images,) = session.get_inputs()
     assert (images.name, images.shape, images.type) == (
         "images",
@@ -367,7 +369,9 @@ def test_eight_bits_that_find_less_fail_and_leave_no_file(
             ap_small=None,
             ap_medium=None,
             ap_large=None,
+            ar_1=None,
             ar_10=None,
+            ar_100=None,
         )
         slots = answer_split(*args, **settings).slots
         return SplitAnswers(average_precision=precision, slots=slots)

@@ -22,7 +22,9 @@ def answers(
         ap_small=None,
         ap_medium=None,
         ap_large=None,
+        ar_1=None,
         ar_10=None,
+        ar_100=None,
     )
     return SplitAnswers(average_precision=precision, slots=arrays)
 

@@ -1,11 +1,20 @@
 """`haustra eval`."""
 
+from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from haustra.cli.scores import print_intervals, print_scores
-from haustra.cli.terminal import build_progress, print_json, print_lines
+from haustra.cli.scores import (
+    print_alarms,
+    print_comparison,
+    print_degradations,
+    print_frames,
+    print_intervals,
+    print_lesions,
+    print_scores,
+)
+from haustra.cli.terminal import build_progress, print_json, print_lines, print_problems
 from haustra.evaluate.config import EvalConfig
 
 
@@ -14,25 +23,49 @@ def evaluate(
     config: Annotated[EvalConfig, Parameter(name="*")],
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """Measure a detector on a split: average precision, precision, recall, duplicates.
+    """Measure a detector on a split or on captures: boxes, frames, lesions, alarms, calibration.
 
     Parameters
     ----------
     as_json
         Print JSON to standard output.
     """
-    from haustra.evaluate.stage import evaluate_detector
+    from haustra.evaluate.stage import compare_weights, evaluate_detector
     from haustra.infer.detector import open_detector
 
-    detector = open_detector(config.detector_weights, kind=config.model)
-    result = evaluate_detector(config, detector=detector, progress=build_progress(as_json=as_json))
+    progress = build_progress(as_json=as_json)
+    opener = partial(open_detector, kind=config.model)
+    if config.compare is not None:
+        comparison = compare_weights(config, open_detector=opener, progress=progress)
+        if as_json:
+            print_json(comparison.to_json())
+        else:
+            print_comparison(comparison, paths=config.compare)
+        return
+    result = evaluate_detector(config, open_detector=opener, progress=progress)
     if as_json:
         print_json(result.summary | {"report": [str(path) for path in result.report]})
         return
-    name: str = config.split
+    name: str = "captures" if config.captures is not None else config.split_name
     if config.shuffle_labels_seed is not None:
         name += " (labels shuffled)"
     print_scores({name: result.evaluation.metrics})
+    point = result.operating_point
+    text = f"threshold {point.objectness:.3g}: {result.summary['threshold_from']}"
+    if point.fitted is not None:
+        text += (
+            f"; hold-off {point.hold_off_frames} frames, kept on from {point.lower_threshold:.3g}"
+        )
+    print_lines([text])
     if result.intervals is not None:
         print_intervals(result.intervals)
-    print_lines(f"wrote {path}" for path in [*result.report, config.metrics_out] if path)
+    print_frames(result.frames, calibration=result.calibration)
+    if result.lesions is not None:
+        print_lesions(result.lesions)
+    if result.alarms is not None:
+        print_alarms(result.alarms)
+    if result.degradations is not None:
+        print_degradations(result.degradations)
+    print_problems(result.notes)
+    written = [*result.report, config.metrics_out, config.predictions_out]
+    print_lines(f"wrote {path}" for path in written if path)

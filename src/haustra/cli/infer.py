@@ -27,6 +27,8 @@ def infer(
             {
                 "detector": result.caption,
                 "heuristic": result.is_heuristic,
+                "operating_point": result.operating_point.to_json(),
+                "in_time": result.in_time,
                 "images": [picture.to_json() for picture in result.pictures],
                 "unreadable": result.unreadable,
             }
@@ -45,6 +47,15 @@ def _print_result(result: InferResult) -> None:
     if result.is_heuristic:
         print_lines(
             ["no --detector-weights: a colour and shape heuristic drew these boxes, no detector"]
+        )
+    if result.in_time:
+        point = result.operating_point
+        print_lines(
+            [
+                f"frames in time: boxes from {point.objectness:.3g}, kept on from "
+                f"{point.lower_threshold:.3g}, the first {point.hold_off_frames} frames of each "
+                "activation held back (--infer-hold-off 0 shows them)"
+            ]
         )
     for picture in result.pictures:
         found = picture.detections

@@ -111,7 +111,7 @@ def _print_detector(path: Path, *, value: dict[str, Any]) -> None:
                 f"epochs, "
                 f"{last.get('seconds', 0):.0f} s, seed {training['seed']}, {training['precision']}"
             ),
-            f"operating point: objectness {point['objectness']}, iou {point['iou']}",
+            "operating point: " + ", ".join(f"{name} {at}" for name, at in point.items()),
         ]
     )
     if "opset" in value:

@@ -17,6 +17,11 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_group(group_id: str) -> str:
+    """Return 12 hexadecimal digits that tell a group from others without saying its name."""
+    return digest_bytes(group_id.encode())[:12]
+
+
 def digest_json(value: Any) -> str:
     """Return the SHA-256 of a JSON value in canonical form: sorted keys, no spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))

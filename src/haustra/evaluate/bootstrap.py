@@ -185,7 +185,8 @@ def draw_groups(
     return np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))])
 
 
-def _percentile_interval(values: NDArray[np.float64]) -> Interval:
+def percentile_interval(values: NDArray[np.float64]) -> Interval:
+    """Return the 2.5th and the 97.5th percentile of [N] values."""
     tail = (100 - LEVEL_PERCENT) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
@@ -229,7 +230,7 @@ def bootstrap_intervals(
     labelled = ~np.isnan(values["ap50"])
 
     def of_average_precision(name: str) -> Interval | None:
-        return _percentile_interval(values[name][labelled]) if labelled.any() else None
+        return percentile_interval(values[name][labelled]) if labelled.any() else None
 
     return BootstrapIntervals(
         num_resamples=num_resamples,
@@ -238,7 +239,7 @@ def bootstrap_intervals(
         ap50=of_average_precision("ap50"),
         ap75=of_average_precision("ap75"),
         ap50_95=of_average_precision("ap50_95"),
-        precision=_percentile_interval(values["precision"]),
-        recall=_percentile_interval(values["recall"]),
-        f1=_percentile_interval(values["f1"]),
+        precision=percentile_interval(values["precision"]),
+        recall=percentile_interval(values["recall"]),
+        f1=percentile_interval(values["f1"]),
     )

@@ -1,12 +1,14 @@
-"""Evaluating a detector on a split: predictions of every image against its labels.
+"""Evaluating a detector on frames: predictions of every frame against its labels.
 
 The detector is any callable from a batch of images to slots, so nothing here knows a model.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from haustra.core.detections import (
     Detections,
@@ -15,35 +17,34 @@ from haustra.core.detections import (
     detections_from_slots,
 )
 from haustra.core.errors import HaustraError
-from haustra.core.letterbox import Letterbox
 from haustra.core.progress import Progress, SilentProgress, track
+from haustra.evaluate.frames import (
+    BATCH_SIZE,
+    EvalFrame,
+    FrameSource,
+    FrameWithPixels,
+    SplitFrames,
+)
 from haustra.evaluate.metrics import BoxMetrics, box_metrics
-from haustra.warehouse.loader import iterate_batches
-from haustra.warehouse.order import stored_order
 from haustra.warehouse.reading import Split
+
+PredictFrames = Callable[[list[EvalFrame], NDArray[np.uint8]], list[Detections]]
+"""From frames and their images uint8 [B,H,W,3] to the detections of each, at every score."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Metrics of a split with what they were computed from, in sample order."""
+    """Metrics of a set of frames with what they were computed from, in order."""
 
     metrics: BoxMetrics
     truths: list[Detections]
     predictions: list[Detections]
+    frames: list[EvalFrame] = field(default_factory=list)
 
-
-def _truths(split: Split, *, letterboxes: Sequence[Letterbox]) -> list[Detections]:
-    batch_size = 256
-    truths: list[Detections] = []
-    for start in range(0, len(split), batch_size):
-        stop = min(start + batch_size, len(split))
-        batch = split.gather(np.arange(start, stop))
-        for letterbox, boxes, mask in zip(
-            letterboxes[start:stop], batch.boxes_xyxy, batch.mask, strict=True
-        ):
-            boxes_px = letterbox.boxes_to_source(boxes[mask.astype(bool)])
-            truths.append(detections_from_labels(boxes_px, image_size_wh=letterbox.source_size_wh))
-    return truths
+    def with_threshold(self, threshold: float) -> "Evaluation":
+        """Return the same at another score threshold (0..1)."""
+        metrics = box_metrics(self.truths, self.predictions, threshold=threshold)
+        return replace(self, metrics=metrics)
 
 
 def shuffle_truths(truths: Sequence[Detections], *, seed: int) -> list[Detections]:
@@ -69,44 +70,91 @@ def shuffle_truths(truths: Sequence[Detections], *, seed: int) -> list[Detection
     return shuffled
 
 
+def in_batches(
+    frames: Iterator[FrameWithPixels], *, batch_size: int
+) -> Iterator[tuple[list[EvalFrame], NDArray[np.uint8]]]:
+    """Yield frames and their images uint8 [B,H,W,3], so many at a time."""
+    while batch := list(islice(frames, batch_size)):
+        yield [frame for frame, _ in batch], np.stack([pixels for _, pixels in batch])
+
+
+def frame_predictor(predict_slots: PredictSlots) -> PredictFrames:
+    """Return a detector as a function from frames to detections on their source images."""
+
+    def predict(frames: list[EvalFrame], images: NDArray[np.uint8]) -> list[Detections]:
+        boxes, scores = predict_slots(images)
+        return [
+            detections_from_slots(boxes[row], scores[row], letterbox=frame.letterbox)
+            for row, frame in enumerate(frames)
+        ]
+
+    return predict
+
+
+def evaluate_frames(
+    source: FrameSource,
+    *,
+    predict: PredictFrames,
+    threshold: float,
+    batch_size: int = BATCH_SIZE,
+    shuffle_labels_seed: int | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run a detector over frames and compute its metrics, boxes in pixels of the source images.
+
+    Args:
+        source: of the frames.
+        predict: the detector.
+        threshold: score for precision, recall and F1.
+        batch_size: images at a time.
+        shuffle_labels_seed: evaluate against the labels of other images, as a control.
+        progress: where to show how far it is.
+
+    Raises:
+        HaustraError: no frame can be used.
+    """
+    frames: list[EvalFrame] = []
+    predictions: list[Detections] = []
+    for batch, images in track(
+        in_batches(source.read(), batch_size=batch_size),
+        progress=progress or SilentProgress(),
+        description=f"evaluate {source.name}",
+        total=-(-len(source) // batch_size),
+        unit="batches",
+    ):
+        frames += batch
+        predictions += predict(batch, images)
+    if not frames:
+        raise HaustraError(
+            f"{source.name} holds no usable frame; the first problem: "
+            f"{source.problems[0] if source.problems else 'none'}"
+        )
+    truths = [frame.truth for frame in frames]
+    if shuffle_labels_seed is not None:
+        truths = shuffle_truths(truths, seed=shuffle_labels_seed)
+    return Evaluation(
+        metrics=box_metrics(truths, predictions, threshold=threshold),
+        truths=truths,
+        predictions=predictions,
+        frames=frames,
+    )
+
+
 def evaluate_split(
     split: Split,
     *,
     predict_slots: PredictSlots,
     threshold: float,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     shuffle_labels_seed: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Run a detector over a split and compute its metrics, boxes in pixels of the source images.
-
-    Args:
-        split: of a warehouse.
-        predict_slots: the detector.
-        threshold: score for precision, recall and F1.
-        batch_size: images at a time.
-        shuffle_labels_seed: evaluate against the labels of other images, as a control.
-        progress: where to show how far it is.
-    """
-    letterboxes = split.letterboxes()
-    truths = _truths(split, letterboxes=letterboxes)
-    if shuffle_labels_seed is not None:
-        truths = shuffle_truths(truths, seed=shuffle_labels_seed)
-    predictions: list[Detections] = []
-    batches = iterate_batches(split, order=stored_order(split.shard_sizes), batch_size=batch_size)
-    for indices, batch in track(
-        batches,
-        progress=progress or SilentProgress(),
-        description=f"evaluate {split.name}",
-        total=-(-len(split) // batch_size),
-    ):
-        boxes, scores = predict_slots(batch.images)
-        predictions += [
-            detections_from_slots(boxes[row], scores[row], letterbox=letterboxes[index])
-            for row, index in enumerate(indices)
-        ]
-    return Evaluation(
-        metrics=box_metrics(truths, predictions, threshold=threshold),
-        truths=truths,
-        predictions=predictions,
+    """Run a detector over a warehouse's split; arguments as of `evaluate_frames`."""
+    return evaluate_frames(
+        SplitFrames(split),
+        predict=frame_predictor(predict_slots),
+        threshold=threshold,
+        batch_size=batch_size,
+        shuffle_labels_seed=shuffle_labels_seed,
+        progress=progress,
     )

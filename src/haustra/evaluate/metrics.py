@@ -33,8 +33,11 @@ class AveragePrecision:
     ap_medium: float | None
     ap_large: float | None
     """Objects of at least 96x96 pixels."""
+    ar_1: float | None
+    """Average recall with at most one detection an image."""
     ar_10: float | None
-    """Average recall with at most ten detections an image."""
+    """With at most ten."""
+    ar_100: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +146,9 @@ def average_precision(
             ap_small=0.0 if (sizes < 32).any() else None,
             ap_medium=0.0 if ((sizes >= 32) & (sizes < 96)).any() else None,
             ap_large=0.0 if (sizes >= 96).any() else None,
+            ar_1=0.0,
             ar_10=0.0,
+            ar_100=0.0,
         )
     with contextlib.redirect_stdout(io.StringIO()):
         truth_set = COCO(ground_truth)
@@ -158,7 +163,9 @@ def average_precision(
         "ap_small": 3,
         "ap_medium": 4,
         "ap_large": 5,
+        "ar_1": 6,
         "ar_10": 7,
+        "ar_100": 8,
     }
     values = {name: float(evaluation.stats[index]) for name, index in names.items()}
     # COCO writes -1 where there is no truth of that size.

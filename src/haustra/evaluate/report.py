@@ -1,11 +1,15 @@
-"""The report of an evaluation: curves, a precision-recall plot, boxed pictures, one page, one JSON.
+"""The report of an evaluation: one page with everything in it, and the same as JSON.
 
-The gallery is spread evenly over the split, not chosen by how good it looks; misses and false
-alarms have sheets of their own, the worst first.
+The gallery is spread evenly over the frames, not chosen by how good it looks; misses and false
+alarms have their own, the worst first.
 """
 
+import base64
 import html
+import json
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +17,39 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.core.boxes import FloatArray, box_areas
+from haustra.core.boxes import box_areas
 from haustra.core.detections import Detections
 from haustra.core.drawing import PREDICTION_RGB, TRUTH_RGB, draw_boxes, draw_text
-from haustra.core.errors import MissingExtraError
 from haustra.core.files import write_json_atomic, write_text_atomic
 from haustra.core.images import write_png
 from haustra.core.letterbox import Letterbox
 from haustra.evaluate.bootstrap import LEVEL_PERCENT
+from haustra.evaluate.degrade import draw_degradations
 from haustra.evaluate.evaluation import Evaluation
+from haustra.evaluate.frames import FrameSource
 from haustra.evaluate.metrics import match_detections
-from haustra.warehouse.reading import Split
+from haustra.evaluate.plots import draw_clinical, draw_curves, draw_degradation_scores
 
 NUM_PICTURES = 12
 NUM_MISTAKES = 8
 PICTURE_SIDE_PX = 288
 
+Image = NDArray[np.uint8]
 
-def precision_recall(evaluation: Evaluation) -> tuple[FloatArray, FloatArray]:
-    """Return recall and precision, both [K], at each detection's score, falling; IoU 0.5."""
-    scores, hits = [], []
-    for truth, prediction in zip(evaluation.truths, evaluation.predictions, strict=True):
-        matched, _, _ = match_detections(truth, prediction)
-        scores.append(prediction.scores)
-        hits.append(matched >= 0)
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    found = np.cumsum(np.concatenate(hits)[order])
-    recall = found / max(1, evaluation.metrics.num_truths)
-    return recall, found / np.arange(1, len(found) + 1)
+
+@dataclass(frozen=True, kw_only=True)
+class ReportInputs:
+    """What a report tells."""
+
+    evaluation: Evaluation
+    source: FrameSource
+    """Where the pictures come from."""
+    summary: dict[str, Any]
+    """What was measured on what, as JSON values."""
+    history: list[dict[str, Any]]
+    """The training's epochs."""
+    data_sources: list[dict[str, Any]]
+    """Names, licences and citations of the data."""
 
 
 def _to_stored(detections: Detections, *, letterbox: Letterbox) -> Detections:
@@ -51,7 +60,7 @@ def _to_stored(detections: Detections, *, letterbox: Letterbox) -> Detections:
 
 
 def spread_evenly(evaluation: Evaluation, *, count: int = NUM_PICTURES) -> NDArray[np.int64]:
-    """Return the numbers of `count` images (fewer if there are fewer) spread over the split."""
+    """Return the numbers of `count` images (fewer if there are fewer) spread over all."""
     last = len(evaluation.truths) - 1
     return np.unique(np.linspace(0, last, count).round().astype(np.int64))
 
@@ -84,113 +93,278 @@ def worst_mistakes(
     return worst(missed), worst(alarmed)
 
 
-def draw_gallery(
-    evaluation: Evaluation, *, split: Split, indices: NDArray[np.int64]
-) -> NDArray[np.uint8]:
-    """Return a sheet of pictures with labels (blue) and detections (green), uint8 [H,W,3]."""
-    images = split.gather(indices).images
-    letterboxes = split.letterboxes()
+def _draw_tile(image: Image, evaluation: Evaluation, index: int) -> Image:
+    """Return one frame with labels (blue) and shown detections (green)."""
+    factor = PICTURE_SIDE_PX / image.shape[0]
+    tile = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     threshold = evaluation.metrics.at_threshold.threshold
-    tiles = []
-    for image, index in zip(images, indices, strict=True):
-        factor = PICTURE_SIDE_PX / image.shape[0]
-        tile = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-        pair = (evaluation.truths[index], evaluation.predictions[index].above(threshold))
-        truth, shown = (
-            Detections(
-                boxes_px=stored.boxes_px * factor,
-                scores=stored.scores,
-                image_size_wh=(tile.shape[1], tile.shape[0]),
-            )
-            for stored in (_to_stored(d, letterbox=letterboxes[index]) for d in pair)
+    pair = (evaluation.truths[index], evaluation.predictions[index].above(threshold))
+    truth, shown = (
+        Detections(
+            boxes_px=stored.boxes_px * factor,
+            scores=stored.scores,
+            image_size_wh=(tile.shape[1], tile.shape[0]),
         )
-        drawn = draw_boxes(
-            np.asarray(tile, dtype=np.uint8), truth, rgb=TRUTH_RGB, labels=[""] * len(truth)
+        for stored in (
+            _to_stored(found, letterbox=evaluation.frames[index].letterbox) for found in pair
         )
-        drawn = draw_boxes(drawn, shown, rgb=PREDICTION_RGB)
-        caption = f"{len(truth)} labelled, {len(shown)} found"
-        draw_text(drawn, caption, top_left_xy=(0, drawn.shape[0]), rgb=(235, 235, 235))
-        tiles.append(drawn)
+    )
+    drawn = draw_boxes(
+        np.asarray(tile, dtype=np.uint8), truth, rgb=TRUTH_RGB, labels=[""] * len(truth)
+    )
+    drawn = draw_boxes(drawn, shown, rgb=PREDICTION_RGB)
+    caption = f"{len(truth)} labelled, {len(shown)} found"
+    draw_text(drawn, caption, top_left_xy=(0, drawn.shape[0]), rgb=(235, 235, 235))
+    return drawn
+
+
+def draw_tiles(
+    evaluation: Evaluation, *, source: FrameSource, indices: NDArray[np.int64]
+) -> list[Image]:
+    """Return pictures of some frames with labels and detections, in the order of `indices`."""
+    numbers = {evaluation.frames[index].sample_id: int(index) for index in indices}
+    drawn = {
+        frame.sample_id: _draw_tile(image, evaluation, numbers[frame.sample_id])
+        for frame, image in source.read(list(numbers))
+    }
+    return [drawn[sample_id] for sample_id in numbers]
+
+
+def _sheet(tiles: list[Image]) -> Image:
     columns = min(4, len(tiles))
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    rows = [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
+    filled = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % columns)]
+    rows = [np.hstack(filled[start : start + columns]) for start in range(0, len(filled), columns)]
     return np.vstack(rows)
 
 
-def _draw_curves(
-    folder: Path, *, history: list[dict[str, Any]], evaluation: Evaluation, split_name: str
-) -> Path:
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise MissingExtraError("matplotlib", extra="train", needed_for="--report") from None
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+def write_report(folder: Path, *, inputs: ReportInputs) -> list[Path]:
+    """Write `report.html`, which needs no other file, `report.json`, and the pictures in them.
 
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    epochs = [entry["epoch"] for entry in history]
-    axes[0].plot(epochs, [entry["loss"] for entry in history], color="tab:blue")
-    axes[0].set(title="training loss", xlabel="epoch", yscale="log")
-    validated = [entry for entry in history if "val" in entry]
-    for name, label in (("ap50", "AP50"), ("ap50_95", "AP50-95")):
-        values = [entry["val"]["average_precision"][name] for entry in validated]
-        axes[1].plot([entry["epoch"] for entry in validated], values, marker="o", label=label)
-    axes[1].set(title="validation during training", xlabel="epoch", ylim=(0, 1))
-    axes[1].legend(loc="lower right")
-    recall, precision = precision_recall(evaluation)
-    axes[2].plot(recall, precision, color="tab:green")
-    axes[2].set(
-        title=f"precision against recall, {split_name}, IoU 0.5",
-        xlabel="recall",
-        xlim=(0, 1),
-        ylim=(0, 1.02),
-    )
-    for axis in axes:
-        axis.grid(alpha=0.3)
-    path = folder / "curves.png"
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    The pictures are `curves.png`, `clinical.png`, `gallery.png`, and where there are such
+    `misses.png`, `false_alarms.png`, `degradations.png` and `degraded.png`.
+
+    Args:
+        folder: where they go; it is made if needed.
+        inputs: what the report tells.
+
+    Raises:
+        MissingExtraError: `matplotlib` is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluation, source, summary = inputs.evaluation, inputs.source, inputs.summary
+    pictures = {name: folder / f"{name}.png" for name in ("curves", "clinical", "gallery")}
+    draw_curves(pictures["curves"], history=inputs.history, evaluation=evaluation, name=source.name)
+    draw_clinical(pictures["clinical"], summary=summary)
+    chosen = spread_evenly(evaluation)
+    tiles = draw_tiles(evaluation, source=source, indices=chosen)
+    write_png(pictures["gallery"], image_rgb=_sheet(tiles))
+    mistakes: dict[str, list[str]] = {}
+    for name, indices in zip(("misses", "false_alarms"), worst_mistakes(evaluation), strict=True):
+        path = folder / f"{name}.png"
+        path.unlink(missing_ok=True)  # of an earlier report
+        mistakes[name] = []
+        if len(indices):
+            tiles = draw_tiles(evaluation, source=source, indices=indices)
+            write_png(path, image_rgb=_sheet(tiles))
+            pictures[name] = path
+            mistakes[name] = [
+                _figure(tile, evaluation=evaluation, index=int(index), folder=folder)
+                for tile, index in zip(tiles, indices, strict=True)
+            ]
+    for name in ("degradations", "degraded"):
+        (folder / f"{name}.png").unlink(missing_ok=True)
+    if summary["degradations"]:
+        pictures["degradations"] = folder / "degradations.png"
+        draw_degradation_scores(pictures["degradations"], degradations=summary["degradations"])
+        pictures["degraded"] = folder / "degraded.png"
+        example = evaluation.frames[int(chosen[len(chosen) // 2])].sample_id
+        _, image = next(source.read([example]))
+        write_png(pictures["degraded"], image_rgb=draw_degradations(image, name=example))
+    value = summary | {"sources": inputs.data_sources, "history": inputs.history}
+    write_json_atomic(folder / "report.json", value=value)
+    page = _page(value, pictures=pictures, mistakes=mistakes)
+    write_text_atomic(folder / "report.html", text=page)
+    return [folder / "report.html", folder / "report.json", *pictures.values()]
 
 
-def _page(summary: dict[str, Any], *, mistakes: dict[str, Path]) -> str:
-    scores, counts = summary["average_precision"], summary["at_threshold"]
-    intervals = summary["bootstrap"] or {}
-    rows = [
-        *((key.replace("ap", "AP").replace("_", "-"), key, value) for key, value in scores.items()),
-        *((key.replace("_", " "), key, value) for key, value in counts.items()),
-    ]
-    resampling = (
-        f"<p>In brackets: {LEVEL_PERCENT} % intervals (percentile bootstrap, "
-        f"{intervals['num_resamples']} resamples of {intervals['num_groups']} groups).</p>\n"
-        if intervals
-        else ""
-    )
+def _data_uri(data: bytes, *, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _figure(tile: Image, *, evaluation: Evaluation, index: int, folder: Path) -> str:
+    """Return a picture with its frame's name, which leads to the image where that is known."""
+    frame = evaluation.frames[index]
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(tile, cv2.COLOR_RGB2BGR))
+    picture = f'<img src="{_data_uri(data.tobytes(), kind="jpeg")}" alt="">'
+    name = html.escape(frame.sample_id)
+    if frame.image_path is not None:
+        target = html.escape(os.path.relpath(frame.image_path.resolve(), folder.resolve()))
+        name = f'<a href="{target}">{name}</a>'
+    return f"<figure>{picture}<figcaption>{name}</figcaption></figure>"
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 1000 else f"{value:.0f}"
+    if isinstance(value, list):
+        return ", ".join(_number(item) for item in value)
+    return html.escape(str(value))
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return "" if ends is None else f"[{ends[0]:.4f}, {ends[1]:.4f}]"
+
+
+_NAMES = {"ap50": "AP50", "ap75": "AP75", "ap50_95": "AP50-95"}
+
+
+def _pairs(values: dict[str, Any], *, intervals: dict[str, Any] | None = None) -> str:
+    """Return a table of names and numbers."""
     cells = "\n".join(
-        f"<tr><th>{html.escape(name)}</th><td>{_number(value)}</td>"
-        f"<td>{_interval(intervals.get(key))}</td></tr>"
-        for name, key, value in rows
+        f"<tr><th>{_NAMES.get(key) or html.escape(key.replace('_', ' '))}</th>"
+        f"<td>{_number(value)}</td><td>{_interval((intervals or {}).get(key))}</td></tr>"
+        for key, value in values.items()
+        if not isinstance(value, dict)
     )
-    title = html.escape(f"{summary['model']} on {summary['split']}")
+    return f"<table>\n{cells}\n</table>"
+
+
+def _rows(rows: list[dict[str, Any]]) -> str:
+    """Return a table with a column per key."""
+    if not rows:
+        return "<p>None.</p>"
+    head = "".join(f"<th>{html.escape(key.replace('_', ' '))}</th>" for key in rows[0])
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{_number(value)}</td>" for value in row.values()) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
+
+
+def _section(title: str, text: str, *parts: str) -> str:
+    body = "\n".join(part for part in parts if part)
+    paragraph = f"<p>{text}</p>\n" if text else ""
+    return f"<h2>{html.escape(title)}</h2>\n{paragraph}{body}\n"
+
+
+def _without(value: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if key not in names}
+
+
+def _page(
+    value: dict[str, Any], *, pictures: dict[str, Path], mistakes: dict[str, list[str]]
+) -> str:
+    def picture(name: str, alt: str) -> str:
+        if name not in pictures:
+            return ""
+        return f'<img src="{_data_uri(pictures[name].read_bytes(), kind="png")}" alt="{alt}">'
+
+    where = value["captures"] or f"{value['split']} of warehouse v{value['warehouse_version']}"
+    title = html.escape(f"{value['model']} on {value['captures'] or value['split']}")
+    threshold = value["at_threshold"]["threshold"]
+    intervals = value["bootstrap"] or {}
+    sections = [
+        _section("Read this first", "", _list(value["notes"])),
+        _section("Curves", "", picture("curves", "loss, validation and precision-recall curves")),
+        _section(
+            "Pictures",
+            f"Spread evenly over the frames. Blue: labelled. Green: found, with its score, from "
+            f"{threshold:.3g}.",
+            picture("gallery", "boxed pictures"),
+        ),
+        _section("Missed polyps", "The largest first.", _figures(mistakes["misses"])),
+        _section("False alarms", "The highest score first.", _figures(mistakes["false_alarms"])),
+        _section(
+            "Boxes",
+            "Average precision over all scores (COCO); the rest at the score threshold and IoU 0.5."
+            + (
+                f" In brackets: {LEVEL_PERCENT} % intervals (percentile bootstrap, "
+                f"{intervals['num_resamples']} resamples of {intervals['num_groups']} groups)."
+                if intervals
+                else ""
+            ),
+            _pairs(value["average_precision"] | value["at_threshold"], intervals=intervals),
+        ),
+        _section(
+            "Frames",
+            "A frame is flagged if a shown box touches a label (any overlap); on clean frames, if "
+            "any box is shown.",
+            _pairs(value["frames"]),
+            picture("clinical", "FROC, AFROC, reliability, scores, alarms"),
+        ),
+        _section(
+            "Calibration",
+            "Boxes of score 0.05 and up, right if matched at IoU 0.5.",
+            _pairs(_without(value["calibration"], "bins", "right_counts", "wrong_counts")),
+            _rows(value["calibration"]["bins"]),
+        ),
+    ]
+    if value["lesions"]:
+        sections.append(
+            _section(
+                "Lesions",
+                "Detected: a shown box touches the label. Within N s: half a second's worth of "
+                "detections in the first N seconds in view.",
+                _pairs(_without(value["lesions"], "rows")),
+                _rows(value["lesions"]["rows"]),
+            )
+        )
+    if value["alarms"]:
+        sections.append(
+            _section(
+                "Alarms",
+                "A false activation is a run of frames with a shown box that touches no label. Run "
+                "lengths: under 0.5 s, to 1 s, to 2 s, longer. Delay: of a lesion's first box, "
+                "against no hold-off.",
+                _pairs(_without(value["alarms"], "rows")),
+                _rows(value["alarms"]["rows"]),
+            )
+        )
+    if value["degradations"]:
+        worst = value["degradations"]["worst"]
+        sections.append(
+            _section(
+                "Degraded images",
+                f"Worst: {worst['kind']} {worst['severity']}, recall {worst['recall']:.3f} against "
+                f"{value['degradations']['clean']['recall']:.3f} on clean images.",
+                picture("degradations", "recall by degradation"),
+                picture("degraded", "an image in all degradations"),
+                _rows([value["degradations"]["clean"], *value["degradations"]["scores"]]),
+            )
+        )
+    repeat = {
+        "settings": value["settings"],
+        "checkpoint_sha256": value["checkpoint_sha256"],
+        "operating_point": value["operating_point"],
+        "environment": value["environment"],
+    }
+    sections += [
+        _section(
+            "Leakage audit",
+            "Groups that the detector was trained on, and images that look like one of another "
+            "split.",
+            _pairs(_without(value["leakage_audit"], "nearest")),
+            _rows(value["leakage_audit"].get("nearest", [])),
+        ),
+        _section(
+            "Data",
+            "",
+            _list(sorted({"; ".join(str(v) for v in s.values() if v) for s in value["sources"]})),
+        ),
+        _section(
+            "To repeat this",
+            "",
+            f"<pre>{html.escape(json.dumps(repeat, indent=2))}</pre>",
+        ),
+    ]
     control = (
         "<p><strong>Control: the labels were shuffled among the images.</strong></p>"
-        if summary["shuffle_labels_seed"] is not None
+        if value["shuffle_labels_seed"] is not None
         else ""
-    )
-    sources = "".join(
-        f"<li>{html.escape('; '.join(str(v) for v in source.values() if v))}</li>"
-        for source in summary["sources"]
-    )
-    threshold = summary["at_threshold"]["threshold"]
-    sheets = "".join(
-        f"<h2>{title}</h2>\n<p>{text}</p>\n"
-        f'<img src="{mistakes[name].name}" alt="{title.lower()}">\n'
-        if name in mistakes
-        else f"<h2>{title}</h2>\n<p>None.</p>\n"
-        for name, title, text in (
-            ("misses", "Missed polyps", "The largest first."),
-            ("false_alarms", "False alarms", "The highest score first."),
-        )
     )
     return f"""<!doctype html>
 <html lang="en">
@@ -199,85 +373,26 @@ def _page(summary: dict[str, Any], *, mistakes: dict[str, Path]) -> str:
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto }}
 img {{ max-width: 100% }}
-th {{ text-align: left; padding-right: 2rem; font-weight: normal }}
+th {{ text-align: left; padding-right: 2rem; font-weight: normal; color: #555 }}
 td {{ text-align: right; padding-right: 1rem; font-variant-numeric: tabular-nums }}
+.wide {{ overflow-x: auto; font-size: 13px }}
+figure {{ display: inline-block; margin: 0 .5rem .5rem 0; font-size: 12px }}
+pre {{ overflow-x: auto; background: #f4f4f4; padding: 1rem; font-size: 12px }}
 </style>
 <h1>{title}</h1>
-<p>{summary["num_images"]} images with {summary["num_truths"]} labelled polyps; warehouse
-v{html.escape(summary["warehouse_version"])}; checkpoint {html.escape(summary["checkpoint"])}.
-haustra is a research tool.</p>
+<p>{value["num_images"]} images with {value["num_truths"]} labelled polyps: {html.escape(where)};
+weights {html.escape(value["checkpoint"])}; score threshold {threshold:.3g}
+({html.escape(value["threshold_from"])}). haustra is a research tool.</p>
 {control}
-<img src="curves.png" alt="loss, validation and precision-recall curves">
-<h2>Pictures</h2>
-<p>Spread evenly over the split. Blue: labelled. Green: found, with its score, from {threshold}.</p>
-<img src="gallery.png" alt="boxed pictures">
-{sheets}<h2>Numbers</h2>
-{resampling}<table>
-{cells}
-</table>
-<h2>Data</h2>
-<ul>{sources}</ul>
-</html>
+{"".join(sections)}</html>
 """
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+def _list(lines: list[str]) -> str:
+    if not lines:
+        return "<p>Nothing.</p>"
+    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def _interval(ends: Sequence[float] | None) -> str:
-    return "" if ends is None else f"[{ends[0]:.4f}, {ends[1]:.4f}]"
-
-
-def write_report(
-    folder: Path,
-    *,
-    evaluation: Evaluation,
-    split: Split,
-    summary: dict[str, Any],
-    history: list[dict[str, Any]],
-) -> list[Path]:
-    """Write `report.html`, `report.json` and pictures; return their paths.
-
-    The pictures are `curves.png`, `gallery.png`, and `misses.png` and `false_alarms.png` where
-    there are such.
-
-    Args:
-        folder: where they go; it is made if needed.
-        evaluation: of the split.
-        split: for the pictures.
-        summary: what was measured on what, as JSON values.
-        history: the training's epochs, from the checkpoint's header.
-
-    Raises:
-        MissingExtraError: `matplotlib` is not installed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    summary = summary | {"sources": [source.model_dump() for source in split.manifest.sources]}
-    curves = _draw_curves(
-        folder, history=history, evaluation=evaluation, split_name=summary["split"]
-    )
-    gallery = folder / "gallery.png"
-    write_png(
-        gallery,
-        image_rgb=draw_gallery(evaluation, split=split, indices=spread_evenly(evaluation)),
-    )
-    mistakes: dict[str, Path] = {}
-    for name, indices in zip(("misses", "false_alarms"), worst_mistakes(evaluation), strict=True):
-        path = folder / f"{name}.png"
-        path.unlink(missing_ok=True)  # of an earlier report
-        if len(indices):
-            sheet = draw_gallery(evaluation, split=split, indices=indices)
-            write_png(path, image_rgb=sheet)
-            mistakes[name] = path
-    write_json_atomic(folder / "report.json", value=summary | {"history": history})
-    write_text_atomic(folder / "report.html", text=_page(summary, mistakes=mistakes))
-    return [
-        folder / "report.html",
-        folder / "report.json",
-        curves,
-        gallery,
-        *mistakes.values(),
-    ]
+def _figures(figures: list[str]) -> str:
+    return "\n".join(figures) or "<p>None.</p>"

@@ -1,9 +1,11 @@
 """Opening a trained detector, whatever file it is in: a checkpoint or an exported ONNX model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from haustra.core.errors import MissingExtraError
+from haustra.core.operating_point import OperatingPoint
 from haustra.infer.image_detector import TrainedDetector
 from haustra.infer.onnx_detector import OnnxDetector, is_onnx_path
 
@@ -31,10 +33,20 @@ class CheckpointDetector(TrainedDetector):
             caption=self.header.kind_name,
             input_size_wh=self.header.input_size_wh,
             resize_mode=self.header.resize_mode,
-            objectness=self.header.operating_point.objectness,
-            iou=self.header.operating_point.iou,
+            operating_point=self.header.operating_point,
             history=self.header.history,
+            warehouse_version=self.header.warehouse_version,
+            training_groups=self.header.training_groups,
         )
+        self.path = path
+
+    def store_operating_point(self, point: OperatingPoint) -> None:
+        """Write another operating point into the checkpoint's header; the weights stay."""
+        from haustra.models.checkpoint import write_checkpoint
+
+        self.header = replace(self.header, operating_point=point)
+        self.operating_point = point
+        write_checkpoint(self.path, header=self.header, state=self.model.state_dict())
 
 
 def open_detector(path: Path, *, kind: Literal["tiny", "big"] | None = None) -> TrainedDetector:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from haustra.core.detections import Detections, PredictSlots, detections_from_slots
 from haustra.core.letterbox import Letterbox, ResizeMode, plan_letterbox
+from haustra.core.operating_point import OperatingPoint
 
 
 class ImageDetector(Protocol):
@@ -43,9 +44,10 @@ class TrainedDetector:
         caption: str,
         input_size_wh: tuple[int, int],
         resize_mode: ResizeMode,
-        objectness: float,
-        iou: float,
+        operating_point: OperatingPoint,
         history: list[dict[str, Any]],
+        warehouse_version: str | None = None,
+        training_groups: tuple[str, ...] = (),
     ) -> None:
         self.predict_slots = predict_slots
         """The network."""
@@ -55,12 +57,14 @@ class TrainedDetector:
         """Width and height in pixels of the images that the model takes."""
         self.resize_mode = resize_mode
         """How images are brought to that size."""
-        self.objectness = objectness
-        """Score threshold of the operating point."""
-        self.iou = iou
-        """Overlap threshold of the operating point."""
+        self.operating_point = operating_point
+        """Thresholds, hold-off and hysteresis that the file was fitted to."""
         self.history = history
         """One entry per epoch of the training, as far as the file has them."""
+        self.warehouse_version = warehouse_version
+        """Of the data that it was trained on, as far as the file tells."""
+        self.training_groups = training_groups
+        """`digest_group` of the groups that it was trained on, as far as the file tells."""
 
     def prepare(self, image_rgb: NDArray[np.uint8]) -> LetterboxedImage:
         """Letterbox an image exactly as the ETL did for the training images."""
@@ -70,6 +74,14 @@ class TrainedDetector:
             mode=self.resize_mode,
         )
         return LetterboxedImage(pixels=letterbox.apply(image_rgb), letterbox=letterbox)
+
+    def store_operating_point(self, point: OperatingPoint) -> None:
+        """Write another operating point into the file that the detector came from.
+
+        Raises:
+            HaustraError: that kind of file does not take one.
+        """
+        raise NotImplementedError
 
     def detect(self, image_rgb: NDArray[np.uint8], *, objectness: float, iou: float) -> Detections:
         """Return the detections of at least `objectness`, without overlaps above `iou`."""

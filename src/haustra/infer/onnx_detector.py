@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from haustra.core.detections import Slots
 from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.core.operating_point import OperatingPoint
 from haustra.infer.image_detector import TrainedDetector
 
 if TYPE_CHECKING:
@@ -129,14 +130,26 @@ class OnnxDetector(TrainedDetector):
                 caption=f"{found}det" + ("" if precision == "float32" else f" {precision}"),
                 input_size_wh=(width, height),
                 resize_mode=self.metadata["resize_mode"],
-                objectness=point["objectness"],
-                iou=point["iou"],
+                operating_point=OperatingPoint(**point),
                 history=self.metadata["history"],
+                warehouse_version=self.metadata.get("warehouse_version"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise HaustraError(f"{path} has damaged metadata: {error!r}") from None
+        self.path = path
         if kind is not None and found != kind:
             raise HaustraError(
                 f"{path} holds {found}det, but --model {kind} was asked for; expected a "
                 f"{kind}det model, or pass --model {found}"
             )
+
+    def store_operating_point(self, point: OperatingPoint) -> None:  # noqa: ARG002
+        """Refuse: what an export says is what its checkpoint says.
+
+        Raises:
+            HaustraError: always.
+        """
+        raise HaustraError(
+            f"--fit {self.path}: an ONNX model takes its operating point from its checkpoint; "
+            "expected the checkpoint; fit that and export it again"
+        )

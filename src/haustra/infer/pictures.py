@@ -1,7 +1,7 @@
 """`haustra infer`: boxed pictures of an image, a folder of images or a run folder."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +12,13 @@ from haustra.core.detections import Detections
 from haustra.core.drawing import PREDICTION_RGB, draw_boxes, draw_text, enlarge_for_viewing
 from haustra.core.errors import HaustraError
 from haustra.core.images import list_images, read_image_rgb, write_png
+from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.core.progress import Progress, SilentProgress, track
+from haustra.core.ranges import check_whole_number
 from haustra.infer.detector import open_detector
 from haustra.infer.heuristic import HeuristicDetector
 from haustra.infer.image_detector import ImageDetector
 
-DEFAULT_OBJECTNESS, DEFAULT_IOU = 0.3, 0.5
 BOXED_SUFFIX = "_boxed"
 
 
@@ -36,6 +37,8 @@ class InferConfig:
     """Draw boxes of at least this score; the weights' operating point (0.3) by default."""
     infer_iou_thresh: float | None = None
     """Of two boxes that overlap more than this draw the better; 0.5 by default, 1 draws both."""
+    infer_hold_off: int | None = None
+    """Frames of a run that an activation is held back; the operating point's by default, 0 none."""
     output_root: Path | None = None
     """Where the boxed pictures go; by default beside an image, or in FOLDER_boxed for a folder."""
 
@@ -46,6 +49,8 @@ class InferConfig:
         ):
             if value is not None and not 0 <= value <= 1:
                 raise HaustraError(f"{flag} {value}: expected a number from 0 to 1")
+        if self.infer_hold_off is not None:
+            check_whole_number("--infer-hold-off", self.infer_hold_off, low=0)
         if self.model is not None and self.detector_weights is None:
             raise HaustraError(
                 f"--model {self.model}: expected --detector-weights with it, since the checkpoint "
@@ -81,13 +86,34 @@ class InferResult:
     is_heuristic: bool
     unreadable: list[str]
     """A line per image of a folder that could not be read."""
+    operating_point: OperatingPoint
+    """At which the boxes were drawn."""
+    in_time: bool
+    """Whether the images were taken as the frames of a run, with hold-off and hysteresis."""
+
+
+def is_run_folder(path: Path) -> bool:
+    """Tell whether a folder holds a run, whose images follow each other in time."""
+    return (path / "labels").is_dir() and (path / "images").is_dir()
+
+
+def _with_flags(point: OperatingPoint, *, config: InferConfig) -> OperatingPoint:
+    """Return the operating point with what the user asked for in its place."""
+    if config.infer_obj_thresh is not None:
+        # A lower threshold was fitted to another upper one.
+        point = replace(point, objectness=config.infer_obj_thresh, hysteresis=None)
+    if config.infer_iou_thresh is not None:
+        point = replace(point, iou=config.infer_iou_thresh)
+    if config.infer_hold_off is not None:
+        point = replace(point, hold_off_frames=config.infer_hold_off)
+    return point
 
 
 def _images_of(config: InferConfig) -> tuple[list[Path], Path]:
     """Return the images to look at and the folder for the pictures."""
     source = config.image
     if source.is_dir():
-        is_run = (source / "labels").is_dir() and (source / "images").is_dir()
+        is_run = is_run_folder(source)
         images = [
             path
             for path in list_images(source / "images" if is_run else source)
@@ -121,17 +147,18 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
     """
     images, folder = _images_of(config)
     detector: ImageDetector
-    objectness, iou = DEFAULT_OBJECTNESS, DEFAULT_IOU
+    point = OperatingPoint()
     if config.detector_weights is not None:
         loaded = open_detector(config.detector_weights, kind=config.model)
-        objectness, iou = loaded.objectness, loaded.iou
+        point = loaded.operating_point
         detector = loaded
     else:
         detector = HeuristicDetector()
-    if config.infer_obj_thresh is not None:
-        objectness = config.infer_obj_thresh
-    if config.infer_iou_thresh is not None:
-        iou = config.infer_iou_thresh
+    point = _with_flags(point, config=config)
+    in_time = is_run_folder(config.image) and bool(
+        point.hold_off_frames or point.hysteresis is not None
+    )
+    alarm = AlarmFilter(point)
     stems = Counter(path.stem for path in images)
     pictures: list[BoxedPicture] = []
     unreadable: list[str] = []
@@ -143,7 +170,11 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
         except HaustraError as error:
             unreadable.append(str(error))
             continue
-        found = detector.detect(image, objectness=objectness, iou=iou)
+        if in_time:
+            found = detector.detect(image, objectness=0.0, iou=point.iou)
+            found = alarm.show(found)
+        else:
+            found = detector.detect(image, objectness=point.objectness, iou=point.iou)
         name = path.stem if stems[path.stem] == 1 else path.name
         picture = folder / f"{name}{BOXED_SUFFIX}.png"
         write_png(picture, image_rgb=draw_picture(image, found, caption=detector.caption))
@@ -155,4 +186,6 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
         caption=detector.caption,
         is_heuristic=config.detector_weights is None,
         unreadable=unreadable,
+        operating_point=point,
+        in_time=in_time,
     )

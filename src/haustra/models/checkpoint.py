@@ -19,6 +19,7 @@ from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError
 from haustra.core.files import write_bytes_atomic
 from haustra.core.letterbox import ResizeMode
+from haustra.core.operating_point import OperatingPoint
 from haustra.models.detector import (
     ModelConfig,
     ModelKind,
@@ -32,16 +33,6 @@ FORMAT_VERSION = 1
 HEADER_KEY = "haustra"
 
 NOT_A_CHECKPOINT = "is not a haustra checkpoint; expected a file that `haustra train` wrote"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OperatingPoint:
-    """The thresholds that inference uses unless told otherwise."""
-
-    objectness: float = 0.3
-    """Detections with a lower score are not shown."""
-    iou: float = 0.5
-    """Of two detections that overlap more than this, the better scored is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +52,8 @@ class CheckpointHeader:
     sources: list[dict[str, Any]] = field(default_factory=list)
     """Data sets with their licence and citation, from the warehouse."""
     operating_point: OperatingPoint = field(default_factory=OperatingPoint)
+    training_groups: tuple[str, ...] = ()
+    """`digest_group` of each group that was trained on, sorted; none in older checkpoints."""
     haustra_version: str = __version__
 
     @property
@@ -83,7 +76,8 @@ def header_to_json(header: CheckpointHeader) -> dict[str, Any]:
         "training": header.training,
         "history": header.history,
         "sources": header.sources,
-        "operating_point": vars(header.operating_point),
+        "operating_point": header.operating_point.to_json(),
+        "training_groups": list(header.training_groups),
         "haustra_version": header.haustra_version,
     }
 
@@ -100,6 +94,7 @@ def _header_from_json(value: dict[str, Any]) -> CheckpointHeader:
         history=value["history"],
         sources=value["sources"],
         operating_point=OperatingPoint(**value["operating_point"]),
+        training_groups=tuple(value.get("training_groups", ())),
         haustra_version=value["haustra_version"],
     )
 

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from haustra.core.allocator import keep_freed_memory
+from haustra.core.digests import digest_group
 from haustra.core.errors import HaustraError
 from haustra.core.files import remove_abandoned
+from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress
 from haustra.evaluate.evaluation import evaluate_split
 from haustra.evaluate.metrics import AveragePrecision, BoxMetrics, ThresholdMetrics
 from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import (
     CheckpointHeader,
-    OperatingPoint,
     read_checkpoint,
     read_header,
     weights_digest,
@@ -436,6 +437,9 @@ class _Loop:
             training=config.to_json(),
             history=history,
             sources=[source.model_dump() for source in manifest.sources],
+            training_groups=tuple(
+                sorted({digest_group(name) for name in self.training.split.group_ids()})
+            ),
         )
         write_checkpoint(
             config.checkpoint_path, header=header, state=self.training.average.model.state_dict()

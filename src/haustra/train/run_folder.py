@@ -7,10 +7,10 @@
 from pathlib import Path
 from typing import Any
 
+from haustra.core.environment import describe_environment
 from haustra.core.errors import MissingExtraError
 from haustra.core.files import write_json_atomic
 from haustra.train.config import ONE_TIME_SETTINGS, TrainConfig
-from haustra.train.environment import describe_environment
 from haustra.warehouse.format import WarehouseManifest
 
 CONFIG_NAME = "config.json"

@@ -1,4 +1,4 @@
-"""What a training ran on and with, so that its numbers can be explained later. Needs no torch."""
+"""What numbers were made on and with, so that they can be explained later. Needs no torch."""
 
 import os
 import platform
@@ -10,8 +10,8 @@ from typing import Any
 
 from haustra import __version__
 
-PACKAGES = ("torch", "numpy", "opencv-python-headless", "safetensors", "pyarrow")
-"""What decides the numbers of a training."""
+PACKAGES = ("torch", "onnxruntime", "numpy", "opencv-python-headless", "safetensors", "pyarrow")
+"""What decides the numbers of a training or an evaluation."""
 
 
 def _version_of(package: str) -> str | None:

@@ -1,0 +1,58 @@
+"""At which scores a detector speaks up: thresholds, hold-off and hysteresis."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from haustra.core.detections import Detections
+
+DEFAULT_OBJECTNESS, DEFAULT_IOU = 0.3, 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoint:
+    """The thresholds that inference uses unless told otherwise."""
+
+    objectness: float = DEFAULT_OBJECTNESS
+    """Detections with a lower score are not shown."""
+    iou: float = DEFAULT_IOU
+    """Of two detections that overlap more than this, the better scored is shown."""
+    hold_off_frames: int = 0
+    """Frames of each activation that are held back, in a sequence of frames."""
+    hysteresis: float | None = None
+    """Score that keeps an activation on once it is; None is the same as `objectness`."""
+    fitted: dict[str, Any] | None = None
+    """How and on what it was fitted; None where it is the default."""
+
+    @property
+    def lower_threshold(self) -> float:
+        """Score that keeps an activation on."""
+        return self.objectness if self.hysteresis is None else self.hysteresis
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values; those of a sequence only where they are set."""
+        value = asdict(self)
+        optional = {"hold_off_frames": 0, "hysteresis": None, "fitted": None}
+        return {k: v for k, v in value.items() if k not in optional or v != optional[k]}
+
+
+class AlarmFilter:
+    """What of a sequence of frames is shown: threshold, hysteresis and hold-off, frame by frame.
+
+    An activation begins with a score of at least `objectness` and goes on while there is a score of
+    at least `lower_threshold`. Its first `hold_off_frames` frames are held back; then those
+    detections are shown. Without hold-off and hysteresis it is the threshold.
+    """
+
+    def __init__(self, point: OperatingPoint) -> None:
+        self._point = point
+        self._num_frames_on = 0
+
+    def show(self, detections: Detections) -> Detections:
+        """Return what is shown of the next frame's detections, given at every score."""
+        point = self._point
+        begins = point.lower_threshold if self._num_frames_on else point.objectness
+        is_on = len(detections) > 0 and bool(detections.scores[0] >= begins)
+        self._num_frames_on = self._num_frames_on + 1 if is_on else 0
+        is_shown = self._num_frames_on > point.hold_off_frames
+        # No score is above 1.
+        return detections.above(point.lower_threshold if is_shown else 2.0)

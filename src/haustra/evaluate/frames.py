@@ -1,0 +1,208 @@
+"""The frames that a detector is measured on: of a warehouse's split, or of captures in time.
+
+A source gives labels and pixels of one frame after the other, so that memory does not grow with it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.captures.reader import Frame, read_run, read_runs
+from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames
+from haustra.core.detections import Detections, detections_from_labels
+from haustra.core.errors import HaustraError
+from haustra.core.letterbox import Letterbox, ResizeMode, plan_letterbox
+from haustra.warehouse.reading import Split
+
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesion:
+    """A polyp that can be told from others over time."""
+
+    lesion_id: str
+    """`run_id/` and the label's own id."""
+    size_mm: float | None = None
+    paris_class: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvalFrame:
+    """One frame's labels, and where it comes from."""
+
+    sample_id: str
+    group_id: str
+    run_id: str
+    number: int | None
+    """Its place in the run; None where the order is not known."""
+    truth: Detections
+    """Labelled boxes in pixels of the source image."""
+    lesions: tuple[Lesion | None, ...]
+    """Of each labelled box; None where it has no identity."""
+    letterbox: Letterbox
+    """How the source image was mapped to what the detector sees."""
+    image_path: Path | None = None
+    """The source image, where it is known."""
+
+
+FrameWithPixels = tuple[EvalFrame, NDArray[np.uint8]]
+"""A frame and its letterboxed image, uint8 [H,W,3]."""
+
+
+class FrameSource(Protocol):
+    """Where frames come from."""
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the frames of a run follow each other in time."""
+
+    @property
+    def frame_rates_hz(self) -> dict[str, float | None]:
+        """Frames per second of each run; None where it is not known."""
+
+    @property
+    def problems(self) -> list[str]:
+        """A line per frame that could not be used, once all were read."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, sample_ids: Sequence[str] | None = None) -> Iterator[FrameWithPixels]:
+        """Yield the frames with these ids, or all usable ones, in the order of the source."""
+
+
+class SplitFrames:
+    """The samples of a warehouse's split. Their order in time is not known."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self.name: str = split.name
+        self.is_ordered = False
+        self.frame_rates_hz: dict[str, float | None] = {}
+        self.problems: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def read(self, sample_ids: Sequence[str] | None = None) -> Iterator[FrameWithPixels]:
+        """Yield the frames with these ids, or all, in stored order."""
+        split, letterboxes = self.split, self.split.letterboxes()
+        ids, groups = split.sample_ids(), split.group_ids()
+        runs = split.table.column("run_id").to_pylist()
+        wanted = None if sample_ids is None else set(sample_ids)
+        indices = np.array([i for i, name in enumerate(ids) if wanted is None or name in wanted])
+        for start in range(0, len(indices), BATCH_SIZE):
+            numbers = indices[start : start + BATCH_SIZE]
+            batch = split.gather(numbers)
+            for row, index in enumerate(numbers.tolist()):
+                letterbox = letterboxes[index]
+                boxes = batch.boxes_xyxy[row][batch.mask[row].astype(bool)]
+                truth = detections_from_labels(
+                    letterbox.boxes_to_source(boxes), image_size_wh=letterbox.source_size_wh
+                )
+                yield (
+                    EvalFrame(
+                        sample_id=ids[index],
+                        group_id=groups[index],
+                        run_id=runs[index],
+                        number=None,
+                        truth=truth,
+                        lesions=(None,) * len(truth),
+                        letterbox=letterbox,
+                    ),
+                    batch.images[row],
+                )
+
+
+@dataclass(kw_only=True, eq=False)
+class CaptureFrames:
+    """The frames of run folders, each run in the order of its frame ids."""
+
+    name: str
+    frames: list[Frame]
+    """In order, those that cannot be used included."""
+    frame_rates_hz: dict[str, float | None]
+    target_size_wh: tuple[int, int]
+    resize_mode: ResizeMode
+    problems: list[str] = field(default_factory=list)
+    is_ordered: bool = True
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def read(self, sample_ids: Sequence[str] | None = None) -> Iterator[FrameWithPixels]:
+        """Yield the usable frames with these ids, or all usable ones."""
+        wanted = None if sample_ids is None else set(sample_ids)
+        frames = [f for f in self.frames if wanted is None or f.sample_id in wanted]
+        problems: list[str] = []
+        for checked in check_frames(frames):
+            if isinstance(checked, FrameProblem):
+                problems.append(checked.reason)
+                continue
+            problems += checked.box_problems
+            letterbox = plan_letterbox(
+                checked.size_wh, target_size_wh=self.target_size_wh, mode=self.resize_mode
+            )
+            yield _eval_frame(checked, letterbox=letterbox), letterbox.apply(checked.image_rgb)
+        if wanted is None:
+            self.problems = problems
+
+
+def _eval_frame(checked: CheckedFrame, *, letterbox: Letterbox) -> EvalFrame:
+    frame = checked.frame
+    if frame.label is None:
+        raise AssertionError("a usable frame has a label")
+    labels = {polyp.lesion_id: polyp for polyp in frame.label.labels}
+    lesions = tuple(
+        None
+        if lesion_id is None
+        else Lesion(
+            lesion_id=f"{frame.run_id}/{lesion_id}",
+            size_mm=labels[lesion_id].size_mm,
+            paris_class=labels[lesion_id].paris_class,
+        )
+        for lesion_id in checked.lesion_ids
+    )
+    return EvalFrame(
+        sample_id=frame.sample_id,
+        group_id=frame.group_id,
+        run_id=frame.run_id,
+        number=frame.label.frame_id,
+        truth=detections_from_labels(checked.boxes_px, image_size_wh=checked.size_wh),
+        lesions=lesions,
+        letterbox=letterbox,
+        image_path=frame.image_path,
+    )
+
+
+def open_captures(
+    path: Path, *, target_size_wh: tuple[int, int], resize_mode: ResizeMode
+) -> CaptureFrames:
+    """Open a run folder, or a folder of run folders, for a detector that takes such images.
+
+    Raises:
+        HaustraError: there is no run, or two runs share an id.
+    """
+    runs = [read_run(path)] if (path / "labels").is_dir() else read_runs(path)
+    frames = [
+        frame
+        for run in runs
+        for frame in sorted(run.frames, key=lambda f: f.label.frame_id if f.label else -1)
+    ]
+    if not frames:
+        raise HaustraError(f"--captures {path} holds no frame; expected runs of `haustra datagen`")
+    return CaptureFrames(
+        name=str(path),
+        frames=frames,
+        frame_rates_hz={run.run_id: run.manifest.frame_rate_hz for run in runs},
+        target_size_wh=target_size_wh,
+        resize_mode=resize_mode,
+    )
