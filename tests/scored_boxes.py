@@ -3,6 +3,8 @@
 import numpy as np
 
 from haustra.core.detections import Detections, detections_from_labels
+from haustra.core.letterbox import plan_letterbox
+from haustra.evaluate.frames import EvalFrame, Lesion
 
 SIZE_WH = (200, 150)
 
@@ -37,3 +39,23 @@ def random_scene(seed: int) -> tuple[list[Detections], list[Detections]]:
         truths.append(detections_from_labels(boxes, image_size_wh=SIZE_WH))
         predictions.append(Detections(boxes_px=guesses, scores=scores, image_size_wh=SIZE_WH))
     return truths, predictions
+
+
+def frame(
+    number: int,
+    truth: Detections,
+    *,
+    lesions: tuple[str | None, ...] | None = None,
+    run_id: str = "run",
+) -> EvalFrame:
+    """Return a frame of a run with these labels; each names the lesion `a` unless told."""
+    names = ("a",) * len(truth) if lesions is None else lesions
+    return EvalFrame(
+        sample_id=f"{run_id}/frame_{number:05}",
+        group_id=run_id,
+        run_id=run_id,
+        number=number,
+        truth=truth,
+        lesions=tuple(None if n is None else Lesion(lesion_id=f"{run_id}/{n}") for n in names),
+        letterbox=plan_letterbox(SIZE_WH, target_size_wh=(64, 64), mode="letterbox"),
+    )

@@ -20,7 +20,7 @@ from haustra.evaluate.config import EvalConfig
 
 def evaluate(
     *,
-    config: Annotated[EvalConfig, Parameter(name="*")],
+    config: Annotated[EvalConfig | None, Parameter(name="*")] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """Measure a detector on a split or on captures: boxes, frames, lesions, alarms, calibration.
@@ -33,6 +33,7 @@ def evaluate(
     from haustra.evaluate.stage import compare_weights, evaluate_detector
     from haustra.infer.detector import open_detector
 
+    config = config or EvalConfig()
     progress = build_progress(as_json=as_json)
     opener = partial(open_detector, kind=config.model)
     if config.compare is not None:
