@@ -27,7 +27,7 @@ SEVERITY_PARAMETERS: dict[str, tuple[float, float, float]] = {
     "under-exposure": (0.6, 0.38, 0.2),  # gain on the light
     "over-exposure": (1.5, 2.1, 3.0),  # gain on the light
     "noise": (10, 24, 45),  # standard deviation, of 255
-    "jpeg": (25, 10, 4),  # quality, of 100
+    "jpeg": (30, 15, 8),  # quality, of 100
     "crop": (0.85, 0.7, 0.55),  # share of the side that is left
     "text": (2, 5, 10),  # lines
 }
