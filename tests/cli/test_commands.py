@@ -287,7 +287,7 @@ def test_the_whole_pipeline_through_the_command_line(tmp_path: Path) -> None:
         arguments = ["eval", "--manifest", manifest, "--detector-weights", weights]
         assert "AP50-95" in haustra(*arguments, "--report", f"report_{model}")
         names = {path.name for path in (tmp_path / f"report_{model}").iterdir()}
-        always = {"report.html", "report.json", "curves.png", "gallery.png"}
+        always = {"report.html", "report.json", "curves.png", "clinical.png", "gallery.png"}
         assert always <= names <= always | {"misses.png", "false_alarms.png"}
         assert f"{model}det" in haustra("info", weights)
         found = haustra(
