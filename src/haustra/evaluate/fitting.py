@@ -14,14 +14,9 @@ import numpy as np
 from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import OperatingPoint
-from haustra.evaluate.clinical import (
-    HOLD_OFFS,
-    AlarmRow,
-    alarm_row,
-    frame_scores,
-    import_true_colon,
-)
+from haustra.evaluate.alarm_tier import HOLD_OFFS, AlarmRow, alarm_row
 from haustra.evaluate.evaluation import Evaluation
+from haustra.evaluate.frame_tier import frame_scores, import_true_colon
 from haustra.evaluate.metrics import match_detections, precision_recall_f1
 
 FitRule = Literal["fpr", "f1"]

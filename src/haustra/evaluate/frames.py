@@ -3,6 +3,7 @@
 A source gives labels and pixels of one frame after the other, so that memory does not grow with it.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,3 +207,11 @@ def open_captures(
         target_size_wh=target_size_wh,
         resize_mode=resize_mode,
     )
+
+
+def frames_by_run(frames: Sequence[EvalFrame]) -> dict[str, list[int]]:
+    """Return the positions of each run's frames, in order."""
+    positions: dict[str, list[int]] = defaultdict(list)
+    for index, frame in enumerate(frames):
+        positions[frame.run_id].append(index)
+    return positions

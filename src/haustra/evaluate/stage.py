@@ -14,18 +14,9 @@ from haustra.core.files import write_json_atomic
 from haustra.core.letterbox import ResizeMode
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress
+from haustra.evaluate.alarm_tier import AlarmTier, alarm_tier
 from haustra.evaluate.bootstrap import BootstrapIntervals, bootstrap_intervals
 from haustra.evaluate.calibration import Calibration, calibrate
-from haustra.evaluate.clinical import (
-    AlarmTier,
-    FrameTier,
-    FrocCurves,
-    LesionTier,
-    alarm_tier,
-    frame_tier,
-    froc_curves,
-    lesion_tier,
-)
 from haustra.evaluate.compare import Comparison, compare_detectors
 from haustra.evaluate.config import COMPARE_RESAMPLES, EvalConfig
 from haustra.evaluate.degrade import DegradationResult, measure_degradations
@@ -36,7 +27,9 @@ from haustra.evaluate.evaluation import (
     frame_predictor,
 )
 from haustra.evaluate.fitting import fit_operating_point
+from haustra.evaluate.frame_tier import FrameTier, FrocCurves, frame_tier, froc_curves
 from haustra.evaluate.frames import FrameSource, SplitFrames, open_captures
+from haustra.evaluate.lesion_tier import LesionTier, lesion_tier
 from haustra.evaluate.predictions import (
     StoredPredictions,
     is_predictions_path,

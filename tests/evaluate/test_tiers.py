@@ -10,13 +10,9 @@ from hypothesis import strategies as st
 
 from haustra.core.detections import Detections
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
-from haustra.evaluate.clinical import (
-    alarm_row,
-    alarm_tier,
-    frame_tier,
-    froc_curves,
-    lesion_tier,
-)
+from haustra.evaluate.alarm_tier import alarm_row, alarm_tier
+from haustra.evaluate.frame_tier import frame_tier, froc_curves
+from haustra.evaluate.lesion_tier import lesion_tier
 from scored_boxes import found, frame, random_scene, truth_of
 
 BOX, FAR = (10, 10, 30, 30), (100, 100, 140, 140)
