@@ -136,13 +136,10 @@ def fill(folder: Path) -> Callable[[], object]:
 
 
 def make_read_only(folder: Path) -> Callable[[], object]:
-    """Mount a disk for reading only; return what allows writing again."""
-
-    def remount(mode: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{mode}", str(folder)], check=True)
-
-    remount("ro")
-    return lambda: remount("rw")
+    """Mount an empty disk over it that cannot be written; return what takes it away again."""
+    options = ("-t", "tmpfs", "-o", "ro", "tmpfs", str(folder))
+    subprocess.run(["mount", *options], check=True)
+    return lambda: subprocess.run(["umount", str(folder)], check=True)
 
 
 def break_and_resume(
@@ -159,8 +156,8 @@ def break_and_resume(
         next(told)
     repair = fault()
     _, said = process.communicate()
-    read_checkpoint(checkpoint)
     repair()
+    read_checkpoint(checkpoint)
     finish(start(manifest, checkpoint, model="tiny", store="stream", epochs=FAULT_EPOCHS))
     same = digest(checkpoint) == wanted
     is_clear = process.returncode == 2 and said.count("\n") == 1

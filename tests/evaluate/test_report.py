@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from checkpoints import write_lively_checkpoint
+from haustra.cli.main import main
 from haustra.core.detections import Detections, PredictSlots, Slots
 from haustra.core.letterbox import ResizeMode
 from haustra.core.operating_point import OperatingPoint
@@ -14,8 +16,10 @@ from haustra.evaluate.evaluation import Evaluation
 from haustra.evaluate.metrics import box_metrics
 from haustra.evaluate.report import spread_evenly, worst_mistakes
 from haustra.evaluate.stage import EvaluationResult, evaluate_detector
-from haustra.warehouse.reading import open_split
-from scenes import write_warehouse
+from haustra.train.config import TrainConfig
+from haustra.train.loop import train_detector
+from haustra.warehouse.reading import open_split, read_manifest
+from scenes import write_captures, write_warehouse
 
 SIZE_WH = (100, 100)
 
@@ -136,3 +140,113 @@ def test_the_report_needs_no_other_file_and_shows_the_intervals(
     assert stored["bootstrap"]["ap50"] == pytest.approx([1, 1])
     assert stored["settings"]["manifest"] == str(manifest)
     assert stored["environment"]["python"]
+
+
+def test_captures_are_measured_in_time_and_the_report_leads_to_the_frames(
+    tmp_path: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    captures, weights = tmp_path / "captures", tmp_path / "detector.bin"
+    for folder in write_captures(captures, num_runs=2, frames_per_run=6):
+        run = folder / "run_manifest.json"
+        run.write_text(json.dumps(json.loads(run.read_text()) | {"frame_rate_hz": 2.0}))
+    write_lively_checkpoint(weights, manifest=manifest, kind="big")
+    report = tmp_path / "report"
+    arguments = ["--captures", captures, "--detector-weights", weights, "--report", report]
+    main(["eval", *map(str, arguments), "--degrade", "--metrics-out", str(tmp_path / "m.json")])
+    printed = capsys.readouterr().out
+    for text in (
+        "threshold 0.3: the default, not fitted",
+        "r000/disc_0",
+        "all 4 lesions",
+        "hold-off  kept on from",
+        "recall when degraded",
+        "leakage: which groups it was trained on is not known",
+    ):
+        assert text in printed
+    measured = json.loads((tmp_path / "m.json").read_text())
+    assert measured["alarms"]["minutes"] == pytest.approx(12 / 2 / 60)
+    assert [row["hold_off_frames"] for row in measured["alarms"]["rows"]] == [0, 3, 6, 15]
+    assert len(measured["lesions"]["rows"]) == 4
+    page = (report / "report.html").read_text()
+    links = re.findall(r'<a href="([^"]+)">', page)
+    assert links
+    for link in links:
+        assert (report / link).is_file()
+    assert {"degradations.png", "degraded.png"} <= {path.name for path in report.iterdir()}
+
+
+def test_groups_that_were_trained_on_are_a_leak_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = write_warehouse(tmp_path)
+    result = train_detector(
+        TrainConfig(manifest=manifest, epochs=1, checkpoint_out=tmp_path / "detector.bin")
+    )
+    measure = ["eval", "--detector-weights", str(result.checkpoint_path), "--json"]
+
+    def audit_of(*arguments: object) -> tuple[dict[str, Any], list[str]]:
+        main([*measure, *map(str, arguments)])
+        summary = json.loads(capsys.readouterr().out)
+        return summary["leakage_audit"], summary["notes"]
+
+    audit, notes = audit_of("--captures", tmp_path / "captures")
+    num_trained = read_manifest(manifest).splits["train"].groups
+    assert (audit["num_groups"], len(audit["shared_groups"])) == (8, num_trained)
+    assert notes[0].startswith(f"LEAK: {num_trained} of 8 groups were trained on, such as 'colon_")
+    audit, _ = audit_of("--manifest", manifest)
+    assert audit["shared_groups"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--detector-weights", "w"],
+            "expected one of --manifest (a warehouse) and --captures (run folders): the frames to "
+            "measure on",
+        ),
+        (
+            ["--manifest", "m", "--captures", "c", "--detector-weights", "w"],
+            "expected one of --manifest (a warehouse) and --captures (run folders): the frames to "
+            "measure on",
+        ),
+        (
+            ["--captures", "c", "--split", "val", "--detector-weights", "w"],
+            "--split val with --captures c: expected it with --manifest, since captures have no "
+            "splits",
+        ),
+        (
+            ["--captures", "c"],
+            "expected one of --detector-weights FILE and --compare A B: what to measure",
+        ),
+        (
+            ["--captures", "c", "--compare", "a", "b", "--fit"],
+            "--fit with --compare: expected one of them",
+        ),
+        (
+            ["--captures", "c", "--detector-weights", "w.json", "--degrade"],
+            "--degrade with stored predictions w.json: expected a checkpoint, since nothing can "
+            "look at other images",
+        ),
+        (
+            ["--captures", "c", "--detector-weights", "w", "--fit", "--shuffle-labels-seed", "1"],
+            "--fit with --shuffle-labels-seed: expected one of them",
+        ),
+        (
+            ["--captures", "c", "--detector-weights", "w", "--fit-fpr", "1.5"],
+            "--fit-fpr 1.5: expected a share above 0 and below 1",
+        ),
+        (
+            ["--captures", "c", "--detector-weights", "w", "--predictions-out", "p.csv"],
+            "--predictions-out p.csv: expected a name that ends in .json, by which `haustra eval` "
+            "knows stored predictions",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", *arguments])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"haustra: {message}\n"

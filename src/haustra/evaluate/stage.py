@@ -279,9 +279,12 @@ def evaluate_detector(
             evaluation.frames, predictions, threshold=point.objectness, frame_rates_hz=rates
         )
         alarms = alarm_tier(evaluation.frames, predictions, point=point, frame_rates_hz=rates)
-        notes += [
-            f"{run}: no frame_rate_hz, so no seconds" for run, rate in rates.items() if not rate
-        ]
+        timeless = [run for run, rate in rates.items() if not rate]
+        if timeless:
+            notes.append(
+                f"{len(timeless)} of {len(rates)} runs have no frame_rate_hz, so no seconds: "
+                f"{timeless[0]!r}"
+            )
     if config.degrade and subject.detector is not None:
         degradations = measure_degradations(
             source,
@@ -289,7 +292,7 @@ def evaluate_detector(
             threshold=point.objectness,
             progress=progress,
         )
-    notes += leaks
+    notes = [*leaks, *notes]
     manifest = source.split.manifest if isinstance(source, SplitFrames) else None
     summary = {
         "checkpoint": str(config.detector_weights),
