@@ -136,7 +136,7 @@ def train(detector: OurDetector, *, seed: int, settings: Settings, sources: str)
         log=folder / "train.log",
         what=f"train {detector.name}, seed {seed}, {minutes}",
     )
-    epochs, images_per_s = _read_metrics(folder / "detector.metrics.jsonl")
+    epochs, images_per_s = _read_metrics(folder / "detector.run" / "metrics.jsonl")
     stored: dict[str, Any] = {
         "epochs": epochs,
         "images_per_s": images_per_s,

@@ -29,8 +29,9 @@ def replace_part(page: Path, *, name: str, text: str) -> None:
 
 
 def list_files(folder: Path) -> str:
-    """Return each file's size in bytes and name, as `ls -l` would order them."""
-    return "\n".join(f"{path.stat().st_size:>9}  {path.name}" for path in sorted(folder.iterdir()))
+    """Return the size in bytes and the name of each file below a folder, in the order of names."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return "\n".join(f"{path.stat().st_size:>9}  {path.relative_to(folder)}" for path in files)
 
 
 def log_part(log: str, *, first: str, last: str) -> str:

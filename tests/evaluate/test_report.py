@@ -20,6 +20,7 @@ from haustra.train.config import TrainConfig
 from haustra.train.loop import train_detector
 from haustra.warehouse.reading import open_split, read_manifest
 from scenes import write_captures, write_warehouse
+from scored_boxes import frame
 
 SIZE_WH = (100, 100)
 
@@ -54,6 +55,20 @@ def test_mistakes_come_worst_first_and_duplicates_are_none() -> None:
     assert worst_mistakes(evaluation, count=1)[0].tolist() == [2]
     assert spread_evenly(evaluation, count=3).tolist() == [0, 2, 5]
     assert spread_evenly(evaluation, count=99).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_of_frames_close_in_time_only_the_worst_mistake_is_shown() -> None:
+    truths = [detections((LARGE, 1))] * 40
+    predictions = [detections((SMALL, 0.5 + index / 100)) for index in range(40)]
+    evaluation = Evaluation(
+        metrics=box_metrics(truths, predictions, threshold=0.3),
+        truths=truths,
+        predictions=predictions,
+        frames=[frame(index, truth) for index, truth in enumerate(truths)],
+    )
+    missed, alarmed = worst_mistakes(evaluation)
+    assert alarmed.tolist() == [39, 24, 9]
+    assert len(missed) == 3
 
 
 @pytest.fixture(scope="module")

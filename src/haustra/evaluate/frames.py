@@ -157,6 +157,11 @@ class CaptureFrames:
             self.problems = problems
 
 
+def _unique_lesion_id(lesion_id: str, *, run_id: str) -> str:
+    """Return the id with its run, which simulated lesions name already."""
+    return lesion_id if lesion_id.startswith(f"{run_id}/") else f"{run_id}/{lesion_id}"
+
+
 def _eval_frame(checked: CheckedFrame, *, letterbox: Letterbox) -> EvalFrame:
     frame = checked.frame
     if frame.label is None:
@@ -166,7 +171,7 @@ def _eval_frame(checked: CheckedFrame, *, letterbox: Letterbox) -> EvalFrame:
         None
         if lesion_id is None
         else Lesion(
-            lesion_id=f"{frame.run_id}/{lesion_id}",
+            lesion_id=_unique_lesion_id(lesion_id, run_id=frame.run_id),
             size_mm=labels[lesion_id].size_mm,
             paris_class=labels[lesion_id].paris_class,
         )

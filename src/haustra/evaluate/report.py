@@ -33,6 +33,8 @@ from haustra.evaluate.plots import draw_clinical, draw_curves, draw_degradation_
 NUM_PICTURES = 12
 NUM_MISTAKES = 8
 PICTURE_SIDE_PX = 288
+NEAR_FRAMES = 15
+"""Frames of a run that are no further apart look alike."""
 
 Image = NDArray[np.uint8]
 
@@ -70,7 +72,8 @@ def worst_mistakes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the images with the largest missed polyps, and with the surest false alarms.
 
-    A second box on a polyp that is found is a duplicate, not a false alarm.
+    A second box on a polyp that is found is a duplicate, not a false alarm. Of frames that follow
+    each other in time, only the worst is taken.
     """
     threshold = evaluation.metrics.at_threshold.threshold
     missed, alarmed = [], []
@@ -88,9 +91,25 @@ def worst_mistakes(
             alarmed.append((float(wrong.max()), index))
 
     def worst(found: list[tuple[float, int]]) -> NDArray[np.int64]:
-        return np.array([index for _, index in sorted(found)[::-1][:count]], dtype=np.int64)
+        chosen: list[int] = []
+        for _, index in sorted(found)[::-1]:
+            if len(chosen) == count:
+                break
+            if not any(_are_near(evaluation, index, other) for other in chosen):
+                chosen.append(index)
+        return np.array(chosen, dtype=np.int64)
 
     return worst(missed), worst(alarmed)
+
+
+def _are_near(evaluation: Evaluation, a: int, b: int) -> bool:
+    """Tell whether two frames show much the same: of one run, and close in time."""
+    if not evaluation.frames:
+        return False
+    one, other = evaluation.frames[a], evaluation.frames[b]
+    if one.number is None or other.number is None or one.run_id != other.run_id:
+        return False
+    return abs(one.number - other.number) < NEAR_FRAMES
 
 
 def _draw_tile(image: Image, evaluation: Evaluation, index: int) -> Image:
@@ -268,7 +287,7 @@ def _page(
     threshold = value["at_threshold"]["threshold"]
     intervals = value["bootstrap"] or {}
     sections = [
-        _section("Read this first", "", _list(value["notes"])),
+        _section("Read this first", "", _list(value["notes"])) if value["notes"] else "",
         _section("Curves", "", picture("curves", "loss, validation and precision-recall curves")),
         _section(
             "Pictures",
