@@ -1,8 +1,9 @@
-"""Makes the pictures of docs/evaluation.md: a report's page in a browser, in two parts.
+"""Makes the pictures of docs/evaluation.md and docs/robustness.md.
 
-    python docs/make_report.py reports/procedure/report/report.html
+    python docs/make_report.py REPORT.html IMAGE
 
-Takes the page that runs/procedure.sh writes, and a Chromium on the PATH.
+Takes a report of runs/procedure.sh, for which it asks a Chromium on the PATH, and
+an image to degrade.
 """
 
 import subprocess
@@ -12,15 +13,21 @@ from pathlib import Path
 
 import cv2
 
+from haustra.core.images import read_image_rgb
+from haustra.evaluate.degrade import draw_degradations
+
 WIDTH_PX, HEIGHT_PX = 1260, 6400
 PARTS = {"report.jpg": (0, 1640), "report_numbers.jpg": (3020, 6400)}
 """Rows of the page that each picture shows."""
 SCALE = 0.7
 
 
-def main() -> None:
+IMAGES = Path(__file__).parent / "images"
+JPEG = [cv2.IMWRITE_JPEG_QUALITY, 82]
+
+
+def picture_page(page: Path) -> None:
     """Take the page's screenshot and cut it."""
-    page = Path(sys.argv[1]).resolve()
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "page.png"
         subprocess.run(
@@ -36,9 +43,16 @@ def main() -> None:
         sys.exit(f"{page}: Chromium made no picture")
     for name, (top, bottom) in PARTS.items():
         part = cv2.resize(image[top:bottom], None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_AREA)
-        path = Path(__file__).parent / "images" / name
-        cv2.imwrite(str(path), part, [cv2.IMWRITE_JPEG_QUALITY, 82])
-        print(f"wrote {path}")
+        cv2.imwrite(str(IMAGES / name), part, JPEG)
+
+
+def main() -> None:
+    """Make all pictures."""
+    picture_page(Path(sys.argv[1]).resolve())
+    image = Path(sys.argv[2])
+    sheet = draw_degradations(read_image_rgb(image), name=image.stem)
+    cv2.imwrite(str(IMAGES / "degradations.jpg"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), JPEG)
+    print(f"wrote pictures into {IMAGES}")
 
 
 if __name__ == "__main__":

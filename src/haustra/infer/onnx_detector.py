@@ -133,6 +133,7 @@ class OnnxDetector(TrainedDetector):
                 operating_point=OperatingPoint(**point),
                 history=self.metadata["history"],
                 warehouse_version=self.metadata.get("warehouse_version"),
+                training_groups=tuple(self.metadata.get("training_groups", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise HaustraError(f"{path} has damaged metadata: {error!r}") from None
