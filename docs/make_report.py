@@ -16,8 +16,8 @@ import cv2
 from haustra.core.images import read_image_rgb
 from haustra.evaluate.degrade import draw_degradations
 
-WIDTH_PX, HEIGHT_PX = 1260, 6400
-PARTS = {"report.jpg": (0, 1640), "report_numbers.jpg": (3020, 6400)}
+WIDTH_PX, HEIGHT_PX = 1260, 6800
+PARTS = {"report.jpg": (0, 1640), "report_numbers.jpg": (3060, 6580)}
 """Rows of the page that each picture shows."""
 SCALE = 0.7
 

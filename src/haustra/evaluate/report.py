@@ -230,7 +230,7 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 1000 else f"{value:.0f}"
     if isinstance(value, list):
-        return ", ".join(_number(item) for item in value)
+        return ", ".join(_number(item) for item in value) or "none"
     return html.escape(str(value))
 
 
@@ -394,7 +394,8 @@ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem au
 img {{ max-width: 100% }}
 th {{ text-align: left; padding-right: 2rem; font-weight: normal; color: #555 }}
 td {{ text-align: right; padding-right: 1rem; font-variant-numeric: tabular-nums }}
-.wide {{ overflow-x: auto; font-size: 13px }}
+.wide {{ overflow-x: auto; font-size: 12px }}
+.wide th, .wide td {{ padding-right: .7rem }}
 figure {{ display: inline-block; margin: 0 .5rem .5rem 0; font-size: 12px }}
 pre {{ overflow-x: auto; background: #f4f4f4; padding: 1rem; font-size: 12px }}
 </style>
@@ -409,7 +410,7 @@ weights {html.escape(value["checkpoint"])}; score threshold {threshold:.3g}
 
 def _list(lines: list[str]) -> str:
     if not lines:
-        return "<p>Nothing.</p>"
+        return "<p>None known.</p>"
     return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
 
 
