@@ -169,6 +169,36 @@ def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         main(["prune", "--captures", str(tmp_path), "--output-root", str(tmp_path.parent / "o")])
 
 
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (MemoryError(), "out of memory"),
+        (MemoryError("Unable to allocate 9. GiB"), "Unable to allocate 9. GiB"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "[Errno 12] Cannot allocate memory"),
+        (
+            OSError("Mapping failed: Cannot allocate memory"),
+            "Mapping failed: Cannot allocate memory",
+        ),
+    ],
+)
+def test_no_memory_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    what: str,
+) -> None:
+    def full(*args: object, **settings: object) -> None:
+        raise error
+
+    monkeypatch.setattr("haustra.captures.prune.read_runs", full)
+    output = tmp_path.parent / "o"
+    assert run(["prune", "--captures", str(tmp_path), "--output-root", str(output)]) == 2
+    assert capsys.readouterr().err == (
+        f"haustra: {what}; close other programs, or raise this one's limit (`ulimit -v`)\n"
+    )
+
+
 def test_what_the_disk_refuses_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -359,7 +359,11 @@ def test_a_dry_run_finds_what_would_stop_the_training(tmp_path: Path, manifest: 
             "--batch-size 4 fits here, and with --accumulate 4 each step sees as many images as "
             "before",
         ),
-        (0, "not even one image fits; build a warehouse with a smaller --target-size"),
+        (
+            0,
+            "not even one image fits in what is left; free memory, or build a warehouse with a "
+            "smaller --target-size",
+        ),
     ],
 )
 def test_out_of_memory_names_a_batch_size_that_fits(

@@ -49,6 +49,14 @@ def _settings_from_file(app: App, commands: tuple[str, ...], arguments: Argument
     settings_from_file(app, commands, arguments)
 
 
+def _say_out_of_memory(error: Exception) -> None:
+    what = " ".join(str(error).split()) or "out of memory"
+    print(
+        f"haustra: {what}; close other programs, or raise this one's limit (`ulimit -v`)",
+        file=sys.stderr,
+    )
+
+
 def build_app() -> App:
     """Build the command line without importing any command."""
     app = App(
@@ -88,7 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # `haustra ... | head` closed the pipe; what was asked for has been shown.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         sys.exit(0)
+    except MemoryError as error:
+        _say_out_of_memory(error)
+        sys.exit(EXIT_MISTAKE)
     except OSError as error:
+        if error.errno == errno.ENOMEM or os.strerror(errno.ENOMEM) in str(error):
+            _say_out_of_memory(error)
+            sys.exit(EXIT_MISTAKE)
         if error.errno not in NOT_OUR_BUG:
             raise
         place = error.filename or "a file"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from haustra.core.allocator import release_freed_memory
 from haustra.core.errors import HaustraError
 from haustra.warehouse.reading import Batch
 
@@ -26,7 +27,13 @@ PHRASES = (
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether an error means that the memory does not suffice."""
-    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in PHRASES)
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or text == "could not create a primitive"  # oneDNN, without room for its code; longer
+        # texts that begin like this say what it cannot do at all
+        or any(phrase in text for phrase in PHRASES)
+    )
 
 
 def peak_memory_bytes() -> int:
@@ -73,6 +80,7 @@ def largest_fitting_batch_size(training: "Training") -> int | None:
     size = training.config.batch_size // 2
     while size:
         gc.collect()
+        release_freed_memory()  # oneDNN's code does not come from the heap, but needs room too
         if _fits(training, batch_size=size):
             return size
         size //= 2
@@ -88,7 +96,8 @@ def out_of_memory_error(training: "Training") -> HaustraError:
         size = largest_fitting_batch_size(training)
     if size is None:
         return HaustraError(
-            f"{text}not even one image fits; build a warehouse with a smaller --target-size"
+            f"{text}not even one image fits in what is left; free memory, or build a warehouse "
+            "with a smaller --target-size"
         )
     accumulate = config.accumulate * (config.batch_size // size)
     return HaustraError(
