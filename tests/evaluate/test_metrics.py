@@ -38,7 +38,9 @@ def test_average_precision_equals_the_reference_evaluators(seed: int) -> None:
         (ours.ap_small, 3),
         (ours.ap_medium, 4),
         (ours.ap_large, 5),
+        (ours.ar_1, 6),
         (ours.ar_10, 7),
+        (ours.ar_100, 8),
     ):
         assert value == pytest.approx(expected[index], abs=1e-9)
 
