@@ -17,6 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"core", "warehouse", "models", "evaluate"},
     "infer": {"core", "models"},
     "export": {"core", "warehouse", "models", "evaluate", "infer"},
+    "view": {"core", "captures", "simulate", "infer"},
     "cli": {
         "core",
         "captures",
@@ -27,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
         "train",
         "infer",
         "export",
+        "view",
         "cli",
     },
 }

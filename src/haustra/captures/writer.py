@@ -26,6 +26,8 @@ class PolypTruth:
     visible_fraction: float | None = None
     size_mm: float | None = None
     paris_class: str | None = None
+    score: float | None = None
+    """Of a detection that is written as a label; None for what is known."""
 
 
 @dataclass(kw_only=True)
@@ -88,7 +90,7 @@ class RunWriter:
 
 def _label_json(truth: PolypTruth, *, size_wh: tuple[int, int]) -> dict[str, Any]:
     box: NDArray[np.float64] = np.asarray(truth.bbox_px, dtype=np.float64)
-    return {
+    value = {
         "lesion_id": truth.lesion_id,
         "center_world": list(truth.center_world) if truth.center_world else None,
         "bbox_px": box.tolist(),
@@ -97,6 +99,7 @@ def _label_json(truth: PolypTruth, *, size_wh: tuple[int, int]) -> dict[str, Any
         "size_mm": truth.size_mm,
         "paris_class": truth.paris_class,
     }
+    return value if truth.score is None else {**value, "score": truth.score}
 
 
 @contextmanager
@@ -106,6 +109,7 @@ def writing_run(
     run_id: str,
     source: str,
     group_id: str | None,
+    label_source: str | None = None,
     overwrite: bool = False,
     seed: int | None = None,
     started_at_unix: float | None = None,
@@ -116,8 +120,11 @@ def writing_run(
     dataset: str | None = None,
     licence: str | None = None,
     citation: str | None = None,
+    detector: str | None = None,
 ) -> Iterator[RunWriter]:
     """Yield a writer for a run folder that appears, whole, when the block ends.
+
+    `label_source` is what the labels say where it is not `source`; `detector` made them, if any.
 
     Raises:
         HaustraError: `folder` exists and `overwrite` is false.
@@ -125,7 +132,7 @@ def writing_run(
     with building_folder(folder, overwrite=overwrite) as building:
         for name in ("images", "labels", "overlays"):
             (building / name).mkdir()
-        writer = RunWriter(folder=building, source=source, label_seed=seed)
+        writer = RunWriter(folder=building, source=label_source or source, label_seed=seed)
         yield writer
         manifest = {
             "schema_version": SCHEMA_VERSION,
@@ -144,4 +151,6 @@ def writing_run(
             "licence": licence,
             "citation": citation,
         }
+        if detector is not None:
+            manifest["detector"] = detector
         write_json_atomic(building / "run_manifest.json", value=manifest)

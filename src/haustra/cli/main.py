@@ -28,6 +28,7 @@ COMMANDS = {
     "train": ("haustra.cli.train:train", "Train TinyDet or BigDet from a warehouse manifest."),
     "eval": ("haustra.cli.evaluate:evaluate", "Measure a detector on a split."),
     "infer": ("haustra.cli.infer:infer", "Draw boxes on an image or a folder of images."),
+    "view": ("haustra.cli.view:view", "Watch a detector see: a live page, or a run without one."),
     "export": ("haustra.cli.export:export", "Turn a checkpoint into an ONNX model, checked."),
     "warehouse": ("haustra.cli.warehouse:app", "Verify, explain, compare and export warehouses."),
     "info": ("haustra.cli.info:info", "Show what a manifest, checkpoint or ONNX model holds."),

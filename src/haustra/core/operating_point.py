@@ -47,12 +47,20 @@ class AlarmFilter:
         self._point = point
         self._num_frames_on = 0
 
-    def show(self, detections: Detections) -> Detections:
-        """Return what is shown of the next frame's detections, given at every score."""
+    def threshold_for(self, top_score: float | None) -> float:
+        """Return the score from which the next frame's detections are shown.
+
+        Args:
+            top_score: the frame's highest score; None where nothing was found.
+        """
         point = self._point
         begins = point.lower_threshold if self._num_frames_on else point.objectness
-        is_on = len(detections) > 0 and bool(detections.scores[0] >= begins)
+        is_on = top_score is not None and top_score >= begins
         self._num_frames_on = self._num_frames_on + 1 if is_on else 0
-        is_shown = self._num_frames_on > point.hold_off_frames
         # No score is above 1.
-        return detections.above(point.lower_threshold if is_shown else 2.0)
+        return point.lower_threshold if self._num_frames_on > point.hold_off_frames else 2.0
+
+    def show(self, detections: Detections) -> Detections:
+        """Return what is shown of the next frame's detections, given at every score."""
+        top_score = float(detections.scores[0]) if len(detections) else None
+        return detections.above(self.threshold_for(top_score))

@@ -78,7 +78,7 @@ def plan_procedure(scene: Scene, *, num_frames: int, rng: np.random.Generator) -
             position = _pushed(scene, position, towards=towards, share=contact[frame])
         looks = 0.4 if frame < num_in else 1.0
         turns = looks * np.radians(MAX_TURN_DEG) * np.array([turn_right[frame], turn_down[frame]])
-        gaze = _turned(axes, turns)
+        gaze = turned(axes, turns)
         for polyp, interest in zip(scene.polyps, interests, strict=True):
             gaze = _drawn_towards(polyp.center_mm - position, gaze=gaze, interest=looks * interest)
         poses.append(Pose(position_mm=position, axes=gaze))
@@ -121,7 +121,7 @@ def _look_at_polyp(
         return None
     axes = _axes_along(-away, near=rng.standard_normal(3), roll=0.0)
     off = np.radians(camera.fov_deg) / 2 * 0.45 * rng.uniform(-1, 1, size=2)
-    return Pose(position_mm=position, axes=_turned(axes, off))
+    return Pose(position_mm=position, axes=turned(axes, off))
 
 
 def _look_around(scene: Scene, *, rng: np.random.Generator) -> Pose:
@@ -131,7 +131,7 @@ def _look_around(scene: Scene, *, rng: np.random.Generator) -> Pose:
     towards = normalised(np.cross(ahead, rng.standard_normal(3)))
     position = _pushed(scene, center, towards=towards, share=0.9 * rng.random())
     axes = _axes_along(ahead, near=rng.standard_normal(3), roll=0.0)
-    return Pose(position_mm=position, axes=_turned(axes, np.radians(70) * rng.uniform(-1, 1, 2)))
+    return Pose(position_mm=position, axes=turned(axes, np.radians(70) * rng.uniform(-1, 1, 2)))
 
 
 def _pushed(
@@ -188,7 +188,7 @@ def _axes_along(ahead: FloatArray, *, near: FloatArray, roll: float) -> FloatArr
     return np.stack([cos * right + sin * down, cos * down - sin * right, ahead])
 
 
-def _turned(axes: FloatArray, turns: FloatArray) -> FloatArray:
+def turned(axes: FloatArray, turns: FloatArray) -> FloatArray:
     """Turn the view by two angles in radians, to the right and downwards."""
     right, down, ahead = axes
     ahead, right = (

@@ -114,26 +114,44 @@ def make_tube(seed: int, *, config: DatagenConfig) -> Tube:
     return build_tube(rng, sections=sections, with_folds=config.has("folds"))
 
 
-def views(plan: RunPlan) -> Iterator[tuple[Scene, View]]:
-    """Yield, frame by frame, the scene at that time and what the camera meets in it."""
-    scene, moved_at_s, moved_for_mm = plan.scene, -1.0, np.full(3, np.inf)
-    for frame, planned in enumerate(plan.poses):
-        pose = planned
+class Eye:
+    """Casts the views of a run, in a wall that moves with time."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        self._plan = plan
+        self._scene = plan.scene
+        self._moved_at_s, self._moved_for_mm = -1.0, np.full(3, np.inf)
+
+    def look(self, planned: Pose, *, seconds: float) -> tuple[Scene, View]:
+        """Return the scene at a time and what the camera meets in it.
+
+        Args:
+            planned: pose in the resting colon.
+            seconds: since the run began.
+        """
+        plan, pose = self._plan, planned
         if plan.peristalsis is not None:
-            step_s = REFRESH_S * int(frame / plan.frame_rate_hz / REFRESH_S)
-            travelled_mm = float(np.linalg.norm(planned.position_mm - moved_for_mm))
-            if step_s != moved_at_s or travelled_mm > REFRESH_MM:
-                scene = moved_scene(
+            step_s = REFRESH_S * int(seconds / REFRESH_S)
+            travelled_mm = float(np.linalg.norm(planned.position_mm - self._moved_for_mm))
+            if step_s != self._moved_at_s or travelled_mm > REFRESH_MM:
+                self._scene = moved_scene(
                     plan.scene,
                     peristalsis=plan.peristalsis,
                     seconds=step_s,
                     position_mm=planned.position_mm,
                 )
-                moved_at_s, moved_for_mm = step_s, planned.position_mm
+                self._moved_at_s, self._moved_for_mm = step_s, planned.position_mm
             pose = moved_pose(
                 planned, scene=plan.scene, peristalsis=plan.peristalsis, seconds=step_s
             )
-        yield scene, cast_view(scene, camera=plan.camera, pose=pose)
+        return self._scene, cast_view(self._scene, camera=plan.camera, pose=pose)
+
+
+def views(plan: RunPlan) -> Iterator[tuple[Scene, View]]:
+    """Yield, frame by frame, the scene at that time and what the camera meets in it."""
+    eye = Eye(plan)
+    for frame, planned in enumerate(plan.poses):
+        yield eye.look(planned, seconds=frame / plan.frame_rate_hz)
 
 
 def take_picture(

@@ -1,0 +1,60 @@
+"""`haustra view`."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from haustra.cli.terminal import build_progress, print_json, print_lines
+from haustra.core.errors import HaustraError
+from haustra.view.config import ViewConfig
+
+
+def view(
+    *,
+    config: Annotated[ViewConfig | None, Parameter(name="*")] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Open a page where boxes follow the polyps, or run over a source without one.
+
+    Parameters
+    ----------
+    as_json
+        Print a headless run's numbers as JSON to standard output.
+    """
+    settings = config or ViewConfig()
+    if settings.headless:
+        _run_headless(settings, as_json=as_json)
+        return
+    from haustra.view.server import serve
+
+    serve(settings, tell=lambda line: print_lines([line]))
+
+
+def _run_headless(settings: ViewConfig, *, as_json: bool) -> None:
+    from haustra.view.session import run_headless
+
+    result = run_headless(settings, progress=build_progress(as_json=as_json))
+    numbers = result.numbers
+    if as_json:
+        print_json({"folder": str(result.folder), **numbers})
+    else:
+        lines = [
+            f"{numbers['detector']} on {numbers['source']}: {numbers['boxes']} boxes on "
+            f"{numbers['frames_with_boxes']} of {numbers['frames']} frames, "
+            f"{numbers['frames_per_s']:g} frames/s, inference p50 {numbers['inference_p50_ms']:g} "
+            f"ms, p95 {numbers['inference_p95_ms']:g} ms"
+        ]
+        if numbers["labelled_frames"]:
+            found = numbers["labelled_frames"]
+            lines.append(
+                f"against the labels: {found['hit']} frames with a polyp flagged, "
+                f"{found['miss']} missed, {found['false']} clean frames flagged, "
+                f"{found['clean']} not"
+            )
+        print_lines([*lines, f"wrote {result.folder}"])
+    if result.unreadable:
+        total = numbers["frames"] + len(result.unreadable)
+        raise HaustraError(
+            f"{len(result.unreadable)} of {total} frames cannot be read, the others are done; "
+            f"the first: {result.unreadable[0]}"
+        )

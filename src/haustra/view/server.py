@@ -1,0 +1,288 @@
+"""The page's server: Starlette and uvicorn, one websocket a page, nothing read but our own files.
+
+A page acknowledges each frame that it has drawn, and only then gets the newest one: nothing
+queues on the way, however slow the page is.
+"""
+
+import asyncio
+import errno
+import json
+import os
+import platform
+import secrets
+import socket
+import struct
+import time
+import webbrowser
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.view.config import ViewConfig
+from haustra.view.feed import Feed, Shot
+from haustra.view.session import DEFAULT_RECORDINGS, open_detectors, operating_point
+from haustra.view.sources import open_source
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route, WebSocketRoute
+    from starlette.websockets import WebSocket, WebSocketDisconnect
+except ImportError:
+    raise MissingExtraError("starlette", extra="view", needed_for="haustra view") from None
+
+from haustra.view.commands import MAX_BYTES, parse_command
+from haustra.view.guard import LOOPBACK, Access, Guard
+from haustra.view.training_page import TrainingFolder
+
+STATIC = Path(__file__).parent / "static"
+PAGES = {"/": "view.html", "/training": "training.html"}
+MEDIA = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
+MAX_PAGES = 32
+"""Pages that may be open at one time."""
+MAX_BAD_MESSAGES = 20
+"""A page that says more nonsense than this is closed."""
+ACK_WITHIN_S = 5.0
+"""A page that does not acknowledge a frame for this long gets the next one all the same."""
+TIMELINE_EVERY_S = 0.5
+
+
+class _Page:
+    """One open page."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self.websocket = websocket
+        self.changed = asyncio.Event()
+        self.acknowledged = asyncio.Event()
+        self.acknowledged.set()
+        self.sent_version = 0
+        self.timeline_at = 0.0
+
+
+def frame_message(shot: Shot) -> bytes:
+    """Return a shot as bytes: length of the header (4 bytes, big endian), header JSON, JPEG."""
+    age_ms = 1000 * (time.monotonic() - shot.header["captured_at"])
+    header = json.dumps({**shot.header, "kind": "frame", "age_ms": round(age_ms, 1)}).encode()
+    return struct.pack(">I", len(header)) + header + shot.jpeg
+
+
+def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starlette:
+    """Build the ASGI app of the page."""
+    files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in MEDIA}
+    pages: set[_Page] = set()
+
+    def notify() -> None:
+        for page in pages:
+            page.changed.set()
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def published() -> None:
+            with suppress(RuntimeError):  # the loop has ended, the feed is about to
+                loop.call_soon_threadsafe(notify)
+
+        feed.listen(published)
+        feed.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(feed.stop)
+
+    async def file(request: Request) -> Response:
+        name = PAGES.get(request.url.path) or request.path_params.get("name", "")
+        if name not in files:
+            return Response("haustra: no such page\n", status_code=404, media_type="text/plain")
+        return Response(files[name], media_type=MEDIA[Path(name).suffix])
+
+    async def training_values(_: Request) -> Response:
+        return JSONResponse(await asyncio.to_thread(training.values))
+
+    async def training_gallery(_: Request) -> Response:
+        image = await asyncio.to_thread(training.gallery)
+        if image is None:
+            return Response("haustra: no gallery yet\n", status_code=404, media_type="text/plain")
+        return Response(image, media_type="image/png")
+
+    async def watch(websocket: WebSocket) -> None:
+        if len(pages) >= MAX_PAGES:
+            await websocket.close(code=1013, reason="too many pages are open")
+            return
+        await websocket.accept()
+        page = _Page(websocket)
+        pages.add(page)
+        page.changed.set()
+        sending = asyncio.create_task(_send_frames(page, feed=feed))
+        try:
+            await _hear(page, feed=feed)
+        finally:
+            pages.discard(page)
+            sending.cancel()
+            with suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError):
+                await sending
+
+    app = Starlette(
+        routes=[
+            *[Route(path, file) for path in PAGES],
+            Route("/static/{name}", file),
+            Route("/training/values", training_values),
+            Route("/training/gallery", training_gallery),
+            WebSocketRoute("/feed", watch),
+        ],
+        lifespan=lifespan,
+    )
+    app.add_middleware(Guard, access=access)
+    return app
+
+
+async def _hear(page: _Page, *, feed: Feed) -> None:
+    num_bad = 0
+    while True:
+        message = await page.websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        text = message.get("text")
+        if text is None:
+            text = message.get("bytes") or b""
+        if text == "ack":
+            page.acknowledged.set()
+            continue
+        command = parse_command(text)
+        if command is not None:
+            feed.command(command)
+            continue
+        num_bad += 1
+        if num_bad > MAX_BAD_MESSAGES:
+            await page.websocket.close(code=1008, reason="too many messages that are no command")
+            return
+
+
+async def _send_frames(page: _Page, *, feed: Feed) -> None:
+    with suppress(WebSocketDisconnect, RuntimeError):  # the page went away
+        while True:
+            await page.changed.wait()
+            page.changed.clear()
+            shot = feed.shot
+            if shot is None or shot.version == page.sent_version:
+                continue
+            with suppress(TimeoutError):
+                await asyncio.wait_for(page.acknowledged.wait(), ACK_WITHIN_S)
+            page.acknowledged.clear()
+            shot = feed.shot or shot  # a newer one may have come meanwhile
+            page.sent_version = shot.version
+            await page.websocket.send_bytes(frame_message(shot))
+            now = time.monotonic()
+            if now - page.timeline_at >= TIMELINE_EVERY_S or not shot.header["playing"]:
+                page.timeline_at = now
+                timeline = await asyncio.to_thread(feed.timeline)
+                await page.websocket.send_text(json.dumps({"kind": "timeline", **timeline}))
+
+
+def _listen(config: ViewConfig) -> socket.socket:
+    """Return a bound socket.
+
+    Raises:
+        HaustraError: the port is taken, or the address is none of this machine's.
+    """
+    try:
+        return _bound(config.host, config.port)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise HaustraError(
+                f"--host {config.host} --port {config.port}: {error.strerror or error}; expected "
+                "an address of this machine"
+            ) from None
+    for port in range(config.port + 1, min(config.port + 1000, 65535) + 1):
+        with suppress(OSError):
+            _bound(config.host, port).close()
+            raise HaustraError(f"--port {config.port} is taken; --port {port} is free")
+    raise HaustraError(f"--port {config.port} is taken, and the thousand after it; pass another")
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _access(config: ViewConfig) -> Access:
+    if config.host in LOOPBACK:
+        return Access(hosts=frozenset(LOOPBACK), port=config.port, token=None)
+    names = {config.host, *LOOPBACK}
+    if config.host in ("0.0.0.0", "::"):  # noqa: S104 - what the user asked for
+        names |= {socket.gethostname().lower(), *_own_addresses()}
+    return Access(hosts=frozenset(names), port=config.port, token=secrets.token_urlsafe(24))
+
+
+def _own_addresses() -> set[str]:
+    with suppress(OSError):
+        return {str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None)}
+    return set()
+
+
+def _has_screen() -> bool:
+    has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return bool(has_display) or platform.system() != "Linux"
+
+
+def serve(config: ViewConfig, *, tell: Callable[[str], Any]) -> None:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        config: what to show and where.
+        tell: gets the lines for the user.
+
+    Raises:
+        HaustraError: weights or source do not open, or the port is taken.
+        MissingExtraError: a package is not installed.
+        KeyboardInterrupt: the user ended it.
+    """
+    listening = _listen(config)
+    detectors = open_detectors(config)
+    feed = Feed(
+        open_source(config.source, size_px=config.size),
+        detectors,
+        point=operating_point(config, detectors[0].detector),
+        recordings=config.output_root or DEFAULT_RECORDINGS,
+    )
+    access = _access(config)
+    app = build_app(feed, access=access, training=TrainingFolder.beside(config))
+    shown_host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104
+    name = f"[{shown_host}]" if ":" in shown_host else shown_host
+    address = f"http://{name}:{config.port}/" + (f"?token={access.token}" if access.token else "")
+    if config.detector_weights is None:
+        tell("no --detector-weights: a colour and shape heuristic draws the boxes, no detector")
+    tell(f"{detectors[0].detector.caption} on {feed.source.name}: {address} (Ctrl-C ends)")
+    if config.open_browser and _has_screen():
+        webbrowser.open(address)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            ws_max_size=4 * MAX_BYTES,
+            ws_per_message_deflate=False,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=16384,
+            limit_concurrency=200,
+        )
+    )
+    server.run(sockets=[listening])

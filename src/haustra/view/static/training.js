@@ -1,0 +1,81 @@
+// Follows the run folder of a training: loss, average precision, validation images.
+
+import { resolve } from "/static/timeline.js";
+
+const element = (id) => document.getElementById(id);
+const EVERY_MS = 2000;
+let gallery = null;
+
+async function follow() {
+  try {
+    const values = await (await fetch(`/training/values${location.search}`)).json();
+    show(values);
+    element("state").classList.remove("lost");
+  } catch {
+    element("state").textContent = "connection lost, trying again";
+    element("state").classList.add("lost");
+  }
+  setTimeout(follow, EVERY_MS);
+}
+
+function show({ folder, epochs, gallery: stamp }) {
+  element("source").textContent = folder ?? "no training: pass --detector-weights or --training";
+  const last = epochs.at(-1);
+  element("state").textContent = last
+    ? `epoch ${last.epoch}, loss ${last.loss.toFixed(3)}` : "no epoch yet";
+  drawChart(element("loss"), "training loss", [["loss", "--truth", points(epochs, "loss")]]);
+  drawChart(element("precision"), "validation", [
+    ["AP50", "--box", points(epochs, "ap50")], ["AP50-95", "--miss", points(epochs, "ap50_95")]], 1);
+  if (stamp !== null && stamp !== gallery) {
+    gallery = stamp;
+    const mark = location.search ? `${location.search}&` : "?";
+    element("gallery").src = `/training/gallery${mark}at=${stamp}`;
+    element("gallery").hidden = false;
+  }
+}
+
+function points(epochs, name) {
+  return epochs.map((row) => [row.epoch, row.average_precision?.[name]])
+    .filter(([, value]) => typeof value === "number");
+}
+
+function drawChart(canvas, title, lines, top = null) {
+  const scale = devicePixelRatio;
+  const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+  [canvas.width, canvas.height] = [width * scale, height * scale];
+  const context = canvas.getContext("2d");
+  context.setTransform(scale, 0, 0, scale, 0, 0);
+  const all = lines.flatMap(([, , line]) => line);
+  const highest = top ?? Math.max(...all.map(([, y]) => y), 1e-9);
+  const lastEpoch = Math.max(...all.map(([x]) => x), 2);
+  const [left, right, upper, lower] = [44, width - 12, 30, height - 26];
+  const x = (epoch) => left + ((epoch - 1) / (lastEpoch - 1)) * (right - left);
+  const y = (value) => lower - (value / highest) * (lower - upper);
+  context.font = "12px system-ui, sans-serif";
+  context.fillStyle = context.strokeStyle = resolve(null, "--quiet");
+  for (const share of [0, 0.5, 1]) {
+    context.globalAlpha = 0.3;
+    context.beginPath();
+    context.moveTo(left, y(share * highest));
+    context.lineTo(right, y(share * highest));
+    context.stroke();
+    context.globalAlpha = 1;
+    context.fillText((share * highest).toPrecision(2), 6, y(share * highest) + 4);
+  }
+  context.fillText("1", x(1), height - 8);
+  context.fillText(`epoch ${lastEpoch}`, right - 54, height - 8);
+  context.fillStyle = resolve(null, "--ink");
+  context.fillText(all.length ? title : `${title}: nothing yet`, left, 18);
+  lines.forEach(([name, colour, line], index) => {
+    context.fillStyle = context.strokeStyle = resolve(null, colour);
+    context.fillText(name, right - 60 - 70 * index, 18);
+    context.lineWidth = 2;
+    context.beginPath();
+    line.forEach(([epoch, value], at) => context[at ? "lineTo" : "moveTo"](x(epoch), y(value)));
+    context.stroke();
+    if (line.length < 40) line.forEach(([epoch, value]) => context.fillRect(x(epoch) - 2.5, y(value) - 2.5, 5, 5));
+  });
+}
+
+element("view").href = `/${location.search}`;
+follow();

@@ -1,0 +1,276 @@
+"""The feed: the box shown belongs to the frame shown, nothing queues, controls act at once."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders import write_run
+from haustra.captures.reader import read_run
+from haustra.captures.validation import CheckedFrame, check_frame
+from haustra.core.detections import detections_from_labels
+from haustra.core.images import decode_image_rgb, write_png
+from haustra.view.feed import Feed, WatchedDetector, verdict_of
+from haustra.view.sources import open_source
+from viewing import (
+    FindsBright,
+    Ticks,
+    live,
+    paused_at,
+    picture,
+    running_feed,
+    shown,
+    until,
+    watched,
+    write_pictures,
+)
+
+
+def folder_source(folder: Path) -> Any:
+    return open_source(str(folder), size_px=64)
+
+
+def scores(feed: Feed, which: int = 0) -> list[float]:
+    return shown(feed)["detectors"][which]["scores"]  # type: ignore[no-any-return]
+
+
+def notices(feed: Feed) -> list[str]:
+    return [notice["text"] for notice in shown(feed)["notices"]]
+
+
+def test_each_frame_is_published_with_its_own_boxes(tmp_path: Path) -> None:
+    folder = tmp_path / "moving"
+    folder.mkdir()
+    for number in range(12):
+        write_png(folder / f"{number:02d}.png", image_rgb=picture(0.8, x=3 * number))
+    with running_feed(folder_source(folder), tmp_path) as feed:
+        seen = set()
+        while shown(feed)["playing"]:
+            shot = until(lambda: feed.shot)
+            image = decode_image_rgb(shot.jpeg, name="shot")
+            [[x0, *_]] = shot.header["detectors"][0]["boxes_px"]
+            assert x0 == 3 * shot.header["frame"]
+            bright = np.flatnonzero((image.mean(axis=2) > 100).any(axis=0))
+            assert abs(int(bright[0]) - x0) <= 1
+            seen.add(shot.header["frame"])
+            time.sleep(0.01)
+    assert len(seen) >= 8
+
+
+def test_pause_step_and_seek(tmp_path: Path) -> None:
+    source = folder_source(write_pictures(tmp_path / "p", *[0.5 + n / 100 for n in range(20)]))
+    with running_feed(source, tmp_path) as feed:
+        assert paused_at(feed, 7)["detectors"][0]["scores"] == [pytest.approx(0.57, abs=0.01)]
+        feed.command({"do": "step", "by": 1})
+        until(lambda: shown(feed)["frame"] == 8)
+        feed.command({"do": "step", "by": -3})
+        until(lambda: shown(feed)["frame"] == 5)
+        feed.command({"do": "seek", "frame": 999})
+        until(lambda: shown(feed)["frame"] == 19)
+        feed.command({"do": "play"})  # from the end it begins again
+        until(lambda: shown(feed)["frame"] < 5 and shown(feed)["playing"])
+
+
+def test_a_threshold_changes_what_is_shown_of_the_paused_frame(tmp_path: Path) -> None:
+    source = folder_source(write_pictures(tmp_path / "p", *[0.6] * 5))
+    with running_feed(source, tmp_path) as feed:
+        assert len(paused_at(feed, 2)["detectors"][0]["scores"]) == 1
+        feed.command({"do": "set", "objectness": 0.7})
+        until(lambda: shown(feed)["settings"]["objectness"] == 0.7)
+        assert (shown(feed)["frame"], scores(feed)) == (2, [])
+        feed.command({"do": "set", "objectness": 0.2})
+        until(lambda: len(scores(feed)) == 1)
+
+
+def test_hold_off_and_hysteresis_follow_the_frames_before(tmp_path: Path) -> None:
+    source = folder_source(write_pictures(tmp_path / "p", 0.1, 0.6, 0.6, 0.4, 0.1, 0.6))
+    with running_feed(source, tmp_path, objectness=0.5) as feed:
+        until(lambda: not shown(feed)["playing"])
+        assert feed.timeline()["alarm"] == [False, True, True, False, False, True]
+        feed.command({"do": "set", "hold_off_frames": 1})
+        until(lambda: shown(feed)["settings"]["hold_off_frames"] == 1)
+        assert feed.timeline()["alarm"] == [False, False, True, False, False, False]
+        feed.command({"do": "set", "hysteresis": 0.3})
+        until(lambda: shown(feed)["settings"]["hysteresis"] == 0.3)
+        assert feed.timeline()["alarm"] == [False, False, True, True, False, False]
+        assert feed.timeline()["score"] == pytest.approx([0.1, 0.6, 0.6, 0.4, 0.1, 0.6], abs=0.01)
+        feed.command({"do": "set", "objectness": 0.2})  # the lower one is never above the upper
+        until(lambda: shown(feed)["settings"]["hysteresis"] == 0.2)
+
+
+def test_a_slow_detector_drops_frames_and_stays_fresh() -> None:
+    grabber = Ticks(rate_hz=50)
+    with running_feed(live(grabber), Path("unused"), watched(FindsBright(sleep_s=0.1))) as feed:
+        ages = []
+        feed.listen(lambda: ages.append(time.monotonic() - shown(feed)["captured_at"]))
+        until(lambda: len(ages) >= 10)
+        header = shown(feed)
+    # Were frames queued, the tenth would be 10 x 0.08 s late. No time is promised here, only that.
+    assert np.median(ages[5:]) < 0.5
+    assert header["dropped"] >= 20
+    assert grabber.is_closed.is_set()
+
+
+def test_a_recorded_source_drops_frames_too(tmp_path: Path) -> None:
+    source = folder_source(write_pictures(tmp_path / "p", *[0.6] * 30))
+    with running_feed(source, tmp_path, watched(FindsBright(sleep_s=0.25))) as feed:
+        until(lambda: not shown(feed)["playing"])
+        timeline = feed.timeline()
+        assert shown(feed)["dropped"] == 30 - len(timeline["frame"]) > 5
+    assert timeline["num_frames"] == 30
+
+
+def test_a_paused_simulator_stands_still_and_steps(tmp_path: Path) -> None:
+    with running_feed(live(can_pause=True), tmp_path) as feed:
+        until(lambda: shown(feed)["frame"] > 3)
+        feed.command({"do": "pause"})
+        until(lambda: not shown(feed)["playing"])
+        number = shown(feed)["frame"]
+        time.sleep(0.1)
+        assert shown(feed)["frame"] == number
+        feed.command({"do": "step", "by": 1})
+        until(lambda: shown(feed)["frame"] > number)
+        assert shown(feed)["frame"] <= number + 3
+        feed.command({"do": "step", "by": -1})
+        until(lambda: "ticks is live: it cannot go back" in notices(feed))
+        feed.command({"do": "play"})
+        until(lambda: shown(feed)["playing"] and shown(feed)["frame"] > number + 3)
+
+
+def test_the_end_of_a_live_source_is_told(tmp_path: Path) -> None:
+    with running_feed(live(Ticks(count=3)), tmp_path) as feed:
+        until(lambda: "ticks: it gave no further frame" in notices(feed))
+        assert scores(feed)
+
+
+def test_next_miss_and_next_false_alarm_search_unseen_frames(tmp_path: Path) -> None:
+    # Scores and labels: clean, hit, clean, miss, false.
+    folder = write_run(
+        tmp_path / "run_a",
+        [],
+        [(20, 20, 36, 36)],
+        [],
+        [(2, 2, 10, 10)],
+        [],
+        frame_rate_hz=0.05,
+    )
+    images = sorted((folder / "images").iterdir())
+    for path, score in zip(images, (0.15, 0.8, 0.15, 0.8, 0.8), strict=True):
+        write_png(path, image_rgb=picture(score))
+    with running_feed(folder_source(folder), tmp_path, objectness=0.5) as feed:
+        feed.command({"do": "find", "verdict": "miss"})
+        until(lambda: shown(feed)["frame"] == 3)
+        assert shown(feed)["verdict"] == "miss"
+        feed.command({"do": "find", "verdict": "false"})
+        until(lambda: shown(feed)["frame"] == 4)
+        assert feed.timeline()["verdict"] == ["clean", "hit", "clean", "miss", "false"]
+        assert feed.timeline()["polyp"] == [False, True, False, True, False]
+        feed.command({"do": "find", "verdict": "miss"})
+        until(lambda: "no miss after frame 4" in notices(feed))
+
+
+def test_a_recording_is_a_run_folder_of_what_was_shown(tmp_path: Path) -> None:
+    source = folder_source(write_pictures(tmp_path / "p", 0.6, 0.7, 0.1, 0.8))
+    with running_feed(source, tmp_path, objectness=0.5) as feed:
+        paused_at(feed, 0)
+        feed.command({"do": "record", "on": True})
+        until(lambda: shown(feed)["recording"] == 1)
+        assert not list((tmp_path / "recordings").glob("run_*"))  # it appears whole
+        for number in (1, 2):
+            paused_at(feed, number)
+        feed.command({"do": "record", "on": False})
+        told = until(lambda: [text for text in notices(feed) if text.startswith("recorded 3")])
+    [folder] = (tmp_path / "recordings").iterdir()
+    assert told == [f"recorded 3 frames into {folder}"]
+    run = read_run(folder)
+    assert (run.manifest.source, run.manifest.num_frames) == ("inference", 3)
+    checked = [check_frame(frame) for frame in run.frames]
+    assert all(isinstance(frame, CheckedFrame) for frame in checked)
+    assert [len(frame.boxes_px) for frame in checked if isinstance(frame, CheckedFrame)] == [
+        1,
+        1,
+        0,
+    ]
+    first = json.loads(run.frames[0].label_path.read_text())
+    assert first["source"] == "model"
+    assert first["labels"][0]["score"] == pytest.approx(0.6, abs=0.01)
+    assert len(list((folder / "overlays").iterdir())) == 3
+
+
+def test_a_recording_is_finished_when_the_feed_ends(tmp_path: Path) -> None:
+    source = folder_source(write_pictures(tmp_path / "p", 0.6, 0.7))
+    with running_feed(source, tmp_path) as feed:
+        feed.command({"do": "record", "on": True})
+        until(lambda: shown(feed)["recording"])
+    [folder] = (tmp_path / "recordings").iterdir()
+    assert read_run(folder).manifest.num_frames
+
+
+def test_changed_weights_are_loaded_and_broken_ones_refused(tmp_path: Path) -> None:
+    from haustra.core.errors import HaustraError
+
+    weights = tmp_path / "weights.bin"
+    weights.write_text("first")
+
+    def load() -> FindsBright:
+        text = weights.read_text()
+        if text == "broken":
+            raise HaustraError(f"{weights} is broken")
+        return FindsBright(caption=text)
+
+    source = folder_source(write_pictures(tmp_path / "p", *[0.6] * 3))
+    with running_feed(source, tmp_path, WatchedDetector(load, path=weights)) as feed:
+        until(lambda: not shown(feed)["playing"])
+        for text in ("second one", "broken", "the third"):
+            replacement = tmp_path / "new"
+            replacement.write_text(text)
+            replacement.replace(weights)
+            if text == "broken":
+                wanted = f"{weights} is broken; the weights that were loaded before go on"
+                until(lambda: wanted in notices(feed))  # noqa: B023
+                assert shown(feed)["detectors"][0]["name"] == "second one"
+                feed.command({"do": "step", "by": -1})
+                until(lambda: shown(feed)["frame"] == 1)
+                assert scores(feed)
+            else:
+                until(lambda: shown(feed)["detectors"][0]["name"] == text)  # noqa: B023
+        assert feed.timeline()["frame"] == [1]  # what older weights said is forgotten
+
+
+def test_two_detectors_see_the_same_frame(tmp_path: Path) -> None:
+    source = folder_source(write_pictures(tmp_path / "p", 0.6, 0.6))
+    second = watched(FindsBright(caption="second"))
+    with running_feed(source, tmp_path, watched(), second) as feed:
+        header = paused_at(feed, 1)
+        assert [row["name"] for row in header["detectors"]] == ["bright", "second"]
+        assert header["detectors"][0]["boxes_px"] == header["detectors"][1]["boxes_px"] != []
+
+
+def test_an_unreadable_image_is_told_and_passed_over(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "p", 0.6, 0.6, 0.6)
+    (folder / "001.png").write_bytes(b"nothing")
+    with running_feed(folder_source(folder), tmp_path) as feed:
+        until(lambda: shown(feed)["frame"] == 2)
+        assert any("001.png is not an image" in text for text in notices(feed))
+
+
+@pytest.mark.parametrize(
+    ("shown_px", "truth_px", "verdict"),
+    [
+        ([], [], "clean"),
+        ([(0, 0, 5, 5)], [], "false"),
+        ([(0, 0, 5, 5)], [(4, 4, 9, 9)], "hit"),
+        ([(0, 0, 4, 4)], [(4, 4, 9, 9)], "miss"),
+        ([], [(4, 4, 9, 9)], "miss"),
+    ],
+)
+def test_verdicts(shown_px: list[Any], truth_px: list[Any], verdict: str) -> None:
+    boxes = [
+        detections_from_labels(np.array(values, dtype=np.float64), image_size_wh=(10, 10))
+        for values in (shown_px, truth_px)
+    ]
+    assert verdict_of(boxes[0], boxes[1]) == verdict
+    assert verdict_of(boxes[0], None) is None

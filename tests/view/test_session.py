@@ -1,0 +1,172 @@
+"""Opening sources and detectors, and the headless run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from builders import write_run
+from checkpoints import write_lively_checkpoint
+from haustra.captures.reader import read_run
+from haustra.core.errors import HaustraError
+from haustra.core.images import read_image_rgb
+from haustra.infer.pictures import InferConfig, infer_pictures
+from haustra.view.config import ViewConfig
+from haustra.view.session import run_headless
+from haustra.view.sources import ImageFolder, VideoFile, open_source
+from scenes import write_warehouse
+from viewing import picture, write_pictures
+
+
+def write_video(path: Path, *, frames: int = 12) -> None:
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 20.0, (64, 64))
+    for number in range(frames):
+        video.write(picture(0.5 + number / 40, x=2 * number)[..., ::-1])
+    video.release()
+
+
+def test_a_video_can_be_gone_through_in_any_order(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4")
+    video = open_source(str(tmp_path / "a.mp4"), size_px=64)
+    assert isinstance(video, VideoFile)
+    assert (video.num_frames, video.frame_rate_hz) == (12, 20.0)
+    in_order = [video.read(number).image_rgb for number in range(12)]
+    for number in (7, 2, 2, 11, 0):
+        frame = video.read(number)
+        assert frame.seconds == number / 20
+        assert np.array_equal(frame.image_rgb, in_order[number])
+
+
+def test_a_run_has_labels_and_a_folder_has_none(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run_a", [], [(1, 1, 9, 9)], [])
+    source = open_source(str(run), size_px=64)
+    assert isinstance(source, ImageFolder)
+    assert source.num_frames == 3
+    assert source.read(0).truth is not None
+    plain = open_source(str(run / "images"), size_px=64)
+    assert isinstance(plain, ImageFolder)
+    assert plain.read(0).truth is None
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "nowhere",
+            "--source nowhere: expected simulator, simulator:SEED, a run folder, a folder of "
+            "images, a video file, camera:0 or a URL",
+        ),
+        ("text.txt", "--source text.txt: expected a video that OpenCV decodes"),
+        (
+            "empty",
+            "--source empty: it holds no image (PNG, JPEG, BMP, TIFF or WebP)",
+        ),
+        (
+            "camera:97",
+            "--source camera:97: OpenCV cannot open it; expected a camera that is attached "
+            "(camera:0) or the URL of a stream",
+        ),
+    ],
+)
+def test_what_cannot_be_opened_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("no video")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(HaustraError) as error:
+        open_source(source, size_px=64)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"infer_obj_thresh": 1.5}, "--infer-obj-thresh 1.5: expected a number from 0 to 1"),
+        (
+            {"max_frames": 5},
+            "--max-frames 5: expected --headless with it; the page runs until Ctrl-C",
+        ),
+        (
+            {"headless": True},
+            "--headless: expected --output-root, the folder that gets the run",
+        ),
+        ({"model": "tiny"}, "--model tiny: expected --detector-weights with it"),
+        ({"compare": Path("b.bin")}, "--compare b.bin: expected --detector-weights with it"),
+    ],
+)
+def test_settings_that_do_not_fit(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(HaustraError) as error:
+        ViewConfig(**values)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("hold_off", [0, 2])
+def test_headless_gives_the_boxes_of_infer_bit_for_bit(tmp_path: Path, hold_off: int) -> None:
+    manifest = write_warehouse(tmp_path)
+    weights = tmp_path / "weights.bin"
+    write_lively_checkpoint(weights, manifest=manifest, kind="big")
+    run = next((tmp_path / "captures").iterdir())
+    shared: dict[str, Any] = {
+        "detector_weights": weights,
+        "infer_obj_thresh": 0.4,
+        "infer_hold_off": hold_off,
+    }
+    wanted = infer_pictures(InferConfig(image=run, output_root=tmp_path / "boxed", **shared))
+    result = run_headless(
+        ViewConfig(source=str(run), headless=True, output_root=tmp_path / "out", **shared)
+    )
+    written = read_run(result.folder)
+    assert len(written.frames) == len(wanted.pictures) > 1
+    for frame, ours in zip(written.frames, wanted.pictures, strict=True):
+        labels = json.loads(frame.label_path.read_text())["labels"]
+        assert [label["bbox_px"] for label in labels] == ours.detections.boxes_px.tolist()
+        assert [label["score"] for label in labels] == ours.detections.scores.tolist()
+        assert frame.image_path is not None
+        assert np.array_equal(read_image_rgb(frame.image_path), read_image_rgb(ours.image))
+    assert sum(len(picture.detections) for picture in wanted.pictures) > 0
+    assert result.numbers["boxes"] == sum(len(p.detections) for p in wanted.pictures)
+    assert json.loads((result.folder / "numbers.json").read_text()) == result.numbers
+
+
+def test_headless_names_what_it_cannot_read_and_leaves_nothing_half_written(
+    tmp_path: Path,
+) -> None:
+    folder = write_pictures(tmp_path / "p", 0.6, 0.6)
+    (folder / "001.png").write_bytes(b"nothing")
+    config = {"source": str(folder), "headless": True, "output_root": tmp_path / "out"}
+    result = run_headless(ViewConfig(**config))  # type: ignore[arg-type]
+    assert len(result.unreadable) == 1
+    assert result.numbers["frames"] == 1
+    (folder / "000.png").write_bytes(b"nothing")
+    with pytest.raises(HaustraError, match="is not an image"):
+        run_headless(ViewConfig(**config))  # type: ignore[arg-type]
+    assert list((tmp_path / "out").iterdir()) == [result.folder]
+
+
+def test_a_headless_simulator_needs_an_end_and_repeats_itself(tmp_path: Path) -> None:
+    config: dict[str, Any] = {"source": "simulator:3", "size": 64, "headless": True}
+    with pytest.raises(HaustraError) as error:
+        run_headless(ViewConfig(output_root=tmp_path, **config))
+    assert str(error.value) == "--source simulator:3: it has no end; expected --max-frames"
+    images = []
+    for name in ("a", "b"):
+        result = run_headless(ViewConfig(output_root=tmp_path / name, max_frames=3, **config))
+        images.append([path.read_bytes() for path in sorted((result.folder / "images").iterdir())])
+    assert images[0] == images[1]
+    assert len(set(images[0])) == 3
+
+
+def test_onnx_weights_need_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import haustra.view.server, haustra.infer.onnx_detector, haustra.infer.detector\n"
+        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('scipy', 'embreex')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

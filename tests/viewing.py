@@ -1,0 +1,126 @@
+"""Sources, detectors and feeds for the tests of the view."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.core.detections import Detections
+from haustra.core.errors import HaustraError
+from haustra.core.images import write_png
+from haustra.core.operating_point import OperatingPoint
+from haustra.view.feed import Feed, WatchedDetector
+from haustra.view.sources import LiveSource, Source, SourceFrame
+
+
+class FindsBright:
+    """Finds the bright square of a picture; its score is the square's brightness."""
+
+    def __init__(self, *, caption: str = "bright", sleep_s: float = 0.0) -> None:
+        self.caption, self._sleep_s = caption, sleep_s
+
+    def detect(self, image_rgb: NDArray[np.uint8], *, objectness: float, iou: float) -> Detections:
+        time.sleep(self._sleep_s)
+        grey = image_rgb.mean(axis=2)
+        rows, columns = np.nonzero(grey > 25)
+        boxes, scores = np.zeros((0, 4)), np.zeros(0)
+        if len(rows):
+            boxes = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]])
+            scores = np.array([grey.max() / 255])
+        height, width = grey.shape
+        found = Detections(
+            boxes_px=boxes.astype(np.float64), scores=scores, image_size_wh=(width, height)
+        )
+        return found.above(objectness)
+
+
+def picture(score: float, *, x: int = 20) -> NDArray[np.uint8]:
+    """Return a dark picture with a square at x, 20 that `FindsBright` scores like this."""
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    image[20:36, x : x + 16] = round(255 * score)
+    return image
+
+
+def write_pictures(folder: Path, *scores: float) -> Path:
+    """Write a folder of pictures."""
+    folder.mkdir(parents=True)
+    for number, score in enumerate(scores):
+        write_png(folder / f"{number:03d}.png", image_rgb=picture(score))
+    return folder
+
+
+class Ticks:
+    """A grabber of pictures at a rate, for ever or up to a number."""
+
+    def __init__(self, *, rate_hz: float = 100.0, count: int | None = None) -> None:
+        self._period_s, self._count = 1 / rate_hz, count
+        self.is_closed = threading.Event()
+
+    def grab(self, number: int) -> SourceFrame:
+        if number == self._count:
+            raise HaustraError("ticks: it gave no further frame")
+        time.sleep(self._period_s)
+        return SourceFrame(
+            number=number,
+            image_rgb=picture(0.8),
+            seconds=number * self._period_s,
+            captured_at=time.monotonic(),
+        )
+
+    def close(self) -> None:
+        self.is_closed.set()
+
+
+def live(grabber: Ticks | None = None, *, can_pause: bool = False) -> LiveSource:
+    return LiveSource(grabber or Ticks(), name="ticks", can_pause=can_pause)
+
+
+def watched(detector: Any = None) -> WatchedDetector:
+    return WatchedDetector(lambda: detector or FindsBright(), path=None)
+
+
+@contextmanager
+def running_feed(
+    source: Source,
+    tmp_path: Path,
+    *detectors: WatchedDetector,
+    **point: Any,
+) -> Iterator[Feed]:
+    feed = Feed(
+        source,
+        list(detectors) or [watched()],
+        point=OperatingPoint(**point),
+        recordings=tmp_path / "recordings",
+    )
+    feed.start()
+    try:
+        yield feed
+    finally:
+        feed.stop()
+
+
+def until(condition: Callable[[], Any], *, within_s: float = 20.0) -> Any:
+    """Wait for a condition and return what it returned."""
+    end = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+    return value
+
+
+def shown(feed: Feed) -> dict[str, Any]:
+    """Return the header of what is published."""
+    return until(lambda: feed.shot).header  # type: ignore[no-any-return]
+
+
+def paused_at(feed: Feed, frame: int) -> dict[str, Any]:
+    """Go to a frame and return what is published there."""
+    feed.command({"do": "pause"})
+    feed.command({"do": "seek", "frame": frame})
+    until(lambda: shown(feed)["frame"] == frame and not shown(feed)["playing"])
+    return shown(feed)
