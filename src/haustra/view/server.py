@@ -241,6 +241,19 @@ def _has_screen() -> bool:
     return bool(has_display) or platform.system() != "Linux"
 
 
+class _Server(uvicorn.Server):
+    """Tells when it serves: from then on, Ctrl-C is its own."""
+
+    def __init__(self, config: uvicorn.Config, *, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._tell_started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._tell_started()
+
+
 def serve(config: ViewConfig, *, tell: Callable[[str], Any]) -> None:
     """Serve the page until Ctrl-C.
 
@@ -266,12 +279,15 @@ def serve(config: ViewConfig, *, tell: Callable[[str], Any]) -> None:
     shown_host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104
     name = f"[{shown_host}]" if ":" in shown_host else shown_host
     address = f"http://{name}:{config.port}/" + (f"?token={access.token}" if access.token else "")
-    if config.detector_weights is None:
-        tell("no --detector-weights: a colour and shape heuristic draws the boxes, no detector")
-    tell(f"{detectors[0].detector.caption} on {feed.source.name}: {address} (Ctrl-C ends)")
-    if config.open_browser and _has_screen():
-        webbrowser.open(address)
-    server = uvicorn.Server(
+
+    def started() -> None:
+        if config.detector_weights is None:
+            tell("no --detector-weights: a colour and shape heuristic draws the boxes, no detector")
+        tell(f"{detectors[0].detector.caption} on {feed.source.name}: {address} (Ctrl-C ends)")
+        if config.open_browser and _has_screen():
+            webbrowser.open(address)
+
+    server = _Server(
         uvicorn.Config(
             app,
             log_level="error",
@@ -283,6 +299,7 @@ def serve(config: ViewConfig, *, tell: Callable[[str], Any]) -> None:
             timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=16384,
             limit_concurrency=200,
-        )
+        ),
+        started=started,
     )
     server.run(sockets=[listening])
