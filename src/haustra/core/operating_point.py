@@ -1,9 +1,11 @@
 """At which scores a detector speaks up: thresholds, hold-off and hysteresis."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from haustra.core.detections import Detections
+from haustra.core.errors import HaustraError
+from haustra.core.ranges import check_whole_number
 
 DEFAULT_OBJECTNESS, DEFAULT_IOU = 0.3, 0.5
 
@@ -28,11 +30,40 @@ class OperatingPoint:
         """Score that keeps an activation on."""
         return self.objectness if self.hysteresis is None else self.hysteresis
 
+    def with_flags(
+        self, *, objectness: float | None, iou: float | None, hold_off_frames: int | None
+    ) -> "OperatingPoint":
+        """Return the operating point with what a user asked for in its place."""
+        point = self
+        if objectness is not None:
+            # A lower threshold was fitted to another upper one.
+            point = replace(point, objectness=objectness, hysteresis=None)
+        if iou is not None:
+            point = replace(point, iou=iou)
+        if hold_off_frames is not None:
+            point = replace(point, hold_off_frames=hold_off_frames)
+        return point
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; those of a sequence only where they are set."""
         value = asdict(self)
         optional = {"hold_off_frames": 0, "hysteresis": None, "fitted": None}
         return {k: v for k, v in value.items() if k not in optional or v != optional[k]}
+
+
+def check_flags(
+    *, objectness: float | None, iou: float | None, hold_off_frames: int | None
+) -> None:
+    """Check what a user asks for in an operating point's place.
+
+    Raises:
+        HaustraError: a value is out of its range; the message names the flag.
+    """
+    for flag, value in (("--infer-obj-thresh", objectness), ("--infer-iou-thresh", iou)):
+        if value is not None and not 0 <= value <= 1:
+            raise HaustraError(f"{flag} {value}: expected a number from 0 to 1")
+    if hold_off_frames is not None:
+        check_whole_number("--infer-hold-off", hold_off_frames, low=0)
 
 
 class AlarmFilter:

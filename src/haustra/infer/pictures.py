@@ -1,7 +1,7 @@
 """`haustra infer`: boxed pictures of an image, a folder of images or a run folder."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +12,8 @@ from haustra.core.detections import Detections
 from haustra.core.drawing import PREDICTION_RGB, draw_boxes, draw_text, enlarge_for_viewing
 from haustra.core.errors import HaustraError
 from haustra.core.images import list_images, read_image_rgb, write_png
-from haustra.core.operating_point import AlarmFilter, OperatingPoint
+from haustra.core.operating_point import AlarmFilter, OperatingPoint, check_flags
 from haustra.core.progress import Progress, SilentProgress, track
-from haustra.core.ranges import check_whole_number
 from haustra.infer.detector import open_detector
 from haustra.infer.heuristic import HeuristicDetector
 from haustra.infer.image_detector import ImageDetector
@@ -43,14 +42,11 @@ class InferConfig:
     """Where the boxed pictures go; by default beside an image, or in FOLDER_boxed for a folder."""
 
     def __post_init__(self) -> None:
-        for flag, value in (
-            ("--infer-obj-thresh", self.infer_obj_thresh),
-            ("--infer-iou-thresh", self.infer_iou_thresh),
-        ):
-            if value is not None and not 0 <= value <= 1:
-                raise HaustraError(f"{flag} {value}: expected a number from 0 to 1")
-        if self.infer_hold_off is not None:
-            check_whole_number("--infer-hold-off", self.infer_hold_off, low=0)
+        check_flags(
+            objectness=self.infer_obj_thresh,
+            iou=self.infer_iou_thresh,
+            hold_off_frames=self.infer_hold_off,
+        )
         if self.model is not None and self.detector_weights is None:
             raise HaustraError(
                 f"--model {self.model}: expected --detector-weights with it, since the checkpoint "
@@ -95,18 +91,6 @@ class InferResult:
 def is_run_folder(path: Path) -> bool:
     """Tell whether a folder holds a run, whose images follow each other in time."""
     return (path / "labels").is_dir() and (path / "images").is_dir()
-
-
-def _with_flags(point: OperatingPoint, *, config: InferConfig) -> OperatingPoint:
-    """Return the operating point with what the user asked for in its place."""
-    if config.infer_obj_thresh is not None:
-        # A lower threshold was fitted to another upper one.
-        point = replace(point, objectness=config.infer_obj_thresh, hysteresis=None)
-    if config.infer_iou_thresh is not None:
-        point = replace(point, iou=config.infer_iou_thresh)
-    if config.infer_hold_off is not None:
-        point = replace(point, hold_off_frames=config.infer_hold_off)
-    return point
 
 
 def _images_of(config: InferConfig) -> tuple[list[Path], Path]:
@@ -154,7 +138,11 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
         detector = loaded
     else:
         detector = HeuristicDetector()
-    point = _with_flags(point, config=config)
+    point = point.with_flags(
+        objectness=config.infer_obj_thresh,
+        iou=config.infer_iou_thresh,
+        hold_off_frames=config.infer_hold_off,
+    )
     in_time = is_run_folder(config.image) and bool(
         point.hold_off_frames or point.hysteresis is not None
     )

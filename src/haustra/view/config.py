@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from haustra.core.errors import HaustraError
+from haustra.core.operating_point import check_flags
 from haustra.core.ranges import check_whole_number
 
 DEFAULT_PORT = 8765
@@ -52,14 +53,11 @@ class ViewConfig:
     """Folder for the run folders of headless runs and recordings; recordings/ by default."""
 
     def __post_init__(self) -> None:
-        for flag, value in (
-            ("--infer-obj-thresh", self.infer_obj_thresh),
-            ("--infer-iou-thresh", self.infer_iou_thresh),
-        ):
-            if value is not None and not 0 <= value <= 1:
-                raise HaustraError(f"{flag} {value}: expected a number from 0 to 1")
-        if self.infer_hold_off is not None:
-            check_whole_number("--infer-hold-off", self.infer_hold_off, low=0)
+        check_flags(
+            objectness=self.infer_obj_thresh,
+            iou=self.infer_iou_thresh,
+            hold_off_frames=self.infer_hold_off,
+        )
         check_whole_number("--size", self.size, low=64, high=4096)
         check_whole_number("--port", self.port, low=1, high=65535)
         if self.max_frames is not None:

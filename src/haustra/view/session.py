@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +48,11 @@ def operating_point(config: ViewConfig, detector: ImageDetector) -> OperatingPoi
     point = OperatingPoint()
     if isinstance(detector, TrainedDetector):
         point = detector.operating_point
-    if config.infer_obj_thresh is not None:
-        # A lower threshold was fitted to another upper one.
-        point = replace(point, objectness=config.infer_obj_thresh, hysteresis=None)
-    if config.infer_iou_thresh is not None:
-        point = replace(point, iou=config.infer_iou_thresh)
-    if config.infer_hold_off is not None:
-        point = replace(point, hold_off_frames=config.infer_hold_off)
-    return point
+    return point.with_flags(
+        objectness=config.infer_obj_thresh,
+        iou=config.infer_iou_thresh,
+        hold_off_frames=config.infer_hold_off,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
