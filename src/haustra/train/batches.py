@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -26,6 +27,9 @@ Item = TypeVar("Item")
 WaitedBatch = tuple[tuple[NDArray[np.int64], Batch], float]
 """The numbers of a batch's samples, the samples, and the seconds that they were waited for."""
 
+FIRST_RESOLUTION, GROWING_SHARE = 0.625, 0.6
+"""A training begins with images this much smaller, which have grown to their own size when this
+share of it is done: more of them in the same time (Tan and Le 2021, EfficientNetV2)."""
 LIGHT_SHARE = 0.15
 """The last share of a training sees frames nearly as they are (YOLOX and YOLO26 end likewise)."""
 MAX_WORKERS = 8
@@ -33,7 +37,10 @@ MAX_WORKERS = 8
 
 def strength_at(done: float) -> AugmentStrength:
     """Return how strongly to augment when a training is `done` (0..1)."""
-    return FULL if done < 1 - LIGHT_SHARE else LIGHT
+    if done >= 1 - LIGHT_SHARE:
+        return LIGHT
+    grown = min(1.0, done / GROWING_SHARE)
+    return replace(FULL, resolution=FIRST_RESOLUTION + (1 - FIRST_RESOLUTION) * grown)
 
 
 def training_batches(

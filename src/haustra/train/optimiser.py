@@ -1,8 +1,9 @@
-"""The optimiser: Muon for the kernels of normalised convolutions, AdamW for all else.
+"""The optimiser: Muon for kernels that begin at random, AdamW for all else.
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) makes the steps of a weight
 matrix orthogonal, so that directions with small gradients learn as fast as those with large ones.
-In short trainings it learns several times faster than AdamW alone; long ones end alike.
+In short trainings it learns several times faster than AdamW alone; long ones end alike. A backbone
+with ImageNet weights has no need of that: it has less to learn, and its directions to lose.
 """
 
 from collections import defaultdict
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from haustra.models.detector import SlotDetector
+from haustra.models.efficientnet import EfficientNetLite0
 
 MUON_RATE = 10.0
 """Muon's learning rate as a multiple of AdamW's: its steps have a size of their own."""
@@ -32,11 +34,18 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / wide.norm().clamp(min=1e-7)
+    # Each iteration multiplies by a polynomial of the Gram matrix. They commute, so all of them are
+    # one square matrix, many times smaller than a kernel that is wide.
     a, b, c = NEWTON_SCHULZ
+    gram = wide @ wide.T
+    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     for _ in range(NUM_ITERATIONS):
-        gram = wide @ wide.T
-        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
-    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        product = factor @ product
+        gram = factor @ gram @ factor
+    made: Tensor = product @ wide
+    return made if matrix.shape[0] <= matrix.shape[1] else made.T
 
 
 class Muon(torch.optim.Optimizer):
@@ -93,44 +102,36 @@ class DetectorOptimiser:
     Args of the constructor:
         model: its weights that require a gradient are trained.
         weight_decay: of kernels.
-        backbone_rate: the backbone's share of the learning rate.
         dtype: in which Muon computes.
     """
 
-    def __init__(
-        self,
-        model: SlotDetector,
-        *,
-        weight_decay: float,
-        backbone_rate: float,
-        dtype: torch.dtype,
-    ) -> None:
-        kernels: dict[float, list[nn.Parameter]] = defaultdict(list)
-        others: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    def __init__(self, model: SlotDetector, *, weight_decay: float, dtype: torch.dtype) -> None:
+        kernels: list[nn.Parameter] = []
+        others: dict[float, list[nn.Parameter]] = defaultdict(list)
+        has_pretrained = isinstance(model.backbone, EfficientNetLite0)
         for name, parameter in model.named_parameters():
-            rate = backbone_rate if name.startswith("backbone.") else 1.0
             if not parameter.requires_grad:
                 continue
-            if _is_matrix(parameter):
-                kernels[rate].append(parameter)
+            is_pretrained = has_pretrained and name.startswith("backbone.")
+            if _is_matrix(parameter) and not is_pretrained:
+                kernels.append(parameter)
             else:
-                others[rate, weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
+                others[weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         self._optimisers = (
             Muon(
                 [
                     {
-                        "params": group,
-                        "share": MUON_RATE * rate,
+                        "params": kernels,
+                        "share": MUON_RATE,
                         "weight_decay": weight_decay / MUON_RATE,
                     }
-                    for rate, group in kernels.items()
                 ],
                 dtype=dtype,
             ),
             torch.optim.AdamW(
                 [
-                    {"params": group, "share": rate, "weight_decay": decay}
-                    for (rate, decay), group in others.items()
+                    {"params": group, "share": 1.0, "weight_decay": decay}
+                    for decay, group in others.items()
                 ],
                 fused=True,
             ),

@@ -26,8 +26,6 @@ from haustra.train.state import Position, TrainingState
 from haustra.warehouse.reading import Batch, Split
 
 MAX_GRADIENT_NORM = 10.0
-PRETRAINED_RATE = 0.2
-"""Share of the learning rate that a pretrained backbone gets: it has less to learn, and to lose."""
 
 
 def begin_model(config: TrainConfig, *, max_boxes: int) -> tuple[SlotDetector, dict[str, Any]]:
@@ -79,7 +77,6 @@ class Training:
         self.optimiser = DetectorOptimiser(
             self.model,
             weight_decay=config.weight_decay,
-            backbone_rate=PRETRAINED_RATE if config.pretrained else 1.0,
             dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
         )
         self.position = Position()
