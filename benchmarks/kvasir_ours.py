@@ -1,6 +1,7 @@
 """haustra's own detectors: trained by the command, scored, exported to ONNX."""
 
 import json
+import os
 import statistics
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -94,7 +95,8 @@ def run_folder(detector: OurDetector, *, seed: int, settings: Settings, sources:
     manifest = read_manifest(settings.manifests[settings.size])
     decisive = digest_json({"sources": sources, "warehouse": manifest.version})[:12]
     minutes = minutes_text(settings.minutes)
-    return settings.work / "runs" / f"{detector.key}_{minutes}_{settings.size}_s{seed}_{decisive}"
+    name = f"{detector.key}_{minutes}_{settings.size}_t{settings.threads}_s{seed}_{decisive}"
+    return settings.work / "runs" / name
 
 
 def read_training(folder: Path, *, seed: int) -> Training | None:
@@ -135,6 +137,7 @@ def train(detector: OurDetector, *, seed: int, settings: Settings, sources: str)
         ],
         log=folder / "train.log",
         what=f"train {detector.name}, seed {seed}, {minutes}",
+        environment=os.environ | {"OMP_NUM_THREADS": str(settings.threads)},
     )
     epochs, images_per_s = _read_metrics(folder / "detector.run" / "metrics.jsonl")
     stored: dict[str, Any] = {

@@ -18,6 +18,7 @@ SECONDS_BETWEEN_LINES = 60.0
 SECONDS_TO_STOP = 20.0
 
 _STARTED = time.monotonic()
+_RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
 class StepError(Exception):
@@ -34,6 +35,8 @@ class Settings:
     """Training wall clock of each detector, its validation not counted."""
     size: int
     """Side in pixels of the images that the detectors train on and are scored on."""
+    threads: int
+    """That each training of haustra's computes on."""
     captures: Path
     """The run folder that the data set was imported to."""
     manifests: Mapping[int, Path]
@@ -128,6 +131,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+def stop_running() -> None:
+    """End the processes that `run_logged` waits for in other threads."""
+    for process in tuple(_RUNNING):
+        _stop(process)
+
+
 def run_logged(
     command: Sequence[str | Path],
     *,
@@ -156,6 +165,7 @@ def run_logged(
             stdin=subprocess.DEVNULL,
             env=environment,
         )
+        _RUNNING.add(process)
         try:
             while process.poll() is None:
                 try:
@@ -165,5 +175,6 @@ def run_logged(
         finally:
             if process.poll() is None:
                 _stop(process)
+            _RUNNING.discard(process)
     if process.returncode:
         raise StepError(f"{what} failed ({process.returncode}): {_last_line(log)}; see {log}")
