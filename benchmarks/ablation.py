@@ -28,7 +28,7 @@ from haustra.core.files import write_json_atomic
 from haustra.models import detector, matching
 from haustra.models.checkpoint import read_checkpoint
 from haustra.models.predict import predict_slots
-from haustra.train import averaging, batches, loop
+from haustra.train import averaging, batches, loop, training
 from haustra.train.augment import FULL, LIGHT
 from haustra.train.config import TrainConfig
 from haustra.warehouse.reading import open_split
@@ -93,6 +93,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Change | None]] = {
         lambda: _changed_augmentation(**NO_DISTURBANCE),
     ),
     "no-augment": ("without augmentation", {"augment": False}, None),
+    "no-turn": (
+        "without turns by any angle",
+        {},
+        lambda: _changed_augmentation(turn=0.0),
+    ),
+    "no-growth": (
+        "images of their own size throughout",
+        {},
+        lambda: patch.object(batches, "FIRST_RESOLUTION", 1.0),
+    ),
     "no-light-end": (
         "without light augmentation at the end",
         {},
@@ -106,7 +116,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Change | None]] = {
     "adamw": (
         "kernels learn by AdamW too",
         {},
-        lambda: patch.object(loop, "DetectorOptimiser", _AdamWAlone),
+        lambda: patch.object(training, "DetectorOptimiser", _AdamWAlone),
     ),
     "no-selector-gradient": (
         "selectors teach the features nothing",

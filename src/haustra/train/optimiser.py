@@ -18,6 +18,9 @@ from haustra.models.efficientnet import EfficientNetLite0
 
 MUON_RATE = 10.0
 """Muon's learning rate as a multiple of AdamW's: its steps have a size of their own."""
+PRETRAINED_RATE = 0.4
+"""Share of the learning rate that a pretrained backbone gets: at the whole of it one long training
+lost what the backbone knew, all at once."""
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the iteration: the steepest at zero, not the most exact (Jordan et al.)."""
@@ -107,7 +110,7 @@ class DetectorOptimiser:
 
     def __init__(self, model: SlotDetector, *, weight_decay: float, dtype: torch.dtype) -> None:
         kernels: list[nn.Parameter] = []
-        others: dict[float, list[nn.Parameter]] = defaultdict(list)
+        others: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         has_pretrained = isinstance(model.backbone, EfficientNetLite0)
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -116,7 +119,8 @@ class DetectorOptimiser:
             if _is_matrix(parameter) and not is_pretrained:
                 kernels.append(parameter)
             else:
-                others[weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
+                rate = PRETRAINED_RATE if is_pretrained else 1.0
+                others[rate, weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         self._optimisers = (
             Muon(
                 [
@@ -130,8 +134,8 @@ class DetectorOptimiser:
             ),
             torch.optim.AdamW(
                 [
-                    {"params": group, "share": 1.0, "weight_decay": decay}
-                    for decay, group in others.items()
+                    {"params": group, "share": rate, "weight_decay": decay}
+                    for (rate, decay), group in others.items()
                 ],
                 fused=True,
             ),
