@@ -20,6 +20,16 @@ def test_a_step_keeps_its_directions_and_levels_their_sizes(
     assert float((along - along.diagonal().diag()).abs().max()) < 0.1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 1e-2])
+def test_a_gradient_of_few_directions_makes_no_larger_step(
+    noise: float, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(96, 4) @ torch.randn(4, 864) + noise * torch.randn(96, 864)
+    assert float(torch.linalg.matrix_norm(orthogonalise(matrix.to(dtype)).float(), 2)) < 1.4
+
+
 def test_the_layout_in_memory_does_not_change_a_step() -> None:
     torch.manual_seed(0)
     start, gradient = torch.randn(32, 16, 3, 3), torch.randn(32, 16, 3, 3)

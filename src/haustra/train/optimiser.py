@@ -18,9 +18,8 @@ from haustra.models.efficientnet import EfficientNetLite0
 
 MUON_RATE = 10.0
 """Muon's learning rate as a multiple of AdamW's: its steps have a size of their own."""
-PRETRAINED_RATE = 0.4
-"""Share of the learning rate that a pretrained backbone gets: at the whole of it one long training
-lost what the backbone knew, all at once."""
+PRETRAINED_RATE = 0.5
+"""Share of the learning rate that a pretrained backbone gets."""
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the iteration: the steepest at zero, not the most exact (Jordan et al.)."""
@@ -37,18 +36,11 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / wide.norm().clamp(min=1e-7)
-    # Each iteration multiplies by a polynomial of the Gram matrix. They commute, so all of them are
-    # one square matrix, many times smaller than a kernel that is wide.
     a, b, c = NEWTON_SCHULZ
-    gram = wide @ wide.T
-    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     for _ in range(NUM_ITERATIONS):
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
-        product = factor @ product
-        gram = factor @ gram @ factor
-    made: Tensor = product @ wide
-    return made if matrix.shape[0] <= matrix.shape[1] else made.T
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
 
 
 class Muon(torch.optim.Optimizer):
