@@ -60,7 +60,7 @@ class Training:
     checkpoint: Path
     epochs: int
     images_per_s: float
-    """Median over the epochs."""
+    """Median over the last quarter of the epochs, whose images have the full size."""
     finished_at: str
     busy_before: float | None
     """Share of the machine that others used when it began."""
@@ -109,9 +109,10 @@ def read_training(folder: Path, *, seed: int) -> Training | None:
 
 
 def _read_metrics(path: Path) -> tuple[int, float]:
-    """Return the number of epochs and the median of their images per second."""
+    """Return the number of epochs and the median images per second of the last quarter."""
     epochs = [json.loads(line) for line in path.read_text().splitlines()]
-    return len(epochs), statistics.median(entry["images_per_s"] for entry in epochs)
+    last = epochs[-max(1, len(epochs) // 4) :]
+    return len(epochs), statistics.median(entry["images_per_s"] for entry in last)
 
 
 def train(detector: OurDetector, *, seed: int, settings: Settings, sources: str) -> Training:

@@ -18,7 +18,8 @@ from haustra.models.checkpoint import read_checkpoint, read_header, weights_dige
 from haustra.models.losses import detection_loss
 from haustra.train.config import TrainConfig
 from haustra.train.dry_run import dry_run
-from haustra.train.loop import train_detector
+from haustra.train.loop import prepare_training, train_detector
+from haustra.train.memory import try_largest_step
 from haustra.train.training import Training
 from haustra.warehouse.reading import Batch, open_split, read_manifest
 from scenes import write_warehouse
@@ -396,3 +397,14 @@ def test_another_error_of_pytorch_is_no_lack_of_memory(
     monkeypatch.setattr(Training, "loss_terms", loss_terms)
     with pytest.raises(RuntimeError, match="size of tensor"):
         train_detector(config_for(manifest, tmp_path))
+
+
+def test_trying_the_largest_step_moves_nothing(tmp_path: Path, manifest: Path) -> None:
+    prepared = prepare_training(config_for(manifest, tmp_path))
+    training = Training(prepared.config, split=prepared.split)
+    before = {name: value.clone() for name, value in training.state().tensors.items()}
+    try_largest_step(training)
+    after = training.state().tensors
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+    assert all(weight.grad is None for weight in training.model.parameters())

@@ -43,6 +43,13 @@ def strength_at(done: float) -> AugmentStrength:
     return replace(FULL, resolution=FIRST_RESOLUTION + (1 - FIRST_RESOLUTION) * grown)
 
 
+def mean_share_of_pixels() -> float:
+    """Return how many pixels an average image of a training has, as a share of the full size's."""
+    # The mean of a square that grows in a line.
+    while_growing = (FIRST_RESOLUTION**2 + FIRST_RESOLUTION + 1) / 3
+    return GROWING_SHARE * while_growing + 1 - GROWING_SHARE
+
+
 def training_batches(
     split: Split,
     *,

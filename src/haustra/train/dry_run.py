@@ -15,7 +15,13 @@ from haustra.core.allocator import keep_freed_memory
 from haustra.core.errors import HaustraError
 from haustra.models.backbone import count_parameters
 from haustra.models.predict import predict_slots
-from haustra.train.batches import strength_at, training_batches, with_waits
+from haustra.train.batches import (
+    GROWING_SHARE,
+    mean_share_of_pixels,
+    strength_at,
+    training_batches,
+    with_waits,
+)
 from haustra.train.config import TrainConfig
 from haustra.train.loop import prepare_training
 from haustra.train.memory import (
@@ -42,6 +48,7 @@ class DryRun:
     num_steps: int | None
     """Optimiser steps; None where the time decides."""
     seconds_per_step: float
+    """Over the whole training: it begins with smaller images."""
     training_s: float
     """Of all steps, or the time budget."""
     validation_s: float
@@ -76,7 +83,7 @@ def _check_writable(paths: list[Path]) -> None:
 
 
 def _time_steps(training: Training) -> list[float]:
-    """Take a few steps and return their seconds, the first left out."""
+    """Take a few steps at the full size and return their seconds, the first left out."""
     config, seconds = training.config, []
     batches = with_waits(
         training_batches(
@@ -90,7 +97,7 @@ def _time_steps(training: Training) -> list[float]:
             batch_size=config.batch_size,
             seed=config.seed,
             epoch=0,
-            strength=strength_at(0) if config.augment else None,
+            strength=strength_at(GROWING_SHARE) if config.augment else None,
         )
     )
     with closing(batches):
@@ -125,6 +132,8 @@ def dry_run(config: TrainConfig) -> DryRun:
     training = Training(config, split=prepared.split)
     try:
         seconds_per_step = median(_time_steps(training))
+        if config.augment:
+            seconds_per_step *= mean_share_of_pixels()
         one_validation_s = _time_validation(training, split=prepared.validation_split)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

@@ -29,7 +29,7 @@ from haustra.models.predict import predict_slots, resolve_precision
 from haustra.train.batches import WaitedBatch, strength_at, training_batches, with_waits
 from haustra.train.config import TrainConfig
 from haustra.train.interrupts import Interrupts
-from haustra.train.memory import is_out_of_memory, out_of_memory_error
+from haustra.train.memory import is_out_of_memory, out_of_memory_error, try_largest_step
 from haustra.train.reporting import Reporter
 from haustra.train.run_folder import (
     CURVES_NAME,
@@ -163,6 +163,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
         num_threads=torch.get_num_threads(),
     )
     try:
+        try_largest_step(training)
         with (
             Interrupts() as interrupts,
             Reporter(prepared.config, history=training.position.history) as reporter,

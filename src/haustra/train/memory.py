@@ -51,18 +51,35 @@ def available_memory_bytes() -> int | None:
     return int(fields["MemAvailable"].split()[0]) * 1024
 
 
-def _fits(training: "Training", *, batch_size: int) -> bool:
-    """Try the costliest part of a step, forward and backward, with a batch of this size."""
+def _try_step(training: "Training", *, batch_size: int) -> None:
+    """Compute loss and gradient of images of the full size, the costliest part of a step."""
     manifest = training.split.manifest
     width, height = manifest.target_size_wh
     box = (0.3, 0.3, 0.7, 0.7)
+    batch = Batch(
+        images=np.zeros((batch_size, height, width, 3), dtype=np.uint8),
+        boxes_xyxy=np.full((batch_size, manifest.max_boxes, 4), box, dtype=np.float32),
+        mask=np.ones((batch_size, manifest.max_boxes), dtype=np.uint8),
+    )
+    training.loss_terms(batch, selector_share=1.0)["loss"].backward()  # type: ignore[no-untyped-call]
+
+
+def try_largest_step(training: "Training") -> None:
+    """Fail now if memory fails later: the images of a training grow. Nothing of it moves.
+
+    Raises:
+        RuntimeError, MemoryError: `is_out_of_memory` tells whether it is that.
+    """
+    statistics = {name: value.clone() for name, value in training.model.named_buffers()}
+    _try_step(training, batch_size=training.config.batch_size)
+    training.optimiser.zero_grad()
+    for name, value in training.model.named_buffers():
+        value.copy_(statistics[name])
+
+
+def _fits(training: "Training", *, batch_size: int) -> bool:
     try:
-        batch = Batch(
-            images=np.zeros((batch_size, height, width, 3), dtype=np.uint8),
-            boxes_xyxy=np.full((batch_size, manifest.max_boxes, 4), box, dtype=np.float32),
-            mask=np.ones((batch_size, manifest.max_boxes), dtype=np.uint8),
-        )
-        training.loss_terms(batch, selector_share=1.0)["loss"].backward()  # type: ignore[no-untyped-call]
+        _try_step(training, batch_size=batch_size)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
