@@ -28,8 +28,8 @@ from haustra.models.matching import (
 class LossWeights:
     """How much each term counts."""
 
-    l1: float = 2.5
-    iou: float = 2.0
+    l1: float = 5.0
+    iou: float = 4.0
 
 
 def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
