@@ -14,6 +14,7 @@ from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
 from haustra.core.images import write_png
 from haustra.core.operating_point import OperatingPoint
+from haustra.core.videos import writing_video
 from haustra.view.feed import Feed, WatchedDetector
 from haustra.view.sources import LiveSource, Source, SourceFrame
 
@@ -124,3 +125,10 @@ def paused_at(feed: Feed, frame: int) -> dict[str, Any]:
     feed.command({"do": "seek", "frame": frame})
     until(lambda: shown(feed)["frame"] == frame and not shown(feed)["playing"])
     return shown(feed)
+
+
+def write_video(path: Path, *, num_frames: int = 12, rate_hz: float = 20.0) -> None:
+    """Write a 64 x 64 video of a bright square that moves to the right and grows brighter."""
+    with writing_video(path, frame_rate_hz=rate_hz) as add:
+        for number in range(num_frames):
+            add(picture(0.5 + number / 40, x=2 * number))
