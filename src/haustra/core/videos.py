@@ -91,7 +91,9 @@ def writing_video(
             if num_frames == 0:
                 even_wh = (width + width % 2, height + height % 2)
                 if not writer.open(str(part), codec, frame_rate_hz, even_wh):
-                    raise HaustraError(f"{path}: OpenCV cannot write it; expected a file name there")
+                    raise HaustraError(
+                        f"{path}: OpenCV cannot write it; expected a name of a new video file"
+                    )
             even = cv2.copyMakeBorder(
                 cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR),
                 *(0, height % 2, 0, width % 2),
