@@ -256,14 +256,22 @@ def test_a_page_that_talks_nonsense_is_closed_and_the_others_stay(tmp_path: Path
 def test_the_training_page_follows_a_run_folder(tmp_path: Path) -> None:
     folder = tmp_path / "tinydet.run"
     with client(tmp_path, training=folder) as page:
-        empty: dict[str, Any] = {"folder": "tinydet.run", "epochs": [], "gallery": None}
-        assert page.get("/training/values").json() == empty
+        assert page.get("/training/values").json() == {
+            "folder": "tinydet.run",
+            "epochs": [],
+            "num_epochs": None,
+            "seconds_ago": None,
+            "gallery": None,
+        }
         assert page.get("/training/gallery").status_code == 404
         folder.mkdir()
+        (folder / "config.json").write_text('{"epochs": 9}')
         (folder / "metrics.jsonl").write_text('{"epoch": 1, "loss": 2.0}\n{"epoch": 2, "lo')
         (folder / "gallery.png").write_bytes(b"picture")
         values = page.get("/training/values").json()
         assert values["epochs"] == [{"epoch": 1, "loss": 2.0}]
+        assert values["num_epochs"] == 9
+        assert values["seconds_ago"] >= 0
         assert values["gallery"] == (folder / "gallery.png").stat().st_mtime_ns
         assert page.get("/training/gallery").content == b"picture"
 
