@@ -1,5 +1,6 @@
 """Sources, detectors and feeds for the tests of the view."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -125,6 +126,13 @@ def paused_at(feed: Feed, frame: int) -> dict[str, Any]:
     feed.command({"do": "seek", "frame": frame})
     until(lambda: shown(feed)["frame"] == frame and not shown(feed)["playing"])
     return shown(feed)
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def write_video(path: Path, *, num_frames: int = 12, rate_hz: float = 20.0) -> None:

@@ -282,6 +282,19 @@ class _Clock:
         return self.since + (frame - self.frame) / rate_hz
 
 
+def _joined(first: dict[str, Any] | None, second: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return two commands as one, where the second begins where the first would end."""
+    if first is None:
+        return [second]
+    if first["do"] != second["do"]:
+        return [first, second]
+    if second["do"] in ("set", "drive"):
+        return [first | second]
+    if second["do"] == "step":
+        return [{"do": "step", "by": first["by"] + second["by"]}]
+    return [second]
+
+
 class Feed:
     """Runs detectors on a source and publishes each frame with its boxes.
 
@@ -343,9 +356,20 @@ class Feed:
         self._thread.join(timeout=10)
 
     def command(self, command: dict[str, Any]) -> None:
-        """Have a checked command of a page obeyed before the next frame."""
-        self._commands.append(command)
-        self._wake()
+        """Have a checked command of a page obeyed before the next frame.
+
+        One that the next makes needless is left out: of a slider that is drawn, of a strip that is
+        scrubbed and of a key that repeats, the last place counts, however slow the detectors are.
+        """
+        with self._woken:
+            last = self._commands.pop() if self._commands else None
+            self._commands.extend(_joined(last, command))
+            self._woken.notify_all()
+
+    @property
+    def num_waiting_commands(self) -> int:
+        """Commands that are still to be obeyed."""
+        return len(self._commands)
 
     def listen(self, callback: Callable[[], None]) -> None:
         """Call `callback`, in the feed's thread, after each publication."""
@@ -531,17 +555,17 @@ class Feed:
 
     def _obey(self) -> bool:
         """Do what the pages asked for; tell whether anything was."""
-        obeyed = False
-        while self._commands:
-            command = self._commands.popleft()
-            obeyed = True
+        with self._woken:
+            commands = list(self._commands)
+            self._commands.clear()
+        for command in commands:
             try:
                 getattr(self, f"_do_{command['do']}")(
                     **{key: value for key, value in command.items() if key != "do"}
                 )
             except HaustraError as error:
                 self.tell(str(error))
-        return obeyed
+        return bool(commands)
 
     def _do_play(self) -> None:
         if isinstance(self.source, LiveSource):
@@ -561,8 +585,8 @@ class Feed:
         if isinstance(self.source, LiveSource):
             if by < 0:
                 raise HaustraError(f"{self.source.name} is live: it cannot go back")
-            self._steps += 1
-            self.source.step()
+            self._steps += by
+            self.source.step(by)
         else:
             self._go(self._position + by)
 

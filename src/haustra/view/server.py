@@ -36,6 +36,7 @@ except ImportError:
     raise MissingExtraError("starlette", extra="view", needed_for="haustra view") from None
 
 from haustra.view.commands import MAX_BYTES, parse_command
+from haustra.view.connections import ImpatientProtocol, cut_who_does_not_read
 from haustra.view.guard import LOOPBACK, Access, Guard
 from haustra.view.training_page import TrainingFolder
 
@@ -54,6 +55,8 @@ MAX_BAD_MESSAGES = 20
 ACK_WITHIN_S = 5.0
 """A page that does not acknowledge a frame for this long gets the next one all the same."""
 TIMELINE_EVERY_S = 0.5
+MAX_WAITING_COMMANDS = 50
+"""While more than so many commands wait to be obeyed, pages are not listened to."""
 
 
 class _Page:
@@ -65,13 +68,17 @@ class _Page:
         self.acknowledged = asyncio.Event()
         self.acknowledged.set()
         self.sent_version = 0
+        self.sent_at = 0.0
+        self.round_trip_s = 0.0
+        """From sending the last frame to its acknowledgement."""
         self.timeline_at = 0.0
 
 
-def frame_message(shot: Shot) -> bytes:
+def frame_message(shot: Shot, *, round_trip_s: float = 0.0) -> bytes:
     """Return a shot as bytes: length of the header (4 bytes, big endian), header JSON, JPEG."""
     age_ms = 1000 * (time.monotonic() - shot.header["captured_at"])
-    header = json.dumps({**shot.header, "kind": "frame", "age_ms": round(age_ms, 1)}).encode()
+    ages = {"age_ms": round(age_ms, 1), "round_trip_ms": round(1000 * round_trip_s, 1)}
+    header = json.dumps({**shot.header, "kind": "frame", **ages}).encode()
     return struct.pack(">I", len(header)) + header + shot.jpeg
 
 
@@ -155,10 +162,13 @@ async def _hear(page: _Page, *, feed: Feed) -> None:
         if text is None:
             text = message.get("bytes") or b""
         if text == "ack":
+            page.round_trip_s = time.monotonic() - page.sent_at
             page.acknowledged.set()
             continue
         command = parse_command(text)
         if command is not None:
+            while feed.num_waiting_commands > MAX_WAITING_COMMANDS:
+                await asyncio.sleep(0.02)
             feed.command(command)
             continue
         num_bad += 1
@@ -179,8 +189,8 @@ async def _send_frames(page: _Page, *, feed: Feed) -> None:
                 await asyncio.wait_for(page.acknowledged.wait(), ACK_WITHIN_S)
             page.acknowledged.clear()
             shot = feed.shot or shot  # a newer one may have come meanwhile
-            page.sent_version = shot.version
-            await page.websocket.send_bytes(frame_message(shot))
+            page.sent_version, page.sent_at = shot.version, time.monotonic()
+            await page.websocket.send_bytes(frame_message(shot, round_trip_s=page.round_trip_s))
             now = time.monotonic()
             if now - page.timeline_at >= TIMELINE_EVERY_S or not shot.header["playing"]:
                 page.timeline_at = now
@@ -267,6 +277,7 @@ def serve(config: ViewConfig, *, tell: Callable[[str], Any]) -> None:
         KeyboardInterrupt: the user ended it.
     """
     listening = _listen(config)
+    cut_who_does_not_read(listening)
     detectors = open_detectors(config)
     feed = Feed(
         open_source(config.source, size_px=config.size),
@@ -290,6 +301,7 @@ def serve(config: ViewConfig, *, tell: Callable[[str], Any]) -> None:
     server = _Server(
         uvicorn.Config(
             app,
+            http=ImpatientProtocol,
             log_level="error",
             access_log=False,
             server_header=False,

@@ -158,10 +158,10 @@ class LiveSource:
             self._is_paused, self._steps, self._newest = paused, 0, None
             self._changed.notify_all()
 
-    def step(self) -> None:
-        """Have one frame more while paused."""
+    def step(self, by: int) -> None:
+        """Have so many frames more while paused."""
         with self._changed:
-            self._steps += 1
+            self._steps += by
             self._changed.notify_all()
 
     def close(self) -> None:

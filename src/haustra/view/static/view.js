@@ -15,6 +15,7 @@ let bitmap = null;
 let timeline = null;
 let lastNotice = null;
 let driving = { ahead: 0, sideways: 0, turn_right: 0, turn_down: 0 };
+let lastDrawnMs = 0;
 const drawnAges = [];
 
 function ask(command) {
@@ -46,7 +47,10 @@ async function takeFrame(buffer) {
   bitmap?.close();
   [shown, bitmap] = [header, picture];
   draw();
-  header.age_ms += performance.now() - arrived;
+  // The way here took no longer than the last frame's way here and back, less what was done between.
+  const drawnMs = performance.now() - arrived;
+  header.age_ms += drawnMs + Math.max(0, header.round_trip_ms - lastDrawnMs);
+  lastDrawnMs = drawnMs;
   if (header.playing) { drawnAges.push(header.age_ms); if (drawnAges.length > 500) drawnAges.shift(); }
   socket.send("ack");
   show();
