@@ -104,7 +104,7 @@ class WatchedDetector:
         return (status.st_mtime_ns, status.st_size, status.st_ino) if status else None
 
     def describe(self) -> dict[str, Any]:
-        """Return name and latencies as JSON values."""
+        """Return name, file and latencies as JSON values."""
         p50, p95 = (
             np.percentile(np.array(self.latencies_s) * 1000, [50, 95])
             if self.latencies_s
@@ -112,6 +112,7 @@ class WatchedDetector:
         )
         return {
             "name": self.detector.caption,
+            "file": self._path.name if self._path else None,
             "heuristic": isinstance(self.detector, HeuristicDetector),
             "p50_ms": round(float(p50), 1),
             "p95_ms": round(float(p95), 1),

@@ -83,7 +83,8 @@ function draw() {
       drawBox(context, box, factor, "#50ff78", detector.scores[at].toFixed(2), []));
     const count = detector.boxes_px.length;
     const told = count === 0 ? "no box" : count === 1 ? "1 box" : `${count} boxes`;
-    caption.textContent = `${detector.name}: ${told}`;
+    const file = detector.file ? ` (${detector.file})` : "";
+    caption.textContent = `${detector.name}${file}: ${told}`;
     canvas.setAttribute("aria-label", `frame ${shown.frame}, ${told}`);
   });
 }
@@ -137,7 +138,7 @@ function show() {
   element("speed").disabled = shown.live;
   element("rate").textContent = shown.playing ? shown.frames_per_s.toFixed(1) : "–";
   element("age").textContent = shown.playing ? `${Math.round(shown.age_ms)} ms` : "–";
-  element("latency").textContent = detectors.map((d) => `${d.p50_ms.toFixed(0)} / ${d.p95_ms.toFixed(0)} ms`).join(", ");
+  element("latency").textContent = detectors.map((d) => `${d.p50_ms.toFixed(0)} / ${d.p95_ms.toFixed(0)} ms`).join("\n");
   element("dropped").textContent = shown.dropped;
   element("verdict").textContent = VERDICTS[shown.verdict] ?? "no label";
   showNotices(shown.notices);
@@ -266,6 +267,7 @@ function scrub(event) {
   ask({ do: "seek", frame: frameAt(strip, timeline, event.offsetX) });
 }
 
+element("training").href = `/training${query}`;
 new ResizeObserver(showTimeline).observe(strip);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTimeline);
 connect();
