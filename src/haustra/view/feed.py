@@ -5,6 +5,7 @@ queues: a frame that comes while the detectors work is replaced by the next one.
 stays until something newer is, and any number of pages read it.
 """
 
+import json
 import threading
 import time
 from collections import deque
@@ -152,6 +153,8 @@ class Shot:
 
     version: int
     header: dict[str, Any]
+    header_json: str
+    """The same, made once for all pages."""
     jpeg: bytes
 
 
@@ -518,7 +521,7 @@ class Feed:
         recent = [at for at in self._shown_at if now - at < 2.0]
         is_live = isinstance(self.source, LiveSource)
         grabber = self.source.grabber if isinstance(self.source, LiveSource) else None
-        header = {
+        header: dict[str, Any] = {
             "frame": frame.number,
             "num_frames": None if isinstance(self.source, LiveSource) else self.source.num_frames,
             "seconds": round(frame.seconds, 3),
@@ -544,10 +547,9 @@ class Feed:
             "notices": [{"id": number, "text": text} for number, text in self._notices],
         }
         version = self.shot.version + 1 if self.shot else 1
+        header |= {"version": version, "captured_at": frame.captured_at}
         self.shot = Shot(
-            version=version,
-            header={**header, "version": version, "captured_at": frame.captured_at},
-            jpeg=self._jpeg,
+            version=version, header=header, header_json=json.dumps(header), jpeg=self._jpeg
         )
         for listener in self._listeners:
             listener()

@@ -59,6 +59,26 @@ MAX_WAITING_COMMANDS = 50
 """While more than so many commands wait to be obeyed, pages are not listened to."""
 
 
+class _Timeline:
+    """The timeline's message, made once for all pages that want it at about the same time."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed, self._lock = feed, asyncio.Lock()
+        self._version, self._made_at, self._text = 0, 0.0, ""
+
+    async def message(self, shot: Shot) -> str:
+        """Return the message as of a shot, or while frames follow each other of one just before."""
+        async with self._lock:
+            is_fresh = time.monotonic() - self._made_at < TIMELINE_EVERY_S / 2
+            if self._version < shot.version and not (shot.header["playing"] and is_fresh):
+                self._version, self._made_at = shot.version, time.monotonic()
+                self._text = await asyncio.to_thread(self._make)
+            return self._text
+
+    def _make(self) -> str:
+        return json.dumps({"kind": "timeline", **self._feed.timeline()})
+
+
 class _Page:
     """One open page."""
 
@@ -77,8 +97,9 @@ class _Page:
 def frame_message(shot: Shot, *, round_trip_s: float = 0.0) -> bytes:
     """Return a shot as bytes: length of the header (4 bytes, big endian), header JSON, JPEG."""
     age_ms = 1000 * (time.monotonic() - shot.header["captured_at"])
-    ages = {"age_ms": round(age_ms, 1), "round_trip_ms": round(1000 * round_trip_s, 1)}
-    header = json.dumps({**shot.header, "kind": "frame", **ages}).encode()
+    trip_ms = round(1000 * round_trip_s, 1)
+    own = {"kind": "frame", "age_ms": round(age_ms, 1), "round_trip_ms": trip_ms}
+    header = f"{json.dumps(own)[:-1]}, {shot.header_json[1:]}".encode()
     return struct.pack(">I", len(header)) + header + shot.jpeg
 
 
@@ -86,6 +107,7 @@ def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starle
     """Build the ASGI app of the page."""
     files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in MEDIA}
     pages: set[_Page] = set()
+    timeline = _Timeline(feed)
 
     def notify() -> None:
         for page in pages:
@@ -129,7 +151,7 @@ def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starle
         page = _Page(websocket)
         pages.add(page)
         page.changed.set()
-        sending = asyncio.create_task(_send_frames(page, feed=feed))
+        sending = asyncio.create_task(_send_frames(page, feed=feed, timeline=timeline))
         try:
             await _hear(page, feed=feed)
         finally:
@@ -177,7 +199,7 @@ async def _hear(page: _Page, *, feed: Feed) -> None:
             return
 
 
-async def _send_frames(page: _Page, *, feed: Feed) -> None:
+async def _send_frames(page: _Page, *, feed: Feed, timeline: _Timeline) -> None:
     with suppress(WebSocketDisconnect, RuntimeError):  # the page went away
         while True:
             await page.changed.wait()
@@ -194,8 +216,7 @@ async def _send_frames(page: _Page, *, feed: Feed) -> None:
             now = time.monotonic()
             if now - page.timeline_at >= TIMELINE_EVERY_S or not shot.header["playing"]:
                 page.timeline_at = now
-                timeline = await asyncio.to_thread(feed.timeline)
-                await page.websocket.send_text(json.dumps({"kind": "timeline", **timeline}))
+                await page.websocket.send_text(await timeline.message(shot))
 
 
 def _listen(config: ViewConfig) -> socket.socket:

@@ -6,6 +6,7 @@ const element = (id) => document.getElementById(id);
 const query = location.search; // carries the token, where there is one
 const RECONNECT_MS = 1000;
 const NOTICE_MS = 9000;
+const SECONDS_TO_TELL = 5; // fewer seconds of frames tell no rate of alarms
 const DRIVE_KEYS = { KeyW: ["ahead", 1], KeyS: ["ahead", -1], KeyD: ["sideways", 1], KeyA: ["sideways", -1] };
 const LOOK_PX = 220; // a drag of this length turns at full speed
 
@@ -164,8 +165,8 @@ function showTimeline() {
   strip.setAttribute("aria-valuemax", (timeline.num_frames ?? shown.frame + 1) - 1);
   strip.setAttribute("aria-valuenow", shown.frame);
   const begins = timeline.alarm.filter((on, at) => on && !timeline.alarm[at - 1]).length;
-  const minutes = timeline.frame.length / Math.max(rateOf(), 0.1) / 60;
-  element("alarms").textContent = minutes > 0 ? (begins / minutes).toFixed(1) : "–";
+  const seconds = timeline.frame.length / Math.max(rateOf(), 0.1);
+  element("alarms").textContent = seconds >= SECONDS_TO_TELL ? (60 * begins / seconds).toFixed(1) : "–";
 }
 
 function rateOf() {
