@@ -15,6 +15,7 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from haustra.captures.reader import read_run
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import OperatingPoint
 from haustra.view.commands import parse_command
@@ -291,12 +292,13 @@ def test_a_taken_port_names_the_next_free_one(tmp_path: Path) -> None:
     assert (words[4], int(words[5]) > port, words[6:]) == ("--port", True, ["is", "free"])
 
 
-def test_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
+def test_ctrl_c_ends_it_at_once_and_finishes_a_recording(tmp_path: Path) -> None:
     source = str(write_pictures(tmp_path / "p", *[0.6] * 5))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "haustra", "view", "--source", source, "--port", str(port)]
+    command += ["--record", "--output-root", str(tmp_path / "seen")]
     with subprocess.Popen(
         [*command, "--no-open-browser"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -308,6 +310,8 @@ def test_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert errors.startswith("haustra: interrupted")
     assert errors.count("\n") == 1
+    [folder] = (tmp_path / "seen").iterdir()  # what was recorded is finished
+    assert (read_run(folder).manifest.num_frames or 0) >= 1
 
 
 def test_live_sources_are_closed_with_the_server(tmp_path: Path) -> None:

@@ -89,6 +89,10 @@ def test_what_cannot_be_opened_is_named(
             {"headless": True},
             "--headless: expected --output-root, the folder that gets the run",
         ),
+        (
+            {"headless": True, "output_root": Path("out"), "record": True},
+            "--record: a headless run writes its run folder anyway; leave it out",
+        ),
         ({"model": "tiny"}, "--model tiny: expected --detector-weights with it"),
         ({"compare": Path("b.bin")}, "--compare b.bin: expected --detector-weights with it"),
     ],

@@ -306,6 +306,8 @@ def serve(config: ViewConfig, *, tell: Callable[[str], Any]) -> None:
         point=operating_point(config, detectors[0].detector),
         recordings=config.output_root or DEFAULT_RECORDINGS,
     )
+    if config.record:
+        feed.command({"do": "record", "on": True})
     access = _access(config)
     app = build_app(feed, access=access, training=TrainingFolder.beside(config))
     shown_host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104
