@@ -26,6 +26,7 @@ fix: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/loader_peers.py
+	$(BIN)/python benchmarks/view.py
 
 # Half an hour and 45 GB of disk: adding to a warehouse, 200 faults, a training over 20 GB.
 bench-warehouse: $(READY)
@@ -41,6 +42,7 @@ docs: $(READY)
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/python docs/make_models.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/make_training.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/make_view.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -15,7 +15,7 @@ from haustra.cli import importing, warehouse
 from haustra.cli.main import COMMANDS
 from haustra.evaluate.config import EvalConfig
 from haustra.export.config import ExportConfig
-from haustra.infer.pictures import InferConfig
+from haustra.infer.config import InferConfig
 from haustra.simulate.config import DatagenConfig
 from haustra.train.config import TrainConfig
 from haustra.warehouse.audit import AuditConfig

@@ -1,5 +1,6 @@
 """Sources, detectors and feeds for the tests of the view."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
 from haustra.core.images import write_png
 from haustra.core.operating_point import OperatingPoint
+from haustra.core.videos import writing_video
 from haustra.view.feed import Feed, WatchedDetector
 from haustra.view.sources import LiveSource, Source, SourceFrame
 
@@ -124,3 +126,17 @@ def paused_at(feed: Feed, frame: int) -> dict[str, Any]:
     feed.command({"do": "seek", "frame": frame})
     until(lambda: shown(feed)["frame"] == frame and not shown(feed)["playing"])
     return shown(feed)
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def write_video(path: Path, *, num_frames: int = 12, rate_hz: float = 20.0) -> None:
+    """Write a 64 x 64 video of a bright square that moves to the right and grows brighter."""
+    with writing_video(path, frame_rate_hz=rate_hz) as add:
+        for number in range(num_frames):
+            add(picture(0.5 + number / 40, x=2 * number))

@@ -13,8 +13,9 @@ from haustra.core.letterbox import ResizeMode
 from haustra.core.operating_point import OperatingPoint
 from haustra.evaluate.config import EvalConfig
 from haustra.evaluate.evaluation import Evaluation
+from haustra.evaluate.gallery import spread_evenly
 from haustra.evaluate.metrics import box_metrics
-from haustra.evaluate.report import spread_evenly, worst_mistakes
+from haustra.evaluate.report import worst_mistakes
 from haustra.evaluate.stage import EvaluationResult, evaluate_detector
 from haustra.train.config import TrainConfig
 from haustra.train.loop import train_detector

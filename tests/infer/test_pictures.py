@@ -6,8 +6,9 @@ import pytest
 from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
+from haustra.infer.config import InferConfig
 from haustra.infer.heuristic import HeuristicDetector
-from haustra.infer.pictures import InferConfig, draw_picture, infer_pictures
+from haustra.infer.pictures import draw_picture, infer_pictures
 from scenes import draw_scene
 
 
@@ -119,11 +120,28 @@ def test_the_picture_shows_the_boxes_and_their_number() -> None:
             "--model big: expected --detector-weights with it, since the checkpoint holds the "
             "model",
         ),
+        ({"image": None}, "expected --image (a file, a folder or a run) or --video (a file)"),
+        (
+            {"video": Path("a.mp4")},
+            "--image a.png and --video a.mp4: expected one of them",
+        ),
+        (
+            {"out": Path("b.mp4")},
+            "--out b.mp4: expected with --video only; pictures go to --output-root",
+        ),
+        (
+            {"image": None, "video": Path("a.mp4"), "output_root": Path("b")},
+            "--output-root b: expected with --image only; a video goes to --out",
+        ),
+        (
+            {"image": None, "video": Path("a.mp4"), "out": Path("b.gif")},
+            "--out b.gif: expected a name that ends in one of .mp4, .mov, .mkv, .avi, .webm",
+        ),
     ],
 )
 def test_wrong_settings_are_named(changes: dict[str, object], message: str) -> None:
     with pytest.raises(HaustraError) as caught:
-        InferConfig(image=Path("a.png"), **changes)  # type: ignore[arg-type]
+        InferConfig(**{"image": Path("a.png"), **changes})  # type: ignore[arg-type]
     assert str(caught.value) == message
 
 

@@ -122,6 +122,6 @@ def test_without_embreex_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(MissingExtraError) as caught:
         build_scene(tube, num_polyps=0, sizes="even", rng=np.random.default_rng(0))
     assert str(caught.value) == (
-        "haustra datagen needs the package 'embreex', which is not installed; "
+        "the simulator needs the package 'embreex', which is not installed; "
         "run: pip install 'haustra[simulate]'"
     )

@@ -10,7 +10,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from checkpoints import write_lively_checkpoint
 from haustra.cli.main import main
+from haustra.core.drawing import PREDICTION_RGB, TRUTH_RGB
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
 from haustra.evaluate.evaluation import evaluate_split
@@ -21,7 +23,7 @@ from haustra.train.dry_run import dry_run
 from haustra.train.loop import prepare_training, train_detector
 from haustra.train.memory import try_largest_step
 from haustra.train.training import Training
-from haustra.warehouse.reading import Batch, open_split, read_manifest
+from haustra.warehouse.reading import Batch, open_split, open_warehouse, read_manifest
 from scenes import write_warehouse
 
 
@@ -58,6 +60,7 @@ def test_the_run_folder_tells_what_was_trained_on_what_and_with_what(
         "config.json",
         "curves.png",
         "environment.json",
+        "gallery.png",
         "metrics.jsonl",
     ]
     settings = read(folder / "config.json")
@@ -71,6 +74,17 @@ def test_the_run_folder_tells_what_was_trained_on_what_and_with_what(
     assert {source["source"] for source in environment["warehouse"]["sources"]} == {"simulated"}
     assert environment["initial_weights"] == {"source": "random, seed 3", "licence": None}
     assert read_image_rgb(folder / "curves.png").shape[0] > 300
+
+
+def test_a_validation_leaves_pictures_of_what_was_found(tmp_path: Path, manifest: Path) -> None:
+    write_lively_checkpoint(tmp_path / "lively.bin", manifest=manifest)
+    config = config_for(manifest, tmp_path, init_from=tmp_path / "lively.bin", lr_start=2e-5)
+    train_detector(config)
+    gallery = read_image_rgb(tmp_path / "detector.run" / "gallery.png")
+    num_tiles = min(12, len(open_warehouse(manifest).split("val")))
+    assert gallery.shape == (288 * -(-num_tiles // 4), 288 * 4, 3)
+    for rgb in (TRUTH_RGB, PREDICTION_RGB):
+        assert (gallery == rgb).all(axis=2).sum() > 500
 
 
 def test_the_git_state_is_that_of_the_working_folder(

@@ -249,6 +249,26 @@ def test_two_detectors_see_the_same_frame(tmp_path: Path) -> None:
         assert header["detectors"][0]["boxes_px"] == header["detectors"][1]["boxes_px"] != []
 
 
+def test_commands_that_the_next_makes_needless_do_not_queue(tmp_path: Path) -> None:
+    source = folder_source(write_pictures(tmp_path / "p", *[0.6] * 200))
+    slow = FindsBright(sleep_s=0.1)
+    with running_feed(source, tmp_path, watched(slow)) as feed:
+        paused_at(feed, 0)
+        seen = set()
+        feed.listen(lambda: seen.add(shown(feed)["frame"]))
+        for frame in range(1, 101):
+            feed.command({"do": "seek", "frame": frame})
+        for _ in range(30):
+            feed.command({"do": "step", "by": 1})
+        for number in range(50):
+            feed.command({"do": "set", "objectness": number / 100, "iou": 0.7})
+            feed.command({"do": "set", "objectness": number / 100})
+        until(lambda: shown(feed)["settings"]["objectness"] == 0.49)
+        assert shown(feed)["settings"]["iou"] == 0.7
+        until(lambda: shown(feed)["frame"] == 130)
+    assert len(seen) < 20
+
+
 def test_an_unreadable_image_is_told_and_passed_over(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "p", 0.6, 0.6, 0.6)
     (folder / "001.png").write_bytes(b"nothing")

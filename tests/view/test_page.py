@@ -1,120 +1,425 @@
-"""The page in Chromium, over the simulator. Skipped, saying so, where there is no Chromium."""
+"""The page in Chromium: a trained TinyDet on the simulator, and a run to go through.
 
+Skipped, saying so, where there is no Chromium. HAUSTRA_SCREENSHOTS=FOLDER keeps pictures.
+"""
+
+import json
+import os
+import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
-from viewing import until
+from haustra.captures.reader import read_run
+from haustra.captures.writer import writing_run
+from haustra.core.boxes import iou_matrix
+from haustra.core.images import encode_png, read_image_rgb
+from haustra.simulate.live import LiveColon
+from haustra.train.config import TrainConfig
+from haustra.train.loop import train_detector
+from scenes import write_warehouse
+from viewing import free_port, until
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+TRAINED = Path(__file__).parent / "tinydet_sim.bin"
+COLON, SIZE_PX = 22, 192  # a colon that it was not trained on, with a polyp within some seconds
+NUM_RUN_FRAMES = 100
+WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
+
+
+@cache
+def find_chromium() -> str | None:
+    """Return the system's Chromium or Playwright's, where there is one."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+    return own if Path(own).exists() else None
+
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+    pytest.mark.skipif(
+        find_chromium() is None,
+        reason="needs Chromium: `apt-get install chromium`, or `.venv/bin/playwright install "
+        "chromium`",
+    ),
 ]
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    recordings = tmp_path_factory.mktemp("recordings")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "haustra", "view", "--source", "simulator:3", "--size", "96"]
-    command += ["--port", str(port), "--output-root", str(recordings), "--no-open-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        assert "Ctrl-C ends" in process.stdout.readline()
-        yield f"http://127.0.0.1:{port}/", recordings
-        process.terminate()
-
-
-@pytest.fixture
-def page(address: tuple[str, Path]) -> Iterator[Page]:
-    problems: list[str] = []
+def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        opened = playwright.chromium.launch(
+            executable_path=find_chromium(), args=["--no-sandbox", "--disable-gpu"]
         )
-        opened = browser.new_page(viewport={"width": 1280, "height": 860})
-        opened.on("pageerror", lambda error: problems.append(str(error)))
-        opened.on(
+        yield opened
+        opened.close()
+
+
+@contextmanager
+def serving(*arguments: object) -> Iterator[str]:
+    """Run `haustra view` and yield its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "haustra", "view", "--port", str(port), "--no-open-browser"]
+    with subprocess.Popen(
+        [*command, *map(str, arguments)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            while "Ctrl-C ends" not in (line := process.stdout.readline()):
+                assert line, "haustra view ended"
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def opening(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
+    """Open the page; nothing may be wrong on its console."""
+    problems: list[str] = []
+    with browser.new_context(**{"viewport": WIDE, **options}) as context:
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on(
             "console", lambda line: problems.append(line.text) if line.type == "error" else None
         )
-        opened.goto(address[0])
-        until(lambda: opened.evaluate("Boolean(window.haustra?.shown && window.haustra.timeline)"))
-        yield opened
-        browser.close()
+        page.goto(address)
+        yield page
     assert problems == []
+
+
+def is_ready(page: Page) -> bool:
+    return bool(page.evaluate("Boolean(window.haustra?.shown && window.haustra.timeline)"))
 
 
 def shown(page: Page) -> dict[str, Any]:
     return page.evaluate("window.haustra.shown")  # type: ignore[no-any-return]
 
 
-def test_the_page_plays_pauses_and_steps(page: Page) -> None:
-    assert page.locator("#banner").inner_text().startswith("No weights")
+def boxes(page: Page, which: int = 0) -> list[list[float]]:
+    return shown(page)["detectors"][which]["boxes_px"]  # type: ignore[no-any-return]
+
+
+def keep(page: Page, name: str) -> None:
+    if folder := os.environ.get("HAUSTRA_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+# The simulator, live.
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("recordings")
+
+
+@pytest.fixture(scope="module")
+def simulator(browser: Browser, recordings: Path) -> Iterator[str]:
+    arguments = ("--source", f"simulator:{COLON}", "--size", SIZE_PX, "--output-root", recordings)
+    with serving(*arguments, "--detector-weights", TRAINED) as address:
+        yield address
+
+
+@pytest.fixture
+def live(browser: Browser, simulator: str) -> Iterator[Page]:
+    with opening(browser, simulator) as page:
+        until(lambda: is_ready(page))
+        yield page
+
+
+def test_boxes_are_on_the_polyps(live: Page) -> None:
+    frames: dict[int, dict[str, Any]] = {}
+
+    def watch() -> bool:
+        header = shown(live)
+        if header["truth_px"] and header["detectors"][0]["boxes_px"]:
+            frames[header["frame"]] = header
+        return len(frames) >= 12
+
+    until(watch, within_s=120)
+    keep(live, "live")
+    assert shown(live)["detectors"][0]["name"] == "tinydet"
+    assert not live.locator("#banner").is_visible()
+    truths = [np.array(header["truth_px"]) for header in frames.values()]
+    found = [np.array(header["detectors"][0]["boxes_px"]) for header in frames.values()]
+    best = [iou_matrix(ours, theirs).max() for ours, theirs in zip(found, truths, strict=True)]
+    mirrored = [theirs[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [SIZE_PX, 0] * 2 for theirs in truths]
+    chance = [iou_matrix(ours, other).max() for ours, other in zip(found, mirrored, strict=True)]
+    assert np.mean(np.array(best) > 0) >= 0.7
+    assert np.mean(best) > 2 * np.mean(chance)
+
+
+def green_pixels(page: Page, which: int = 0) -> int:
+    """Count the pixels of the canvas that have the colour of the detector's boxes."""
+    script = """which => {
+        const canvas = document.querySelectorAll("#pictures canvas")[which];
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        let count = 0;
+        for (let at = 0; at < data.length; at += 4)
+            count += data[at] === 80 && data[at + 1] === 255 && data[at + 2] === 120;
+        return count;
+    }"""
+    return page.evaluate(script, which)  # type: ignore[no-any-return]
+
+
+def test_a_slider_changes_what_is_drawn_of_the_paused_frame(live: Page) -> None:
+    live.keyboard.press("Space")
+    until(lambda: not shown(live)["playing"])
+    number = shown(live)["frame"]
+    for value, is_drawn in (("0", True), ("1", False), ("0", True)):
+        live.locator("#objectness").fill(value)
+        until(lambda: shown(live)["settings"]["objectness"] == float(value))  # noqa: B023
+        until(lambda: (green_pixels(live) > 50) == is_drawn)  # noqa: B023
+        assert live.locator("#objectness-value").inner_text() == f"{float(value):.2f}"
+    live.locator("#objectness").fill("0.3")
+    assert shown(live)["frame"] == number
+
+
+def test_the_simulator_pauses_steps_and_plays(live: Page) -> None:
+    if shown(live)["playing"]:
+        live.locator("#play").click()
+    until(lambda: live.locator("#state").inner_text() == "paused")
+    number = shown(live)["frame"]
+    live.keyboard.press("ArrowRight")
+    until(lambda: number < shown(live)["frame"] <= number + 3)
+    assert live.locator("#back").is_disabled()
+    live.locator("#play").click()
+    until(lambda: shown(live)["playing"] and shown(live)["frame"] > number + 3)
+    until(lambda: re.fullmatch(r"\d+ ms", live.locator("#age").inner_text()))
+    assert re.fullmatch(r"\d+ / \d+ ms", live.locator("#latency").inner_text())
+
+
+def test_keys_drive_the_simulator_and_give_it_back(live: Page) -> None:
+    live.keyboard.press("p")
+    until(lambda: shown(live)["autopilot"] is False)
+    before = live.evaluate("document.querySelector('#pictures canvas').toDataURL()")
+    live.keyboard.down("w")
+    live.wait_for_timeout(400)
+    live.keyboard.up("w")
+    assert live.evaluate("document.querySelector('#pictures canvas').toDataURL()") != before
+    live.mouse.move(500, 300)
+    live.mouse.down()
+    live.mouse.move(600, 300)
+    live.wait_for_timeout(200)
+    live.mouse.up()
+    live.keyboard.press("p")
+    until(lambda: shown(live)["autopilot"])
+
+
+def test_a_recording_appears(live: Page, recordings: Path) -> None:
+    live.keyboard.press("r")
+    until(lambda: (shown(live)["recording"] or 0) >= 3)
+    assert "recording" in live.locator("#state").inner_text()
+    live.keyboard.press("r")
+    until(lambda: shown(live)["recording"] is None)
+    live.locator("#notices li", has_text="recorded").wait_for()
+    [folder] = recordings.iterdir()
+    run = read_run(folder)
+    assert run.manifest.source == "inference"
+    assert run.manifest.num_frames is not None
+    assert run.manifest.num_frames >= 3
+
+
+# A run, to go through.
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first seconds of the same colon as a run folder."""
+    colon = LiveColon(COLON, size_px=SIZE_PX)
+    folder = tmp_path_factory.mktemp("run") / "run_colon"
+    with writing_run(
+        folder, run_id="colon", source="simulated", group_id="colon", frame_rate_hz=10.0
+    ) as writer:
+        for _ in range(NUM_RUN_FRAMES):
+            view = colon.next_view()
+            writer.add_frame(
+                encode_png(view.image_rgb),
+                suffix=".png",
+                image_size_wh=(SIZE_PX, SIZE_PX),
+                labels=view.labels,
+            )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short training, with its run folder; return its checkpoint."""
+    folder = tmp_path_factory.mktemp("training")
+    weights = folder / "detector.bin"
+    manifest = write_warehouse(folder / "data")
+    train_detector(TrainConfig(manifest=manifest, epochs=2, val_every=1, checkpoint_out=weights))
+    return weights
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copyfile(TRAINED, tmp_path_factory.mktemp("weights") / "weights.bin")
+
+
+@pytest.fixture(scope="module")
+def run_address(browser: Browser, run_folder: Path, weights: Path, training: Path) -> Iterator[str]:
+    arguments = ("--source", run_folder, "--detector-weights", weights, "--compare", training)
+    with serving(*arguments, "--training", training.with_suffix(".run")) as address:
+        yield address
+
+
+@pytest.fixture
+def recorded(browser: Browser, run_address: str) -> Iterator[Page]:
+    with opening(browser, run_address) as page:
+        until(lambda: is_ready(page))
+        page.evaluate("window.haustra.ask({ do: 'set', objectness: 0.3 })")
+        until(lambda: shown(page)["settings"]["objectness"] == 0.3)
+        yield page
+
+
+def test_scrubbing_stepping_and_finding_mistakes(recorded: Page) -> None:
+    page = recorded
+    page.evaluate("window.haustra.ask({ do: 'play' })")
+    strip = page.locator("#timeline").bounding_box()
+    assert strip is not None
+    middle = strip["y"] + strip["height"] / 2
+    page.mouse.move(strip["x"] + 0.2 * strip["width"], middle)
+    page.mouse.down()
+    page.mouse.move(strip["x"] + 0.55 * strip["width"], middle, steps=5)
+    page.mouse.up()
+    until(lambda: abs(shown(page)["frame"] - 0.55 * NUM_RUN_FRAMES) <= 1)
     page.keyboard.press("Space")
     until(lambda: not shown(page)["playing"])
     number = shown(page)["frame"]
-    page.keyboard.press("ArrowRight")
-    until(lambda: number < shown(page)["frame"] <= number + 3)
-    assert "paused" in page.locator("#state").inner_text()
-    page.locator("#play").click()
-    until(lambda: shown(page)["playing"])
-
-
-def test_a_slider_changes_what_is_drawn(page: Page) -> None:
+    page.keyboard.press("ArrowLeft")
+    until(lambda: shown(page)["frame"] == number - 1)
+    page.locator("#forward").click()
+    until(lambda: shown(page)["frame"] == number)
+    page.mouse.click(strip["x"] + 1, middle)
+    until(lambda: shown(page)["frame"] == 0)
+    page.keyboard.press("m")
+    until(lambda: shown(page)["verdict"] == "miss")
+    keep(page, "miss")
+    assert shown(page)["truth_px"]
+    assert page.locator("#verdict").inner_text() == "polyp missed"
+    assert (
+        boxes(page) == []
+        or iou_matrix(np.array(boxes(page)), np.array(shown(page)["truth_px"])).max() == 0
+    )
     page.locator("#objectness").fill("0")
-    until(lambda: shown(page)["settings"]["objectness"] == 0)
-    until(lambda: shown(page)["detectors"][0]["boxes_px"])
-    page.locator("#objectness").fill("1")
-    until(lambda: shown(page)["settings"]["objectness"] == 1)
-    assert shown(page)["detectors"][0]["boxes_px"] == []
-    page.locator("#objectness").fill("0.3")
+    page.mouse.click(strip["x"] + 1, middle)
+    page.locator("#next-false").click()
+    until(lambda: shown(page)["verdict"] == "false")
+    assert (shown(page)["truth_px"], page.locator("#verdict").inner_text()) == ([], "false alarm")
+    assert page.locator("#timeline").get_attribute("aria-valuenow") == str(shown(page)["frame"])
 
 
-def test_keys_drive_the_simulator_and_give_it_back(page: Page) -> None:
-    page.keyboard.press("p")
-    until(lambda: shown(page)["autopilot"] is False)
-    page.keyboard.down("w")
-    page.wait_for_timeout(400)
-    page.keyboard.up("w")
-    page.keyboard.press("p")
-    until(lambda: shown(page)["autopilot"])
+def pause_at(page: Page, frame: int) -> None:
+    page.evaluate("window.haustra.ask({ do: 'pause' })")
+    page.evaluate(f"window.haustra.ask({{ do: 'seek', frame: {frame} }})")
+    until(lambda: shown(page)["frame"] == frame and not shown(page)["playing"])
 
 
-def test_a_recording_appears(page: Page, address: tuple[str, Path]) -> None:
-    page.keyboard.press("r")
-    until(lambda: (shown(page)["recording"] or 0) >= 2)
-    page.keyboard.press("r")
-    until(lambda: shown(page)["recording"] is None)
-    page.locator("#notices li", has_text="recorded").wait_for()
-    [folder] = address[1].iterdir()
-    assert (folder / "run_manifest.json").exists()
+def test_changed_weights_are_loaded_and_broken_ones_refused(
+    recorded: Page, weights: Path, training: Path
+) -> None:
+    page = recorded
+    pause_at(page, 60)
+    page.locator("#objectness").fill("0")
+    until(lambda: boxes(page))
+    first = boxes(page)
+
+    def put(data: bytes) -> None:
+        (weights.parent / "new").write_bytes(data)
+        (weights.parent / "new").replace(weights)
+
+    put(TRAINED.read_bytes()[:-100])
+    page.locator("#notices li", has_text="the weights that were loaded before go on").wait_for()
+    assert boxes(page) == first
+    put(training.read_bytes())
+    page.locator("#notices li", has_text="has changed and was loaded").wait_for()
+    until(lambda: boxes(page) != first)
+    put(TRAINED.read_bytes())
+    until(lambda: boxes(page) == first)
+    assert shown(page)["frame"] == 60
 
 
-def test_the_panel_hides_keys_are_listed_and_a_phone_has_no_scroll_bar(page: Page) -> None:
+def test_two_detectors_a_snapshot_and_the_keys(recorded: Page, tmp_path: Path) -> None:
+    page = recorded
+    pause_at(page, 60)
+    until(lambda: page.locator("#pictures canvas").count() == 2)
+    keep(page, "compare")
+    first, second = page.locator("figcaption").all_inner_texts()
+    assert first == "tinydet (weights.bin): 1 box"
+    assert second.startswith("tinydet (detector.bin): ")
+    with page.expect_download() as download:
+        page.keyboard.press("s")
+    assert download.value.suggested_filename == "haustra_frame_00060.png"
+    download.value.save_as(tmp_path / "snapshot.png")
+    assert read_image_rgb(tmp_path / "snapshot.png").shape[0] >= SIZE_PX
+    with_labels = green_pixels(page)
+    page.keyboard.press("g")
+    assert not page.locator("#truth").is_checked()
+    assert green_pixels(page) >= with_labels > 0
     page.keyboard.press("h")
     assert not page.locator("#panel").is_visible()
     page.keyboard.press("h")
     page.keyboard.press("?")
     assert page.locator("#keys").is_visible()
-    page.locator("#keys button").click()
-    page.set_viewport_size({"width": 390, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.keyboard.press("Escape")
+    assert not page.locator("#keys").is_visible()
 
 
-def test_the_training_page_opens(page: Page) -> None:
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_can_be_read_and_reached_at_every_width(
+    browser: Browser, run_address: str, scheme: str
+) -> None:
+    with opening(browser, run_address, color_scheme=scheme) as page:
+        for path, size in (("", WIDE), ("", NARROW), ("training", WIDE), ("training", NARROW)):
+            page.set_viewport_size(size)  # type: ignore[arg-type]
+            page.goto(run_address + path)
+            if not path:
+                until(lambda: is_ready(page))
+                pause_at(page, 60)
+            until(lambda: re.fullmatch("colon|detector.run", page.locator("#source").inner_text()))
+            page.wait_for_timeout(200)
+            keep(page, f"{path or 'view'}_{size['width']}_{scheme}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+            # 4.5 to 1 is what WCAG 2.1 asks of text (1.4.3, AA).
+            assert [row for row in page.evaluate(CONTRAST) if row["ratio"] < 4.5] == []
+            wanted = page.evaluate(
+                "[...document.querySelectorAll('a, button, input, select, canvas[tabindex]')]"
+                ".filter((e) => e.checkVisibility() && !e.disabled).map((e) => e.id)"
+            )
+            reached = set()
+            for _ in range(len(wanted) + 1):
+                page.keyboard.press("Tab")
+                reached.add(page.evaluate("document.activeElement.id"))
+            assert wanted
+            assert set(wanted) <= reached
+
+
+def test_the_training_page_shows_curves_and_gallery(recorded: Page, training: Path) -> None:
+    page = recorded
     page.locator("a", has_text="training").click()
-    until(lambda: "no training" in page.locator("#source").inner_text())
+    until(lambda: page.locator("#source").inner_text() == "detector.run")
+    lines = (training.with_suffix(".run") / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    state = page.locator("#state").inner_text()
+    assert state.startswith(f"epoch 2 of 2, loss {last['loss']:.3f}, ")
+    told = page.locator("#loss").get_attribute("aria-label") or ""
+    assert told.startswith("training loss: loss ")
+    assert told.endswith(" at epoch 2")
+    assert "AP50-95" in (page.locator("#precision").get_attribute("aria-label") or "")
+    until(lambda: page.evaluate("document.querySelector('#gallery').naturalWidth"))
+    assert page.evaluate("document.querySelector('#gallery').naturalWidth") == 4 * 288
+    assert page.locator("#caption").inner_text().endswith("epoch 2")

@@ -15,6 +15,7 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from haustra.captures.reader import read_run
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import OperatingPoint
 from haustra.view.commands import parse_command
@@ -256,14 +257,22 @@ def test_a_page_that_talks_nonsense_is_closed_and_the_others_stay(tmp_path: Path
 def test_the_training_page_follows_a_run_folder(tmp_path: Path) -> None:
     folder = tmp_path / "tinydet.run"
     with client(tmp_path, training=folder) as page:
-        empty: dict[str, Any] = {"folder": "tinydet.run", "epochs": [], "gallery": None}
-        assert page.get("/training/values").json() == empty
+        assert page.get("/training/values").json() == {
+            "folder": "tinydet.run",
+            "epochs": [],
+            "num_epochs": None,
+            "seconds_ago": None,
+            "gallery": None,
+        }
         assert page.get("/training/gallery").status_code == 404
         folder.mkdir()
+        (folder / "config.json").write_text('{"epochs": 9}')
         (folder / "metrics.jsonl").write_text('{"epoch": 1, "loss": 2.0}\n{"epoch": 2, "lo')
         (folder / "gallery.png").write_bytes(b"picture")
         values = page.get("/training/values").json()
         assert values["epochs"] == [{"epoch": 1, "loss": 2.0}]
+        assert values["num_epochs"] == 9
+        assert values["seconds_ago"] >= 0
         assert values["gallery"] == (folder / "gallery.png").stat().st_mtime_ns
         assert page.get("/training/gallery").content == b"picture"
 
@@ -283,12 +292,13 @@ def test_a_taken_port_names_the_next_free_one(tmp_path: Path) -> None:
     assert (words[4], int(words[5]) > port, words[6:]) == ("--port", True, ["is", "free"])
 
 
-def test_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
+def test_ctrl_c_ends_it_at_once_and_finishes_a_recording(tmp_path: Path) -> None:
     source = str(write_pictures(tmp_path / "p", *[0.6] * 5))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "haustra", "view", "--source", source, "--port", str(port)]
+    command += ["--record", "--output-root", str(tmp_path / "seen")]
     with subprocess.Popen(
         [*command, "--no-open-browser"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -300,6 +310,8 @@ def test_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert errors.startswith("haustra: interrupted")
     assert errors.count("\n") == 1
+    [folder] = (tmp_path / "seen").iterdir()  # what was recorded is finished
+    assert (read_run(folder).manifest.num_frames or 0) >= 1
 
 
 def test_live_sources_are_closed_with_the_server(tmp_path: Path) -> None:

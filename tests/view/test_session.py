@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -15,19 +14,13 @@ from checkpoints import write_lively_checkpoint
 from haustra.captures.reader import read_run
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
-from haustra.infer.pictures import InferConfig, infer_pictures
+from haustra.infer.config import InferConfig
+from haustra.infer.pictures import infer_pictures
 from haustra.view.config import ViewConfig
 from haustra.view.session import run_headless
 from haustra.view.sources import ImageFolder, VideoFile, open_source
 from scenes import write_warehouse
-from viewing import picture, write_pictures
-
-
-def write_video(path: Path, *, frames: int = 12) -> None:
-    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 20.0, (64, 64))
-    for number in range(frames):
-        video.write(picture(0.5 + number / 40, x=2 * number)[..., ::-1])
-    video.release()
+from viewing import write_pictures, write_video
 
 
 def test_a_video_can_be_gone_through_in_any_order(tmp_path: Path) -> None:
@@ -95,6 +88,10 @@ def test_what_cannot_be_opened_is_named(
         (
             {"headless": True},
             "--headless: expected --output-root, the folder that gets the run",
+        ),
+        (
+            {"headless": True, "output_root": Path("out"), "record": True},
+            "--record: a headless run writes its run folder anyway; leave it out",
         ),
         ({"model": "tiny"}, "--model tiny: expected --detector-weights with it"),
         ({"compare": Path("b.bin")}, "--compare b.bin: expected --detector-weights with it"),

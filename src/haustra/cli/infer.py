@@ -6,22 +6,29 @@ from cyclopts import Parameter
 
 from haustra.cli.terminal import build_progress, print_json, print_lines
 from haustra.core.errors import HaustraError
-from haustra.infer.pictures import InferConfig, InferResult, infer_pictures
+from haustra.core.operating_point import OperatingPoint
+from haustra.infer.config import InferConfig
+from haustra.infer.pictures import InferResult, infer_pictures
+from haustra.infer.video import VideoResult, infer_video
 
 
 def infer(
     *,
-    config: Annotated[InferConfig, Parameter(name="*")],
+    config: Annotated[InferConfig | None, Parameter(name="*")] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """Draw boxes with scores on an image, a folder of images or a run folder.
+    """Draw boxes with scores on an image, a folder of images, a run folder or a video.
 
     Parameters
     ----------
     as_json
         Print JSON to standard output.
     """
-    result = infer_pictures(config, progress=build_progress(as_json=as_json))
+    settings = config or InferConfig()
+    if settings.video is not None:
+        _infer_video(settings, as_json=as_json)
+        return
+    result = infer_pictures(settings, progress=build_progress(as_json=as_json))
     if as_json:
         print_json(
             {
@@ -43,20 +50,54 @@ def infer(
         )
 
 
+def _infer_video(settings: InferConfig, *, as_json: bool) -> None:
+    result = infer_video(settings, progress=build_progress(as_json=as_json))
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _print_video(result)
+    if result.unreadable is not None:
+        raise HaustraError(
+            f"{len(result.frames)} of {result.num_frames_told} frames could be read, they are "
+            f"boxed: {result.unreadable}"
+        )
+
+
+def _print_video(result: VideoResult) -> None:
+    if result.is_heuristic:
+        _print_heuristic()
+    if result.operating_point.hold_off_frames or result.operating_point.hysteresis is not None:
+        _print_in_time(result.operating_point)
+    total = sum(len(found) for found in result.frames)
+    print_lines(
+        [
+            f"{result.out}: {total} boxes on {result.num_frames_boxed} of {len(result.frames)} "
+            f"frames at {result.frame_rate_hz:.3g} frames/s"
+        ]
+    )
+
+
+def _print_heuristic() -> None:
+    print_lines(
+        ["no --detector-weights: a colour and shape heuristic drew these boxes, no detector"]
+    )
+
+
+def _print_in_time(point: OperatingPoint) -> None:
+    print_lines(
+        [
+            f"frames in time: boxes from {point.objectness:.3g}, kept on from "
+            f"{point.lower_threshold:.3g}, the first {point.hold_off_frames} frames of each "
+            "activation held back (--infer-hold-off 0 shows them)"
+        ]
+    )
+
+
 def _print_result(result: InferResult) -> None:
     if result.is_heuristic:
-        print_lines(
-            ["no --detector-weights: a colour and shape heuristic drew these boxes, no detector"]
-        )
+        _print_heuristic()
     if result.in_time:
-        point = result.operating_point
-        print_lines(
-            [
-                f"frames in time: boxes from {point.objectness:.3g}, kept on from "
-                f"{point.lower_threshold:.3g}, the first {point.hold_off_frames} frames of each "
-                "activation held back (--infer-hold-off 0 shows them)"
-            ]
-        )
+        _print_in_time(result.operating_point)
     for picture in result.pictures:
         found = picture.detections
         count = "1 box" if len(found) == 1 else f"{len(found)} boxes"

@@ -27,7 +27,7 @@ COMMANDS = {
     "etl": ("haustra.cli.etl:etl", "Build the tensor warehouse from captures."),
     "train": ("haustra.cli.train:train", "Train TinyDet or BigDet from a warehouse manifest."),
     "eval": ("haustra.cli.evaluate:evaluate", "Measure a detector on a split."),
-    "infer": ("haustra.cli.infer:infer", "Draw boxes on an image or a folder of images."),
+    "infer": ("haustra.cli.infer:infer", "Draw boxes on images, a run or a video."),
     "view": ("haustra.cli.view:view", "Watch a detector see: a live page, or a run without one."),
     "export": ("haustra.cli.export:export", "Turn a checkpoint into an ONNX model, checked."),
     "warehouse": ("haustra.cli.warehouse:app", "Verify, explain, compare and export warehouses."),
@@ -76,8 +76,9 @@ def build_app() -> App:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 a mistake of the user's, 130 interrupted."""
-    # OpenCV would print its own lines about files that we name ourselves.
+    # OpenCV and its FFmpeg would print their own lines about files that we name ourselves.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     app = build_app()
     try:
         app(

@@ -18,25 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.core.boxes import box_areas
-from haustra.core.detections import Detections
-from haustra.core.drawing import PREDICTION_RGB, TRUTH_RGB, draw_boxes, draw_text
 from haustra.core.files import write_json_atomic, write_text_atomic
 from haustra.core.images import write_png
-from haustra.core.letterbox import Letterbox
 from haustra.evaluate.bootstrap import LEVEL_PERCENT
 from haustra.evaluate.degrade import draw_degradations
 from haustra.evaluate.evaluation import Evaluation
 from haustra.evaluate.frames import FrameSource
+from haustra.evaluate.gallery import Image, draw_tiles, sheet_of, spread_evenly, write_gallery
 from haustra.evaluate.metrics import match_detections
 from haustra.evaluate.plots import draw_clinical, draw_curves, draw_degradation_scores
 
-NUM_PICTURES = 12
 NUM_MISTAKES = 8
-PICTURE_SIDE_PX = 288
 NEAR_FRAMES = 15
 """Frames of a run that are no further apart look alike."""
-
-Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +46,6 @@ class ReportInputs:
     """The training's epochs."""
     data_sources: list[dict[str, Any]]
     """Names, licences and citations of the data."""
-
-
-def _to_stored(detections: Detections, *, letterbox: Letterbox) -> Detections:
-    """Map detections from the source image to the stored, letterboxed one, in its pixels."""
-    size_wh = letterbox.target_size_wh
-    boxes = letterbox.boxes_to_target(detections.boxes_px) * np.tile(size_wh, 2)
-    return Detections(boxes_px=boxes, scores=detections.scores, image_size_wh=size_wh)
-
-
-def spread_evenly(evaluation: Evaluation, *, count: int = NUM_PICTURES) -> NDArray[np.int64]:
-    """Return the numbers of `count` images (fewer if there are fewer) spread over all."""
-    last = len(evaluation.truths) - 1
-    return np.unique(np.linspace(0, last, count).round().astype(np.int64))
 
 
 def worst_mistakes(
@@ -112,50 +93,6 @@ def _are_near(evaluation: Evaluation, a: int, b: int) -> bool:
     return abs(one.number - other.number) < NEAR_FRAMES
 
 
-def _draw_tile(image: Image, evaluation: Evaluation, index: int) -> Image:
-    """Return one frame with labels (blue) and shown detections (green)."""
-    factor = PICTURE_SIDE_PX / image.shape[0]
-    tile = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    threshold = evaluation.metrics.at_threshold.threshold
-    pair = (evaluation.truths[index], evaluation.predictions[index].above(threshold))
-    truth, shown = (
-        Detections(
-            boxes_px=stored.boxes_px * factor,
-            scores=stored.scores,
-            image_size_wh=(tile.shape[1], tile.shape[0]),
-        )
-        for stored in (
-            _to_stored(found, letterbox=evaluation.frames[index].letterbox) for found in pair
-        )
-    )
-    drawn = draw_boxes(
-        np.asarray(tile, dtype=np.uint8), truth, rgb=TRUTH_RGB, labels=[""] * len(truth)
-    )
-    drawn = draw_boxes(drawn, shown, rgb=PREDICTION_RGB)
-    caption = f"{len(truth)} labelled, {len(shown)} found"
-    draw_text(drawn, caption, top_left_xy=(0, drawn.shape[0]), rgb=(235, 235, 235))
-    return drawn
-
-
-def draw_tiles(
-    evaluation: Evaluation, *, source: FrameSource, indices: NDArray[np.int64]
-) -> list[Image]:
-    """Return pictures of some frames with labels and detections, in the order of `indices`."""
-    numbers = {evaluation.frames[index].sample_id: int(index) for index in indices}
-    drawn = {
-        frame.sample_id: _draw_tile(image, evaluation, numbers[frame.sample_id])
-        for frame, image in source.read(list(numbers))
-    }
-    return [drawn[sample_id] for sample_id in numbers]
-
-
-def _sheet(tiles: list[Image]) -> Image:
-    columns = min(4, len(tiles))
-    filled = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % columns)]
-    rows = [np.hstack(filled[start : start + columns]) for start in range(0, len(filled), columns)]
-    return np.vstack(rows)
-
-
 def write_report(folder: Path, *, inputs: ReportInputs) -> list[Path]:
     """Write `report.html`, which needs no other file, `report.json`, and the pictures in them.
 
@@ -175,8 +112,7 @@ def write_report(folder: Path, *, inputs: ReportInputs) -> list[Path]:
     draw_curves(pictures["curves"], history=inputs.history, evaluation=evaluation, name=source.name)
     draw_clinical(pictures["clinical"], summary=summary)
     chosen = spread_evenly(evaluation)
-    tiles = draw_tiles(evaluation, source=source, indices=chosen)
-    write_png(pictures["gallery"], image_rgb=_sheet(tiles))
+    write_gallery(pictures["gallery"], evaluation=evaluation, source=source)
     mistakes: dict[str, list[str]] = {}
     for name, indices in zip(("misses", "false_alarms"), worst_mistakes(evaluation), strict=True):
         path = folder / f"{name}.png"
@@ -184,7 +120,7 @@ def write_report(folder: Path, *, inputs: ReportInputs) -> list[Path]:
         mistakes[name] = []
         if len(indices):
             tiles = draw_tiles(evaluation, source=source, indices=indices)
-            write_png(path, image_rgb=_sheet(tiles))
+            write_png(path, image_rgb=sheet_of(tiles))
             pictures[name] = path
             mistakes[name] = [
                 _figure(tile, evaluation=evaluation, index=int(index), folder=folder)

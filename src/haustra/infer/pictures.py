@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,46 +12,12 @@ from haustra.core.detections import Detections
 from haustra.core.drawing import PREDICTION_RGB, draw_boxes, draw_text, enlarge_for_viewing
 from haustra.core.errors import HaustraError
 from haustra.core.images import list_images, read_image_rgb, write_png
-from haustra.core.operating_point import AlarmFilter, OperatingPoint, check_flags
+from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.core.progress import Progress, SilentProgress, track
+from haustra.infer.config import BOXED_SUFFIX, InferConfig
 from haustra.infer.detector import open_detector
 from haustra.infer.heuristic import HeuristicDetector
 from haustra.infer.image_detector import ImageDetector
-
-BOXED_SUFFIX = "_boxed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferConfig:
-    """Settings of `haustra infer`."""
-
-    image: Path
-    """An image, a folder of images, or a run folder."""
-    detector_weights: Path | None = None
-    """A checkpoint of `haustra train` or a model of `haustra export`; without one a plain heuristic
-    draws the boxes and says so."""
-    model: Literal["tiny", "big"] | None = None
-    """Refuse weights of another kind."""
-    infer_obj_thresh: float | None = None
-    """Draw boxes of at least this score; the weights' operating point (0.3) by default."""
-    infer_iou_thresh: float | None = None
-    """Of two boxes that overlap more than this draw the better; 0.5 by default, 1 draws both."""
-    infer_hold_off: int | None = None
-    """Frames of a run that an activation is held back; the operating point's by default, 0 none."""
-    output_root: Path | None = None
-    """Where the boxed pictures go; by default beside an image, or in FOLDER_boxed for a folder."""
-
-    def __post_init__(self) -> None:
-        check_flags(
-            objectness=self.infer_obj_thresh,
-            iou=self.infer_iou_thresh,
-            hold_off_frames=self.infer_hold_off,
-        )
-        if self.model is not None and self.detector_weights is None:
-            raise HaustraError(
-                f"--model {self.model}: expected --detector-weights with it, since the checkpoint "
-                "holds the model"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +62,8 @@ def is_run_folder(path: Path) -> bool:
 def _images_of(config: InferConfig) -> tuple[list[Path], Path]:
     """Return the images to look at and the folder for the pictures."""
     source = config.image
+    if source is None:
+        raise AssertionError("infer_pictures takes a config with an image")
     if source.is_dir():
         is_run = is_run_folder(source)
         images = [
@@ -123,6 +91,26 @@ def draw_picture(
     return drawn
 
 
+def open_configured(config: InferConfig) -> tuple[ImageDetector, OperatingPoint]:
+    """Open the detector that the flags name, or the heuristic, and the operating point.
+
+    Raises:
+        HaustraError: the weights do not load.
+        MissingExtraError: what runs them is not installed.
+    """
+    detector: ImageDetector = HeuristicDetector()
+    point = OperatingPoint()
+    if config.detector_weights is not None:
+        detector = loaded = open_detector(config.detector_weights, kind=config.model)
+        point = loaded.operating_point
+    point = point.with_flags(
+        objectness=config.infer_obj_thresh,
+        iou=config.infer_iou_thresh,
+        hold_off_frames=config.infer_hold_off,
+    )
+    return detector, point
+
+
 def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> InferResult:
     """Detect polyps on every image and write `<stem>_boxed.png` for each.
 
@@ -130,22 +118,9 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
         HaustraError: the weights do not load, or no image can be read.
     """
     images, folder = _images_of(config)
-    detector: ImageDetector
-    point = OperatingPoint()
-    if config.detector_weights is not None:
-        loaded = open_detector(config.detector_weights, kind=config.model)
-        point = loaded.operating_point
-        detector = loaded
-    else:
-        detector = HeuristicDetector()
-    point = point.with_flags(
-        objectness=config.infer_obj_thresh,
-        iou=config.infer_iou_thresh,
-        hold_off_frames=config.infer_hold_off,
-    )
-    in_time = is_run_folder(config.image) and bool(
-        point.hold_off_frames or point.hysteresis is not None
-    )
+    detector, point = open_configured(config)
+    follow_in_time = config.image is not None and is_run_folder(config.image)
+    in_time = follow_in_time and bool(point.hold_off_frames or point.hysteresis is not None)
     alarm = AlarmFilter(point)
     stems = Counter(path.stem for path in images)
     pictures: list[BoxedPicture] = []

@@ -39,7 +39,7 @@ class RayMesh:
             from embreex.rtcore_scene import EmbreeScene
         except ImportError:
             raise MissingExtraError(
-                "embreex", extra="simulate", needed_for="haustra datagen"
+                "embreex", extra="simulate", needed_for="the simulator"
             ) from None
         self._scene = EmbreeScene()
         TriangleMesh(

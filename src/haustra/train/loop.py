@@ -16,6 +16,8 @@ from haustra.core.files import remove_abandoned
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress
 from haustra.evaluate.evaluation import evaluate_split
+from haustra.evaluate.frames import SplitFrames
+from haustra.evaluate.gallery import write_gallery
 from haustra.evaluate.metrics import AveragePrecision, BoxMetrics, ThresholdMetrics
 from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import (
@@ -33,6 +35,7 @@ from haustra.train.memory import is_out_of_memory, out_of_memory_error, try_larg
 from haustra.train.reporting import Reporter
 from haustra.train.run_folder import (
     CURVES_NAME,
+    GALLERY_NAME,
     STATES_NAME,
     draw_training_curves,
     write_run_files,
@@ -420,11 +423,18 @@ class _Loop:
         self.progress.line(text)
 
     def _validate(self) -> BoxMetrics:
-        return evaluate_split(
+        """Measure the averaged weights, and leave pictures of what they found."""
+        evaluation = evaluate_split(
             self.validation_split,
             predict_slots=predict_slots(self.training.average.model),
             threshold=OperatingPoint().objectness,
-        ).metrics
+        )
+        write_gallery(
+            self.config.run_folder / GALLERY_NAME,
+            evaluation=evaluation,
+            source=SplitFrames(self.validation_split),
+        )
+        return evaluation.metrics
 
     def _write_checkpoint(self, history: list[dict[str, Any]]) -> None:
         manifest, config = self.training.split.manifest, self.config

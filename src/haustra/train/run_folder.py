@@ -1,7 +1,7 @@
 """The run folder beside a checkpoint: what was trained, on what, with what, and how it went.
 
 `config.json` (resolved settings; `haustra train --config` takes it), `environment.json`,
-`metrics.jsonl`, `curves.png`, and `states/` while the training is not done.
+`metrics.jsonl`, `gallery.png`, `curves.png`, and `states/` while the training is not done.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from haustra.warehouse.format import WarehouseManifest
 CONFIG_NAME = "config.json"
 ENVIRONMENT_NAME = "environment.json"
 CURVES_NAME = "curves.png"
+GALLERY_NAME = "gallery.png"
 STATES_NAME = "states"
 BAD_BATCH_NAME = "nonfinite_batch.json"
 

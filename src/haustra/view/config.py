@@ -45,6 +45,8 @@ class ViewConfig:
     """Run folder of a training to show at /training; the one beside the weights by default."""
     open_browser: bool = True
     """Open the page in the browser, where there is a screen."""
+    record: bool = False
+    """Record from the first frame on, as R does on the page."""
     headless: bool = False
     """Show no page: run over the source and write a run folder."""
     max_frames: int | None = None
@@ -69,6 +71,10 @@ class ViewConfig:
                 )
         if self.headless and self.output_root is None:
             raise HaustraError("--headless: expected --output-root, the folder that gets the run")
+        if self.headless and self.record:
+            raise HaustraError(
+                "--record: a headless run writes its run folder anyway; leave it out"
+            )
         if self.headless and self.compare is not None:
             raise HaustraError(
                 f"--compare {self.compare}: a headless run has one detector; run it once for each"

@@ -5,6 +5,7 @@ queues: a frame that comes while the detectors work is replaced by the next one.
 stays until something newer is, and any number of pages read it.
 """
 
+import json
 import threading
 import time
 from collections import deque
@@ -104,7 +105,7 @@ class WatchedDetector:
         return (status.st_mtime_ns, status.st_size, status.st_ino) if status else None
 
     def describe(self) -> dict[str, Any]:
-        """Return name and latencies as JSON values."""
+        """Return name, file and latencies as JSON values."""
         p50, p95 = (
             np.percentile(np.array(self.latencies_s) * 1000, [50, 95])
             if self.latencies_s
@@ -112,6 +113,7 @@ class WatchedDetector:
         )
         return {
             "name": self.detector.caption,
+            "file": self._path.name if self._path else None,
             "heuristic": isinstance(self.detector, HeuristicDetector),
             "p50_ms": round(float(p50), 1),
             "p95_ms": round(float(p95), 1),
@@ -151,6 +153,8 @@ class Shot:
 
     version: int
     header: dict[str, Any]
+    header_json: str
+    """The same, made once for all pages."""
     jpeg: bytes
 
 
@@ -282,6 +286,19 @@ class _Clock:
         return self.since + (frame - self.frame) / rate_hz
 
 
+def _joined(first: dict[str, Any] | None, second: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return two commands as one, where the second begins where the first would end."""
+    if first is None:
+        return [second]
+    if first["do"] != second["do"]:
+        return [first, second]
+    if second["do"] in ("set", "drive"):
+        return [first | second]
+    if second["do"] == "step":
+        return [{"do": "step", "by": first["by"] + second["by"]}]
+    return [second]
+
+
 class Feed:
     """Runs detectors on a source and publishes each frame with its boxes.
 
@@ -343,9 +360,20 @@ class Feed:
         self._thread.join(timeout=10)
 
     def command(self, command: dict[str, Any]) -> None:
-        """Have a checked command of a page obeyed before the next frame."""
-        self._commands.append(command)
-        self._wake()
+        """Have a checked command of a page obeyed before the next frame.
+
+        One that the next makes needless is left out: of a slider that is drawn, of a strip that is
+        scrubbed and of a key that repeats, the last place counts, however slow the detectors are.
+        """
+        with self._woken:
+            last = self._commands.pop() if self._commands else None
+            self._commands.extend(_joined(last, command))
+            self._woken.notify_all()
+
+    @property
+    def num_waiting_commands(self) -> int:
+        """Commands that are still to be obeyed."""
+        return len(self._commands)
 
     def listen(self, callback: Callable[[], None]) -> None:
         """Call `callback`, in the feed's thread, after each publication."""
@@ -493,7 +521,7 @@ class Feed:
         recent = [at for at in self._shown_at if now - at < 2.0]
         is_live = isinstance(self.source, LiveSource)
         grabber = self.source.grabber if isinstance(self.source, LiveSource) else None
-        header = {
+        header: dict[str, Any] = {
             "frame": frame.number,
             "num_frames": None if isinstance(self.source, LiveSource) else self.source.num_frames,
             "seconds": round(frame.seconds, 3),
@@ -519,10 +547,9 @@ class Feed:
             "notices": [{"id": number, "text": text} for number, text in self._notices],
         }
         version = self.shot.version + 1 if self.shot else 1
+        header |= {"version": version, "captured_at": frame.captured_at}
         self.shot = Shot(
-            version=version,
-            header={**header, "version": version, "captured_at": frame.captured_at},
-            jpeg=self._jpeg,
+            version=version, header=header, header_json=json.dumps(header), jpeg=self._jpeg
         )
         for listener in self._listeners:
             listener()
@@ -531,17 +558,17 @@ class Feed:
 
     def _obey(self) -> bool:
         """Do what the pages asked for; tell whether anything was."""
-        obeyed = False
-        while self._commands:
-            command = self._commands.popleft()
-            obeyed = True
+        with self._woken:
+            commands = list(self._commands)
+            self._commands.clear()
+        for command in commands:
             try:
                 getattr(self, f"_do_{command['do']}")(
                     **{key: value for key, value in command.items() if key != "do"}
                 )
             except HaustraError as error:
                 self.tell(str(error))
-        return obeyed
+        return bool(commands)
 
     def _do_play(self) -> None:
         if isinstance(self.source, LiveSource):
@@ -561,8 +588,8 @@ class Feed:
         if isinstance(self.source, LiveSource):
             if by < 0:
                 raise HaustraError(f"{self.source.name} is live: it cannot go back")
-            self._steps += 1
-            self.source.step()
+            self._steps += by
+            self.source.step(by)
         else:
             self._go(self._position + by)
 

@@ -36,6 +36,7 @@ except ImportError:
     raise MissingExtraError("starlette", extra="view", needed_for="haustra view") from None
 
 from haustra.view.commands import MAX_BYTES, parse_command
+from haustra.view.connections import ImpatientProtocol, cut_who_does_not_read
 from haustra.view.guard import LOOPBACK, Access, Guard
 from haustra.view.training_page import TrainingFolder
 
@@ -54,6 +55,28 @@ MAX_BAD_MESSAGES = 20
 ACK_WITHIN_S = 5.0
 """A page that does not acknowledge a frame for this long gets the next one all the same."""
 TIMELINE_EVERY_S = 0.5
+MAX_WAITING_COMMANDS = 50
+"""While more than so many commands wait to be obeyed, pages are not listened to."""
+
+
+class _Timeline:
+    """The timeline's message, made once for all pages that want it at about the same time."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed, self._lock = feed, asyncio.Lock()
+        self._version, self._made_at, self._text = 0, 0.0, ""
+
+    async def message(self, shot: Shot) -> str:
+        """Return the message as of a shot, or while frames follow each other of one just before."""
+        async with self._lock:
+            is_fresh = time.monotonic() - self._made_at < TIMELINE_EVERY_S / 2
+            if self._version < shot.version and not (shot.header["playing"] and is_fresh):
+                self._version, self._made_at = shot.version, time.monotonic()
+                self._text = await asyncio.to_thread(self._make)
+            return self._text
+
+    def _make(self) -> str:
+        return json.dumps({"kind": "timeline", **self._feed.timeline()})
 
 
 class _Page:
@@ -65,13 +88,18 @@ class _Page:
         self.acknowledged = asyncio.Event()
         self.acknowledged.set()
         self.sent_version = 0
+        self.sent_at = 0.0
+        self.round_trip_s = 0.0
+        """From sending the last frame to its acknowledgement."""
         self.timeline_at = 0.0
 
 
-def frame_message(shot: Shot) -> bytes:
+def frame_message(shot: Shot, *, round_trip_s: float = 0.0) -> bytes:
     """Return a shot as bytes: length of the header (4 bytes, big endian), header JSON, JPEG."""
     age_ms = 1000 * (time.monotonic() - shot.header["captured_at"])
-    header = json.dumps({**shot.header, "kind": "frame", "age_ms": round(age_ms, 1)}).encode()
+    trip_ms = round(1000 * round_trip_s, 1)
+    own = {"kind": "frame", "age_ms": round(age_ms, 1), "round_trip_ms": trip_ms}
+    header = f"{json.dumps(own)[:-1]}, {shot.header_json[1:]}".encode()
     return struct.pack(">I", len(header)) + header + shot.jpeg
 
 
@@ -79,6 +107,7 @@ def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starle
     """Build the ASGI app of the page."""
     files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in MEDIA}
     pages: set[_Page] = set()
+    timeline = _Timeline(feed)
 
     def notify() -> None:
         for page in pages:
@@ -122,7 +151,7 @@ def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starle
         page = _Page(websocket)
         pages.add(page)
         page.changed.set()
-        sending = asyncio.create_task(_send_frames(page, feed=feed))
+        sending = asyncio.create_task(_send_frames(page, feed=feed, timeline=timeline))
         try:
             await _hear(page, feed=feed)
         finally:
@@ -155,10 +184,13 @@ async def _hear(page: _Page, *, feed: Feed) -> None:
         if text is None:
             text = message.get("bytes") or b""
         if text == "ack":
+            page.round_trip_s = time.monotonic() - page.sent_at
             page.acknowledged.set()
             continue
         command = parse_command(text)
         if command is not None:
+            while feed.num_waiting_commands > MAX_WAITING_COMMANDS:
+                await asyncio.sleep(0.02)
             feed.command(command)
             continue
         num_bad += 1
@@ -167,7 +199,7 @@ async def _hear(page: _Page, *, feed: Feed) -> None:
             return
 
 
-async def _send_frames(page: _Page, *, feed: Feed) -> None:
+async def _send_frames(page: _Page, *, feed: Feed, timeline: _Timeline) -> None:
     with suppress(WebSocketDisconnect, RuntimeError):  # the page went away
         while True:
             await page.changed.wait()
@@ -179,13 +211,12 @@ async def _send_frames(page: _Page, *, feed: Feed) -> None:
                 await asyncio.wait_for(page.acknowledged.wait(), ACK_WITHIN_S)
             page.acknowledged.clear()
             shot = feed.shot or shot  # a newer one may have come meanwhile
-            page.sent_version = shot.version
-            await page.websocket.send_bytes(frame_message(shot))
+            page.sent_version, page.sent_at = shot.version, time.monotonic()
+            await page.websocket.send_bytes(frame_message(shot, round_trip_s=page.round_trip_s))
             now = time.monotonic()
             if now - page.timeline_at >= TIMELINE_EVERY_S or not shot.header["playing"]:
                 page.timeline_at = now
-                timeline = await asyncio.to_thread(feed.timeline)
-                await page.websocket.send_text(json.dumps({"kind": "timeline", **timeline}))
+                await page.websocket.send_text(await timeline.message(shot))
 
 
 def _listen(config: ViewConfig) -> socket.socket:
@@ -267,6 +298,7 @@ def serve(config: ViewConfig, *, tell: Callable[[str], Any]) -> None:
         KeyboardInterrupt: the user ended it.
     """
     listening = _listen(config)
+    cut_who_does_not_read(listening)
     detectors = open_detectors(config)
     feed = Feed(
         open_source(config.source, size_px=config.size),
@@ -274,6 +306,8 @@ def serve(config: ViewConfig, *, tell: Callable[[str], Any]) -> None:
         point=operating_point(config, detectors[0].detector),
         recordings=config.output_root or DEFAULT_RECORDINGS,
     )
+    if config.record:
+        feed.command({"do": "record", "on": True})
     access = _access(config)
     app = build_app(feed, access=access, training=TrainingFolder.beside(config))
     shown_host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104
@@ -290,6 +324,7 @@ def serve(config: ViewConfig, *, tell: Callable[[str], Any]) -> None:
     server = _Server(
         uvicorn.Config(
             app,
+            http=ImpatientProtocol,
             log_level="error",
             access_log=False,
             server_header=False,

@@ -16,6 +16,7 @@ from haustra.captures.validation import check_label
 from haustra.core.detections import Detections, detections_from_labels
 from haustra.core.errors import HaustraError
 from haustra.core.images import list_images, read_image_rgb
+from haustra.core.videos import VideoReader, to_rgb
 
 if TYPE_CHECKING:
     from haustra.simulate.live import Drive, LiveColon
@@ -82,41 +83,18 @@ class VideoFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._video = cv2.VideoCapture(str(path))
-        self.num_frames = int(self._video.get(cv2.CAP_PROP_FRAME_COUNT))
-        if not self._video.isOpened() or self.num_frames < 1:
-            raise HaustraError(f"--source {path}: expected a video that OpenCV decodes")
-        self.name = path.name
-        self.frame_rate_hz = self._video.get(cv2.CAP_PROP_FPS) or DEFAULT_RATE_HZ
-        self._next = 0
+        self._video = VideoReader(path, flag="--source")
+        self.name, self.num_frames = path.name, self._video.num_frames
+        self.frame_rate_hz = self._video.frame_rate_hz
 
     def read(self, number: int) -> SourceFrame:
         """Return a frame; the next one is the quickest to reach."""
-        if not self._next <= number <= self._next + SKIPPED_BY_READING:
-            self._video.set(cv2.CAP_PROP_POS_FRAMES, number)
-            self._next = number
-        while self._next < number:
-            self._video.grab()
-            self._next += 1
-        done, image = self._video.read()
-        self._next += 1
-        if not done:
-            raise HaustraError(f"{self._path} ends or is damaged at frame {number}")
         return SourceFrame(
             number=number,
-            image_rgb=_to_rgb(image),
+            image_rgb=self._video.read(number),
             seconds=number / self.frame_rate_hz,
             captured_at=time.monotonic(),
         )
-
-
-SKIPPED_BY_READING = 30
-"""A jump in a video that is no further than this decodes what lies between."""
-
-
-def _to_rgb(image: object) -> NDArray[np.uint8]:
-    return np.asarray(cv2.cvtColor(np.asarray(image), cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 class Grabber(Protocol):
@@ -180,10 +158,10 @@ class LiveSource:
             self._is_paused, self._steps, self._newest = paused, 0, None
             self._changed.notify_all()
 
-    def step(self) -> None:
-        """Have one frame more while paused."""
+    def step(self, by: int) -> None:
+        """Have so many frames more while paused."""
         with self._changed:
-            self._steps += 1
+            self._steps += by
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -292,7 +270,7 @@ class CameraGrabber:
         now = time.monotonic()
         return SourceFrame(
             number=number,
-            image_rgb=_to_rgb(image),
+            image_rgb=to_rgb(image),
             seconds=now - self._started,
             captured_at=now,
         )

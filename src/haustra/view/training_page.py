@@ -1,13 +1,14 @@
-"""What the page at /training shows: the metrics, curves and gallery of a run folder of training."""
+"""What the page at /training shows: the metrics and the gallery of a training's run folder."""
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from haustra.view.config import ViewConfig
 
-METRICS_NAME, GALLERY_NAME = "metrics.jsonl", "gallery.png"
+METRICS_NAME, GALLERY_NAME, CONFIG_NAME = "metrics.jsonl", "gallery.png", "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,31 +26,38 @@ class TrainingFolder:
 
     def values(self) -> dict[str, Any]:
         """Return the epochs so far as JSON values."""
-        epochs: list[dict[str, Any]] = []
-        if self.folder is not None and (self.folder / METRICS_NAME).is_file():
-            for line in (self.folder / METRICS_NAME).read_text(errors="replace").splitlines():
-                try:
-                    value = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # the last line may be half-written
-                if isinstance(value, dict):
-                    epochs.append(value)
+        metrics = self._read(METRICS_NAME)
+        epochs = [_json_object(line) for line in (metrics or b"").splitlines()]
+        settings = _json_object(self._read(CONFIG_NAME) or b"") or {}
+        changed_ns = self._changed_ns(METRICS_NAME)
         return {
             "folder": self.folder.name if self.folder is not None else None,
-            "epochs": epochs,
-            "gallery": self.gallery_stamp(),
+            "epochs": [epoch for epoch in epochs if epoch is not None],
+            "num_epochs": settings.get("epochs"),
+            "seconds_ago": None if changed_ns is None else round(time.time() - changed_ns / 1e9, 1),
+            "gallery": self._changed_ns(GALLERY_NAME),
         }
-
-    def gallery_stamp(self) -> int | None:
-        """Return when the gallery was written, in nanoseconds; None if there is none."""
-        try:
-            return None if self.folder is None else (self.folder / GALLERY_NAME).stat().st_mtime_ns
-        except OSError:
-            return None
 
     def gallery(self) -> bytes | None:
         """Return the PNG of the validation images with boxes; None if there is none."""
+        return self._read(GALLERY_NAME)
+
+    def _read(self, name: str) -> bytes | None:
         try:
-            return None if self.folder is None else (self.folder / GALLERY_NAME).read_bytes()
+            return None if self.folder is None else (self.folder / name).read_bytes()
+        except OSError:
+            return None  # not yet
+
+    def _changed_ns(self, name: str) -> int | None:
+        try:
+            return None if self.folder is None else (self.folder / name).stat().st_mtime_ns
         except OSError:
             return None
+
+
+def _json_object(text: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None  # the last line may be half-written
+    return value if isinstance(value, dict) else None

@@ -18,25 +18,35 @@ async function follow() {
   setTimeout(follow, EVERY_MS);
 }
 
-function show({ folder, epochs, gallery: stamp }) {
+function show({ folder, epochs, num_epochs: numEpochs, seconds_ago: secondsAgo, gallery: stamp }) {
   element("source").textContent = folder ?? "no training: pass --detector-weights or --training";
   const last = epochs.at(-1);
+  const ofAll = numEpochs === null ? "" : ` of ${numEpochs}`;
   element("state").textContent = last
-    ? `epoch ${last.epoch}, loss ${last.loss.toFixed(3)}` : "no epoch yet";
-  drawChart(element("loss"), "training loss", [["loss", "--truth", points(epochs, "loss")]]);
+    ? `epoch ${last.epoch}${ofAll}, loss ${last.loss.toFixed(3)}, ${ago(secondsAgo)}` : "no epoch yet";
+  drawChart(element("loss"), "training loss", [["loss", "--truth", points(epochs, (row) => row.loss)]]);
+  const scores = (name) => points(epochs, (row) => row.val?.average_precision?.[name]);
   drawChart(element("precision"), "validation", [
-    ["AP50", "--box", points(epochs, "ap50")], ["AP50-95", "--miss", points(epochs, "ap50_95")]], 1);
+    ["AP50", "--box", scores("ap50")], ["AP50-95", "--miss", scores("ap50_95")]], 1);
+  element("validation").hidden = stamp === null;
+  const validated = epochs.findLast((row) => row.val);
+  element("caption").textContent = "Validation images, labels blue, boxes found green"
+    + (validated ? `; epoch ${validated.epoch}` : "");
   if (stamp !== null && stamp !== gallery) {
     gallery = stamp;
     const mark = location.search ? `${location.search}&` : "?";
     element("gallery").src = `/training/gallery${mark}at=${stamp}`;
-    element("gallery").hidden = false;
   }
 }
 
-function points(epochs, name) {
-  return epochs.map((row) => [row.epoch, row.average_precision?.[name]])
-    .filter(([, value]) => typeof value === "number");
+function ago(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)} s ago`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min ago`;
+  return `${Math.round(seconds / 3600)} h ago`;
+}
+
+function points(epochs, read) {
+  return epochs.map((row) => [row.epoch, read(row)]).filter(([, value]) => typeof value === "number");
 }
 
 function drawChart(canvas, title, lines, top = null) {
@@ -66,6 +76,9 @@ function drawChart(canvas, title, lines, top = null) {
   context.fillText(`epoch ${lastEpoch}`, right - 54, height - 8);
   context.fillStyle = resolve(null, "--ink");
   context.fillText(all.length ? title : `${title}: nothing yet`, left, 18);
+  const told = lines.filter(([, , line]) => line.length)
+    .map(([name, , line]) => `${name} ${line.at(-1)[1].toPrecision(3)} at epoch ${line.at(-1)[0]}`);
+  canvas.setAttribute("aria-label", `${title}: ${told.join(", ") || "nothing yet"}`);
   lines.forEach(([name, colour, line], index) => {
     context.fillStyle = context.strokeStyle = resolve(null, colour);
     context.fillText(name, right - 60 - 70 * index, 18);

@@ -6,6 +6,7 @@ const element = (id) => document.getElementById(id);
 const query = location.search; // carries the token, where there is one
 const RECONNECT_MS = 1000;
 const NOTICE_MS = 9000;
+const SECONDS_TO_TELL = 5; // fewer seconds of frames tell no rate of alarms
 const DRIVE_KEYS = { KeyW: ["ahead", 1], KeyS: ["ahead", -1], KeyD: ["sideways", 1], KeyA: ["sideways", -1] };
 const LOOK_PX = 220; // a drag of this length turns at full speed
 
@@ -15,6 +16,7 @@ let bitmap = null;
 let timeline = null;
 let lastNotice = null;
 let driving = { ahead: 0, sideways: 0, turn_right: 0, turn_down: 0 };
+let lastDrawnMs = 0;
 const drawnAges = [];
 
 function ask(command) {
@@ -46,7 +48,10 @@ async function takeFrame(buffer) {
   bitmap?.close();
   [shown, bitmap] = [header, picture];
   draw();
-  header.age_ms += performance.now() - arrived;
+  // The way here took no longer than the last frame's way here and back, less what was done between.
+  const drawnMs = performance.now() - arrived;
+  header.age_ms += drawnMs + Math.max(0, header.round_trip_ms - lastDrawnMs);
+  lastDrawnMs = drawnMs;
   if (header.playing) { drawnAges.push(header.age_ms); if (drawnAges.length > 500) drawnAges.shift(); }
   socket.send("ack");
   show();
@@ -79,7 +84,8 @@ function draw() {
       drawBox(context, box, factor, "#50ff78", detector.scores[at].toFixed(2), []));
     const count = detector.boxes_px.length;
     const told = count === 0 ? "no box" : count === 1 ? "1 box" : `${count} boxes`;
-    caption.textContent = `${detector.name}: ${told}`;
+    const file = detector.file ? ` (${detector.file})` : "";
+    caption.textContent = `${detector.name}${file}: ${told}`;
     canvas.setAttribute("aria-label", `frame ${shown.frame}, ${told}`);
   });
 }
@@ -133,7 +139,7 @@ function show() {
   element("speed").disabled = shown.live;
   element("rate").textContent = shown.playing ? shown.frames_per_s.toFixed(1) : "–";
   element("age").textContent = shown.playing ? `${Math.round(shown.age_ms)} ms` : "–";
-  element("latency").textContent = detectors.map((d) => `${d.p50_ms.toFixed(0)} / ${d.p95_ms.toFixed(0)} ms`).join(", ");
+  element("latency").textContent = detectors.map((d) => `${d.p50_ms.toFixed(0)} / ${d.p95_ms.toFixed(0)} ms`).join("\n");
   element("dropped").textContent = shown.dropped;
   element("verdict").textContent = VERDICTS[shown.verdict] ?? "no label";
   showNotices(shown.notices);
@@ -159,8 +165,8 @@ function showTimeline() {
   strip.setAttribute("aria-valuemax", (timeline.num_frames ?? shown.frame + 1) - 1);
   strip.setAttribute("aria-valuenow", shown.frame);
   const begins = timeline.alarm.filter((on, at) => on && !timeline.alarm[at - 1]).length;
-  const minutes = timeline.frame.length / Math.max(rateOf(), 0.1) / 60;
-  element("alarms").textContent = minutes > 0 ? (begins / minutes).toFixed(1) : "–";
+  const seconds = timeline.frame.length / Math.max(rateOf(), 0.1);
+  element("alarms").textContent = seconds >= SECONDS_TO_TELL ? (60 * begins / seconds).toFixed(1) : "–";
 }
 
 function rateOf() {
@@ -262,6 +268,7 @@ function scrub(event) {
   ask({ do: "seek", frame: frameAt(strip, timeline, event.offsetX) });
 }
 
+element("training").href = `/training${query}`;
 new ResizeObserver(showTimeline).observe(strip);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTimeline);
 connect();
