@@ -182,4 +182,4 @@ def test_the_cells_around_the_chosen_one_vote_on_its_box() -> None:
     share = (0.38 / 0.42) ** 8 / (1 + (0.38 / 0.42) ** 8)
     expected = torch.tensor(near) + share * (torch.tensor(shifted) - torch.tensor(near))
     torch.testing.assert_close(output.boxes_xyxy[0, 0], expected)
-    assert float(output.logits[0, 0]) == 3.0
+    assert float(output.logits[0, 0]) == pytest.approx(2.7)  # nine tenths say 3, one says 0

@@ -31,6 +31,9 @@ PRIOR_LOGIT = math.log(0.01 / 0.99)
 SELECTOR_CHANNELS = 48
 SELECTOR_INIT_STD = 0.15
 """About 1 / sqrt(SELECTOR_CHANNELS)."""
+OBJECTNESS_SHARE = 0.1
+"""Of the dense objectness in a slot's logit: learned from more cells, it knows better how well a
+box fits, but says nothing against duplicates; with more of it they come back."""
 LARGEST_REACH = 6.0
 """Bound on the exponent of a predicted reach, so that an untrained box stays finite."""
 
@@ -244,7 +247,10 @@ class SlotDetector(nn.Module):
     def forward(self, images: Tensor) -> SlotOutput:
         """Map float images [B,3,H,W] in 0..1 to the slots, best first."""
         proposals = self.dense(images)
-        logits, best = proposals.selection_logits.topk(self.config.num_slots, dim=1)
+        ranked = torch.lerp(
+            proposals.selection_logits, proposals.objectness_logits, OBJECTNESS_SHARE
+        )
+        logits, best = ranked.topk(self.config.num_slots, dim=1)
         chosen = proposals.boxes_xyxy.gather(1, best[..., None].expand(-1, -1, 4))
         return SlotOutput(logits, _voted_boxes(chosen, proposals).clamp(0, 1))
 
