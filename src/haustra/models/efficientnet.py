@@ -94,7 +94,7 @@ class SamePadConv(nn.Conv2d):
         """Map [B,C,H,W] to the output channels."""
         if self._pads is not None:
             features = functional.pad(features, self._pads)
-        if not self._needs_float32 or not features.is_cpu:
+        if not (self._needs_float32 and features.is_cpu and torch.is_autocast_enabled("cpu")):
             return super().forward(features)
         with torch.autocast("cpu", enabled=False):
             return super().forward(features.float()).to(features.dtype)
