@@ -106,7 +106,8 @@ def loss_from_targets(
         targets: of `assign_targets`.
         weights: of the terms.
         every_cell: compute the box terms of all cells, those without a box at no weight: static
-            shapes, for graphs that are compiled. The same value, with more work.
+            shapes, for graphs that are compiled and for GPUs, which would have to wait to know how
+            many there are. The same value, with more work.
 
     Returns:
         Scalars by name; their sum is what is minimised.
@@ -142,6 +143,7 @@ def detection_loss(
     boxes_xyxy: Tensor,
     mask: Tensor,
     weights: LossWeights,
+    every_cell: bool = False,
 ) -> dict[str, Tensor]:
     """Compute the loss of the dense heads and of the selectors.
 
@@ -150,12 +152,13 @@ def detection_loss(
         boxes_xyxy: [B,M,4] ground truth, normalised to the image.
         mask: [B,M] bool, which rows of it are boxes.
         weights: of the terms.
+        every_cell: as of `loss_from_targets`.
 
     Returns:
         Scalars by name; "loss" is the sum that is minimised.
     """
     targets = assign_targets(output, boxes_xyxy=boxes_xyxy, mask=mask)
-    terms = loss_from_targets(output, targets, weights=weights)
+    terms = loss_from_targets(output, targets, weights=weights, every_cell=every_cell)
     loss = torch.stack(list(terms.values())).sum()
     return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 

@@ -18,12 +18,13 @@ from haustra.train.augment import (
     augment_sample,
     batch_samples,
 )
+from haustra.train.upload import DeviceBatch
 from haustra.warehouse.loader import iterate_batches
 from haustra.warehouse.order import EpochOrder
 from haustra.warehouse.reading import Batch, Split
 
 Item = TypeVar("Item")
-WaitedBatch = tuple[tuple[NDArray[np.int64], Batch], float]
+WaitedBatch = tuple[tuple[NDArray[np.int64], Batch | DeviceBatch], float]
 """The numbers of a batch's samples, the samples, and the seconds that they were waited for."""
 
 LIGHT_SHARE = 0.15

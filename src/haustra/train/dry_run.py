@@ -14,7 +14,6 @@ import numpy as np
 from haustra.core.allocator import keep_freed_memory
 from haustra.core.errors import HaustraError
 from haustra.models.backbone import count_parameters
-from haustra.models.predict import predict_slots
 from haustra.train.batches import strength_at, training_batches, with_waits
 from haustra.train.config import TrainConfig
 from haustra.train.loop import prepare_training
@@ -108,7 +107,7 @@ def _time_validation(training: Training, *, split: Split) -> float:
         return 0.0
     images = split.gather(np.arange(min(NUM_VALIDATION_IMAGES, len(split)))).images
     started = time.monotonic()
-    predict_slots(training.average.model)(images)
+    training.build_predictor()(images)
     return (time.monotonic() - started) * len(split) / len(images)
 
 
@@ -122,7 +121,7 @@ def dry_run(config: TrainConfig) -> DryRun:
     config = prepared.config
     _check_writable([config.checkpoint_path, config.run_folder, config.metrics_path])
     keep_freed_memory()
-    training = Training(config, split=prepared.split)
+    training = Training(config, split=prepared.split, backend=prepared.backend)
     try:
         seconds_per_step = median(_time_steps(training))
         one_validation_s = _time_validation(training, split=prepared.validation_split)

@@ -1,19 +1,22 @@
 """A training's model, optimiser and position, and the one step that moves them together."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from haustra.backends.choose import Backend, choose_backend
+from haustra.backends.predictors import build_predictor
+from haustra.core.detections import PredictSlots
 from haustra.core.errors import HaustraError
 from haustra.core.files import write_json_atomic
 from haustra.models.backbone import images_to_input
 from haustra.models.checkpoint import check_kind, read_checkpoint, weights_digest
-from haustra.models.detector import SlotDetector, build_model, default_config
+from haustra.models.detector import DenseOutput, SlotDetector, build_model, default_config
 from haustra.models.efficientnet import PACKAGE, WEIGHTS_LICENCE, EfficientNetLite0
 from haustra.models.losses import LossWeights, detection_loss
 from haustra.train.averaging import AveragedModel
@@ -23,9 +26,18 @@ from haustra.train.optimiser import DetectorOptimiser
 from haustra.train.run_folder import BAD_BATCH_NAME
 from haustra.train.schedule import learning_rate
 from haustra.train.state import Position, TrainingState
+from haustra.train.upload import DeviceBatch, Uploader
 from haustra.warehouse.reading import Batch, Split
 
+if TYPE_CHECKING:
+    from haustra.backends.wgpu_detector import WgpuLearner, WgpuPredictor
+
+Terms = dict[str, torch.Tensor]
+"""Loss terms by name."""
+
 MAX_GRADIENT_NORM = 10.0
+STEPS_WORTH_COMPILING, SECONDS_WORTH_COMPILING = 2000, 600.0
+"""`--compile auto`: compiling takes a minute or two, which a shorter training does not win back."""
 PRETRAINED_RATE = 0.2
 """Share of the learning rate that a pretrained backbone gets: it has less to learn, and to lose."""
 
@@ -68,13 +80,18 @@ class Training:
     Args of the constructor:
         config: the resolved settings.
         split: the training split.
+        backend: what computes.
     """
 
-    def __init__(self, config: TrainConfig, *, split: Split) -> None:
+    def __init__(
+        self, config: TrainConfig, *, split: Split, backend: Backend | None = None
+    ) -> None:
         self.config, self.split = config, split
+        self.backend = backend or choose_backend(config.backend)
+        self.device = self.backend.device
         torch.manual_seed(config.seed)
         model, self.initial_weights = begin_model(config, max_boxes=split.manifest.max_boxes)
-        self.model = model.train()
+        self.model = model.train().to(self.device)
         self.average = AveragedModel(self.model)
         self.optimiser = DetectorOptimiser(
             self.model,
@@ -82,11 +99,33 @@ class Training:
             backbone_rate=PRETRAINED_RATE if config.pretrained else 1.0,
             dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
         )
+        self.loss_weights = LossWeights(iou=config.iou_weight)
+        self.uploader = Uploader(self.device)
+        self._wgpu = self._open_wgpu() if self.backend.name == "wgpu" else None
         self.position = Position()
         self.is_whole = True
         """False while a step has moved some of it and not all."""
         num_batches = -(-len(split) // config.batch_size)
         self.steps_per_epoch = -(-num_batches // config.accumulate)
+        self._compiled: Callable[..., DenseOutput] | None = None
+        if self._should_compile():
+            self._compiled = torch.compile(self.model.dense, dynamic=False)
+
+    def _open_wgpu(self) -> "tuple[WgpuLearner, WgpuPredictor]":
+        from haustra.backends.wgpu_detector import WgpuLearner, WgpuPredictor
+
+        learner = WgpuLearner(self.model, loss_weights=self.loss_weights)
+        return learner, WgpuPredictor(self.average.model)
+
+    def _should_compile(self) -> bool:
+        if self.config.compile != "auto":
+            return self.config.compile == "on"
+        if self.backend.name != "cuda":
+            return False
+        budget_s = self.config.time_budget_s
+        if budget_s is not None:
+            return budget_s >= SECONDS_WORTH_COMPILING
+        return (self.num_steps or 0) >= STEPS_WORTH_COMPILING
 
     @property
     def step(self) -> int:
@@ -153,23 +192,45 @@ class Training:
         self.is_whole = True
         return sums["loss"] / len(taken)
 
-    def loss_terms(self, batch: Batch, *, selector_share: float) -> dict[str, torch.Tensor]:
+    def loss_terms(self, batch: Batch | DeviceBatch, *, selector_share: float) -> Terms:
         """Return a batch's loss and its terms; `selector_share` as of `SlotDetector.dense`."""
-        images = images_to_input(torch.from_numpy(batch.images))
-        boxes = torch.from_numpy(batch.boxes_xyxy)
-        mask = torch.from_numpy(batch.mask).bool()
-        # Rows that no image of the batch uses would only cost time.
-        rows = mask.any(dim=0).nonzero()
-        used = int(rows[-1]) + 1 if len(rows) else 1
+        if isinstance(batch, Batch):
+            batch = self.uploader.wait_for(self.uploader.upload(batch))
+        if self._wgpu is not None:
+            learner, _ = self._wgpu
+            return learner.loss_terms(
+                batch.images.numpy(),
+                boxes_xyxy=batch.boxes_xyxy,
+                mask=batch.mask,
+                selector_share=selector_share,
+            )
+        images = images_to_input(batch.images)
         is_bfloat16 = self.config.precision == "bfloat16"
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bfloat16):
-            output = self.model.dense(images, selector_share=selector_share)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bfloat16):
+            output = self._dense(images, selector_share)
         return detection_loss(
             output,
-            boxes_xyxy=boxes[:, :used],
-            mask=mask[:, :used],
-            weights=LossWeights(iou=self.config.iou_weight),
+            boxes_xyxy=batch.boxes_xyxy,
+            mask=batch.mask,
+            weights=self.loss_weights,
+            every_cell=self.device.type != "cpu",
         )
+
+    def _dense(self, images: torch.Tensor, selector_share: float) -> DenseOutput:
+        if self._compiled is None:
+            return self.model.dense(images, selector_share=selector_share)
+        # A tensor: as a number it would be compiled in, anew at each step.
+        share = torch.tensor(selector_share, device=self.device)
+        return self._compiled(images, selector_share=share)
+
+    def build_predictor(self) -> PredictSlots:
+        """Return what predicts with the averaged weights as they are now."""
+        if self._wgpu is None:
+            return build_predictor(self.average.model, backend=self.backend)
+        # Compiled once: a validation copies its weights and no more.
+        _, predictor = self._wgpu
+        predictor.load()
+        return predictor
 
     def _not_finite(self, what: str, value: float, taken: list[NDArray[np.int64]]) -> HaustraError:
         """Save which samples a step was made of, and return the error that names them."""
