@@ -81,6 +81,11 @@ def _clamp(x: Tensor, low: float | None = None, high: float | None = None) -> Te
     return x if high is None else (x > high).where(high, x)
 
 
+def _hardtanh(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+    # Unlike clamp's, its gradient ends at the bounds: channels that are silent lie just there.
+    return (x > low).where((x < high).where(x, high), low)
+
+
 def _flatten(x: Tensor, start: int = 0, end: int = -1) -> Tensor:
     return x.flatten(start, end)
 
@@ -149,8 +154,8 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "div.Tensor": operator.truediv,
     "exp.default": lambda x: x.exp(),
     "flatten.using_ints": _flatten,
-    "hardtanh.default": _clamp,
-    "hardtanh_.default": _clamp,
+    "hardtanh.default": _hardtanh,
+    "hardtanh_.default": _hardtanh,
     "max_pool2d.default": _max_pool2d,
     "maximum.default": lambda x, y: x.maximum(y),
     "mean.default": _mean,

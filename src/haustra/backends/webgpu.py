@@ -15,7 +15,6 @@ import functools
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +39,8 @@ GRAPHICS_BACKENDS = {
 }
 """Values of WGPU_BACKEND, and what Dawn calls them."""
 POWER_PREFERENCES = ("high", "low")
+STDERR = 2
+"""File descriptor of the standard error of libraries that know nothing of Python."""
 LIBRARY_VARIABLE = "WEBGPU_PATH"
 """Where tinygrad looks for Dawn."""
 
@@ -133,16 +134,18 @@ def _dawn() -> Any:
 
 
 @contextmanager
-def _quiet_wayland() -> Iterator[None]:
-    """Keep Mesa's Wayland part from complaining on machines without a desktop."""
-    if "XDG_RUNTIME_DIR" in os.environ:
-        yield
-        return
-    os.environ["XDG_RUNTIME_DIR"] = tempfile.gettempdir()
+def _quiet() -> Iterator[None]:
+    """Keep Dawn, Mesa and the Vulkan loader from printing what they miss: we say it in one line."""
+    sys.stderr.flush()
+    kept = os.dup(STDERR)
+    silence = os.open(os.devnull, os.O_WRONLY)
     try:
+        os.dup2(silence, STDERR)
         yield
     finally:
-        del os.environ["XDG_RUNTIME_DIR"]
+        os.dup2(kept, STDERR)
+        os.close(kept)
+        os.close(silence)
 
 
 def _read_adapter(handle: Any) -> Adapter:
@@ -184,7 +187,7 @@ def list_adapters() -> tuple[Adapter, ...]:
 
     Dawn gives one adapter a question, so it is asked for each graphics backend, for the fast one,
     the frugal one and the software one. Two equal cards are one entry. OpenGL is asked for only
-    with WGPU_BACKEND=gl: every other backend is better, and it prints lines of its own.
+    with WGPU_BACKEND=gl: every other backend is better.
 
     Raises:
         HaustraError: the extra is not installed, or Dawn does not load.
@@ -194,7 +197,7 @@ def list_adapters() -> tuple[Adapter, ...]:
     found: dict[tuple[str, str, str], Adapter] = {}
     powers = (webgpu.WGPUPowerPreference_HighPerformance, webgpu.WGPUPowerPreference_LowPower)
     wants_gl = _choice(BACKEND_VARIABLE, tuple(GRAPHICS_BACKENDS)) == "gl"
-    with _quiet_wayland():
+    with _quiet():
         for ours, theirs in GRAPHICS_BACKENDS.items():
             if ours == "gl" and not wants_gl:
                 continue
@@ -275,7 +278,7 @@ def open_device() -> Adapter:
     dawn.WebGPUProgram = build_program(dawn)
     dawn.WebGpuAllocator = build_allocator(dawn)
     try:
-        with _quiet_wayland():
+        with _quiet():
             Device[DEVICE]
     except RuntimeError as error:
         raise HaustraError(

@@ -5,6 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from haustra.cli.terminal import build_progress, print_json, print_lines
+from haustra.core.backend_names import wanted_backend
 from haustra.core.errors import HaustraError
 from haustra.infer.pictures import InferConfig, InferResult, infer_pictures
 
@@ -27,6 +28,7 @@ def infer(
             {
                 "detector": result.caption,
                 "heuristic": result.is_heuristic,
+                "backend": result.backend,
                 "operating_point": result.operating_point.to_json(),
                 "in_time": result.in_time,
                 "images": [picture.to_json() for picture in result.pictures],
@@ -34,6 +36,8 @@ def infer(
             }
         )
     else:
+        if result.backend and wanted_backend(config.backend) != "ndarray":
+            print_lines([result.backend])
         _print_result(result)
     if result.unreadable:
         total = len(result.pictures) + len(result.unreadable)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.core.backend_names import BackendFlag
 from haustra.core.detections import Detections
 from haustra.core.drawing import PREDICTION_RGB, draw_boxes, draw_text, enlarge_for_viewing
 from haustra.core.errors import HaustraError
@@ -16,7 +17,7 @@ from haustra.core.operating_point import AlarmFilter, OperatingPoint, check_flag
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.infer.detector import open_detector
 from haustra.infer.heuristic import HeuristicDetector
-from haustra.infer.image_detector import ImageDetector
+from haustra.infer.image_detector import ImageDetector, TrainedDetector
 
 BOXED_SUFFIX = "_boxed"
 
@@ -32,6 +33,9 @@ class InferConfig:
     draws the boxes and says so."""
     model: Literal["tiny", "big"] | None = None
     """Refuse weights of another kind."""
+    backend: BackendFlag | None = None
+    """What computes: ndarray (the CPU), cuda, mps, wgpu, or auto, the best there is;
+    HAUSTRA_BACKEND's value by default, else ndarray."""
     infer_obj_thresh: float | None = None
     """Draw boxes of at least this score; the weights' operating point (0.3) by default."""
     infer_iou_thresh: float | None = None
@@ -84,6 +88,8 @@ class InferResult:
     """A line per image of a folder that could not be read."""
     operating_point: OperatingPoint
     """At which the boxes were drawn."""
+    backend: str | None
+    """What computed; None for the heuristic."""
     in_time: bool
     """Whether the images were taken as the frames of a run, with hold-off and hysteresis."""
 
@@ -133,7 +139,7 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
     detector: ImageDetector
     point = OperatingPoint()
     if config.detector_weights is not None:
-        loaded = open_detector(config.detector_weights, kind=config.model)
+        loaded = open_detector(config.detector_weights, kind=config.model, backend=config.backend)
         point = loaded.operating_point
         detector = loaded
     else:
@@ -176,4 +182,5 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
         unreadable=unreadable,
         operating_point=point,
         in_time=in_time,
+        backend=detector.backend if isinstance(detector, TrainedDetector) else None,
     )
