@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_a_wish_that_nothing_meets_is_an_error_that_lists_what_there_is(
 def test_without_the_extra_the_message_names_it(
     module: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = webgpu.find_spec
+    real = find_spec
     monkeypatch.setattr(webgpu, "find_spec", lambda name: None if name == module else real(name))
     webgpu.list_adapters.cache_clear()
     webgpu._dawn.cache_clear()

@@ -14,7 +14,7 @@ import numpy as np
 from haustra.core.allocator import keep_freed_memory
 from haustra.core.errors import HaustraError
 from haustra.models.backbone import count_parameters
-from haustra.train.batches import strength_at, training_batches, with_waits
+from haustra.train.batches import strength_at
 from haustra.train.config import TrainConfig
 from haustra.train.loop import prepare_training
 from haustra.train.memory import (
@@ -24,8 +24,7 @@ from haustra.train.memory import (
     peak_memory_bytes,
 )
 from haustra.train.state import NUM_KEPT
-from haustra.train.training import Training
-from haustra.warehouse.order import epoch_order
+from haustra.train.training import Training, epoch_batches
 from haustra.warehouse.reading import Split
 
 NUM_STEPS = 4
@@ -77,21 +76,7 @@ def _check_writable(paths: list[Path]) -> None:
 def _time_steps(training: Training) -> list[float]:
     """Take a few steps and return their seconds, the first left out."""
     config, seconds = training.config, []
-    batches = with_waits(
-        training_batches(
-            training.split,
-            order=epoch_order(
-                training.split.shard_sizes,
-                seed=config.seed,
-                epoch=0,
-                window_size=config.shuffle_window,
-            ),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epoch=0,
-            strength=strength_at(0) if config.augment else None,
-        )
-    )
+    batches = epoch_batches(training, epoch=0, strength=strength_at(0) if config.augment else None)
     with closing(batches):
         for _ in range(NUM_STEPS):
             started = time.monotonic()

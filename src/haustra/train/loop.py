@@ -26,7 +26,7 @@ from haustra.models.checkpoint import (
     weights_digest,
     write_checkpoint,
 )
-from haustra.train.batches import WaitedBatch, strength_at, training_batches, with_waits
+from haustra.train.batches import WaitedBatch, strength_at
 from haustra.train.config import TrainConfig
 from haustra.train.interrupts import Interrupts
 from haustra.train.memory import is_out_of_memory, out_of_memory_error
@@ -46,9 +46,7 @@ from haustra.train.state import (
     remove_states,
     write_state,
 )
-from haustra.train.training import Training
-from haustra.train.upload import uploaded_batches
-from haustra.warehouse.order import epoch_order
+from haustra.train.training import Training, epoch_batches
 from haustra.warehouse.reading import Split, Warehouse, open_warehouse
 
 
@@ -327,23 +325,9 @@ class _Loop:
         if not position.num_batches:
             position.share_at_epoch_start = training.share_done
         strength = strength_at(position.share_at_epoch_start) if config.augment else None
-        batches = training_batches(
-            training.split,
-            order=epoch_order(
-                training.split.shard_sizes,
-                seed=config.seed,
-                epoch=position.epoch,
-                window_size=config.shuffle_window,
-            ),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epoch=position.epoch,
-            strength=strength,
-            first_batch=position.num_batches,
+        return epoch_batches(
+            training, epoch=position.epoch, first_batch=position.num_batches, strength=strength
         )
-        if training.device.type == "cpu":
-            return with_waits(batches)
-        return with_waits(uploaded_batches(batches, uploader=training.uploader))
 
     def _run_epoch(self) -> None:
         """Take the steps that are left of the epoch and of the time."""

@@ -1,6 +1,6 @@
 """A training's model, optimiser and position, and the one step that moves them together."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,17 @@ from haustra.models.checkpoint import check_kind, read_checkpoint, weights_diges
 from haustra.models.detector import DenseOutput, SlotDetector, build_model, default_config
 from haustra.models.efficientnet import PACKAGE, WEIGHTS_LICENCE, EfficientNetLite0
 from haustra.models.losses import LossWeights, detection_loss
+from haustra.train.augment import AugmentStrength
 from haustra.train.averaging import AveragedModel
-from haustra.train.batches import WaitedBatch
+from haustra.train.batches import WaitedBatch, training_batches, with_waits
 from haustra.train.config import TrainConfig
+from haustra.train.device_augment import disturbed_batches, without_pixels
 from haustra.train.optimiser import DetectorOptimiser
 from haustra.train.run_folder import BAD_BATCH_NAME
 from haustra.train.schedule import learning_rate
 from haustra.train.state import Position, TrainingState
-from haustra.train.upload import DeviceBatch, Uploader
+from haustra.train.upload import DeviceBatch, Uploader, uploaded_batches
+from haustra.warehouse.order import epoch_order
 from haustra.warehouse.reading import Batch, Split
 
 if TYPE_CHECKING:
@@ -293,3 +296,41 @@ class Training:
         self.optimiser.remember(part("optimiser"))
         torch.set_rng_state(part("random")["torch"])
         self.position = Position(**asdict(state.position))
+
+
+def epoch_batches(
+    training: Training,
+    *,
+    epoch: int,
+    strength: AugmentStrength | None,
+    first_batch: int = 0,
+) -> Generator[WaitedBatch, None, None]:
+    """Open the batches of an epoch, on the device that trains.
+
+    On a GPU it also does the part of the augmentation that touches every pixel.
+
+    Args:
+        training: whose settings, split and device they are for.
+        epoch: counted from 0.
+        strength: of the augmentation; None gives the samples as they are stored.
+        first_batch: batches to leave out at the beginning.
+    """
+    split, config = training.split, training.config
+    on_gpu = training.device.type != "cpu"
+    batches = training_batches(
+        split,
+        order=epoch_order(
+            split.shard_sizes, seed=config.seed, epoch=epoch, window_size=config.shuffle_window
+        ),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epoch=epoch,
+        strength=without_pixels(strength) if strength is not None and on_gpu else strength,
+        first_batch=first_batch,
+    )
+    if not on_gpu:
+        return with_waits(batches)
+    uploaded = uploaded_batches(batches, uploader=training.uploader)
+    if strength is None:
+        return with_waits(uploaded)
+    return with_waits(disturbed_batches(uploaded, strength=strength, seed=config.seed, epoch=epoch))
