@@ -82,7 +82,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["train", "--manifest", "m.json", "--backend", "gpu"],
             'Invalid value "gpu" for --backend. Choose from: "ndarray", "wgpu", "cuda", "mps", '
-            '"auto". See --help.',
+            '"auto". Did you mean "wgpu"? See --help.',
         ),
         (
             ["train", "--manifest", "m.json", "--epochs", "0"],

@@ -123,8 +123,11 @@ def _binary_cross_entropy(
 ) -> Tensor:
     if weight is not None or pos_weight is not None or reduction != 0:
         raise ValueError("binary_cross_entropy_with_logits with weights or a reduction")
-    # The form that does not overflow: max(x, 0) - x t + log(1 + exp(-|x|)).
-    return logits.relu() - logits * targets + (1 + (-logits.abs()).exp()).log()
+    # The form that does not overflow: max(x, 0) - x t + log(1 + exp(-|x|)). Its gradient is
+    # sigmoid(x) - t, which its parts miss where x is 0.
+    value = logits.relu() - logits * targets + (1 + (-logits.abs()).exp()).log()
+    slope = logits.sigmoid() - targets
+    return value.detach() + slope.detach() * (logits - logits.detach())
 
 
 def _to(x: Tensor, dtype: torch.dtype, *_: Value) -> Tensor:
