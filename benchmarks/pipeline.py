@@ -31,7 +31,7 @@ from haustra.infer.detector import CheckpointDetector
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import build_model, default_config
 from haustra.models.losses import LossWeights, detection_loss
-from haustra.models.predict import resolve_precision
+from haustra.models.predict import resolve_cpu_precision
 from haustra.simulate.config import DatagenConfig
 from haustra.simulate.generate import generate_runs
 from haustra.train.config import TrainConfig
@@ -203,7 +203,7 @@ def measure_training(manifest: Path, folder: Path) -> None:
     rows = max(1, int(mask.any(dim=0).sum()))
     model = build_model(default_config("big", max_boxes=split.manifest.max_boxes))
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    bfloat16 = resolve_precision("auto") == "bfloat16"
+    bfloat16 = resolve_cpu_precision() == "bfloat16"
 
     def limit() -> None:
         for _ in range(num_steps):

@@ -22,6 +22,7 @@ LIGHT = (
     "pydantic",
     "onnx",
     "onnxruntime",
+    "tinygrad",
 )
 
 
@@ -79,8 +80,9 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
             'Invalid value "huge" for --model. Choose from: "tiny", "big". See --help.',
         ),
         (
-            ["train", "--manifest", "m.json", "--backend", "wgpu"],
-            'Invalid value "wgpu" for --backend. Choose from: "ndarray". See --help.',
+            ["train", "--manifest", "m.json", "--backend", "gpu"],
+            'Invalid value "gpu" for --backend. Choose from: "ndarray", "wgpu", "cuda", "mps", '
+            '"auto". Did you mean "wgpu"? See --help.',
         ),
         (
             ["train", "--manifest", "m.json", "--epochs", "0"],

@@ -114,6 +114,7 @@ class StubDetector:
     history: list[dict[str, Any]] = []  # noqa: RUF012
     warehouse_version = None
     training_groups: tuple[str, ...] = ()
+    backend = "a function"
 
     def __init__(self, predict_slots: PredictSlots) -> None:
         self.predict_slots = predict_slots

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from haustra.core.backend_names import BackendFlag
 from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.infer.detector import open_detector
 from haustra.infer.onnx_detector import OnnxDetector
@@ -139,3 +141,63 @@ def test_without_onnxruntime_the_extra_is_named(
         f"reading the ONNX model {path} needs the package 'onnxruntime', which is not installed; "
         "run: pip install 'haustra[onnx]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("backend", "provider", "remedy"),
+    [
+        ("cuda", "CUDAExecutionProvider", "run: pip install onnxruntime-gpu"),
+        ("mps", "CoreMLExecutionProvider", "it comes with onnxruntime on a Mac"),
+        ("wgpu", "WebGpuExecutionProvider", "run: pip install onnxruntime-webgpu"),
+    ],
+)
+def test_a_missing_provider_is_an_error_that_names_the_package(
+    backend: BackendFlag,
+    provider: str,
+    remedy: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    path = write_onnx(tmp_path / "c.onnx")
+    with pytest.raises(HaustraError) as caught:
+        open_detector(path, backend=backend)
+    assert str(caught.value) == (
+        f"--backend {backend} for {path} needs ONNX Runtime's {provider}, which does not run here; "
+        f"{remedy}, or use --backend ndarray"
+    )
+
+
+def test_a_provider_that_does_not_start_is_no_silent_run_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real, asked = write_onnx(tmp_path / "c.onnx"), onnxruntime.InferenceSession, []
+
+    def without_cuda(path: str, options: Any, *, providers: list[str]) -> Any:
+        """As ONNX Runtime does it: what does not start is left out."""
+        asked.append(providers)
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
+    monkeypatch.setattr(
+        onnxruntime,
+        "get_available_providers",
+        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )
+    with pytest.raises(HaustraError, match=r"needs ONNX Runtime's CUDAExecutionProvider"):
+        open_detector(path, backend="cuda")
+    assert asked == [["CUDAExecutionProvider", "CPUExecutionProvider"]]
+    # auto goes on to the next that runs, and says where it ended.
+    assert open_detector(path, backend="auto").backend == (
+        "backend ndarray: ONNX Runtime's CPUExecutionProvider"
+    )
+
+
+def test_the_environment_chooses_the_provider_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HAUSTRA_BACKEND", "wgpu")
+    path = write_onnx(tmp_path / "c.onnx")
+    with pytest.raises(HaustraError, match=r"^--backend wgpu for .* WebGpuExecutionProvider"):
+        open_detector(path)
+    assert open_detector(path, backend="ndarray").caption == "tinydet"

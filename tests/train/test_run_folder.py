@@ -250,7 +250,9 @@ def test_a_gradient_that_is_not_finite_names_and_saves_the_batch(
 def test_nothing_moves_in_a_step_that_is_not_finite(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_for(manifest, tmp_path).resolve(max_boxes=4, precision="float32")
+    config = config_for(manifest, tmp_path).resolve(
+        max_boxes=4, precision="float32", backend="ndarray"
+    )
     training = Training(config, split=open_split(manifest, split="train"))
     before = [weight.clone() for weight in training.model.parameters()]
     monkeypatch.setattr("haustra.train.training.detection_loss", broken_loss)
@@ -317,7 +319,7 @@ def test_accumulated_batches_make_fewer_steps(tmp_path: Path, manifest: Path) ->
 def test_an_accumulated_gradient_is_the_mean_of_its_batches(tmp_path: Path, manifest: Path) -> None:
     split = open_split(manifest, split="train")
     config = config_for(manifest, tmp_path, batch_size=4, accumulate=2)
-    config = config.resolve(max_boxes=4, precision="float32")
+    config = config.resolve(max_boxes=4, precision="float32", backend="ndarray")
     groups = [torch.arange(0, 4).numpy(), torch.arange(4, 8).numpy()]
     batches = [((indices, split.gather(indices)), 0.0) for indices in groups]
     wanted = []

@@ -16,7 +16,7 @@ from haustra.evaluate.evaluation import Evaluation, evaluate_split
 from haustra.infer.detector import CheckpointDetector
 from haustra.models.checkpoint import read_checkpoint, read_header, weights_digest
 from haustra.models.efficientnet import EfficientNetLite0
-from haustra.models.predict import resolve_precision
+from haustra.models.predict import resolve_cpu_precision
 from haustra.train.config import TrainConfig
 from haustra.train.loop import train_detector
 from haustra.warehouse.etl import ETLConfig, build_warehouse
@@ -48,7 +48,7 @@ def config_for(manifest: Path | str, folder: Path, **changes: object) -> TrainCo
         pytest.param(
             "bfloat16",
             marks=pytest.mark.skipif(
-                resolve_precision("auto") == "float32", reason="emulated here, for minutes"
+                resolve_cpu_precision() == "float32", reason="emulated here, for minutes"
             ),
         ),
     ],

@@ -15,6 +15,7 @@ from haustra.cli.scores import (
     print_scores,
 )
 from haustra.cli.terminal import build_progress, print_json, print_lines, print_problems
+from haustra.core.backend_names import wanted_backend
 from haustra.evaluate.config import EvalConfig
 
 
@@ -35,7 +36,7 @@ def evaluate(
 
     config = config or EvalConfig()
     progress = build_progress(as_json=as_json)
-    opener = partial(open_detector, kind=config.model)
+    opener = partial(open_detector, kind=config.model, backend=config.backend)
     if config.compare is not None:
         comparison = compare_weights(config, open_detector=opener, progress=progress)
         if as_json:
@@ -47,6 +48,8 @@ def evaluate(
     if as_json:
         print_json(result.summary | {"report": [str(path) for path in result.report]})
         return
+    if wanted_backend(config.backend) != "ndarray" and result.summary["backend"]:
+        print_lines([result.summary["backend"]])
     name: str = "captures" if config.captures is not None else config.split_name
     if config.shuffle_labels_seed is not None:
         name += " (labels shuffled)"

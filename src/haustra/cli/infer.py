@@ -5,6 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from haustra.cli.terminal import build_progress, print_json, print_lines
+from haustra.core.backend_names import wanted_backend
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import OperatingPoint
 from haustra.infer.config import InferConfig
@@ -34,6 +35,7 @@ def infer(
             {
                 "detector": result.caption,
                 "heuristic": result.is_heuristic,
+                "backend": result.backend,
                 "operating_point": result.operating_point.to_json(),
                 "in_time": result.in_time,
                 "images": [picture.to_json() for picture in result.pictures],
@@ -41,6 +43,8 @@ def infer(
             }
         )
     else:
+        if result.backend and wanted_backend(settings.backend) != "ndarray":
+            print_lines([result.backend])
         _print_result(result)
     if result.unreadable:
         total = len(result.pictures) + len(result.unreadable)

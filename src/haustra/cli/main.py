@@ -31,6 +31,7 @@ COMMANDS = {
     "view": ("haustra.cli.view:view", "Watch a detector see: a live page, or a run without one."),
     "export": ("haustra.cli.export:export", "Turn a checkpoint into an ONNX model, checked."),
     "warehouse": ("haustra.cli.warehouse:app", "Verify, explain, compare and export warehouses."),
+    "backends": ("haustra.cli.backends:backends", "List what this machine can compute on."),
     "info": ("haustra.cli.info:info", "Show what a manifest, checkpoint or ONNX model holds."),
 }
 

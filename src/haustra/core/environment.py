@@ -10,7 +10,15 @@ from typing import Any
 
 from haustra import __version__
 
-PACKAGES = ("torch", "onnxruntime", "numpy", "opencv-python-headless", "safetensors", "pyarrow")
+PACKAGES = (
+    "torch",
+    "tinygrad",
+    "onnxruntime",
+    "numpy",
+    "opencv-python-headless",
+    "safetensors",
+    "pyarrow",
+)
 """What decides the numbers of a training or an evaluation."""
 
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from haustra.core.backend_names import BackendFlag
 from haustra.core.errors import HaustraError
 from haustra.core.ranges import check_whole_number
 from haustra.evaluate.fitting import FitRule
@@ -28,6 +29,9 @@ class EvalConfig:
     """Two such files, A and B, in place of one: paired differences with intervals."""
     model: Literal["tiny", "big"] | None = None
     """Refuse weights of another kind."""
+    backend: BackendFlag | None = None
+    """What computes: ndarray (the CPU), cuda, mps, wgpu, or auto, the best there is;
+    HAUSTRA_BACKEND's value by default, else ndarray."""
     split: SplitName | None = None
     """Which split to measure on; test by default, and val with --fit."""
     infer_obj_thresh: float | None = None

@@ -80,6 +80,10 @@ class MeasurableDetector(Protocol):
     def predict_slots(self) -> PredictSlots:
         """The detector as a function."""
 
+    @property
+    def backend(self) -> str:
+        """What computes, for people."""
+
     def store_operating_point(self, point: OperatingPoint) -> None:
         """Write another operating point into its file."""
 
@@ -298,6 +302,7 @@ def evaluate_detector(
         "checkpoint": str(config.detector_weights),
         "checkpoint_sha256": digest_file(config.detector_weights),
         "model": subject.caption,
+        "backend": subject.detector and subject.detector.backend,
         "warehouse_version": manifest and manifest.version,
         "captures": config.captures and str(config.captures),
         "split": manifest and config.split_name,

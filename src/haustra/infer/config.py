@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from haustra.core.backend_names import BackendFlag
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import check_flags
 from haustra.core.videos import CODEC_OF_SUFFIX
@@ -24,6 +25,9 @@ class InferConfig:
     draws the boxes and says so."""
     model: Literal["tiny", "big"] | None = None
     """Refuse weights of another kind."""
+    backend: BackendFlag | None = None
+    """What computes: ndarray (the CPU), cuda, mps, wgpu, or auto, the best there is;
+    HAUSTRA_BACKEND's value by default, else ndarray."""
     infer_obj_thresh: float | None = None
     """Draw boxes of at least this score; the weights' operating point (0.3) by default."""
     infer_iou_thresh: float | None = None

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from haustra.core.backend_names import BackendFlag, wanted_backend
 from haustra.core.errors import MissingExtraError
 from haustra.core.operating_point import OperatingPoint
 from haustra.infer.image_detector import TrainedDetector
@@ -11,25 +12,35 @@ from haustra.infer.onnx_detector import OnnxDetector, is_onnx_path
 
 
 class CheckpointDetector(TrainedDetector):
-    """TinyDet or BigDet from a checkpoint, run by PyTorch.
+    """TinyDet or BigDet from a checkpoint, run by PyTorch, or on WebGPU by tinygrad.
 
     Raises:
-        HaustraError: it does not load, or is of another kind than `kind`; there is no fallback.
+        HaustraError: it does not load, is of another kind than `kind`, or the backend is not here;
+            there is no fallback.
         MissingExtraError: torch is not installed.
     """
 
-    def __init__(self, path: Path, *, kind: Literal["tiny", "big"] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        kind: Literal["tiny", "big"] | None = None,
+        backend: BackendFlag | None = None,
+    ) -> None:
         try:
+            from haustra.backends.choose import choose_backend
+            from haustra.backends.predictors import build_predictor
             from haustra.models.checkpoint import check_kind, read_checkpoint
-            from haustra.models.predict import predict_slots
         except ImportError:
             raise MissingExtraError(
                 "torch", extra="train", needed_for=f"reading the checkpoint {path}"
             ) from None
         self.header, self.model = read_checkpoint(path)
         check_kind(path, header=self.header, wanted=kind)
+        chosen = choose_backend(backend)
         super().__init__(
-            predict_slots(self.model),
+            build_predictor(self.model, backend=chosen),
+            backend=str(chosen),
             caption=self.header.kind_name,
             input_size_wh=self.header.input_size_wh,
             resize_mode=self.header.resize_mode,
@@ -49,13 +60,24 @@ class CheckpointDetector(TrainedDetector):
         write_checkpoint(self.path, header=self.header, state=self.model.state_dict())
 
 
-def open_detector(path: Path, *, kind: Literal["tiny", "big"] | None = None) -> TrainedDetector:
+def open_detector(
+    path: Path,
+    *,
+    kind: Literal["tiny", "big"] | None = None,
+    backend: BackendFlag | None = None,
+) -> TrainedDetector:
     """Open a file of `haustra export` (its name ends in .onnx) or a checkpoint of `haustra train`.
 
+    Args:
+        path: the file.
+        kind: what it must hold.
+        backend: what computes; HAUSTRA_BACKEND's value by default, else the CPU.
+
     Raises:
-        HaustraError: it does not load, or is of another kind than `kind`; there is no fallback.
+        HaustraError: it does not load, is of another kind than `kind`, or the backend is not here;
+            there is no fallback.
         MissingExtraError: what runs such a file is not installed.
     """
     if is_onnx_path(path):
-        return OnnxDetector(path, kind=kind)
-    return CheckpointDetector(path, kind=kind)
+        return OnnxDetector(path, kind=kind, backend=wanted_backend(backend))
+    return CheckpointDetector(path, kind=kind, backend=backend)

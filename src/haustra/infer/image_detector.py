@@ -48,6 +48,7 @@ class TrainedDetector:
         history: list[dict[str, Any]],
         warehouse_version: str | None = None,
         training_groups: tuple[str, ...] = (),
+        backend: str = "backend ndarray: CPU",
     ) -> None:
         self.predict_slots = predict_slots
         """The network."""
@@ -65,6 +66,8 @@ class TrainedDetector:
         """Of the data that it was trained on, as far as the file tells."""
         self.training_groups = training_groups
         """`digest_group` of the groups that it was trained on, as far as the file tells."""
+        self.backend = backend
+        """What computes, for people."""
 
     def prepare(self, image_rgb: NDArray[np.uint8]) -> LetterboxedImage:
         """Letterbox an image exactly as the ETL did for the training images."""

@@ -4,12 +4,14 @@ What is to be known about the model is a JSON value in the file's own metadata.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.core.backend_names import BackendFlag, BackendName
 from haustra.core.detections import Slots
 from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.core.operating_point import OperatingPoint
@@ -38,25 +40,89 @@ def _not_ours(path: Path) -> HaustraError:
     )
 
 
-def open_session(path: Path, *, num_threads: int | None = None) -> "InferenceSession":
-    """Load an ONNX model for the CPU.
+CPU_PROVIDER = "CPUExecutionProvider"
+PROVIDERS: dict[BackendName, tuple[str, str]] = {
+    "cuda": ("CUDAExecutionProvider", "run: pip install onnxruntime-gpu"),
+    "mps": ("CoreMLExecutionProvider", "it comes with onnxruntime on a Mac"),
+    "wgpu": ("WebGpuExecutionProvider", "run: pip install onnxruntime-webgpu"),
+    "ndarray": (CPU_PROVIDER, "run: pip install 'haustra[onnx]'"),
+}
+"""What ONNX Runtime calls a backend, and how to get it; in the order of `auto`."""
+
+
+def open_session_on(
+    path: Path, *, backend: BackendFlag, num_threads: int | None = None
+) -> tuple["InferenceSession", BackendName]:
+    """Load an ONNX model on a backend, as `open_session`.
+
+    Returns:
+        The session, and the backend that it runs on: for `auto` the first that takes the model.
+
+    Raises:
+        HaustraError: as `open_session`, or ONNX Runtime has no such provider here, or it does not
+            start; there is no fallback to the CPU.
+    """
+    if backend == "auto":
+        for name in PROVIDERS:
+            session = _open_with(path, backend=name, num_threads=num_threads)
+            if session is not None:
+                return session, name
+        raise AssertionError("the CPU is always there")
+    session = _open_with(path, backend=backend, num_threads=num_threads)
+    if session is None:
+        provider, remedy = PROVIDERS[backend]
+        raise HaustraError(
+            f"--backend {backend} for {path} needs ONNX Runtime's {provider}, which does not run "
+            f"here; {remedy}, or use --backend ndarray"
+        )
+    return session, backend
+
+
+def _open_with(
+    path: Path, *, backend: BackendName, num_threads: int | None
+) -> "InferenceSession | None":
+    """Open a model on one backend, or return None where ONNX Runtime lacks it."""
+    provider, _ = PROVIDERS[backend]
+    onnxruntime = _import_onnxruntime(path)
+    if provider not in onnxruntime.get_available_providers():
+        return None
+    providers = [provider] if provider == CPU_PROVIDER else [provider, CPU_PROVIDER]
+    session = open_session(path, num_threads=num_threads, providers=providers)
+    # A provider that does not start is left out by ONNX Runtime without an error.
+    return session if provider in session.get_providers() else None
+
+
+def _import_onnxruntime(path: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError(
+            "onnxruntime", extra="onnx", needed_for=f"reading the ONNX model {path}"
+        ) from None
+    return onnxruntime
+
+
+def open_session(
+    path: Path,
+    *,
+    num_threads: int | None = None,
+    providers: Sequence[str] = (CPU_PROVIDER,),
+) -> "InferenceSession":
+    """Load an ONNX model, for the CPU unless told otherwise.
 
     Args:
         path: the file.
         num_threads: threads of one inference; None takes every core, and lets the idle ones spin
             between two nodes, which is faster and occupies them.
+        providers: ONNX Runtime's names of what may compute, the best first.
 
     Raises:
         HaustraError: the file is missing, or ONNX Runtime does not load it.
         MissingExtraError: ONNX Runtime is not installed.
     """
-    try:
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as failures
-    except ImportError:
-        raise MissingExtraError(
-            "onnxruntime", extra="onnx", needed_for=f"reading the ONNX model {path}"
-        ) from None
+    onnxruntime = _import_onnxruntime(path)
+    from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
     if not path.is_file():
         raise HaustraError(
             f"{path} does not exist; expected an ONNX model; make one with `haustra export`"
@@ -67,7 +133,7 @@ def open_session(path: Path, *, num_threads: int | None = None) -> "InferenceSes
         options.intra_op_num_threads = num_threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except (
         failures.Fail,
         failures.InvalidArgument,
@@ -112,8 +178,9 @@ class OnnxDetector(TrainedDetector):
         *,
         kind: Literal["tiny", "big"] | None = None,
         num_threads: int | None = None,
+        backend: BackendFlag = "ndarray",
     ) -> None:
-        session = open_session(path, num_threads=num_threads)
+        session, chosen = open_session_on(path, backend=backend, num_threads=num_threads)
         self.metadata = read_metadata(session, path=path)
         """What `haustra export` wrote about the model."""
 
@@ -134,6 +201,7 @@ class OnnxDetector(TrainedDetector):
                 history=self.metadata["history"],
                 warehouse_version=self.metadata.get("warehouse_version"),
                 training_groups=tuple(self.metadata.get("training_groups", ())),
+                backend=f"backend {chosen}: ONNX Runtime's {PROVIDERS[chosen][0]}",
             )
         except (KeyError, TypeError, ValueError) as error:
             raise HaustraError(f"{path} has damaged metadata: {error!r}") from None

@@ -17,7 +17,7 @@ from haustra.core.progress import Progress, SilentProgress, track
 from haustra.infer.config import BOXED_SUFFIX, InferConfig
 from haustra.infer.detector import open_detector
 from haustra.infer.heuristic import HeuristicDetector
-from haustra.infer.image_detector import ImageDetector
+from haustra.infer.image_detector import ImageDetector, TrainedDetector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,8 @@ class InferResult:
     """A line per image of a folder that could not be read."""
     operating_point: OperatingPoint
     """At which the boxes were drawn."""
+    backend: str | None
+    """What computed; None for the heuristic."""
     in_time: bool
     """Whether the images were taken as the frames of a run, with hold-off and hysteresis."""
 
@@ -101,7 +103,9 @@ def open_configured(config: InferConfig) -> tuple[ImageDetector, OperatingPoint]
     detector: ImageDetector = HeuristicDetector()
     point = OperatingPoint()
     if config.detector_weights is not None:
-        detector = loaded = open_detector(config.detector_weights, kind=config.model)
+        detector = loaded = open_detector(
+            config.detector_weights, kind=config.model, backend=config.backend
+        )
         point = loaded.operating_point
     point = point.with_flags(
         objectness=config.infer_obj_thresh,
@@ -151,4 +155,5 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
         unreadable=unreadable,
         operating_point=point,
         in_time=in_time,
+        backend=detector.backend if isinstance(detector, TrainedDetector) else None,
     )

@@ -31,7 +31,7 @@ PRIOR_LOGIT = math.log(0.01 / 0.99)
 SELECTOR_CHANNELS = 48
 SELECTOR_INIT_STD = 0.15
 """About 1 / sqrt(SELECTOR_CHANNELS)."""
-OBJECTNESS_SHARE = 0.1
+OBJECTNESS_SHARE = 0.05
 """Of the dense objectness in a slot's logit: learned from more cells, it knows better how well a
 box fits, but says nothing against duplicates; with more of it they come back."""
 LARGEST_REACH = 6.0
@@ -216,11 +216,12 @@ class SlotDetector(nn.Module):
             sizes.append(torch.tensor([1 / width, 1 / height]).to(centre).expand_as(centre))
         return torch.cat(centres), torch.cat(sizes)
 
-    def dense(self, images: Tensor, *, selector_share: float = 1.0) -> DenseOutput:
+    def dense(self, images: Tensor, *, selector_share: float | Tensor = 1.0) -> DenseOutput:
         """Map float images [B,3,H,W] in 0..1 to the proposals of all cells, fine levels first.
 
         `selector_share` (0..1) is how much of the selectors' gradient reaches the features under
-        them: their few positives would fight the dense signal while the features are young.
+        them: their few positives would fight the dense signal while the features are young. As a
+        scalar tensor it is an input of an exported graph.
         """
         maps = self._features(images)
         cells_xy, cell_sizes = self._cells(maps)
@@ -246,7 +247,10 @@ class SlotDetector(nn.Module):
 
     def forward(self, images: Tensor) -> SlotOutput:
         """Map float images [B,3,H,W] in 0..1 to the slots, best first."""
-        proposals = self.dense(images)
+        return self.select(self.dense(images))
+
+    def select(self, proposals: DenseOutput) -> SlotOutput:
+        """Turn the proposals of all cells into the slots, best first."""
         ranked = torch.lerp(
             proposals.selection_logits, proposals.objectness_logits, OBJECTNESS_SHARE
         )
@@ -272,8 +276,8 @@ def _voted_boxes(chosen_xyxy: Tensor, proposals: DenseOutput) -> Tensor:
     return torch.where(total > 1e-12, voted, chosen_xyxy)
 
 
-def _share_gradient(features: Tensor, share: float) -> Tensor:
-    if share == 1 or not features.requires_grad:
+def _share_gradient(features: Tensor, share: float | Tensor) -> Tensor:
+    if not isinstance(share, Tensor) and (share == 1 or not features.requires_grad):
         return features
     return share * features + (1 - share) * features.detach()
 

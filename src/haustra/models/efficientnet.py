@@ -102,7 +102,7 @@ class SamePadConv(nn.Conv2d):
                 features.bfloat16(), self.weight.bfloat16()
             )
             return blocks
-        if not self._needs_float32 or not features.is_cpu:
+        if not (self._needs_float32 and features.is_cpu and torch.is_autocast_enabled("cpu")):
             return super().forward(features)
         with torch.autocast("cpu", enabled=False):
             return super().forward(features.float()).to(features.dtype)

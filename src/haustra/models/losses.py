@@ -3,10 +3,14 @@
 The dense heads learn from each box's best cells, the selectors from exclusive matches. The terms
 are the same for both, so that both rank cells alike.
 
+It has two halves: `assign_targets` matches, without a gradient, and `loss_from_targets` is plain
+arithmetic of static shapes, which any backend can run.
+
 Shapes: B batch, N cells, M ground-truth boxes (padded).
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,12 +50,100 @@ def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     return overlap / union - (hull - union) / hull
 
 
+class CellTargets(NamedTuple):
+    """What the cells of one head should say."""
+
+    scores: Tensor
+    """[B,N] in 0..1, the target of the objectness; 0 where a cell answers for no box."""
+    positive: Tensor
+    """[B,N] bool, whether a cell answers for a box."""
+    boxes_xyxy: Tensor
+    """[B,N,4] the box that it answers for; any box where it answers for none."""
+
+
+class Targets(NamedTuple):
+    """What all cells should say: constants, no gradient reaches them."""
+
+    dense: CellTargets
+    selected: CellTargets
+
+
+@torch.no_grad()
+def assign_targets(output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor) -> Targets:
+    """Decide by matching what each cell should say.
+
+    Args:
+        output: the proposals of a batch.
+        boxes_xyxy: [B,M,4] ground truth, normalised to the image.
+        mask: [B,M] bool, which rows of it are boxes.
+    """
+    candidates = candidate_cells(output.cells_xy, output.cell_sizes, boxes_xyxy)
+    iou = pairwise_iou(output.boxes_xyxy, boxes_xyxy)
+    possible = candidates & mask[:, None]
+
+    def targets(quality: Tensor, box_of_cell: Tensor, positive: Tensor) -> CellTargets:
+        return CellTargets(
+            scores=_target_scores(quality, iou, box_of_cell, positive),
+            positive=positive,
+            boxes_xyxy=boxes_xyxy.gather(1, box_of_cell[..., None].expand(-1, -1, 4)),
+        )
+
+    for_many = match_quality(output.objectness_logits, iou, possible=possible, powers=ONE_TO_MANY)
+    for_one = match_quality(output.selection_logits, iou, possible=possible, powers=ONE_TO_ONE)
+    return Targets(
+        dense=targets(for_many, *match_top_cells(for_many)),
+        selected=targets(for_one, *_cells_of_greedy(match_greedy(for_one), quality=for_one)),
+    )
+
+
+def loss_from_targets(
+    output: DenseOutput, targets: Targets, *, weights: LossWeights, every_cell: bool = False
+) -> dict[str, Tensor]:
+    """Compute the differentiable terms of the loss.
+
+    Args:
+        output: the proposals of a batch.
+        targets: of `assign_targets`.
+        weights: of the terms.
+        every_cell: compute the box terms of all cells, those without a box at no weight: static
+            shapes, for graphs that are compiled and for GPUs, which would have to wait to know how
+            many there are. The same value, with more work.
+
+    Returns:
+        Scalars by name; their sum is what is minimised.
+    """
+    terms: dict[str, Tensor] = {}
+    for name, logits, wanted in (
+        ("dense", output.objectness_logits, targets.dense),
+        ("selected", output.selection_logits, targets.selected),
+    ):
+        normaliser = wanted.scores.sum().clamp(min=1.0)
+        bce = functional.binary_cross_entropy_with_logits(logits, wanted.scores, reduction="none")
+        if name == "dense":
+            # Down-weight the easy background (quality focal loss, Li et al. 2020, beta = 2). Not
+            # for the selectors: every near-duplicate must go, the half-hearted ones too.
+            bce = torch.where(wanted.positive, bce, bce * logits.detach().sigmoid() ** 2)
+        terms[f"{name}_objectness"] = bce.sum() / normaliser
+        # The boxes are the dense heads'. That of the cell which speaks counts once more.
+        rows = (output.boxes_xyxy, wanted.boxes_xyxy, wanted.scores)
+        predicted, true, scores = (
+            tensor.flatten(0, 1) if every_cell else tensor[wanted.positive] for tensor in rows
+        )
+        importance = scores / normaliser
+        l1 = ((predicted - true).abs().sum(dim=1) * importance).sum()
+        giou = ((1 - paired_giou(predicted, true)) * importance).sum()
+        terms[f"{name}_l1"] = weights.l1 * l1
+        terms[f"{name}_iou"] = weights.iou * giou
+    return terms
+
+
 def detection_loss(
     output: DenseOutput,
     *,
     boxes_xyxy: Tensor,
     mask: Tensor,
     weights: LossWeights,
+    every_cell: bool = False,
 ) -> dict[str, Tensor]:
     """Compute the loss of the dense heads and of the selectors.
 
@@ -60,41 +152,13 @@ def detection_loss(
         boxes_xyxy: [B,M,4] ground truth, normalised to the image.
         mask: [B,M] bool, which rows of it are boxes.
         weights: of the terms.
+        every_cell: as of `loss_from_targets`.
 
     Returns:
         Scalars by name; "loss" is the sum that is minimised.
     """
-    candidates = candidate_cells(output.cells_xy, output.cell_sizes, boxes_xyxy)
-    with torch.no_grad():
-        iou = pairwise_iou(output.boxes_xyxy, boxes_xyxy)
-        possible = candidates & mask[:, None]
-    terms: dict[str, Tensor] = {}
-    for name, logits, powers in (
-        ("dense", output.objectness_logits, ONE_TO_MANY),
-        ("selected", output.selection_logits, ONE_TO_ONE),
-    ):
-        with torch.no_grad():
-            quality = match_quality(logits, iou, possible=possible, powers=powers)
-            if name == "dense":
-                box_of_cell, positive = match_top_cells(quality)
-            else:
-                box_of_cell, positive = _cells_of_greedy(match_greedy(quality), quality=quality)
-            targets = _target_scores(quality, iou, box_of_cell, positive)
-            normaliser = targets.sum().clamp(min=1.0)
-        bce = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        if name == "dense":
-            # Down-weight the easy background (quality focal loss, Li et al. 2020, beta = 2). Not
-            # for the selectors: every near-duplicate must go, the half-hearted ones too.
-            bce = torch.where(positive, bce, bce * logits.detach().sigmoid() ** 2)
-        terms[f"{name}_objectness"] = bce.sum() / normaliser
-        # The boxes are the dense heads'. That of the cell which speaks counts once more.
-        predicted = output.boxes_xyxy[positive]
-        wanted = boxes_xyxy.gather(1, box_of_cell[..., None].expand(-1, -1, 4))[positive]
-        importance = targets[positive] / normaliser
-        l1 = ((predicted - wanted).abs().sum(dim=1) * importance).sum()
-        giou = ((1 - paired_giou(predicted, wanted)) * importance).sum()
-        terms[f"{name}_l1"] = weights.l1 * l1
-        terms[f"{name}_iou"] = weights.iou * giou
+    targets = assign_targets(output, boxes_xyxy=boxes_xyxy, mask=mask)
+    terms = loss_from_targets(output, targets, weights=weights, every_cell=every_cell)
     loss = torch.stack(list(terms.values())).sum()
     return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 

@@ -84,8 +84,8 @@ def match_greedy(quality: Tensor) -> Tensor:
     for _ in range(num_boxes):
         best, flat = left.reshape(batch, num_cells * num_boxes).max(dim=1)
         cell, box = flat // num_boxes, flat % num_boxes
-        found = best >= 0
-        matched[rows[found], box[found]] = cell[found]
+        # Without a choice of rows, for which a GPU would have to wait.
+        matched[rows, box] = torch.where(best >= 0, cell, matched[rows, box])
         left[rows, cell, :] = -1.0
         left[rows, :, box] = -1.0
     return matched

@@ -19,12 +19,13 @@ from haustra.train.augment import (
     augment_sample,
     batch_samples,
 )
+from haustra.train.upload import DeviceBatch
 from haustra.warehouse.loader import iterate_batches
 from haustra.warehouse.order import EpochOrder
 from haustra.warehouse.reading import Batch, Split
 
 Item = TypeVar("Item")
-WaitedBatch = tuple[tuple[NDArray[np.int64], Batch], float]
+WaitedBatch = tuple[tuple[NDArray[np.int64], Batch | DeviceBatch], float]
 """The numbers of a batch's samples, the samples, and the seconds that they were waited for."""
 
 FIRST_RESOLUTION, GROWING_SHARE = 0.625, 0.6
@@ -35,11 +36,16 @@ LIGHT_SHARE = 0.15
 MAX_WORKERS = 8
 
 
-def strength_at(done: float) -> AugmentStrength:
-    """Return how strongly to augment when a training is `done` (0..1)."""
+def strength_at(done: float, *, halfway: float) -> AugmentStrength:
+    """Return how strongly to augment an epoch, and how large its images are.
+
+    Args:
+        done: how much of the training is done when the epoch begins, 0..1.
+        halfway: the same for its middle; 1 gives images of the full size.
+    """
     if done >= 1 - LIGHT_SHARE:
         return LIGHT
-    grown = min(1.0, done / GROWING_SHARE)
+    grown = min(1.0, halfway / GROWING_SHARE)
     return replace(FULL, resolution=FIRST_RESOLUTION + (1 - FIRST_RESOLUTION) * grown)
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from haustra.core.backend_names import BackendFlag, BackendName
 from haustra.core.errors import HaustraError
 from haustra.core.ranges import check_whole_number
 from haustra.warehouse.order import DEFAULT_WINDOW
@@ -57,8 +58,9 @@ class TrainConfig:
     """The warehouse's manifest.json, or its folder; a path, or with --store stream a URL."""
     model: Literal["tiny", "big"] = "tiny"
     """tiny finds one box per image, big up to --max-boxes."""
-    backend: Literal["ndarray"] = "ndarray"
-    """What computes: ndarray is PyTorch on the CPU."""
+    backend: BackendFlag | None = None
+    """What computes: ndarray is PyTorch on the CPU, cuda and mps on a GPU, wgpu any vendor's GPU,
+    auto the best there is; HAUSTRA_BACKEND's value by default, else ndarray."""
     epochs: int | None = None
     """Passes over the training split; 60 unless --time-budget is given."""
     time_budget: str | None = None
@@ -86,7 +88,9 @@ class TrainConfig:
     augment: bool = True
     """Change the training images at random: flips, scale, mosaics, colour, blur and more."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto is bfloat16 where the CPU has instructions for it."""
+    """auto is bfloat16 where the hardware has instructions for it; wgpu has float32 only."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the model by torch.compile; auto does on cuda where the training is long."""
     store: StoreName = "mmap"
     """memory reads all shards at the start, mmap maps their files, stream also opens URLs."""
     shuffle_window: int = DEFAULT_WINDOW
@@ -163,6 +167,11 @@ class TrainConfig:
                 f"--pretrained and --init-from {self.init_from}: expected one of them, since both "
                 "say with which weights to begin"
             )
+        if self.compile == "on" and self.backend == "wgpu":
+            raise HaustraError(
+                "--compile on with --backend wgpu: expected auto or off, since tinygrad always "
+                "compiles and torch.compile has no part in it"
+            )
         parse_duration_s(self.save_every, flag="--save-every")
         if self.patience_min_delta and not self.patience:
             raise HaustraError(
@@ -217,7 +226,11 @@ class TrainConfig:
         )
 
     def resolve(
-        self, *, max_boxes: int, precision: Literal["float32", "bfloat16"]
+        self,
+        *,
+        max_boxes: int,
+        precision: Literal["float32", "bfloat16"],
+        backend: BackendName,
     ) -> "TrainConfig":
         """Return the settings with everything decided that was left open."""
         return replace(
@@ -225,6 +238,7 @@ class TrainConfig:
             epochs=self.num_epochs,
             max_boxes=max_boxes,
             precision=precision,
+            backend=backend,
             checkpoint_out=self.checkpoint_path,
         )
 

@@ -14,14 +14,7 @@ import numpy as np
 from haustra.core.allocator import keep_freed_memory
 from haustra.core.errors import HaustraError
 from haustra.models.backbone import count_parameters
-from haustra.models.predict import predict_slots
-from haustra.train.batches import (
-    GROWING_SHARE,
-    mean_share_of_pixels,
-    strength_at,
-    training_batches,
-    with_waits,
-)
+from haustra.train.batches import mean_share_of_pixels, strength_at
 from haustra.train.config import TrainConfig
 from haustra.train.loop import prepare_training
 from haustra.train.memory import (
@@ -31,8 +24,7 @@ from haustra.train.memory import (
     peak_memory_bytes,
 )
 from haustra.train.state import NUM_KEPT
-from haustra.train.training import Training
-from haustra.warehouse.order import epoch_order
+from haustra.train.training import Training, epoch_batches
 from haustra.warehouse.reading import Split
 
 NUM_STEPS = 4
@@ -85,21 +77,8 @@ def _check_writable(paths: list[Path]) -> None:
 def _time_steps(training: Training) -> list[float]:
     """Take a few steps at the full size and return their seconds, the first left out."""
     config, seconds = training.config, []
-    batches = with_waits(
-        training_batches(
-            training.split,
-            order=epoch_order(
-                training.split.shard_sizes,
-                seed=config.seed,
-                epoch=0,
-                window_size=config.shuffle_window,
-            ),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epoch=0,
-            strength=strength_at(GROWING_SHARE) if config.augment else None,
-        )
-    )
+    strength = strength_at(0, halfway=1.0) if config.augment else None
+    batches = epoch_batches(training, epoch=0, strength=strength)
     with closing(batches):
         for _ in range(NUM_STEPS):
             started = time.monotonic()
@@ -115,7 +94,7 @@ def _time_validation(training: Training, *, split: Split) -> float:
         return 0.0
     images = split.gather(np.arange(min(NUM_VALIDATION_IMAGES, len(split)))).images
     started = time.monotonic()
-    predict_slots(training.average.model)(images)
+    training.build_predictor()(images)
     return (time.monotonic() - started) * len(split) / len(images)
 
 
@@ -129,10 +108,10 @@ def dry_run(config: TrainConfig) -> DryRun:
     config = prepared.config
     _check_writable([config.checkpoint_path, config.run_folder, config.metrics_path])
     keep_freed_memory()
-    training = Training(config, split=prepared.split)
+    training = Training(config, split=prepared.split, backend=prepared.backend)
     try:
         seconds_per_step = median(_time_steps(training))
-        if config.augment:
+        if config.augment and training.images_grow:
             seconds_per_step *= mean_share_of_pixels()
         one_validation_s = _time_validation(training, split=prepared.validation_split)
     except (RuntimeError, MemoryError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from haustra.backends.choose import Backend, choose_backend, resolve_precision
 from haustra.core.allocator import keep_freed_memory
 from haustra.core.digests import digest_group
 from haustra.core.errors import HaustraError
@@ -27,8 +28,7 @@ from haustra.models.checkpoint import (
     weights_digest,
     write_checkpoint,
 )
-from haustra.models.predict import predict_slots, resolve_precision
-from haustra.train.batches import WaitedBatch, strength_at, training_batches, with_waits
+from haustra.train.batches import WaitedBatch
 from haustra.train.config import TrainConfig
 from haustra.train.interrupts import Interrupts
 from haustra.train.memory import is_out_of_memory, out_of_memory_error, try_largest_step
@@ -49,8 +49,7 @@ from haustra.train.state import (
     remove_states,
     write_state,
 )
-from haustra.train.training import Training
-from haustra.warehouse.order import epoch_order
+from haustra.train.training import Training, epoch_batches
 from haustra.warehouse.reading import Split, Warehouse, open_warehouse
 
 
@@ -77,6 +76,7 @@ class Prepared:
     """Resolved: nothing is left open."""
     split: Split
     validation_split: Split
+    backend: Backend
 
 
 def _check_target(config: TrainConfig) -> None:
@@ -130,10 +130,15 @@ def prepare_training(config: TrainConfig) -> Prepared:
             f"--patience {config.patience}: the validation split of {config.manifest} has no box "
             "to be better at; leave --patience out, or build a warehouse with more groups"
         )
+    backend = choose_backend(config.backend)
     resolved = config.resolve(
-        max_boxes=split.manifest.max_boxes, precision=resolve_precision(config.precision)
+        max_boxes=split.manifest.max_boxes,
+        precision=resolve_precision(config.precision, backend=backend.name),
+        backend=backend.name,
     )
-    return Prepared(config=resolved, split=split, validation_split=validation_split)
+    return Prepared(
+        config=resolved, split=split, validation_split=validation_split, backend=backend
+    )
 
 
 def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> TrainResult:
@@ -155,7 +160,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
     state = _state_to_continue(prepared, states=states, progress=progress)
 
     keep_freed_memory()
-    training = Training(prepared.config, split=prepared.split)
+    training = Training(prepared.config, split=prepared.split, backend=prepared.backend)
     if state is not None:
         training.restore(state)
     _tell_what_begins(training, prepared=prepared, progress=progress)
@@ -164,6 +169,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
         manifest=prepared.split.manifest,
         initial_weights=training.initial_weights,
         num_threads=torch.get_num_threads(),
+        backend=prepared.backend,
     )
     try:
         try_largest_step(training)
@@ -231,6 +237,10 @@ def _tell_what_begins(training: Training, *, prepared: Prepared, progress: Progr
         f"training images with {split.num_boxes} boxes, {len(prepared.validation_split)} "
         f"validation images, {width}x{height}, {config.precision}"
     )
+    backend = prepared.backend
+    if backend.name != "ndarray" or backend.why:
+        compiling = "; the first steps compile their kernels" if backend.name == "wgpu" else ""
+        progress.line(f"{backend}{compiling}")
     if not len(prepared.validation_split):
         progress.line("the warehouse has no validation sample: average precision is not computed")
     if training.step:
@@ -318,22 +328,9 @@ class _Loop:
         training, config, position = self.training, self.config, self.training.position
         if not position.num_batches:
             position.share_at_epoch_start = training.share_done
-        strength = strength_at(position.share_at_epoch_start) if config.augment else None
-        return with_waits(
-            training_batches(
-                training.split,
-                order=epoch_order(
-                    training.split.shard_sizes,
-                    seed=config.seed,
-                    epoch=position.epoch,
-                    window_size=config.shuffle_window,
-                ),
-                batch_size=config.batch_size,
-                seed=config.seed,
-                epoch=position.epoch,
-                strength=strength,
-                first_batch=position.num_batches,
-            )
+        strength = training.augment_strength() if config.augment else None
+        return epoch_batches(
+            training, epoch=position.epoch, first_batch=position.num_batches, strength=strength
         )
 
     def _run_epoch(self) -> None:
@@ -426,7 +423,7 @@ class _Loop:
         """Measure the averaged weights, and leave pictures of what they found."""
         evaluation = evaluate_split(
             self.validation_split,
-            predict_slots=predict_slots(self.training.average.model),
+            predict_slots=self.training.build_predictor(),
             threshold=OperatingPoint().objectness,
         )
         write_gallery(

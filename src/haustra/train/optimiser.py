@@ -176,6 +176,6 @@ class DetectorOptimiser:
             optimiser.state[weight] = {
                 name: torch.empty_like(weight).copy_(value)
                 if value.shape == weight.shape
-                else value
+                else value.to(weight.device)
                 for name, value in values.items()
             }

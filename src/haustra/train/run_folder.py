@@ -7,6 +7,7 @@
 from pathlib import Path
 from typing import Any
 
+from haustra.backends.choose import Backend
 from haustra.core.environment import describe_environment
 from haustra.core.errors import MissingExtraError
 from haustra.core.files import write_json_atomic
@@ -27,6 +28,7 @@ def write_run_files(
     manifest: WarehouseManifest,
     initial_weights: dict[str, Any],
     num_threads: int,
+    backend: Backend,
 ) -> None:
     """Write `config.json` and `environment.json`.
 
@@ -35,6 +37,7 @@ def write_run_files(
         manifest: of the warehouse.
         initial_weights: where the first weights came from, and under what licence.
         num_threads: that PyTorch computes with; the sums, and so the weights, depend on it.
+        backend: what computes.
     """
     settings = {k: v for k, v in config.to_json().items() if k not in ONE_TIME_SETTINGS}
     write_json_atomic(config.run_folder / CONFIG_NAME, value=settings)
@@ -43,6 +46,8 @@ def write_run_files(
         value={
             **describe_environment(),
             "num_threads": num_threads,
+            "backend": backend.name,
+            "hardware": backend.hardware,
             "warehouse": {
                 "manifest": str(config.manifest),
                 "version": manifest.version,

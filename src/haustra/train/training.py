@@ -1,31 +1,46 @@
 """A training's model, optimiser and position, and the one step that moves them together."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from haustra.backends.choose import Backend, choose_backend
+from haustra.backends.predictors import build_predictor
+from haustra.core.detections import PredictSlots
 from haustra.core.errors import HaustraError
 from haustra.core.files import write_json_atomic
 from haustra.models.backbone import images_to_input
 from haustra.models.checkpoint import check_kind, read_checkpoint, weights_digest
-from haustra.models.detector import SlotDetector, build_model, default_config
+from haustra.models.detector import DenseOutput, SlotDetector, build_model, default_config
 from haustra.models.efficientnet import PACKAGE, WEIGHTS_LICENCE, EfficientNetLite0
 from haustra.models.losses import LossWeights, detection_loss
+from haustra.train.augment import AugmentStrength
 from haustra.train.averaging import AveragedModel
-from haustra.train.batches import WaitedBatch
+from haustra.train.batches import WaitedBatch, strength_at, training_batches, with_waits
 from haustra.train.config import TrainConfig
+from haustra.train.device_augment import disturbed_batches, without_pixels
 from haustra.train.optimiser import DetectorOptimiser
 from haustra.train.run_folder import BAD_BATCH_NAME
 from haustra.train.schedule import learning_rate
 from haustra.train.state import Position, TrainingState
+from haustra.train.upload import DeviceBatch, Uploader, uploaded_batches
+from haustra.warehouse.order import epoch_order
 from haustra.warehouse.reading import Batch, Split
 
+if TYPE_CHECKING:
+    from haustra.backends.wgpu_detector import WgpuLearner, WgpuPredictor
+
+Terms = dict[str, torch.Tensor]
+"""Loss terms by name."""
+
 MAX_GRADIENT_NORM = 10.0
+STEPS_WORTH_COMPILING, SECONDS_WORTH_COMPILING = 2000, 600.0
+"""`--compile auto`: compiling takes a minute or two, which a shorter training does not win back."""
 
 
 def begin_model(config: TrainConfig, *, max_boxes: int) -> tuple[SlotDetector, dict[str, Any]]:
@@ -66,24 +81,51 @@ class Training:
     Args of the constructor:
         config: the resolved settings.
         split: the training split.
+        backend: what computes.
     """
 
-    def __init__(self, config: TrainConfig, *, split: Split) -> None:
+    def __init__(
+        self, config: TrainConfig, *, split: Split, backend: Backend | None = None
+    ) -> None:
         self.config, self.split = config, split
+        self.backend = backend or choose_backend(config.backend)
+        self.device = self.backend.device
         torch.manual_seed(config.seed)
         model, self.initial_weights = begin_model(config, max_boxes=split.manifest.max_boxes)
-        self.model = model.train()
+        self.model = model.train().to(self.device)
         self.average = AveragedModel(self.model)
         self.optimiser = DetectorOptimiser(
             self.model,
             weight_decay=config.weight_decay,
             dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
         )
+        self.loss_weights = LossWeights(iou=config.iou_weight)
+        self.uploader = Uploader(self.device)
+        self._wgpu = self._open_wgpu() if self.backend.name == "wgpu" else None
         self.position = Position()
         self.is_whole = True
         """False while a step has moved some of it and not all."""
         num_batches = -(-len(split) // config.batch_size)
         self.steps_per_epoch = -(-num_batches // config.accumulate)
+        self._compiled: Callable[..., DenseOutput] | None = None
+        if self._should_compile():
+            self._compiled = torch.compile(self.model.dense, dynamic=False)
+
+    def _open_wgpu(self) -> "tuple[WgpuLearner, WgpuPredictor]":
+        from haustra.backends.wgpu_detector import WgpuLearner, WgpuPredictor
+
+        learner = WgpuLearner(self.model, loss_weights=self.loss_weights)
+        return learner, WgpuPredictor(self.average.model)
+
+    def _should_compile(self) -> bool:
+        if self.config.compile != "auto":
+            return self.config.compile == "on"
+        if self.backend.name != "cuda":
+            return False
+        budget_s = self.config.time_budget_s
+        if budget_s is not None:
+            return budget_s >= SECONDS_WORTH_COMPILING
+        return (self.num_steps or 0) >= STEPS_WORTH_COMPILING
 
     @property
     def step(self) -> int:
@@ -104,6 +146,23 @@ class Training:
         if budget_s is not None:
             return self.position.trained_s / budget_s
         return self.step / (self.num_steps or 1)
+
+    @property
+    def images_grow(self) -> bool:
+        """Whether images are small at first. What is compiled would be compiled for each size."""
+        return self._compiled is None and self._wgpu is None
+
+    def augment_strength(self) -> AugmentStrength:
+        """Return how strongly to augment the epoch that `position` is in."""
+        position, num_epochs = self.position, self.config.num_epochs
+        start = position.share_at_epoch_start
+        if not self.images_grow:
+            return strength_at(start, halfway=1.0)
+        if num_epochs is not None:
+            return strength_at(start, halfway=start + 0.5 / num_epochs)
+        # How long an epoch takes is known after the first; there may be no second.
+        halfway = start + 0.5 * start / position.epoch if position.epoch else 1.0
+        return strength_at(start, halfway=halfway)
 
     def take_step(self, batches: Iterator[WaitedBatch]) -> float | None:
         """Take one optimiser step with the next `accumulate` batches.
@@ -150,23 +209,45 @@ class Training:
         self.is_whole = True
         return sums["loss"] / len(taken)
 
-    def loss_terms(self, batch: Batch, *, selector_share: float) -> dict[str, torch.Tensor]:
+    def loss_terms(self, batch: Batch | DeviceBatch, *, selector_share: float) -> Terms:
         """Return a batch's loss and its terms; `selector_share` as of `SlotDetector.dense`."""
-        images = images_to_input(torch.from_numpy(batch.images))
-        boxes = torch.from_numpy(batch.boxes_xyxy)
-        mask = torch.from_numpy(batch.mask).bool()
-        # Rows that no image of the batch uses would only cost time.
-        rows = mask.any(dim=0).nonzero()
-        used = int(rows[-1]) + 1 if len(rows) else 1
+        if isinstance(batch, Batch):
+            batch = self.uploader.wait_for(self.uploader.upload(batch))
+        if self._wgpu is not None:
+            learner, _ = self._wgpu
+            return learner.loss_terms(
+                batch.images.numpy(),
+                boxes_xyxy=batch.boxes_xyxy,
+                mask=batch.mask,
+                selector_share=selector_share,
+            )
+        images = images_to_input(batch.images)
         is_bfloat16 = self.config.precision == "bfloat16"
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bfloat16):
-            output = self.model.dense(images, selector_share=selector_share)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bfloat16):
+            output = self._dense(images, selector_share)
         return detection_loss(
             output,
-            boxes_xyxy=boxes[:, :used],
-            mask=mask[:, :used],
-            weights=LossWeights(iou=self.config.iou_weight),
+            boxes_xyxy=batch.boxes_xyxy,
+            mask=batch.mask,
+            weights=self.loss_weights,
+            every_cell=self.device.type != "cpu",
         )
+
+    def _dense(self, images: torch.Tensor, selector_share: float) -> DenseOutput:
+        if self._compiled is None:
+            return self.model.dense(images, selector_share=selector_share)
+        # A tensor: as a number it would be compiled in, anew at each step.
+        share = torch.tensor(selector_share, device=self.device)
+        return self._compiled(images, selector_share=share)
+
+    def build_predictor(self) -> PredictSlots:
+        """Return what predicts with the averaged weights as they are now."""
+        if self._wgpu is None:
+            return build_predictor(self.average.model, backend=self.backend)
+        # Compiled once: a validation copies its weights and no more.
+        _, predictor = self._wgpu
+        predictor.load()
+        return predictor
 
     def _not_finite(self, what: str, value: float, taken: list[NDArray[np.int64]]) -> HaustraError:
         """Save which samples a step was made of, and return the error that names them."""
@@ -229,3 +310,41 @@ class Training:
         self.optimiser.remember(part("optimiser"))
         torch.set_rng_state(part("random")["torch"])
         self.position = Position(**asdict(state.position))
+
+
+def epoch_batches(
+    training: Training,
+    *,
+    epoch: int,
+    strength: AugmentStrength | None,
+    first_batch: int = 0,
+) -> Generator[WaitedBatch, None, None]:
+    """Open the batches of an epoch, on the device that trains.
+
+    On a GPU it also does the part of the augmentation that touches every pixel.
+
+    Args:
+        training: whose settings, split and device they are for.
+        epoch: counted from 0.
+        strength: of the augmentation; None gives the samples as they are stored.
+        first_batch: batches to leave out at the beginning.
+    """
+    split, config = training.split, training.config
+    on_gpu = training.device.type != "cpu"
+    batches = training_batches(
+        split,
+        order=epoch_order(
+            split.shard_sizes, seed=config.seed, epoch=epoch, window_size=config.shuffle_window
+        ),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epoch=epoch,
+        strength=without_pixels(strength) if strength is not None and on_gpu else strength,
+        first_batch=first_batch,
+    )
+    if not on_gpu:
+        return with_waits(batches)
+    uploaded = uploaded_batches(batches, uploader=training.uploader)
+    if strength is None:
+        return with_waits(uploaded)
+    return with_waits(disturbed_batches(uploaded, strength=strength, seed=config.seed, epoch=epoch))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from haustra.core.backend_names import BackendFlag
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import check_flags
 from haustra.core.ranges import check_whole_number
@@ -26,6 +27,9 @@ class ViewConfig:
     """Weights of a second detector, shown beside the first."""
     model: Literal["tiny", "big"] | None = None
     """Refuse weights of another kind."""
+    backend: BackendFlag | None = None
+    """What computes: ndarray (the CPU), cuda, mps, wgpu, or auto, the best there is;
+    HAUSTRA_BACKEND's value by default, else ndarray."""
     source: str = "simulator"
     """simulator or simulator:SEED, a run folder, a folder of images, a video file, camera:0, or a
     URL that OpenCV opens."""

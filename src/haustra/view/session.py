@@ -35,7 +35,8 @@ def open_detectors(config: ViewConfig) -> list[WatchedDetector]:
 
     def watched(path: Path) -> WatchedDetector:
         def load() -> ImageDetector:
-            return open_detector(path, kind=config.model if path != config.compare else None)
+            kind = config.model if path != config.compare else None
+            return open_detector(path, kind=kind, backend=config.backend)
 
         return WatchedDetector(load, path=path)
 

@@ -1,0 +1,380 @@
+"""Runs a PyTorch module with tinygrad tensors: one definition of each model, two engines.
+
+`torch.export` turns a module into a graph of ATen operators; `Program` computes the graph with the
+functions of OPERATORS, which tinygrad differentiates. The graph is the one for training: batch
+normalisation and `detach` are still in it as such. What depends on no input, such as the places of
+the cells, PyTorch computes once.
+
+An operator that is not in OPERATORS is an error that names it. Adding one is adding a function.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from tinygrad import Tensor, dtypes
+from torch import nn
+from torch.export.graph_signature import InputKind
+
+from haustra.core.errors import HaustraError
+
+Value = Any
+"""What a node of the graph holds: a tinygrad tensor, a PyTorch constant, a number or a sequence."""
+
+DTYPES = {
+    torch.float32: dtypes.float32,
+    torch.uint8: dtypes.uint8,
+    torch.bool: dtypes.bool,
+}
+
+
+def _conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    [height_stride, width_stride] = stride
+    if height_stride != width_stride or set(dilation) != {1}:
+        raise ValueError(f"conv2d of stride {stride} and dilation {dilation}")
+    above, left = padding
+    return x.conv2d(
+        weight, bias, groups=groups, stride=height_stride, padding=(left, left, above, above)
+    )
+
+
+def _max_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int] = ()) -> Tensor:
+    return x.max_pool2d(tuple(kernel), stride=tuple(stride or kernel))
+
+
+def _upsample_nearest(
+    x: Tensor, size: Sequence[int] | None, factors: Sequence[float] | None
+) -> Tensor:
+    batch, channels, height, width = x.shape
+    new_height, new_width = size or (height * factors[0], width * factors[1])  # type: ignore[index]
+    down, right = int(new_height) // height, int(new_width) // width
+    if (down * height, right * width) != (new_height, new_width):
+        raise ValueError(f"upsample_nearest2d of {height}x{width} to {new_height}x{new_width}")
+    return (
+        x.reshape(batch, channels, height, 1, width, 1)
+        .expand(batch, channels, height, down, width, right)
+        .reshape(batch, channels, down * height, right * width)
+    )
+
+
+def _pad(x: Tensor, pads: Sequence[int], mode: str = "constant", value: float = 0) -> Tensor:
+    if mode != "constant" or value:
+        raise ValueError(f"pad of mode {mode} with {value}")
+    sides = [(pads[i], pads[i + 1]) for i in range(0, len(pads), 2)][::-1]
+    return x.pad(((0, 0),) * (x.ndim - len(sides)) + tuple(sides))
+
+
+def _clamp(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
+    # The gradient passes where the value is just at the bound, as in PyTorch.
+    if low is not None:
+        x = (x < low).where(low, x)
+    return x if high is None else (x > high).where(high, x)
+
+
+def _hardtanh(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+    # Unlike clamp's, its gradient ends at the bounds: channels that are silent lie just there.
+    return (x > low).where((x < high).where(x, high), low)
+
+
+def _flatten(x: Tensor, start: int = 0, end: int = -1) -> Tensor:
+    return x.flatten(start, end)
+
+
+def _slice(
+    x: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Tensor:
+    if step != 1:
+        raise ValueError(f"slice of step {step}")
+    high = None if end is None or end >= x.shape[dim] else end
+    return x[(slice(None),) * (dim % x.ndim) + (slice(start, high),)]
+
+
+def _select(x: Tensor, dim: int, index: int) -> Tensor:
+    return x[(slice(None),) * (dim % x.ndim) + (index,)]
+
+
+def _prod(x: Tensor, dim: int) -> Tensor:
+    # Factor by factor: tinygrad's gradient of a product divides by the factors, which may be 0.
+    return math.prod(
+        [_select(x, dim, index) for index in range(1, x.shape[dim])], start=_select(x, dim, 0)
+    )
+
+
+def _sum(x: Tensor, dims: Sequence[int] | None = None) -> Tensor:
+    return x.sum() if dims is None else x.sum(tuple(dims))
+
+
+def _binary_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    weight: None = None,
+    pos_weight: None = None,
+    reduction: int = 1,
+) -> Tensor:
+    if weight is not None or pos_weight is not None or reduction != 0:
+        raise ValueError("binary_cross_entropy_with_logits with weights or a reduction")
+    # The form that does not overflow: max(x, 0) - x t + log(1 + exp(-|x|)). Its gradient is
+    # sigmoid(x) - t, which its parts miss where x is 0.
+    value = logits.relu() - logits * targets + (1 + (-logits.abs()).exp()).log()
+    slope = logits.sigmoid() - targets
+    return value.detach() + slope.detach() * (logits - logits.detach())
+
+
+def _to(x: Tensor, dtype: torch.dtype, *_: Value) -> Tensor:
+    # The rest of the arguments says where and how the value lies in PyTorch's memory.
+    return x.cast(DTYPES[dtype])
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    return x * x if exponent == 2 else x.pow(exponent)
+
+
+def _mean(x: Tensor, dims: Sequence[int] | None = None) -> Tensor:
+    return x.mean() if dims is None else x.mean(tuple(dims))
+
+
+OPERATORS: dict[str, Callable[..., Value]] = {
+    "_assert_tensor_metadata.default": lambda *_: None,
+    "abs.default": lambda x: x.abs(),
+    "add.Tensor": operator.add,
+    "add_.Tensor": operator.add,
+    "binary_cross_entropy_with_logits.default": _binary_cross_entropy,
+    "cat.default": lambda tensors, dim=0: tensors[0].cat(*tensors[1:], dim=dim),
+    "clamp.default": _clamp,
+    "clamp_min.default": _clamp,
+    "conv2d.default": _conv2d,
+    "detach.default": lambda x: x.detach(),
+    "div.Tensor": operator.truediv,
+    "exp.default": lambda x: x.exp(),
+    "flatten.using_ints": _flatten,
+    "hardtanh.default": _hardtanh,
+    "hardtanh_.default": _hardtanh,
+    "max_pool2d.default": _max_pool2d,
+    "maximum.default": lambda x, y: x.maximum(y),
+    "mean.default": _mean,
+    "mean.dim": _mean,
+    "minimum.default": lambda x, y: x.minimum(y),
+    "mul.Tensor": operator.mul,
+    "neg.default": operator.neg,
+    "pad.default": _pad,
+    "permute.default": lambda x, dims: x.permute(tuple(dims)),
+    "pow.Tensor_Scalar": _power,
+    "prod.dim_int": _prod,
+    "relu.default": lambda x: x.relu(),
+    "relu_.default": lambda x: x.relu(),
+    "reshape.default": lambda x, shape: x.reshape(tuple(shape)),
+    "rsub.Scalar": lambda x, number: number - x,
+    "select.int": _select,
+    "sigmoid.default": lambda x: x.sigmoid(),
+    "slice.Tensor": _slice,
+    "stack.default": lambda tensors, dim=0: tensors[0].stack(*tensors[1:], dim=dim),
+    "sub.Tensor": operator.sub,
+    "sum.default": _sum,
+    "sum.dim_IntList": _sum,
+    "to.dtype": _to,
+    "to.device": lambda x, _device, dtype, *_: _to(x, dtype),
+    "transpose.int": lambda x, first, second: x.transpose(first, second),
+    "upsample_nearest2d.vec": _upsample_nearest,
+    "unsqueeze.default": lambda x, dim: x.unsqueeze(dim),
+    "where.self": lambda chosen, x, y: chosen.where(x, y),
+}
+"""ATen operators that need only their inputs; batch normalisation also moves its statistics."""
+BATCH_NORM = "batch_norm.default"
+IN_PLACE = {"add_.Tensor", "relu_.default", "hardtanh_.default"}
+IGNORED_SETTINGS = {"memory_format", "device", "layout", "pin_memory", "dtype"}
+"""Settings of `to` and of assertions that say nothing about the value."""
+
+
+def _operator_name(node: Any) -> str:
+    return str(node.target).removeprefix("aten.")
+
+
+class Program:
+    """A module's graph for inputs of given shapes.
+
+    Args of the constructor:
+        module: what to run; its mode (training or not) is taken along.
+        inputs: examples, whose shapes and dtypes are those of every call.
+        prefix: of the module's state names that `weights` and `updates` leave out.
+
+    Raises:
+        HaustraError: the graph has operators that OPERATORS lacks.
+    """
+
+    def __init__(
+        self, module: nn.Module, inputs: tuple[torch.Tensor, ...], *, prefix: str = ""
+    ) -> None:
+        # Copies: a tensor that is given twice would become one input of the graph.
+        exported = torch.export.export(module, tuple(tensor.clone() for tensor in inputs))
+        self._nodes: list[Any] = list(exported.graph.nodes)
+        self._inputs: list[str] = []
+        self._states: dict[str, str] = {}
+        """Placeholder to the name of the weight or statistic."""
+        self._constants: dict[str, torch.Tensor] = {}
+        for spec in exported.graph_signature.input_specs:
+            name, target = spec.arg.name, spec.target
+            if spec.kind == InputKind.USER_INPUT:
+                self._inputs.append(name)
+            elif spec.kind in {InputKind.PARAMETER, InputKind.BUFFER} and target is not None:
+                self._states[name] = target.removeprefix(prefix)
+            elif spec.kind == InputKind.CONSTANT_TENSOR and target is not None:
+                self._constants[name] = exported.constants[target]
+            else:
+                raise AssertionError(f"a graph with an input of kind {spec.kind}")
+        self._compute_constants()
+        self._check_operators()
+
+    def _compute_constants(self) -> None:
+        """Let PyTorch compute what depends on no input and no weight."""
+        values: dict[str, Value] = dict(self._constants)
+        with torch.no_grad():
+            for node in self._nodes:
+                if node.op != "call_function" or any(
+                    source.name not in values for source in node.all_input_nodes
+                ):
+                    continue
+                arguments = torch.fx.map_arg(node.args, lambda source: values[source.name])
+                settings = torch.fx.map_arg(node.kwargs, lambda source: values[source.name])
+                values[node.name] = node.target(*arguments, **settings)
+        self._constants = values
+
+    def _check_operators(self) -> None:
+        known = OPERATORS.keys() | {BATCH_NORM}
+        unknown = sorted(
+            {
+                _operator_name(node)
+                for node in self._nodes
+                if node.op == "call_function"
+                and node.name not in self._constants
+                and node.target is not operator.getitem
+                and _operator_name(node) not in known
+            }
+        )
+        if unknown:
+            raise HaustraError(
+                f"--backend wgpu does not know the operator(s) {', '.join(unknown)} of this model; "
+                "run it with --backend ndarray, or add them to haustra.backends.aten"
+            )
+
+    @property
+    def state_names(self) -> list[str]:
+        """Names of the weights and statistics that the graph uses."""
+        used = {source.name for node in self._nodes for source in node.all_input_nodes}
+        return [name for place, name in self._states.items() if place in used]
+
+    @property
+    def statistics(self) -> list[str]:
+        """Names of the running statistics that a call moves."""
+        return [
+            self._states[place.name]
+            for node in self._nodes
+            if node.op == "call_function" and _operator_name(node) == BATCH_NORM and node.args[5]
+            for place in node.args[3:5]
+        ]
+
+    @property
+    def counters(self) -> list[str]:
+        """Names of the whole numbers that count calls; they are left to the caller."""
+        return [
+            self._states[node.args[0].name]
+            for node in self._nodes
+            if node.op == "call_function" and self._is_counter(node)
+        ]
+
+    @property
+    def constant_outputs(self) -> list[torch.Tensor]:
+        """Outputs that depend on no input and no weight, in their order."""
+        return [
+            self._constants[item.name]
+            for item in self._nodes[-1].args[0]
+            if item.name in self._constants
+        ]
+
+    def _is_counter(self, node: Any) -> bool:
+        return _operator_name(node) == "add_.Tensor" and node.args[0].name in self._states
+
+    def __call__(
+        self, states: dict[str, Tensor], *inputs: Tensor
+    ) -> tuple[list[Value], dict[str, Tensor]]:
+        """Compute the graph, lazily.
+
+        Args:
+            states: weights and statistics by name, but for `counters`.
+            inputs: as the examples.
+
+        Returns:
+            The outputs (PyTorch tensors where they are constants), and the moved statistics.
+        """
+        values: dict[str, Value] = dict(zip(self._inputs, inputs, strict=True))
+        values |= {place: states[name] for place, name in self._states.items() if name in states}
+        updates: dict[str, Tensor] = {}
+        device = inputs[0].device
+
+        def look_up(node: Any) -> Value:
+            if node.name not in values:
+                # A constant beside tensors: it goes where they are.
+                constant = self._constants[node.name]
+                values[node.name] = Tensor(constant.contiguous().numpy(), device=device).realize()
+            return values[node.name]
+
+        for node in self._nodes:
+            if node.op == "output":
+                outputs = [
+                    self._constants[item.name]
+                    if item.name in self._constants
+                    else values[item.name]
+                    for item in node.args[0]
+                ]
+                return outputs, updates
+            if node.op != "call_function" or node.name in self._constants:
+                continue
+            name = _operator_name(node)
+            first = node.args[0]
+            if self._is_counter(node):
+                continue
+            arguments = torch.fx.map_arg(node.args, look_up)
+            settings = {
+                key: value for key, value in node.kwargs.items() if key not in IGNORED_SETTINGS
+            }
+            if node.target is operator.getitem:
+                values[node.name] = arguments[0][arguments[1]]
+            elif name == BATCH_NORM:
+                values[node.name] = self._batch_norm(node, arguments, updates)
+            else:
+                values[node.name] = OPERATORS[name](*arguments, **settings)
+            if name in IN_PLACE:
+                values[first.name] = values[node.name]
+        raise AssertionError("a graph ends with its output")
+
+    def _batch_norm(
+        self, node: Any, arguments: Sequence[Value], updates: dict[str, Tensor]
+    ) -> Tensor:
+        """Normalise [B,C,H,W] per channel; in training also move the running statistics."""
+        x, weight, bias, running_mean, running_var, is_training, momentum, eps, _ = arguments
+        mean, variance = running_mean, running_var
+        if is_training:
+            mean = x.mean((0, 2, 3))
+            centred = x - mean.reshape(1, -1, 1, 1)
+            variance = (centred * centred).mean((0, 2, 3))
+            count = x.shape[0] * x.shape[2] * x.shape[3]
+            # The running variance is the unbiased one (Ioffe and Szegedy 2015, section 3.1).
+            unbiased = variance.detach() * (count / max(1, count - 1))
+            for place, old, new in (
+                (node.args[3], running_mean, mean.detach()),
+                (node.args[4], running_var, unbiased),
+            ):
+                updates[self._states[place.name]] = old * (1 - momentum) + new * momentum
+        else:
+            centred = x - mean.reshape(1, -1, 1, 1)
+        scale = weight * (variance + eps).rsqrt()
+        return centred * scale.reshape(1, -1, 1, 1) + bias.reshape(1, -1, 1, 1)

@@ -1,0 +1,38 @@
+"""`haustra backends`."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from haustra.cli.terminal import print_json, print_lines
+
+
+def backends(
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """List what this machine can compute on, and how to get what is missing.
+
+    Parameters
+    ----------
+    as_json
+        Print JSON to standard output.
+    """
+    from haustra.backends.describe import describe_backends
+    from haustra.infer.onnx_detector import PROVIDERS
+
+    report = describe_backends(onnx_providers=PROVIDERS)
+    if as_json:
+        print_json(report.to_json())
+        return
+    lines = []
+    for state in report.backends:
+        lines += [f"{state.name:8} {text}" for text in state.hardware]
+        if state.missing is not None:
+            lines.append(f"{state.name:8} not here: {state.missing}")
+    for name, found in report.onnx.items():
+        lines.append(f"onnx     {name}: " + ("yes" if found is True else f"no ({found})"))
+    lines.append(f"default  {report.default} (HAUSTRA_BACKEND sets it)")
+    if report.auto is not None:
+        lines.append(f"auto     {report.auto}")
+    print_lines(lines)
