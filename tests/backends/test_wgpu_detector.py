@@ -2,7 +2,6 @@
 
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from haustra.backends.predictors import build_predictor
 from haustra.models.detector import ModelKind
 from haustra.train.augment import FULL
 from haustra.train.config import TrainConfig
-from haustra.train.loop import prepare_training
+from haustra.train.loop import prepare_training, train_detector
 from haustra.train.state import Position
 from haustra.train.training import Training, epoch_batches
 from haustra.warehouse.reading import open_split
@@ -26,10 +25,12 @@ pytestmark = [pytest.mark.slow, needs_adapter]
 
 NUM_STEPS = 30
 BATCH_SIZE = 4
-RATES = {"tiny": 5e-4, "big": 2e-5}
-"""With higher rates, or batches that change, a difference in the last bit becomes several per cent
-within 30 steps, between two trainings on the CPU as well: matching is a choice, and the statistics
-of BigDet's small maps are noisy."""
+NUM_FIRST_EPOCHS = 10
+"""On the CPU, before the two part: matching the equal boxes of an untrained detector is a coin."""
+RATE = 1e-4
+"""With higher rates a difference in the last bit becomes several per cent within 30 steps, between
+two trainings on the CPU as well: matching is a choice, and the statistics of BigDet's small maps
+are noisy."""
 
 
 @dataclass
@@ -41,21 +42,34 @@ class Trained:
     losses: list[float]
 
 
-def train(manifest: Path, *, kind: ModelKind, backend: str) -> Trained:
+def train_first(manifest: Path, *, kind: ModelKind) -> Path:
+    """Train for a few epochs on the CPU; return the checkpoint."""
+    config = TrainConfig(
+        manifest=manifest,
+        model=kind,
+        precision="float32",
+        batch_size=BATCH_SIZE,
+        epochs=NUM_FIRST_EPOCHS,
+        val_every=NUM_FIRST_EPOCHS,
+        checkpoint_out=manifest.with_name(f"{kind}.bin"),
+    )
+    return train_detector(config).checkpoint_path
+
+
+def train(manifest: Path, *, kind: ModelKind, init_from: Path, backend: str) -> Trained:
     config = TrainConfig(
         manifest=manifest,
         model=kind,
         backend=backend,  # type: ignore[arg-type]
         precision="float32",
         batch_size=BATCH_SIZE,
-        lr_start=RATES[kind],
-        lr_end=RATES[kind] / 2,
+        lr_start=RATE,
+        lr_end=RATE / 2,
+        init_from=init_from,
         checkpoint_out=manifest.with_name("unused.bin"),
     )
     prepared = prepare_training(config)
     training = Training(prepared.config, split=prepared.split, backend=prepared.backend)
-    with closing(epoch_batches(training, epoch=0, strength=FULL)) as batches:
-        first = next(batches)
     # The gradients that the first step takes, before the optimiser clips and uses them.
     gradients: dict[str, Tensor] = {}
     step = training.optimiser.step
@@ -74,11 +88,14 @@ def train(manifest: Path, *, kind: ModelKind, backend: str) -> Trained:
     training.optimiser.step = remember  # type: ignore[method-assign]
     losses: list[float] = []
     while len(losses) < NUM_STEPS:
-        loss = training.take_step(repeat(first))
-        if loss is None:  # the epoch has no step left
-            training.position = Position(epoch=training.position.epoch + 1)
-        else:
-            losses.append(loss)
+        epoch = training.position.epoch
+        with closing(epoch_batches(training, epoch=epoch, strength=FULL)) as batches:
+            while len(losses) < NUM_STEPS:
+                loss = training.take_step(batches)
+                if loss is None:  # the epoch has no step left
+                    break
+                losses.append(loss)
+        training.position = Position(epoch=epoch + 1)
     return Trained(training, gradients, losses)
 
 
@@ -90,9 +107,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["tiny", "big"])
 def pair(request: pytest.FixtureRequest, manifest: Path) -> tuple[Trained, Trained]:
     """The same training on the CPU and on WebGPU."""
+    first = train_first(manifest, kind=request.param)
     return (
-        train(manifest, kind=request.param, backend="ndarray"),
-        train(manifest, kind=request.param, backend="wgpu"),
+        train(manifest, kind=request.param, init_from=first, backend="ndarray"),
+        train(manifest, kind=request.param, init_from=first, backend="wgpu"),
     )
 
 
@@ -108,10 +126,10 @@ def test_gradients_of_one_step_agree(pair: tuple[Trained, Trained]) -> None:
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-3
 
 
-def test_losses_of_thirty_steps_agree_and_fall(pair: tuple[Trained, Trained]) -> None:
+def test_losses_of_thirty_steps_agree(pair: tuple[Trained, Trained]) -> None:
     cpu, wgpu = pair
     np.testing.assert_allclose(wgpu.losses, cpu.losses, rtol=0.01)
-    assert np.mean(wgpu.losses[-5:]) < 0.95 * np.mean(wgpu.losses[:5])
+    assert np.ptp(wgpu.losses) > 0.1 * np.mean(wgpu.losses)  # no two batches are alike
 
 
 def test_batches_are_those_of_the_cpu(pair: tuple[Trained, Trained]) -> None:
@@ -127,7 +145,7 @@ def test_running_statistics_move_as_on_the_cpu(pair: tuple[Trained, Trained]) ->
     for name, value in cpu.training.model.state_dict().items():
         moved = wgpu.training.model.state_dict()[name]
         if name.endswith("num_batches_tracked"):
-            assert moved == value == NUM_STEPS
+            assert moved == value > NUM_STEPS
         elif "running" in name:
             assert float((moved - value).norm() / value.norm()) < 0.02
 
