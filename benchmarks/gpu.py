@@ -119,9 +119,7 @@ def check(config: TrainConfig, *, names: Sequence[BackendName]) -> None:
 
     Before it the boxes of all cells are equal but for rounding, and which one is matched is chance.
     """
-    first = train_detector(
-        replace(config, backend="ndarray", precision="float32", epochs=1, overwrite=True)
-    )
+    first = train_detector(replace(config, backend="ndarray", precision="float32", epochs=1))
     found = {}
     for name in names:
         settings = replace(
@@ -225,7 +223,8 @@ def main() -> None:
             manifest=manifest,
             epochs=1000,
             compile=arguments.compile,
-            checkpoint_out=Path(folder) / "unused.bin",
+            checkpoint_out=Path(folder) / "first.bin",
+            overwrite=True,
         )
         print(
             "\n| model | backend | gradients apart | losses of 30 steps apart |\n|---|---|---|---|"

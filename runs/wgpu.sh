@@ -9,7 +9,7 @@ mkdir -p "${1:-wgpu}"
 cd "${1:-wgpu}"
 
 haustra backends
-haustra datagen --runs 40 --frames 30 --size 64
+haustra datagen --runs 80 --frames 30 --size 64
 haustra prune
 haustra etl --target-size 64
 manifest=$(ls artifacts/tensor_warehouse/v*/manifest.json)
