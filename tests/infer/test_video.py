@@ -61,6 +61,7 @@ def test_the_boxes_are_those_of_the_detector_on_each_frame(tmp_path: Path, weigh
         wanted = detector.detect(video.read(number), objectness=0.05, iou=0.5)
         assert found.boxes_px.tolist() == wanted.boxes_px.tolist()
         assert found.scores.tolist() == wanted.scores.tolist()
+    assert result.backend == result.to_json()["backend"] == detector.backend
     assert result.out == tmp_path / "a_boxed.mp4"
     boxed = VideoReader(result.out, flag="--video")
     assert (boxed.num_frames, boxed.frame_rate_hz) == (12, 20.0)
@@ -71,6 +72,8 @@ def test_boxes_are_green_in_the_video(tmp_path: Path) -> None:
     result = infer_video(
         InferConfig(video=tmp_path / "a.mp4", out=tmp_path / "b.avi", infer_obj_thresh=0.0)
     )
+    assert result.is_heuristic
+    assert result.backend is None
     number = next(i for i, found in enumerate(result.frames) if len(found))
     drawn = VideoReader(tmp_path / "b.avi", flag="--video").read(number).astype(int)
     factor = drawn.shape[0] // 64

@@ -18,7 +18,9 @@ from haustra.models.checkpoint import read_checkpoint, read_header, weights_dige
 from haustra.models.efficientnet import EfficientNetLite0
 from haustra.models.predict import resolve_cpu_precision
 from haustra.train.config import TrainConfig
-from haustra.train.loop import train_detector
+from haustra.train.loop import prepare_training, train_detector
+from haustra.train.state import Position
+from haustra.train.training import Training
 from haustra.warehouse.etl import ETLConfig, build_warehouse
 from haustra.warehouse.reading import open_split, read_manifest
 from scenes import write_captures, write_warehouse
@@ -220,6 +222,41 @@ def test_a_time_budget_ends_the_training(tmp_path: Path, manifest: Path) -> None
     assert result.seconds >= 2
     header, _ = read_checkpoint(result.checkpoint_path)
     assert header.history[-1]["epoch"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "epoch", "done", "resolution"),
+    [
+        ({"epochs": 100}, 0, 0.0, 0.628),
+        ({"epochs": 100}, 30, 0.3, 0.816),
+        ({"epochs": 100}, 60, 0.6, 1.0),
+        ({"epochs": 1}, 0, 0.0, 0.9375),  # the one epoch is mostly seen at the full size
+        ({"time_budget": "10m"}, 0, 0.0, 1.0),  # how many epochs there will be is not known
+        ({"time_budget": "10m"}, 1, 0.01, 0.634),
+        ({"time_budget": "10m"}, 1, 0.5, 1.0),
+        pytest.param(
+            {"epochs": 100, "compile": "on"},
+            0,
+            0.0,
+            1.0,
+            marks=pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning"),
+        ),
+    ],
+)
+def test_images_grow_with_what_is_done_in_the_middle_of_an_epoch(
+    tmp_path: Path,
+    manifest: Path,
+    settings: dict[str, object],
+    epoch: int,
+    done: float,
+    resolution: float,
+) -> None:
+    prepared = prepare_training(config_for(manifest, tmp_path, **({"epochs": None} | settings)))
+    training = Training(prepared.config, split=prepared.split, backend=prepared.backend)
+    training.position = Position(epoch=epoch, share_at_epoch_start=done)
+    strength = training.augment_strength()
+    assert strength is not None
+    assert strength.resolution == pytest.approx(resolution, abs=1e-3)
 
 
 def test_validating_does_not_count_against_the_time_budget(

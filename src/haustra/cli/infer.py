@@ -43,8 +43,7 @@ def infer(
             }
         )
     else:
-        if result.backend and wanted_backend(settings.backend) != "ndarray":
-            print_lines([result.backend])
+        _print_backend(result.backend, settings=settings)
         _print_result(result)
     if result.unreadable:
         total = len(result.pictures) + len(result.unreadable)
@@ -59,12 +58,18 @@ def _infer_video(settings: InferConfig, *, as_json: bool) -> None:
     if as_json:
         print_json(result.to_json())
     else:
+        _print_backend(result.backend, settings=settings)
         _print_video(result)
     if result.unreadable is not None:
         raise HaustraError(
             f"{len(result.frames)} of {result.num_frames_told} frames could be read, they are "
             f"boxed: {result.unreadable}"
         )
+
+
+def _print_backend(backend: str | None, *, settings: InferConfig) -> None:
+    if backend and wanted_backend(settings.backend) != "ndarray":
+        print_lines([backend])
 
 
 def _print_video(result: VideoResult) -> None:

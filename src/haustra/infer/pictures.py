@@ -115,6 +115,11 @@ def open_configured(config: InferConfig) -> tuple[ImageDetector, OperatingPoint]
     return detector, point
 
 
+def backend_of(detector: ImageDetector) -> str | None:
+    """Return what computes a detector, in words; None for the heuristic."""
+    return detector.backend if isinstance(detector, TrainedDetector) else None
+
+
 def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> InferResult:
     """Detect polyps on every image and write `<stem>_boxed.png` for each.
 
@@ -155,5 +160,5 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
         unreadable=unreadable,
         operating_point=point,
         in_time=in_time,
-        backend=detector.backend if isinstance(detector, TrainedDetector) else None,
+        backend=backend_of(detector),
     )

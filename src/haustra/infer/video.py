@@ -14,7 +14,7 @@ from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.core.videos import VideoReader, writing_video
 from haustra.infer.config import BOXED_SUFFIX, InferConfig
-from haustra.infer.pictures import draw_picture, open_configured
+from haustra.infer.pictures import backend_of, draw_picture, open_configured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ class VideoResult:
     frame_rate_hz: float
     caption: str
     is_heuristic: bool
+    backend: str | None
+    """What computed; None for the heuristic."""
     unreadable: str | None
     """Where and why the video ended early; None where it did not."""
     num_frames_told: int
@@ -46,6 +48,7 @@ class VideoResult:
         return {
             "detector": self.caption,
             "heuristic": self.is_heuristic,
+            "backend": self.backend,
             "operating_point": self.operating_point.to_json(),
             "in_time": True,
             "video": str(self.video),
@@ -99,6 +102,7 @@ def infer_video(config: InferConfig, *, progress: Progress | None = None) -> Vid
         frame_rate_hz=video.frame_rate_hz,
         caption=detector.caption,
         is_heuristic=config.detector_weights is None,
+        backend=backend_of(detector),
         unreadable=str(ended[0]) if ended else None,
         num_frames_told=video.num_frames,
         operating_point=point,

@@ -111,7 +111,7 @@ def dry_run(config: TrainConfig) -> DryRun:
     training = Training(config, split=prepared.split, backend=prepared.backend)
     try:
         seconds_per_step = median(_time_steps(training))
-        if config.augment and training.images_grow:
+        if training.images_grow:
             seconds_per_step *= mean_share_of_pixels()
         one_validation_s = _time_validation(training, split=prepared.validation_split)
     except (RuntimeError, MemoryError) as error:

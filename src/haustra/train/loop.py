@@ -172,7 +172,8 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
         backend=prepared.backend,
     )
     try:
-        try_largest_step(training)
+        if training.images_grow:
+            try_largest_step(training)
         with (
             Interrupts() as interrupts,
             Reporter(prepared.config, history=training.position.history) as reporter,
@@ -325,10 +326,10 @@ class _Loop:
 
     def _batches(self) -> Generator[WaitedBatch, None, None]:
         """Open the batches that are left of the epoch."""
-        training, config, position = self.training, self.config, self.training.position
+        training, position = self.training, self.training.position
         if not position.num_batches:
             position.share_at_epoch_start = training.share_done
-        strength = training.augment_strength() if config.augment else None
+        strength = training.augment_strength()
         return epoch_batches(
             training, epoch=position.epoch, first_batch=position.num_batches, strength=strength
         )

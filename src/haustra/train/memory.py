@@ -65,7 +65,7 @@ def _try_step(training: "Training", *, batch_size: int) -> None:
 
 
 def try_largest_step(training: "Training") -> None:
-    """Fail now if memory fails later: the images of a training grow. Nothing of it moves.
+    """Fail now if memory fails later, where the images of a training grow. Nothing of it moves.
 
     Raises:
         RuntimeError, MemoryError: `is_out_of_memory` tells whether it is that.

@@ -150,10 +150,12 @@ class Training:
     @property
     def images_grow(self) -> bool:
         """Whether images are small at first. What is compiled would be compiled for each size."""
-        return self._compiled is None and self._wgpu is None
+        return self.config.augment and self._compiled is None and self._wgpu is None
 
-    def augment_strength(self) -> AugmentStrength:
-        """Return how strongly to augment the epoch that `position` is in."""
+    def augment_strength(self) -> AugmentStrength | None:
+        """Return how strongly to augment the epoch that `position` is in; None for not at all."""
+        if not self.config.augment:
+            return None
         position, num_epochs = self.position, self.config.num_epochs
         start = position.share_at_epoch_start
         if not self.images_grow:
