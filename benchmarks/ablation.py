@@ -23,9 +23,10 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch.nn import functional
 
 from haustra.core.files import write_json_atomic
-from haustra.models import detector, matching
+from haustra.models import detector, losses, matching
 from haustra.models.checkpoint import read_checkpoint
 from haustra.models.predict import predict_slots
 from haustra.train import averaging, batches, loop, training
@@ -38,15 +39,9 @@ from kvasir_steps import build_manifest
 Change = Callable[[], AbstractContextManager[object]]
 
 
-@contextmanager
-def _without_gradient_of_selectors() -> Iterator[None]:
-    original = detector.SlotDetector.dense
-
-    def dense(self: detector.SlotDetector, images: torch.Tensor, **_: float) -> object:
-        return original(self, images, selector_share=0.0)
-
-    with patch.object(detector.SlotDetector, "dense", dense):
-        yield
+def _plain_slot_loss(candidates: detector.Candidates, wanted: torch.Tensor) -> torch.Tensor:
+    bce = functional.binary_cross_entropy_with_logits(candidates.logits, wanted, reduction="sum")
+    return bce / wanted.sum().clamp(min=1.0)
 
 
 class _AdamWAlone(torch.optim.AdamW):
@@ -118,10 +113,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Change | None]] = {
         {},
         lambda: patch.object(training, "DetectorOptimiser", _AdamWAlone),
     ),
-    "no-selector-gradient": (
-        "selectors teach the features nothing",
+    "no-exclusion": (
+        "without the exclusion",
         {},
-        _without_gradient_of_selectors,
+        lambda: patch.object(detector, "EXCLUSION_ROUNDS", 0),
+    ),
+    "plain-bce": (
+        "the exclusion learns by plain BCE",
+        {},
+        lambda: patch.object(losses, "slot_loss", _plain_slot_loss),
     ),
     "one-cell": (
         "dense heads learn from one cell per polyp",

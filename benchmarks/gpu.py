@@ -105,7 +105,7 @@ def first_gradient(training: Training) -> torch.Tensor:
     """Return the gradient of the first batch as one vector on the CPU; the weights stay."""
     with closing(epoch_batches(training, epoch=0, strength=None)) as batches:
         (_, batch), _ = next(batches)
-        training.loss_terms(batch, selector_share=0.5)["loss"].backward()  # type: ignore[no-untyped-call]
+        training.loss_terms(batch)["loss"].backward()  # type: ignore[no-untyped-call]
     weights = [weight for weight in training.model.parameters() if weight.grad is not None]
     gradient = torch.cat(
         [weight.grad.flatten().cpu() for weight in weights if weight.grad is not None]

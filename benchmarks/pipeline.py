@@ -210,7 +210,11 @@ def measure_training(manifest: Path, folder: Path) -> None:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
                 output = model.dense(images)
             loss = detection_loss(
-                output, boxes_xyxy=boxes[:, :rows], mask=mask[:, :rows], weights=LossWeights()
+                output,
+                model.candidates(output),
+                boxes_xyxy=boxes[:, :rows],
+                mask=mask[:, :rows],
+                weights=LossWeights(),
             )["loss"]
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -15,7 +15,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from haustra.models.backbone import count_parameters
-from haustra.models.detector import BackboneKind, ModelKind, SlotDetector, build_model
+from haustra.models.detector import (
+    NUM_CANDIDATES,
+    BackboneKind,
+    ModelKind,
+    SlotDetector,
+    build_model,
+)
 from haustra.models.detector import default_config as shape_of
 
 mpl.use("Agg")
@@ -28,7 +34,7 @@ COLOURS = {
     "backbone": "#c6dbef",
     "pyramid": "#c7e9c0",
     "head": "#fdd0a2",
-    "selector": "#fdae6b",
+    "slots": "#fdae6b",
 }
 
 
@@ -88,7 +94,7 @@ def run_parts(model: SlotDetector) -> dict[nn.Module, tuple[int, ...]]:
 
 
 def columns_of(model: SlotDetector) -> list[list[Part | None]]:
-    """Return the drawing's columns: backbone, pyramid, heads, selectors, fine levels first."""
+    """Return the drawing's columns: backbone, pyramid, heads, fine levels first."""
     shapes = run_parts(model)
     num_levels = model.config.num_levels
     trunk: list[Part | None] = [
@@ -101,7 +107,7 @@ def columns_of(model: SlotDetector) -> list[list[Part | None]]:
         for text, modules in backbone_stages(model)
     ]
     pyramid: list[Part | None] = [None] * (len(trunk) - num_levels)
-    heads, selectors = pyramid.copy(), pyramid.copy()
+    heads = pyramid.copy()
     for level, lateral in enumerate(model.pyramid.lateral):
         is_read = level < model.num_read_levels
         parts = [lateral, model.pyramid.smooth[level]] if is_read else [lateral]
@@ -115,9 +121,8 @@ def columns_of(model: SlotDetector) -> list[list[Part | None]]:
         )
         if not is_read:
             heads.append(None)
-            selectors.append(None)
             continue
-        head, selector = model.heads[level], model.selectors[level]
+        head = model.heads[level]
         predict = head.get_submodule("predict")
         heads.append(
             Part(
@@ -127,15 +132,7 @@ def columns_of(model: SlotDetector) -> list[list[Part | None]]:
                 shape=shapes[predict],
             )
         )
-        selectors.append(
-            Part(
-                text="selector",
-                colour="selector",
-                num_parameters=count_parameters(selector),
-                shape=shapes[selector],
-            )
-        )
-    return [trunk, pyramid, heads, selectors]
+    return [trunk, pyramid, heads]
 
 
 def backbone_stages(model: SlotDetector) -> list[tuple[str, list[nn.Module]]]:
@@ -197,15 +194,26 @@ def draw(variant: Variant, model: SlotDetector) -> None:
             below = column[row + 1] if row + 1 < len(column) else None
             if x_index == 1 and below is not None:
                 arrow((x + width / 2, y - 1 + height / 2), (x + width / 2, y - height / 2))
-    head_rows = [row for row, part in enumerate(columns[3]) if part is not None]
-    bottom = -rows - 0.1
-    slots = model.config.num_slots
-    answer = "1 box, 1 logit" if slots == 1 else f"the {slots} best cells:\nboxes and scores"
-    box(3 * step, bottom, f"top-{slots} of all cells\n{answer}", COLOURS["image"])
-    arrow(
-        (3 * step + width / 2, -head_rows[-1] - height / 2),
-        (3 * step + width / 2, bottom + height / 2),
-    )
+    rows_of_heads = [row for row, part in enumerate(columns[2]) if part is not None]
+    slots, exclusion = model.config.num_slots, model.exclusion
+    if exclusion is None:
+        chain = [("the best cell", "image"), ("all cells vote on its box\n1 box, 1 logit", "image")]
+    else:
+        learned = count_parameters(exclusion)
+        chain = [
+            (f"the {NUM_CANDIDATES} best cells", "image"),
+            (f"exclusion by a better one\n{learned} parameters", "slots"),
+            (f"the {slots} best of them;\nall cells vote on the boxes", "image"),
+        ]
+    x, first = 3 * step, rows_of_heads[0]
+    for index, (text, colour) in enumerate(chain):
+        y = float(-first - index)
+        box(x, y, text, COLOURS[colour])
+        if index:
+            arrow((x + width / 2, y + 1 - height / 2), (x + width / 2, y + height / 2))
+    for row in rows_of_heads:
+        arrow((x - step + width, float(-row)), (x, float(-first)))
+    bottom = -max(rows - 1, first + len(chain) - 1)
     axes.set_xlim(-0.2, 3 * step + width + 0.2)
     axes.set_ylim(bottom - 0.6, 1.6)
     axes.axis("off")

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from haustra.models.checkpoint import CheckpointHeader, write_checkpoint
@@ -47,3 +49,10 @@ def write_lively_checkpoint(
     )
     write_checkpoint(path, header=header, state=model.state_dict())
     return model
+
+
+def golden_images() -> NDArray[np.uint8]:
+    """Return two images of slopes and stripes, uint8 [2,64,64,3]."""
+    y, x = np.mgrid[:64, :64]
+    image = np.stack([x * 4, y * 4, (x + y) * 8 % 256], axis=-1).astype(np.uint8)
+    return np.stack([image, image[::-1]])

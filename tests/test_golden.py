@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from checkpoints import golden_images
 from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError
 from haustra.models.checkpoint import read_checkpoint, weights_digest
+from haustra.models.predict import predict_slots
 from haustra.warehouse.etl import ETLConfig, build_warehouse
 from haustra.warehouse.format import SPLIT_NAMES
 from haustra.warehouse.reading import open_split, read_manifest
@@ -64,6 +66,32 @@ def test_the_golden_checkpoint_is_read() -> None:
     assert weights_digest(model.state_dict()) == EXPECTED["weights_sha256"]
     assert header.warehouse_version == EXPECTED["version"]
     assert (header.kind_name, header.input_size_wh, header.max_boxes) == ("tinydet", (32, 32), 2)
+
+
+def test_a_detector_of_checkpoint_version_1_answers_as_then() -> None:
+    header, model = read_checkpoint(Path(__file__).parent / "view" / "tinydet_sim.bin")
+    assert header.format_version == 1
+    y, x = np.mgrid[:192, :192]
+    image = np.stack([x * 255 // 191, y * 255 // 191, (x + y) % 256], axis=-1).astype(np.uint8)
+    boxes, scores = predict_slots(model)(np.stack([image, image[::-1]]))
+    np.testing.assert_allclose(
+        boxes[:, 0],
+        [[0.18986, 0.33289, 0.73348, 0.82851], [0.32351, 0.17083, 0.73800, 0.54583]],
+        atol=1e-3,
+    )
+    np.testing.assert_allclose(scores[:, 0], [0.0058994, 0.0543385], rtol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "big"])
+def test_detectors_of_checkpoint_version_2_are_read_and_answer_as_then(kind: str) -> None:
+    folder = GOLDEN.with_name("format_v2")
+    expected = json.loads((folder / "expected.json").read_text())[kind]
+    header, model = read_checkpoint(folder / f"{kind}det.bin")
+    assert (header.format_version, header.kind_name) == (2, f"{kind}det")
+    assert weights_digest(model.state_dict()) == expected["weights_sha256"]
+    boxes, scores = predict_slots(model)(golden_images())
+    np.testing.assert_allclose(boxes, expected["boxes_xyxy"], atol=1e-4)
+    np.testing.assert_allclose(scores, expected["scores"], rtol=1e-3)
 
 
 def test_a_later_format_version_is_refused_naming_both(tmp_path: Path) -> None:

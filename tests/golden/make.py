@@ -1,4 +1,6 @@
-"""Makes the golden files of a format version, once: `python tests/golden/make.py FOLDER`.
+"""Makes golden files of a format version, once.
+
+    python tests/golden/make.py warehouse | checkpoints FOLDER
 
 Golden files are never made again. A new format version gets a folder of its own beside the others.
 """
@@ -6,24 +8,26 @@ Golden files are never made again. A new format version gets a folder of its own
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from checkpoints import golden_images
 from haustra.core.digests import digest_bytes
 from haustra.models.checkpoint import CheckpointHeader, weights_digest, write_checkpoint
-from haustra.models.detector import ModelConfig, build_model
+from haustra.models.detector import ModelConfig, ModelKind, build_model
+from haustra.models.predict import predict_slots
 from haustra.warehouse.etl import ETLConfig, build_warehouse
 from haustra.warehouse.format import SPLIT_NAMES
 from haustra.warehouse.reading import open_split
 from scenes import write_captures
 
 
-def main() -> None:
-    """Write captures, their warehouse, a small checkpoint, and what reading them must give."""
-    folder = Path(sys.argv[1])
+def make_warehouse(folder: Path) -> dict[str, Any]:
+    """Write captures and their warehouse; return what reading them must give."""
     runs = write_captures(folder / "captures", num_runs=5, frames_per_run=3, size_wh=(32, 32))
     (runs[0] / "images/frame_00002.png").write_bytes(b"no picture")
     (runs[1] / "images/frame_00002.png").unlink()
@@ -47,28 +51,54 @@ def main() -> None:
                 "image_sha256": digest_bytes(batch.images[number].tobytes()),
                 "boxes_xyxy": batch.boxes_xyxy[number][batch.mask[number] == 1].tolist(),
             }
-    model_config = ModelConfig(
-        kind="tiny", num_slots=1, widths=(8, 8, 8, 8), depths=(1, 1, 1, 1), num_levels=1, neck=8
-    )
-    torch.manual_seed(0)
-    state = build_model(model_config).state_dict()
-    header = CheckpointHeader(
-        model=model_config,
-        input_size_wh=(32, 32),
-        resize_mode="letterbox",
-        max_boxes=2,
-        class_names=("polyp",),
-        warehouse_version=result.manifest.version,
-        training={"epochs": 0},
-        haustra_version="0.1.0",
-    )
-    write_checkpoint(folder / "tinydet.bin", header=header, state=state)
-    expected = {
-        "version": result.manifest.version,
-        "samples": samples,
-        "weights_sha256": weights_digest(state),
-    }
-    (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+    return {"version": result.manifest.version, "samples": samples}
+
+
+def make_checkpoints(folder: Path) -> dict[str, Any]:
+    """Write a small checkpoint of each kind; return its weights' digest and what it answers."""
+    expected: dict[str, Any] = {}
+    kinds: tuple[ModelKind, ...] = ("tiny", "big")
+    for kind in kinds:
+        config = ModelConfig(
+            kind=kind,
+            num_slots=1 if kind == "tiny" else 2,
+            widths=(8, 8, 8, 8),
+            depths=(1, 1, 1, 1),
+            num_levels=1 if kind == "tiny" else 3,
+            neck=8,
+        )
+        torch.manual_seed(0)
+        model = build_model(config).eval()
+        for parameter in model.parameters():  # or all cells would answer alike
+            torch.nn.init.normal_(parameter, std=0.5)
+        header = CheckpointHeader(
+            model=config,
+            input_size_wh=(64, 64),
+            resize_mode="letterbox",
+            max_boxes=2,
+            class_names=("polyp",),
+            warehouse_version="0123456789abcdef",
+            training={"epochs": 0},
+            haustra_version="0.1.0",
+        )
+        state = model.state_dict()
+        write_checkpoint(folder / f"{kind}det.bin", header=header, state=state)
+        boxes, scores = predict_slots(model)(golden_images())
+        expected[kind] = {
+            "weights_sha256": weights_digest(state),
+            "boxes_xyxy": boxes.tolist(),
+            "scores": scores.tolist(),
+        }
+    return expected
+
+
+def main() -> None:
+    """Make what is asked for."""
+    makers = {"warehouse": make_warehouse, "checkpoints": make_checkpoints}
+    what, folder = sys.argv[1], Path(sys.argv[2])
+    folder.mkdir(parents=True)
+    text = json.dumps(makers[what](folder), indent=1)
+    (folder / "expected.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

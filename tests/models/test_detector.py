@@ -6,19 +6,23 @@ import torch
 from haustra.models.backbone import count_parameters, images_to_input
 from haustra.models.detector import (
     BackboneKind,
+    Candidates,
     DenseOutput,
-    LevelSelector,
+    Exclusion,
     ModelKind,
+    SlotDetector,
     build_model,
     config_from_json,
     default_config,
 )
 from haustra.models.losses import (
     LossWeights,
+    assign_slots,
     assign_targets,
     detection_loss,
     loss_from_targets,
     paired_giou,
+    slot_loss,
 )
 
 KINDS: tuple[ModelKind, ...] = ("tiny", "big")
@@ -29,6 +33,24 @@ def random_images(count: int, *, height: int = 64, width: int = 96) -> torch.Ten
     generator = torch.Generator().manual_seed(0)
     shape = (count, height, width, 3)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def loss_terms(
+    model: SlotDetector,
+    images: torch.Tensor,
+    *,
+    boxes_xyxy: torch.Tensor,
+    mask: torch.Tensor,
+    weights: LossWeights | None = None,
+) -> dict[str, torch.Tensor]:
+    output = model.dense(images_to_input(images))
+    return detection_loss(
+        output,
+        None if model.exclusion is None else model.candidates(output),
+        boxes_xyxy=boxes_xyxy,
+        mask=mask,
+        weights=weights or LossWeights(),
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,30 +107,29 @@ def test_giou_of_hand_computed_pairs() -> None:
 def test_images_without_boxes_still_teach_and_give_finite_losses(kind: ModelKind) -> None:
     torch.manual_seed(0)
     model = build_model(default_config(kind, max_boxes=4))
-    terms = detection_loss(
-        model.dense(images_to_input(random_images(2))),
+    terms = loss_terms(
+        model,
+        random_images(2),
         boxes_xyxy=torch.zeros(2, 4, 4),
         mask=torch.zeros(2, 4, dtype=torch.bool),
-        weights=LossWeights(),
     )
     assert torch.isfinite(terms["loss"])
-    for head in ("dense", "selected"):
-        assert float(terms[f"{head}_l1"]) == float(terms[f"{head}_iou"]) == 0
-        assert float(terms[f"{head}_objectness"]) > 0
+    assert float(terms["l1"]) == float(terms["iou"]) == 0
+    assert float(terms["objectness"]) > 0
+    assert ("slots" in terms) == (kind == "big")
 
 
 def test_masked_boxes_do_not_change_the_loss() -> None:
     torch.manual_seed(0)
     model = build_model(default_config("big", max_boxes=4)).eval()
-    output = model.dense(images_to_input(random_images(2)))
     boxes = torch.zeros(2, 4, 4)
     boxes[:, 0] = torch.tensor([0.1, 0.2, 0.6, 0.7])
     mask = torch.zeros(2, 4, dtype=torch.bool)
     mask[:, 0] = True
-    clean = detection_loss(output, boxes_xyxy=boxes, mask=mask, weights=LossWeights())
+    clean = loss_terms(model, random_images(2), boxes_xyxy=boxes, mask=mask)
     boxes[:, 1:] = 0.5
     boxes[:, 1:, 2:] = 0.9
-    dirty = detection_loss(output, boxes_xyxy=boxes, mask=mask, weights=LossWeights())
+    dirty = loss_terms(model, random_images(2), boxes_xyxy=boxes, mask=mask)
     assert float(clean["loss"].detach()) == float(dirty["loss"].detach())
 
 
@@ -122,7 +143,7 @@ def test_the_loss_of_static_shapes_is_the_same_loss(kind: ModelKind) -> None:
     for every_cell in (False, True):
         output = model.eval().dense(images_to_input(random_images(2)))
         targets = assign_targets(output, boxes_xyxy=boxes.expand(2, -1, -1), mask=mask)
-        assert targets.selected.positive.sum() == 2
+        assert targets.positive.sum() >= 2
         terms = loss_from_targets(output, targets, weights=LossWeights(), every_cell=every_cell)
         losses.append(torch.stack(list(terms.values())))
         model.zero_grad()
@@ -141,10 +162,11 @@ def test_the_iou_term_can_be_left_out() -> None:
     torch.manual_seed(0)
     model = build_model(default_config("tiny", max_boxes=1))
     boxes, mask = torch.tensor([[[0.1, 0.2, 0.6, 0.7]]]), torch.ones(1, 1, dtype=torch.bool)
-    output = model.dense(images_to_input(random_images(1)))
-    terms = detection_loss(output, boxes_xyxy=boxes, mask=mask, weights=LossWeights(iou=0))
-    assert float(terms["dense_iou"]) == float(terms["selected_iou"]) == 0
-    assert float(terms["dense_l1"]) > 0
+    terms = loss_terms(
+        model, random_images(1), boxes_xyxy=boxes, mask=mask, weights=LossWeights(iou=0)
+    )
+    assert float(terms["iou"]) == 0
+    assert float(terms["l1"]) > 0
 
 
 def test_inference_normalises_each_level_as_training_did() -> None:
@@ -160,40 +182,77 @@ def test_inference_normalises_each_level_as_training_did() -> None:
     with torch.no_grad():
         for head, features in zip(model.heads, maps, strict=True):
             for _ in range(100):
-                _, in_training = head.train()(features)
-            _, at_inference = head.eval()(features)
+                in_training = head.train()(features)
+            at_inference = head.eval()(features)
             torch.testing.assert_close(at_inference, in_training, atol=0.002, rtol=0)
 
 
-def test_a_selector_sees_the_best_objectness_of_every_level() -> None:
-    torch.manual_seed(0)
-    selector = LevelSelector(8, num_levels=3).eval()
-    seen: list[torch.Tensor] = []
-    selector.compare.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    objectness = [torch.full((1, 1, side, side), -9.0) for side in (8, 4, 2)]
-    objectness[0][0, 0, 5, 2] = 3.0  # of the fine level: in row 2, column 1 of the middle one
-    objectness[2][0, 0, 1, 0] = 7.0  # of the coarse level: the lower left quarter
-    selector(torch.zeros(1, 8, 4, 4), objectness)
-    fine, middle, coarse = seen[0][0, 8:]
-    assert fine[2, 1] == 3.0
-    assert int((fine > -9).sum()) == 1
-    assert (middle == -9).all()
-    assert (coarse[2:, :2] == 7).all()
-    assert int((coarse > -9).sum()) == 4
+def boxes_in_a_row(*left: float) -> torch.Tensor:
+    """Boxes of one size, [1,K,4]; two that are `d` apart have the IoU (0.4 - d) / (0.4 + d)."""
+    return torch.tensor([[[x, 0.1, x + 0.4, 0.5] for x in left]])
 
 
-def test_the_selectors_gradient_reaches_the_features_as_far_as_it_is_let() -> None:
+def test_a_candidate_loses_by_a_better_one_on_the_same_place_and_by_no_other() -> None:
+    exclusion = Exclusion()
+    logits = torch.tensor([[3.0, 2.0, 1.0]])
+    with torch.no_grad():
+        alone = exclusion(logits[:, :1], boxes_in_a_row(0.0))
+        first, second, apart = exclusion(logits, boxes_in_a_row(0.0, 0.01, 0.5))[0]
+        lone = exclusion(logits[:, 2:], boxes_in_a_row(0.5))
+    assert float(first) == float(alone)
+    assert float(second) < 2.0 - 5  # nearly the same box
+    assert float(apart) == pytest.approx(float(lone), abs=0.01)
+
+
+def test_what_is_excluded_excludes_no_other() -> None:
+    # The second is hidden by the first; the third overlaps the second only.
+    exclusion = Exclusion()
+    with torch.no_grad():
+        exclusion.iou_middle.fill_(0.5)
+        logits = exclusion(torch.tensor([[3.0, 2.0, 1.0]]), boxes_in_a_row(0.0, 0.07, 0.14))[0]
+        without = exclusion(torch.tensor([[3.0, 1.0]]), boxes_in_a_row(0.0, 0.14))[0]
+    assert float(logits[1]) < -3
+    assert float(logits[2]) == pytest.approx(float(without[1]), abs=0.2)
+
+
+def test_equal_candidates_leave_one() -> None:
+    with torch.no_grad():
+        logits = Exclusion()(torch.zeros(1, 4), boxes_in_a_row(0.1, 0.1, 0.1, 0.1))[0]
+    assert int((logits > -1).sum()) == 1
+
+
+def test_exclusive_matching_teaches_the_exclusion_alone() -> None:
     torch.manual_seed(0)
     model = build_model(default_config("big", max_boxes=4))
-    images = images_to_input(random_images(2))
-    sizes = []
-    for share in (0.0, 0.5, 1.0):
-        model.zero_grad()
-        model.dense(images, selector_share=share).selection_logits.sum().backward()  # type: ignore[no-untyped-call]
-        gradient = model.backbone.get_parameter("stem.0.weight").grad
-        sizes.append(0.0 if gradient is None else float(gradient.norm()))
-    assert sizes[0] == 0
-    assert sizes[1] == pytest.approx(sizes[2] / 2, rel=1e-3)
+    output = model.dense(images_to_input(random_images(2)))
+    candidates = model.candidates(output)
+    boxes = torch.tensor([[[0.1, 0.2, 0.6, 0.7], [0.5, 0.5, 0.9, 0.8]]]).expand(2, -1, -1)
+    mask = torch.tensor([[True, True], [True, False]])
+    wanted = assign_slots(candidates, output, boxes_xyxy=boxes, mask=mask)
+    assert (wanted > 0).sum(dim=1).tolist() == [2, 1]
+    assert (wanted <= 1).all()
+    slot_loss(candidates, wanted).backward()  # type: ignore[no-untyped-call]
+    taught = {name for name, weight in model.named_parameters() if weight.grad is not None}
+    assert model.exclusion is not None
+    assert taught == {f"exclusion.{name}" for name, _ in model.exclusion.named_parameters()}
+
+
+def test_a_few_steps_teach_the_exclusion_where_boxes_of_one_polyp_end() -> None:
+    # Two polyps that overlap by an IoU of 0.6, and a duplicate of each at 0.9: only training tells.
+    exclusion = Exclusion()
+    optimiser = torch.optim.Adam(exclusion.parameters(), lr=0.05)
+    logits = torch.tensor([[2.0, 1.9, 1.8, 1.7]])
+    boxes = boxes_in_a_row(0.0, 0.1, 0.02, 0.12)
+    wanted = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    cells = torch.arange(4)[None]
+    for _ in range(200):
+        loss = slot_loss(Candidates(cells, exclusion(logits, boxes)), wanted)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    scores = exclusion(logits, boxes)[0].sigmoid()
+    assert (scores[:2] > 0.6).all()
+    assert (scores[2:] < 0.4).all()
 
 
 def test_the_cells_around_the_chosen_one_vote_on_its_box() -> None:
@@ -202,15 +261,15 @@ def test_the_cells_around_the_chosen_one_vote_on_its_box() -> None:
     near, far = [0.2, 0.2, 0.6, 0.6], [0.7, 0.7, 0.9, 0.9]
     shifted = [0.22, 0.2, 0.62, 0.6]
     proposals = DenseOutput(
-        objectness_logits=torch.tensor([[0.0, 0.0, 9.0]]),
-        selection_logits=torch.tensor([[3.0, -3.0, -3.0]]),
+        objectness_logits=torch.tensor([[3.0, 2.0, 1.0]]),
         boxes_xyxy=torch.tensor([[near, shifted, far]]),
         cells_xy=torch.zeros(3, 2),
         cell_sizes=torch.ones(3, 2),
     )
     with patch.object(model, "dense", lambda images: proposals):
         output = model(torch.zeros(1, 3, 32, 32))
-    share = (0.38 / 0.42) ** 8 / (1 + (0.38 / 0.42) ** 8)
+    weight = (0.38 / 0.42) ** 8 * (torch.tensor(2.0).sigmoid() / torch.tensor(3.0).sigmoid()) ** 2
+    share = weight / (1 + weight)
     expected = torch.tensor(near) + share * (torch.tensor(shifted) - torch.tensor(near))
     torch.testing.assert_close(output.boxes_xyxy[0, 0], expected)
-    assert float(output.logits[0, 0]) == pytest.approx(2.85)  # 19 of 20 parts say 3, one 0
+    assert float(output.logits[0, 0]) == 3.0

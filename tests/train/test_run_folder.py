@@ -325,7 +325,7 @@ def test_an_accumulated_gradient_is_the_mean_of_its_batches(tmp_path: Path, mani
     wanted = []
     for (_, batch), _ in batches:
         training = Training(config, split=split)
-        training.loss_terms(batch, selector_share=0.0)["loss"].backward()  # type: ignore[no-untyped-call]
+        training.loss_terms(batch)["loss"].backward()  # type: ignore[no-untyped-call]
         wanted.append([weight.grad for weight in training.model.parameters()])
     training = Training(config, split=split)
     training.optimiser.step = lambda: None  # type: ignore[method-assign]
@@ -388,13 +388,13 @@ def test_out_of_memory_names_a_batch_size_that_fits(
 ) -> None:
     compute = Training.loss_terms
 
-    def loss_terms(training: Training, batch: Batch, *, selector_share: float) -> Any:
+    def loss_terms(training: Training, batch: Batch) -> Any:
         if len(batch.images) > largest:
             raise RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
                 "memory: you tried to allocate 1 bytes. Error code 12 (Cannot allocate memory)"
             )
-        return compute(training, batch, selector_share=selector_share)
+        return compute(training, batch)
 
     monkeypatch.setattr(Training, "loss_terms", loss_terms)
     config = config_for(manifest, tmp_path, batch_size=16)
@@ -407,7 +407,7 @@ def test_out_of_memory_names_a_batch_size_that_fits(
 def test_another_error_of_pytorch_is_no_lack_of_memory(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def loss_terms(training: Training, batch: Batch, *, selector_share: float) -> Any:
+    def loss_terms(training: Training, batch: Batch) -> Any:
         raise RuntimeError("The size of tensor a must match the size of tensor b")
 
     monkeypatch.setattr(Training, "loss_terms", loss_terms)

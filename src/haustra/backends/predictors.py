@@ -2,8 +2,10 @@
 
 from haustra.backends.choose import Backend
 from haustra.core.detections import PredictSlots
+from haustra.core.errors import HaustraError
 from haustra.models.detector import SlotDetector
 from haustra.models.predict import predict_slots
+from haustra.models.version_1 import SlotDetectorOfVersion1
 
 
 def build_predictor(model: SlotDetector, *, backend: Backend) -> PredictSlots:
@@ -12,9 +14,14 @@ def build_predictor(model: SlotDetector, *, backend: Backend) -> PredictSlots:
     The model moves to the backend's device.
 
     Raises:
-        HaustraError: the device does not open.
+        HaustraError: the device does not open, or the backend has not what the model needs.
     """
     if backend.name == "wgpu":
+        if isinstance(model, SlotDetectorOfVersion1):
+            raise HaustraError(
+                "--backend wgpu runs no detector of checkpoint format version 1; "
+                "pass --backend ndarray, or train it anew"
+            )
         from haustra.backends.wgpu_detector import WgpuPredictor
 
         return WgpuPredictor(model)

@@ -29,17 +29,16 @@ from haustra.models.detector import DenseOutput, SlotDetector
 from haustra.models.losses import (
     CellTargets,
     LossWeights,
-    Targets,
+    assign_slots,
     assign_targets,
     loss_from_targets,
+    slot_loss,
 )
 
 PREFIX = "detector."
-NUM_PREDICTIONS = 3
+NUM_PREDICTIONS = 2
 """Outputs of `dense` that depend on the image; the others are the places of the cells."""
-TERM_NAMES = tuple(
-    f"{head}_{term}" for head in ("dense", "selected") for term in ("objectness", "l1", "iou")
-)
+TERM_NAMES = ("objectness", "l1", "iou")
 
 
 class _Predicting(nn.Module):
@@ -51,11 +50,6 @@ class _Predicting(nn.Module):
         return self.detector.dense(images_to_input(images))
 
 
-class _Learning(_Predicting):
-    def forward(self, images: Tensor, selector_share: Tensor) -> DenseOutput:  # type: ignore[override]
-        return self.detector.dense(images_to_input(images), selector_share=selector_share)
-
-
 class _Loss(nn.Module):
     def __init__(self, weights: LossWeights) -> None:
         super().__init__()
@@ -64,11 +58,10 @@ class _Loss(nn.Module):
     def forward(self, *tensors: Tensor) -> list[Tensor]:
         predictions, targets = tensors[:NUM_PREDICTIONS], tensors[NUM_PREDICTIONS:]
         # The places of the cells matter to the matching only.
-        logits, selection, boxes = predictions
-        output = DenseOutput(logits, selection, boxes, cells_xy=boxes, cell_sizes=boxes)
+        logits, boxes = predictions
         terms = loss_from_targets(
-            output,
-            Targets(CellTargets(*targets[:3]), CellTargets(*targets[3:])),
+            DenseOutput(logits, boxes, cells_xy=boxes, cell_sizes=boxes),
+            CellTargets(*targets),
             weights=self._weights,
             every_cell=True,
         )
@@ -101,11 +94,6 @@ class _DeviceWeights:
     def by_name(self, tensors: list[GpuTensor]) -> dict[str, GpuTensor]:
         """Name the tensors that a compiled function was given for `tensors`."""
         return dict(zip(self.names, tensors, strict=True))
-
-
-def _share(value: float) -> NDArray[np.float32]:
-    # With an axis: tinygrad would take a scalar for a constant of the program.
-    return np.array([value], dtype=np.float32)
 
 
 class WgpuPredictor:
@@ -203,9 +191,7 @@ class WgpuLearner:
 
     def _compile(self, shape: tuple[int, ...]) -> _CompiledStep:
         program = Program(
-            _Learning(self._model),
-            (torch.zeros(shape, dtype=torch.uint8), torch.from_numpy(_share(0.5))),
-            prefix=PREFIX,
+            _Predicting(self._model), (torch.zeros(shape, dtype=torch.uint8),), prefix=PREFIX
         )
         if self._weights is None:
             self._weights = _DeviceWeights(program.state_names, self._model)
@@ -218,25 +204,21 @@ class WgpuLearner:
         places = program.constant_outputs
         logits = torch.zeros(shape[0], len(places[0]))
         boxes = torch.zeros(*logits.shape, 4)
-        of_cells = (logits, logits.bool(), boxes)
         loss_program = Program(
-            _Loss(self._loss_weights), (logits, logits, boxes, *of_cells, *of_cells)
+            _Loss(self._loss_weights), (logits, boxes, logits, logits.bool(), boxes)
         )
 
-        def predict(
-            images: GpuTensor, share: GpuTensor, tensors: list[GpuTensor]
-        ) -> list[GpuTensor]:
-            outputs, _ = program(weights.by_name(tensors), images, share)
+        def predict(images: GpuTensor, tensors: list[GpuTensor]) -> list[GpuTensor]:
+            outputs, _ = program(weights.by_name(tensors), images)
             return [output.contiguous().realize() for output in outputs[:NUM_PREDICTIONS]]
 
         def learn(
             images: GpuTensor,
-            share: GpuTensor,
             targets: list[GpuTensor],
             tensors: list[GpuTensor],
         ) -> list[GpuTensor]:
             states = weights.by_name(tensors)
-            outputs, moved = program(states, images, share)
+            outputs, moved = program(states, images)
             terms, _ = loss_program({}, *outputs[:NUM_PREDICTIONS], *targets)
             loss = functools.reduce(operator.add, terms)
             gradients = loss.gradient(*(states[name] for name in trained))
@@ -263,7 +245,6 @@ class WgpuLearner:
         *,
         boxes_xyxy: Tensor,
         mask: Tensor,
-        selector_share: float,
     ) -> dict[str, Tensor]:
         """Return the loss and its terms, as `detection_loss`; the running statistics move.
 
@@ -271,7 +252,6 @@ class WgpuLearner:
             images: uint8 [B,H,W,3].
             boxes_xyxy: [B,M,4] ground truth, normalised to the image.
             mask: [B,M] bool, which rows of it are boxes.
-            selector_share: as of `SlotDetector.dense`.
 
         Returns:
             Scalars by name; `backward` of "loss" gives the gradients of the model's weights.
@@ -281,15 +261,12 @@ class WgpuLearner:
         step = self._steps[images.shape]
         assert self._weights is not None  # noqa: S101 compiled
         self._weights.load(self._model)
-        uploaded, share = _upload(images), _upload(_share(selector_share))
-        predictions = step.predict(uploaded, share, self._weights.tensors)
+        uploaded = _upload(images)
+        predictions = step.predict(uploaded, self._weights.tensors)
         output = DenseOutput(*(torch.from_numpy(x.numpy()) for x in predictions), *step.places)
         targets = assign_targets(output, boxes_xyxy=boxes_xyxy, mask=mask)
         results = step.learn(
-            uploaded,
-            share,
-            [_upload(values) for values in (*targets.dense, *targets.selected)],
-            self._weights.tensors,
+            uploaded, [_upload(values) for values in targets], self._weights.tensors
         )
         values = [torch.from_numpy(result.numpy()) for result in results]
         terms, moved = values[0], values[1 : 1 + len(step.statistics)]
@@ -304,4 +281,12 @@ class WgpuLearner:
         loss = _GivenGradients.apply(  # type: ignore[no-untyped-call]
             terms.sum(), gradients, *(weights[name] for name in self._trained)
         )
-        return {"loss": loss, **dict(zip(TERM_NAMES, terms, strict=True))}
+        by_name = dict(zip(TERM_NAMES, terms, strict=True))
+        if self._model.exclusion is not None:
+            # Of a few numbers, and learns five: no work for the card.
+            candidates = self._model.candidates(output)
+            wanted = assign_slots(candidates, output, boxes_xyxy=boxes_xyxy, mask=mask)
+            of_slots = slot_loss(candidates, wanted)
+            loss = loss + of_slots
+            by_name["slots"] = of_slots.detach()
+        return {"loss": loss, **by_name}

@@ -27,9 +27,11 @@ from haustra.models.detector import (
     build_model,
     config_from_json,
 )
+from haustra.models.version_1 import SlotDetectorOfVersion1
 
 FORMAT_NAME = "haustra-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1, whose detectors had selectors, is read as well."""
 HEADER_KEY = "haustra"
 
 NOT_A_CHECKPOINT = "is not a haustra checkpoint; expected a file that `haustra train` wrote"
@@ -55,6 +57,7 @@ class CheckpointHeader:
     training_groups: tuple[str, ...] = ()
     """`digest_group` of each group that was trained on, sorted; none in older checkpoints."""
     haustra_version: str = __version__
+    format_version: int = FORMAT_VERSION
 
     @property
     def kind_name(self) -> str:
@@ -66,7 +69,7 @@ def header_to_json(header: CheckpointHeader) -> dict[str, Any]:
     """Return the header as the JSON value that is stored."""
     return {
         "format": FORMAT_NAME,
-        "format_version": FORMAT_VERSION,
+        "format_version": header.format_version,
         "model": header.model.to_json(),
         "input_size_wh": list(header.input_size_wh),
         "resize_mode": header.resize_mode,
@@ -96,6 +99,7 @@ def _header_from_json(value: dict[str, Any]) -> CheckpointHeader:
         operating_point=OperatingPoint(**value["operating_point"]),
         training_groups=tuple(value.get("training_groups", ())),
         haustra_version=value["haustra_version"],
+        format_version=value["format_version"],
     )
 
 
@@ -155,10 +159,10 @@ def read_header(path: Path) -> CheckpointHeader:
         value = None
     if not isinstance(value, dict) or value.get("format") != FORMAT_NAME:
         raise HaustraError(f"{path} {NOT_A_CHECKPOINT}")
-    if value.get("format_version") != FORMAT_VERSION:
+    if value.get("format_version") not in {1, FORMAT_VERSION}:
         raise HaustraError(
             f"{path} has checkpoint format version {value.get('format_version')!r}; this haustra "
-            f"reads version {FORMAT_VERSION}; use the haustra that wrote it"
+            f"reads versions 1 and {FORMAT_VERSION}; use the haustra that wrote it"
         )
     try:
         return _header_from_json(value)
@@ -186,7 +190,8 @@ def read_checkpoint(path: Path) -> tuple[CheckpointHeader, SlotDetector]:
         HaustraError: as `read_header`, or its weights do not fit its own header.
     """
     header = read_header(path)
-    model = build_model(header.model)
+    is_old = header.format_version == 1
+    model = SlotDetectorOfVersion1(header.model) if is_old else build_model(header.model)
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:

@@ -16,7 +16,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from haustra.models.backbone import Backbone, ConvUnit, FeaturePyramid
 from haustra.models.efficientnet import WIDTHS as EFFICIENTNET_WIDTHS
@@ -28,12 +27,10 @@ BackboneKind = Literal["plain", "efficientnet-lite0"]
 
 PRIOR_LOGIT = math.log(0.01 / 0.99)
 """Initial objectness, 0.01 as a probability (Lin et al. 2017, RetinaNet, section 4.1)."""
-SELECTOR_CHANNELS = 48
-SELECTOR_INIT_STD = 0.15
-"""About 1 / sqrt(SELECTOR_CHANNELS)."""
-OBJECTNESS_SHARE = 0.05
-"""Of the dense objectness in a slot's logit: learned from more cells, it knows better how well a
-box fits, but says nothing against duplicates; with more of it they come back."""
+NUM_CANDIDATES = 128
+"""Best cells of an image that look at one another. A large polyp takes dozens of them."""
+EXCLUSION_ROUNDS = 5
+"""How often candidates look anew at one another: one that is excluded excludes no other."""
 LARGEST_REACH = 6.0
 """Bound on the exponent of a predicted reach, so that an untrained box stays finite."""
 
@@ -94,18 +91,25 @@ def default_config(
 
 
 class DenseOutput(NamedTuple):
-    """What every cell proposes, for training."""
+    """What every cell proposes."""
 
     objectness_logits: Tensor
-    """[B,N] of the dense heads, before the sigmoid: is there a polyp?"""
-    selection_logits: Tensor
-    """[B,N] of the selectors, before the sigmoid: does this cell speak for it?"""
+    """[B,N], before the sigmoid: is there a polyp, and how well does the box fit?"""
     boxes_xyxy: Tensor
-    """[B,N,4] of the dense heads, normalised to the image; may leave 0..1."""
+    """[B,N,4] normalised to the image; may leave 0..1."""
     cells_xy: Tensor
     """[N,2] cell centres normalised to the image."""
     cell_sizes: Tensor
     """[N,2] cell width and height normalised to the image."""
+
+
+class Candidates(NamedTuple):
+    """The cells that may become slots."""
+
+    cells: Tensor
+    """[B,K] int64, which cells they are, by falling objectness."""
+    logits: Tensor
+    """[B,K] after exclusion, before the sigmoid: is it the one box of a polyp?"""
 
 
 class SlotOutput(NamedTuple):
@@ -131,43 +135,41 @@ class LevelHead(nn.Module):
         # Polyps of real frames span several cells: begin with boxes of about 4 x 4.
         self.predict.bias = nn.Parameter(torch.tensor([PRIOR_LOGIT, 0.7, 0.7, 0.7, 0.7]))
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Map [B,C,H,W] to the tower's features [B,C',H,W] and the raw predictions [B,5,H,W]."""
-        tower: Tensor = self.tower(features)
-        return tower, self.predict(tower)
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [B,C,H,W] to the raw predictions [B,5,H,W]."""
+        predictions: Tensor = self.predict(self.tower(features))
+        return predictions
 
 
-class LevelSelector(nn.Module):
-    """Which one cell speaks for a polyp: sees a level's features and all levels' objectness."""
+class Exclusion(nn.Module):
+    """How much less a candidate is worth beside a better one that shows the same polyp.
 
-    def __init__(self, channels: int, *, num_levels: int) -> None:
+    A module that looks at pairs of candidates and learns by exclusive matching takes the place of
+    non-maximum suppression (relation networks, Hu et al. 2018, section 4.3). Two boxes belong to
+    the same polyp as far as their IoU says so, by a logistic function; a candidate loses by the
+    best of the better ones, unless that is itself excluded. Five numbers, all learned: on a few
+    hundred images, modules that also see features learn the images (docs/lab_log.md).
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self.compare = nn.Sequential(
-            ConvUnit(channels + num_levels, SELECTOR_CHANNELS),
-            ConvUnit(SELECTOR_CHANNELS, SELECTOR_CHANNELS),
-        )
-        # With weights as small as the heads', the many cells that must be silent switch the
-        # features off before the few that must speak have found any.
-        self.predict = nn.Conv2d(SELECTOR_CHANNELS, 1, 1)
-        nn.init.normal_(self.predict.weight, std=SELECTOR_INIT_STD)
-        self.predict.bias = nn.Parameter(torch.tensor([PRIOR_LOGIT]))
+        # Begin near where trainings end.
+        self.iou_logarithmic_slope = nn.Parameter(torch.tensor(math.log(12.0)))
+        self.iou_middle = nn.Parameter(torch.tensor(0.75))
+        self.logarithmic_strength = nn.Parameter(torch.tensor(math.log(7.0)))
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.shift = nn.Parameter(torch.tensor(-0.3))
 
-    def forward(self, features: Tensor, objectness: list[Tensor]) -> Tensor:
-        """Map [B,C,H,W] and the levels' objectness [B,1,*,*] to logits [B,1,H,W]."""
-        size = features.shape[2:]
-        seen = [_resize_objectness(level, size) for level in objectness]
-        logits: Tensor = self.predict(self.compare(torch.cat([features, *seen], dim=1)))
-        return logits
-
-
-def _resize_objectness(objectness: Tensor, size: torch.Size) -> Tensor:
-    """Bring a level's objectness to the size of another: the best of what falls together."""
-    if objectness.shape[2] > size[0]:
-        ratio = objectness.shape[2] // size[0]
-        return functional.max_pool2d(objectness, ratio)
-    if objectness.shape[2] < size[0]:
-        return functional.interpolate(objectness, scale_factor=size[0] / objectness.shape[2])
-    return objectness
+    def forward(self, logits: Tensor, boxes_xyxy: Tensor) -> Tensor:
+        """Map logits [B,K], falling, and boxes [B,K,4] to logits [B,K] after exclusion."""
+        iou = pairwise_iou(boxes_xyxy, boxes_xyxy)
+        same = torch.sigmoid(self.iou_logarithmic_slope.exp() * (iou - self.iou_middle))
+        # Only a better one excludes: row by column, the columns before.
+        loss = (self.logarithmic_strength.exp() * same).tril(-1)
+        excluded = torch.zeros_like(logits)
+        for _ in range(EXCLUSION_ROUNDS):
+            excluded = (loss * (-excluded).exp()[:, None]).amax(dim=2)
+        return self.scale * logits + self.shift - excluded
 
 
 class SlotDetector(nn.Module):
@@ -194,9 +196,7 @@ class SlotDetector(nn.Module):
         finest = config.neck if self.num_read_levels == 1 else config.neck // 2
         widths = [finest] + [config.neck] * (self.num_read_levels - 1)
         self.heads = nn.ModuleList(LevelHead(config.neck, width) for width in widths)
-        self.selectors = nn.ModuleList(
-            LevelSelector(width, num_levels=self.num_read_levels) for width in widths
-        )
+        self.exclusion = Exclusion() if config.kind == "big" else None
 
     def _features(self, images: Tensor) -> list[Tensor]:
         levels: list[Tensor] = self.pyramid(self.backbone(images)[-self.config.num_levels :])
@@ -216,30 +216,21 @@ class SlotDetector(nn.Module):
             sizes.append(torch.tensor([1 / width, 1 / height]).to(centre).expand_as(centre))
         return torch.cat(centres), torch.cat(sizes)
 
-    def dense(self, images: Tensor, *, selector_share: float | Tensor = 1.0) -> DenseOutput:
-        """Map float images [B,3,H,W] in 0..1 to the proposals of all cells, fine levels first.
-
-        `selector_share` (0..1) is how much of the selectors' gradient reaches the features under
-        them: their few positives would fight the dense signal while the features are young. As a
-        scalar tensor it is an input of an exported graph.
-        """
+    def dense(self, images: Tensor) -> DenseOutput:
+        """Map float images [B,3,H,W] in 0..1 to the proposals of all cells, fine levels first."""
         maps = self._features(images)
+        raw = [head(features) for head, features in zip(self.heads, maps, strict=True)]
+        return self._proposals(maps, raw)
+
+    def _proposals(self, maps: list[Tensor], raw: list[Tensor]) -> DenseOutput:
+        """Decode the heads' raw predictions."""
         cells_xy, cell_sizes = self._cells(maps)
-        towers, raw = zip(
-            *(head(features) for head, features in zip(self.heads, maps, strict=True)), strict=True
-        )
-        objectness = [prediction[:, :1].detach() for prediction in raw]
-        selected = [
-            selector(_share_gradient(tower, selector_share), objectness)
-            for selector, tower in zip(self.selectors, towers, strict=True)
-        ]
         flat = torch.cat([prediction.flatten(2) for prediction in raw], dim=2).float()
         reach = flat[:, 1:].clamp(max=LARGEST_REACH).exp().transpose(1, 2)
         low = cells_xy - reach[..., :2] * cell_sizes
         high = cells_xy + reach[..., 2:] * cell_sizes
         return DenseOutput(
             objectness_logits=flat[:, 0],
-            selection_logits=torch.cat([logits.flatten(1) for logits in selected], dim=1).float(),
             boxes_xyxy=torch.cat([low, high], dim=2),
             cells_xy=cells_xy,
             cell_sizes=cell_sizes,
@@ -249,14 +240,35 @@ class SlotDetector(nn.Module):
         """Map float images [B,3,H,W] in 0..1 to the slots, best first."""
         return self.select(self.dense(images))
 
+    def candidates(self, proposals: DenseOutput) -> Candidates:
+        """Choose the best cells and let them exclude one another, if the model has an exclusion.
+
+        The gradient of the logits reaches the exclusion only.
+        """
+        objectness = proposals.objectness_logits.detach()
+        wanted = 1 if self.exclusion is None else max(NUM_CANDIDATES, self.config.num_slots)
+        count = min(wanted, objectness.shape[1])
+        logits, cells = objectness.topk(count, dim=1)
+        if self.exclusion is not None:
+            logits = self.exclusion(logits, _rows(proposals.boxes_xyxy.detach(), cells))
+        return Candidates(cells, logits)
+
     def select(self, proposals: DenseOutput) -> SlotOutput:
         """Turn the proposals of all cells into the slots, best first."""
-        ranked = torch.lerp(
-            proposals.selection_logits, proposals.objectness_logits, OBJECTNESS_SHARE
-        )
-        logits, best = ranked.topk(self.config.num_slots, dim=1)
-        chosen = proposals.boxes_xyxy.gather(1, best[..., None].expand(-1, -1, 4))
+        cells, logits = self.candidates(proposals)
+        if self.exclusion is not None:
+            logits, best = logits.topk(self.config.num_slots, dim=1)
+            cells = cells.gather(1, best)
+        return self._slots(logits, cells, proposals)
+
+    def _slots(self, logits: Tensor, cells: Tensor, proposals: DenseOutput) -> SlotOutput:
+        chosen = _rows(proposals.boxes_xyxy, cells)
         return SlotOutput(logits, _voted_boxes(chosen, proposals).clamp(0, 1))
+
+
+def _rows(boxes_xyxy: Tensor, cells: Tensor) -> Tensor:
+    """Take the boxes [B,K,4] of cells [B,K]."""
+    return boxes_xyxy.gather(1, cells[..., None].expand(-1, -1, 4))
 
 
 def _voted_boxes(chosen_xyxy: Tensor, proposals: DenseOutput) -> Tensor:
@@ -274,12 +286,6 @@ def _voted_boxes(chosen_xyxy: Tensor, proposals: DenseOutput) -> Tensor:
     voted = weights @ proposals.boxes_xyxy / total.clamp(min=1e-12)
     # An untrained box may be empty, and overlap nothing, itself included.
     return torch.where(total > 1e-12, voted, chosen_xyxy)
-
-
-def _share_gradient(features: Tensor, share: float | Tensor) -> Tensor:
-    if not isinstance(share, Tensor) and (share == 1 or not features.requires_grad):
-        return features
-    return share * features + (1 - share) * features.detach()
 
 
 def build_model(config: ModelConfig) -> SlotDetector:

@@ -1,12 +1,11 @@
 """The loss of a slot detector: masked L1, an IoU term, and BCE whose target is the match's quality.
 
-The dense heads learn from each box's best cells, the selectors from exclusive matches. The terms
-are the same for both, so that both rank cells alike.
+The dense heads learn from each box's best cells, the exclusion of BigDet from exclusive matches.
 
-It has two halves: `assign_targets` matches, without a gradient, and `loss_from_targets` is plain
-arithmetic of static shapes, which any backend can run.
+It has two halves: `assign_targets` and `assign_slots` match, without a gradient, and the rest is
+plain arithmetic of static shapes, which any backend can run.
 
-Shapes: B batch, N cells, M ground-truth boxes (padded).
+Shapes: B batch, N cells, K candidates, M ground-truth boxes (padded).
 """
 
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from haustra.models.detector import DenseOutput
+from haustra.models.detector import Candidates, DenseOutput
 from haustra.models.matching import (
     ONE_TO_MANY,
     ONE_TO_ONE,
@@ -32,8 +31,8 @@ from haustra.models.matching import (
 class LossWeights:
     """How much each term counts."""
 
-    l1: float = 5.0
-    iou: float = 4.0
+    l1: float = 7.5
+    iou: float = 6.0
 
 
 def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
@@ -51,7 +50,7 @@ def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
 
 
 class CellTargets(NamedTuple):
-    """What the cells of one head should say."""
+    """What the cells should say: constants, no gradient reaches them."""
 
     scores: Tensor
     """[B,N] in 0..1, the target of the objectness; 0 where a cell answers for no box."""
@@ -61,45 +60,52 @@ class CellTargets(NamedTuple):
     """[B,N,4] the box that it answers for; any box where it answers for none."""
 
 
-class Targets(NamedTuple):
-    """What all cells should say: constants, no gradient reaches them."""
-
-    dense: CellTargets
-    selected: CellTargets
-
-
 @torch.no_grad()
-def assign_targets(output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor) -> Targets:
-    """Decide by matching what each cell should say.
+def assign_targets(output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor) -> CellTargets:
+    """Decide by matching what each cell should say; several may answer for one box.
 
     Args:
         output: the proposals of a batch.
         boxes_xyxy: [B,M,4] ground truth, normalised to the image.
         mask: [B,M] bool, which rows of it are boxes.
     """
-    candidates = candidate_cells(output.cells_xy, output.cell_sizes, boxes_xyxy)
+    possible = candidate_cells(output.cells_xy, output.cell_sizes, boxes_xyxy) & mask[:, None]
     iou = pairwise_iou(output.boxes_xyxy, boxes_xyxy)
-    possible = candidates & mask[:, None]
-
-    def targets(quality: Tensor, box_of_cell: Tensor, positive: Tensor) -> CellTargets:
-        return CellTargets(
-            scores=_target_scores(quality, iou, box_of_cell, positive),
-            positive=positive,
-            boxes_xyxy=boxes_xyxy.gather(1, box_of_cell[..., None].expand(-1, -1, 4)),
-        )
-
-    for_many = match_quality(output.objectness_logits, iou, possible=possible, powers=ONE_TO_MANY)
-    for_one = match_quality(output.selection_logits, iou, possible=possible, powers=ONE_TO_ONE)
-    return Targets(
-        dense=targets(for_many, *match_top_cells(for_many)),
-        selected=targets(for_one, *_cells_of_greedy(match_greedy(for_one), quality=for_one)),
+    quality = match_quality(output.objectness_logits, iou, possible=possible, powers=ONE_TO_MANY)
+    box_of_cell, positive = match_top_cells(quality)
+    return CellTargets(
+        scores=_target_scores(quality, iou, box_of_cell, positive),
+        positive=positive,
+        boxes_xyxy=boxes_xyxy.gather(1, box_of_cell[..., None].expand(-1, -1, 4)),
     )
 
 
+@torch.no_grad()
+def assign_slots(
+    candidates: Candidates, output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor
+) -> Tensor:
+    """Decide by exclusive matching what each candidate should say, [B,K] in 0..1.
+
+    Args:
+        candidates: of the proposals.
+        output: the proposals of a batch.
+        boxes_xyxy: [B,M,4] ground truth, normalised to the image.
+        mask: [B,M] bool, which rows of it are boxes.
+    """
+    cells = candidates.cells[..., None]
+    proposed = output.boxes_xyxy.gather(1, cells.expand(-1, -1, 4))
+    iou = pairwise_iou(proposed, boxes_xyxy)
+    possible = candidate_cells(output.cells_xy, output.cell_sizes, boxes_xyxy) & mask[:, None]
+    possible = possible.gather(1, cells.expand(-1, -1, boxes_xyxy.shape[1]))
+    quality = match_quality(candidates.logits, iou, possible=possible, powers=ONE_TO_ONE)
+    matched = _cells_of_greedy(match_greedy(quality), quality=quality)
+    return _target_scores(quality, iou, *matched)
+
+
 def loss_from_targets(
-    output: DenseOutput, targets: Targets, *, weights: LossWeights, every_cell: bool = False
+    output: DenseOutput, targets: CellTargets, *, weights: LossWeights, every_cell: bool = False
 ) -> dict[str, Tensor]:
-    """Compute the differentiable terms of the loss.
+    """Compute the differentiable terms of the dense heads' loss.
 
     Args:
         output: the proposals of a batch.
@@ -112,43 +118,51 @@ def loss_from_targets(
     Returns:
         Scalars by name; their sum is what is minimised.
     """
-    terms: dict[str, Tensor] = {}
-    for name, logits, wanted in (
-        ("dense", output.objectness_logits, targets.dense),
-        ("selected", output.selection_logits, targets.selected),
-    ):
-        normaliser = wanted.scores.sum().clamp(min=1.0)
-        bce = functional.binary_cross_entropy_with_logits(logits, wanted.scores, reduction="none")
-        if name == "dense":
-            # Down-weight the easy background (quality focal loss, Li et al. 2020, beta = 2). Not
-            # for the selectors: every near-duplicate must go, the half-hearted ones too.
-            bce = torch.where(wanted.positive, bce, bce * logits.detach().sigmoid() ** 2)
-        terms[f"{name}_objectness"] = bce.sum() / normaliser
-        # The boxes are the dense heads'. That of the cell which speaks counts once more.
-        rows = (output.boxes_xyxy, wanted.boxes_xyxy, wanted.scores)
-        predicted, true, scores = (
-            tensor.flatten(0, 1) if every_cell else tensor[wanted.positive] for tensor in rows
-        )
-        importance = scores / normaliser
-        l1 = ((predicted - true).abs().sum(dim=1) * importance).sum()
-        giou = ((1 - paired_giou(predicted, true)) * importance).sum()
-        terms[f"{name}_l1"] = weights.l1 * l1
-        terms[f"{name}_iou"] = weights.iou * giou
-    return terms
+    logits, wanted = output.objectness_logits, targets.scores
+    normaliser = wanted.sum().clamp(min=1.0)
+    bce = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    # Down-weight the easy background (quality focal loss, Li et al. 2020, beta = 2).
+    bce = torch.where(targets.positive, bce, bce * logits.detach().sigmoid() ** 2)
+    rows = (output.boxes_xyxy, targets.boxes_xyxy, wanted)
+    predicted, true, scores = (
+        tensor.flatten(0, 1) if every_cell else tensor[targets.positive] for tensor in rows
+    )
+    importance = scores / normaliser
+    l1 = ((predicted - true).abs().sum(dim=1) * importance).sum()
+    giou = ((1 - paired_giou(predicted, true)) * importance).sum()
+    return {
+        "objectness": bce.sum() / normaliser,
+        "l1": weights.l1 * l1,
+        "iou": weights.iou * giou,
+    }
+
+
+def slot_loss(candidates: Candidates, wanted: Tensor) -> Tensor:
+    """Compute the loss of the exclusion, a scalar, with the targets of `assign_slots`.
+
+    The quality focal loss (Li et al. 2020, beta = 2): with plain BCE the many candidates that must
+    be silent silence also those that are another opinion about a doubtful polyp.
+    """
+    logits = candidates.logits
+    bce = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    error = (logits.detach().sigmoid() - wanted) ** 2
+    return (bce * error).sum() / wanted.sum().clamp(min=1.0)
 
 
 def detection_loss(
     output: DenseOutput,
+    candidates: Candidates | None,
     *,
     boxes_xyxy: Tensor,
     mask: Tensor,
     weights: LossWeights,
     every_cell: bool = False,
 ) -> dict[str, Tensor]:
-    """Compute the loss of the dense heads and of the selectors.
+    """Compute the loss of the dense heads and of the exclusion.
 
     Args:
         output: the proposals of a batch.
+        candidates: of these proposals; None for a model without exclusion.
         boxes_xyxy: [B,M,4] ground truth, normalised to the image.
         mask: [B,M] bool, which rows of it are boxes.
         weights: of the terms.
@@ -159,6 +173,9 @@ def detection_loss(
     """
     targets = assign_targets(output, boxes_xyxy=boxes_xyxy, mask=mask)
     terms = loss_from_targets(output, targets, weights=weights, every_cell=every_cell)
+    if candidates is not None:
+        wanted = assign_slots(candidates, output, boxes_xyxy=boxes_xyxy, mask=mask)
+        terms["slots"] = slot_loss(candidates, wanted)
     loss = torch.stack(list(terms.values())).sum()
     return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 

@@ -61,7 +61,7 @@ def _try_step(training: "Training", *, batch_size: int) -> None:
         boxes_xyxy=np.full((batch_size, manifest.max_boxes, 4), box, dtype=np.float32),
         mask=np.ones((batch_size, manifest.max_boxes), dtype=np.uint8),
     )
-    training.loss_terms(batch, selector_share=1.0)["loss"].backward()  # type: ignore[no-untyped-call]
+    training.loss_terms(batch)["loss"].backward()  # type: ignore[no-untyped-call]
 
 
 def try_largest_step(training: "Training") -> None:

@@ -79,7 +79,7 @@ def draw_training_curves(path: Path, *, history: list[dict[str, Any]]) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained")
     epochs = [entry["epoch"] for entry in history]
     marker = "o" if len(epochs) == 1 else None
-    for name in ("loss", "dense_bce", "dense_l1", "dense_iou", "selected_bce"):
+    for name in ("loss", "objectness", "l1", "iou", "slots"):
         if name in history[0]:
             values = [entry[name] for entry in history]
             axes[0, 0].plot(epochs, values, label=name.replace("_", " "), marker=marker)

@@ -22,7 +22,7 @@ from haustra.models.checkpoint import contiguous_tensors, weights_digest
 from haustra.train.config import FREE_SETTINGS
 
 FORMAT_NAME = "haustra-training-state"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER_KEY = "haustra"
 NUM_KEPT = 2
 

@@ -66,7 +66,10 @@ def begin_model(config: TrainConfig, *, max_boxes: int) -> tuple[SlotDetector, d
     # The number of slots is no weight: it may change with the warehouse.
     num_slots = 1 if header.model.kind == "tiny" else max_boxes
     model = build_model(replace(header.model, num_slots=num_slots))
-    model.load_state_dict(source.state_dict())
+    # What a checkpoint of version 1 has not, or no longer counts, begins anew.
+    weights = model.state_dict()
+    weights |= {name: value for name, value in source.state_dict().items() if name in weights}
+    model.load_state_dict(weights)
     return model, {
         "source": str(config.init_from),
         "weights_sha256": weights_digest(source.state_dict()),
@@ -193,7 +196,7 @@ class Training:
             self.is_whole = False  # a forward pass moves the running statistics
             position.waited_s += wait_s
             taken.append(indices)
-            terms = self.loss_terms(batch, selector_share=done)
+            terms = self.loss_terms(batch)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             if not np.isfinite(sums["loss"]):
@@ -211,8 +214,8 @@ class Training:
         self.is_whole = True
         return sums["loss"] / len(taken)
 
-    def loss_terms(self, batch: Batch | DeviceBatch, *, selector_share: float) -> Terms:
-        """Return a batch's loss and its terms; `selector_share` as of `SlotDetector.dense`."""
+    def loss_terms(self, batch: Batch | DeviceBatch) -> Terms:
+        """Return a batch's loss and its terms."""
         if isinstance(batch, Batch):
             batch = self.uploader.wait_for(self.uploader.upload(batch))
         if self._wgpu is not None:
@@ -221,26 +224,19 @@ class Training:
                 batch.images.numpy(),
                 boxes_xyxy=batch.boxes_xyxy,
                 mask=batch.mask,
-                selector_share=selector_share,
             )
         images = images_to_input(batch.images)
         is_bfloat16 = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bfloat16):
-            output = self._dense(images, selector_share)
+            output = (self._compiled or self.model.dense)(images)
         return detection_loss(
             output,
+            self.model.candidates(output) if self.model.exclusion is not None else None,
             boxes_xyxy=batch.boxes_xyxy,
             mask=batch.mask,
             weights=self.loss_weights,
             every_cell=self.device.type != "cpu",
         )
-
-    def _dense(self, images: torch.Tensor, selector_share: float) -> DenseOutput:
-        if self._compiled is None:
-            return self.model.dense(images, selector_share=selector_share)
-        # A tensor: as a number it would be compiled in, anew at each step.
-        share = torch.tensor(selector_share, device=self.device)
-        return self._compiled(images, selector_share=share)
 
     def build_predictor(self) -> PredictSlots:
         """Return what predicts with the averaged weights as they are now."""
