@@ -1,5 +1,6 @@
 """haustra's own detectors: trained by the command, scored, exported to ONNX."""
 
+import ast
 import json
 import os
 import statistics
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 
 import haustra
-from haustra.core.digests import digest_file, digest_json
+from haustra.core.digests import digest_bytes, digest_json
 from haustra.core.files import write_json_atomic
 from haustra.export.config import LOWEST_OPSET
 from haustra.export.onnx_graph import describe_model, export_onnx, write_model
@@ -83,11 +84,30 @@ class OurScores:
     """The quantised ONNX model."""
 
 
+def digest_source(text: str) -> str:
+    """Return a digest of what Python source does: comments and docstrings do not count."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [part for part in node.body if not _is_text(part)]
+    return digest_bytes(ast.dump(tree).encode())
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
 def digest_packages(names: tuple[str, ...]) -> str:
-    """Return a digest of the sources of some packages of haustra."""
+    """Return a digest of what some packages of haustra do."""
     root = Path(haustra.__file__).parent
     files = sorted(path for name in names for path in (root / name).rglob("*.py"))
-    return digest_json({str(path.relative_to(root)): digest_file(path) for path in files})
+    return digest_json(
+        {str(path.relative_to(root)): digest_source(path.read_text()) for path in files}
+    )
 
 
 def run_folder(detector: OurDetector, *, seed: int, settings: Settings, sources: str) -> Path:

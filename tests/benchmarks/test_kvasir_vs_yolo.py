@@ -5,6 +5,7 @@ import pytest
 
 from haustra.core.detections import Detections
 from kvasir_latency import Latency, summarise
+from kvasir_ours import digest_source
 from kvasir_peer import median_images_per_s, yolo_lines
 from kvasir_scoring import Scores, suppress_overlaps
 from kvasir_tables import (
@@ -147,3 +148,12 @@ def test_table_cells_are_aligned() -> None:
         "|----|------|",
         "| bb | c    |",
     ]
+
+
+def test_a_training_is_reused_after_changes_of_comments_and_docstrings_only() -> None:
+    source = 'RATE = 1\n"""Of learning."""\n\n\ndef half(x):\n    return x / 2\n'
+    reworded = (
+        '"""A module."""\nRATE = 1  # slow\n\ndef half(x):\n    """Halve."""\n    return x / 2\n'
+    )
+    assert digest_source(reworded) == digest_source(source)
+    assert digest_source(source.replace("2", "3")) != digest_source(source)
