@@ -1,13 +1,13 @@
 """TinyDet and BigDet: one slot detector in two sizes.
 
-Every cell of the feature maps proposes a box and an objectness; the `num_slots` best become the
-output slots, with no suppression after them. What makes that work is training: dense heads learn
-the boxes from several cells of each polyp, while selectors learn, by exclusive matching, to raise a
-single one (dual assignment, Wang et al. 2024, YOLOv10).
+Every cell of the feature maps proposes a box and an objectness, learned from several cells of each
+polyp. In BigDet the best cells become candidates that look at one another: an `Exclusion`, learned
+by exclusive matching, tells how much less a candidate is worth beside a better one. The `num_slots`
+best of them are the output, with nothing after them.
 
-TinyDet is the same with one slot, a thin trunk and a single map of stride 16.
+TinyDet has a thin trunk, a single map of stride 16 and one slot, which needs no exclusion.
 
-Shapes: B batch, N cells of all levels, S slots, H and W of the image.
+Shapes: B batch, N cells of all levels, K candidates, S slots, H and W of the image.
 """
 
 import math
@@ -147,8 +147,8 @@ class Exclusion(nn.Module):
     A module that looks at pairs of candidates and learns by exclusive matching takes the place of
     non-maximum suppression (relation networks, Hu et al. 2018, section 4.3). Two boxes belong to
     the same polyp as far as their IoU says so, by a logistic function; a candidate loses by the
-    best of the better ones, unless that is itself excluded. Five numbers, all learned: on a few
-    hundred images, modules that also see features learn the images (docs/lab_log.md).
+    best of the better ones, unless that is itself excluded. Five numbers, all learned; selectors
+    that saw features, and pairs of scores beside the IoU, did worse (docs/lab_log.md).
     """
 
     def __init__(self) -> None:
