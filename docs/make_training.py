@@ -1,4 +1,4 @@
-"""Makes what docs/training.md and README.md show: runs runs/tiny.sh and keeps its log and pictures.
+"""Makes what training.md, models.md and README.md show: the log and pictures of runs/tiny.sh.
 
     python docs/make_training.py
 
@@ -66,7 +66,7 @@ def main() -> None:
     replace_part(ROOT / "README.md", name="evaluation", text=evaluation)
     images = DOCS / "images"
     images.mkdir(exist_ok=True)
-    for name in ("gallery.png", "curves.png"):
+    for name in ("gallery.png", "misses.png", "false_alarms.png", "curves.png"):
         shutil.copyfile(DEMO / "report" / name, images / name)
     boxed = sorted((DEMO / "boxed").iterdir(), key=lambda path: path.name)
     with_box = [path for path in boxed if re.search(rf"{path.name}: 1 box \(", log)]
