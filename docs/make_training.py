@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 DEMO = ROOT / "demo"
@@ -66,8 +68,13 @@ def main() -> None:
     replace_part(ROOT / "README.md", name="evaluation", text=evaluation)
     images = DOCS / "images"
     images.mkdir(exist_ok=True)
-    for name in ("gallery.png", "misses.png", "false_alarms.png", "curves.png"):
+    for name in ("gallery.png", "curves.png"):
         shutil.copyfile(DEMO / "report" / name, images / name)
+    for name in ("misses", "false_alarms"):
+        picture = cv2.imread(str(DEMO / "report" / f"{name}.png"))
+        if picture is None:
+            sys.exit(f"the demo made no {name}.png")
+        cv2.imwrite(str(images / f"{name}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
     boxed = sorted((DEMO / "boxed").iterdir(), key=lambda path: path.name)
     with_box = [path for path in boxed if re.search(rf"{path.name}: 1 box \(", log)]
     shutil.copyfile((with_box or boxed)[0], images / "boxed.png")
