@@ -1,6 +1,7 @@
 """What each part of the detectors and of their recipe brings, on Kvasir-SEG.
 
-    python benchmarks/ablation.py [--data FOLDER] [--epochs 40] [--seed 0] [--only NAME ...]
+    python benchmarks/ablation.py [--data FOLDER] [--size 256] [--epochs 40] [--seed 0]
+        [--only NAME ...]
 
 Trains BigDet once as shipped and once without each part, all with the same seed, order and epochs,
 so that only the part differs, and prints a table of average precision on the validation images.
@@ -73,6 +74,7 @@ def _changed_augmentation(**changes: Any) -> Iterator[None]:
         yield
 
 
+NO_COLOUR = {"gain": 0.0, "channel_gain": 0.0, "gamma": 0.0}
 NO_DISTURBANCE = {
     "blur": 0.0, "noise": 0.0, "compression": 0.0, "speculars": 0.0, "text": 0.0,
 }  # fmt: skip
@@ -82,6 +84,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], Change | None]] = {
     "pretrained": ("--pretrained", {"pretrained": True}, None),
     "no-mosaic": ("without mosaics", {}, lambda: _changed_augmentation(mosaic=0.0)),
     "no-paste": ("without pasted polyps", {}, lambda: _changed_augmentation(paste=0.0)),
+    "no-colour": (
+        "without changes of brightness, contrast, colour, gamma",
+        {},
+        lambda: _changed_augmentation(**NO_COLOUR),
+    ),
     "no-disturbance": (
         "without blur, noise, JPEG, speculars, text",
         {},
@@ -184,6 +191,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=Path("../shared/data/kvasir-seg"))
     parser.add_argument("--work", type=Path, default=Path(".bench/ablation"))
+    parser.add_argument("--size", type=int, default=256, help="side of the images")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
@@ -194,9 +202,9 @@ def main() -> None:
     if not (options.data / "images").is_dir():
         print(f"skipped: no Kvasir-SEG images in {options.data}")
         return
-    folder = options.work / f"epochs{options.epochs}_seed{options.seed}"
+    folder = options.work / f"size{options.size}_epochs{options.epochs}_seed{options.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = build_manifest(options.data, work=options.work, size=256)
+    manifest = build_manifest(options.data, work=options.work, size=options.size)
     if options.worker:
         torch.set_num_threads(options.threads)
         train_variant(
@@ -214,6 +222,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--worker", name, "--data", str(options.data)]
             command += ["--work", str(options.work), "--epochs", str(options.epochs)]
             command += ["--seed", str(options.seed), "--threads", str(options.threads)]
+            command += ["--size", str(options.size)]
             subprocess.run(command, check=True)
 
     with ThreadPoolExecutor(options.jobs) as pool:

@@ -49,18 +49,18 @@ class AugmentStrength:
     """Chance that the image is also turned by an angle that is no quarter."""
     turn_deg: float = 30.0
     """Largest such angle."""
-    gain: float = 0.25
+    gain: float = 0.4
     """Largest relative change of brightness, contrast and saturation."""
-    channel_gain: float = 0.1
+    channel_gain: float = 0.15
     """Largest relative change of one colour channel: white balance differs between scopes."""
-    gamma: float = 0.3
+    gamma: float = 0.45
     """Largest change of log gamma."""
     mosaic: float = 0.3
     """Chance that four samples share the image."""
-    paste: float = 0.3
+    paste: float = 0.5
     """Chance that another sample's polyp is blended in."""
-    blur: float = 0.15
-    noise: float = 0.15
+    blur: float = 0.2
+    noise: float = 0.2
     compression: float = 0.1
     speculars: float = 0.2
     text: float = 0.1
