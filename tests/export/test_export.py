@@ -419,6 +419,10 @@ def test_eight_bits_inside_and_float_ends(
     convolutions = [node.name for node in proto.graph.node if node.op_type == "Conv"]
     assert weights_as_they_are == set(ends) & set(convolutions)
     assert 2 <= len(weights_as_they_are) < len(convolutions) / 2
+    # Two products of such a weight and an activation of 8 bits fit into 16 bits.
+    whole = [onnx.numpy_helper.to_array(each) for each in proto.graph.initializer]
+    largest = max(int(np.abs(each.astype(int)).max()) for each in whole if each.dtype == np.int8)
+    assert 32 < largest <= 64
 
 
 def test_the_ends_are_the_outermost_convolutions_of_every_path() -> None:

@@ -1,8 +1,12 @@
-"""Static quantisation of an exported graph: 8-bit weights and activations inside, float ends.
+"""Static quantisation of an exported graph: 8-bit integers inside, float ends.
 
 Activations are unsigned with a scale per tensor, weights signed with one per output channel; the
 ranges are the lowest and highest values seen on the calibration images. Leaving out the outer 0.1 %
 of the values cost BigDet 3 points of AP50.
+
+Weights use 7 of their 8 bits. Processors without 8-bit dot products (x86 with AVX2 alone) add two
+products in 16 bits, where those of 8-bit weights overflow and stop at the largest number: a file
+would answer differently there, with 0.025 less AP50, and nobody would know.
 """
 
 import tempfile
@@ -80,6 +84,7 @@ def quantise_static(
             ImageReader(batches),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
