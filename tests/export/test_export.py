@@ -26,7 +26,7 @@ from haustra.export import stage
 from haustra.export.config import ExportConfig
 from haustra.export.onnx_graph import export_onnx, fold_normalisation, fold_padding
 from haustra.export.parity import SplitAnswers, answer_split
-from haustra.export.quantise import float_nodes
+from haustra.export.quantise import float_nodes, quantise_static
 from haustra.export.stage import export_detector
 from haustra.infer.detector import CheckpointDetector, open_detector
 from haustra.infer.onnx_detector import OnnxDetector
@@ -420,9 +420,48 @@ def test_eight_bits_inside_and_float_ends(
     assert weights_as_they_are == set(ends) & set(convolutions)
     assert 2 <= len(weights_as_they_are) < len(convolutions) / 2
     # Two products of such a weight and an activation of 8 bits fit into 16 bits.
-    whole = [onnx.numpy_helper.to_array(each) for each in proto.graph.initializer]
+    whole = [numpy_helper.to_array(each) for each in proto.graph.initializer]
     largest = max(int(np.abs(each.astype(int)).max()) for each in whole if each.dtype == np.int8)
     assert 32 < largest <= 64
+
+
+def test_dense_weights_take_7_bits_so_that_no_sum_overflows_and_depthwise_ones_8(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"first": (8, 3), "dense": (8, 8), "depthwise": (8, 1), "last": (8, 8)}
+    nodes = [
+        onnx.helper.make_node("Cast", ["images"], ["c"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Transpose", ["c"], ["t"], perm=[0, 3, 1, 2]),
+    ]
+    for name, reads, writes in zip(
+        shapes, ["t", "first", "dense", "depthwise"], [*list(shapes)[:3], "boxes_xyxy"], strict=True
+    ):
+        group = 8 if name == "depthwise" else 1
+        nodes.append(
+            onnx.helper.make_node("Conv", [reads, f"w_{name}"], [writes], name=name, group=group)
+        )
+    weights = [
+        numpy_helper.from_array(rng.normal(size=(*shape, 3, 3)).astype(np.float32), f"w_{name}")
+        for name, shape in shapes.items()
+    ]
+    image = onnx.helper.make_tensor_value_info(
+        "images", onnx.TensorProto.UINT8, ["batch", 16, 16, 3]
+    )
+    answer = onnx.helper.make_tensor_value_info("boxes_xyxy", onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph(nodes, "small", [image], [answer], weights)
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "f")
+    images = rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    quantise_static(tmp_path / "f", tmp_path / "q", batches=[images])
+    found = {
+        each.name.removeprefix("w_").removesuffix("_quantized"): int(
+            np.abs(numpy_helper.to_array(each).astype(int)).max()
+        )
+        for each in onnx.load(tmp_path / "q").graph.initializer
+        if each.data_type == onnx.TensorProto.INT8 and each.name.endswith("_quantized")
+    }
+    assert found == {"dense": 64, "depthwise": 127}
 
 
 def test_the_ends_are_the_outermost_convolutions_of_every_path() -> None:

@@ -6,7 +6,8 @@ of the values cost BigDet 3 points of AP50.
 
 Weights use 7 of their 8 bits. Processors without 8-bit dot products (x86 with AVX2 alone) add two
 products in 16 bits, where those of 8-bit weights overflow and stop at the largest number: a file
-would answer differently there, with 0.025 less AP50, and nobody would know.
+would answer differently there, with up to 0.025 less AP50, and nobody would know. Depthwise
+convolutions add in 32 bits everywhere, and keep all 8.
 """
 
 import tempfile
@@ -64,6 +65,15 @@ def float_nodes(graph: onnx.GraphProto) -> list[str]:
     return [node.name for node in graph.node if node.name in names]
 
 
+def depthwise_weights(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the weights of convolutions in groups."""
+    return [
+        node.input[1]
+        for node in graph.node
+        if node.op_type == "Conv" and any(a.name == "group" and a.i > 1 for a in node.attribute)
+    ]
+
+
 def quantise_static(
     float_path: Path, out_path: Path, *, batches: Iterable[NDArray[np.uint8]]
 ) -> None:
@@ -78,6 +88,8 @@ def quantise_static(
         prepared = Path(temporary) / "prepared.onnx"
         # Shapes are static but for the batch, so plain shape inference finds them all.
         quant_pre_process(float_path, prepared, skip_symbolic_shape=True)
+        graph = onnx.load(prepared).graph
+        eight_bits = [{"axis": 0, "reduce_range": False}]
         quantize_static(
             prepared,
             out_path,
@@ -88,5 +100,8 @@ def quantise_static(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=float_nodes(onnx.load(prepared).graph),
+            nodes_to_exclude=float_nodes(graph),
+            extra_options={
+                "TensorQuantOverrides": dict.fromkeys(depthwise_weights(graph), eight_bits)
+            },
         )
