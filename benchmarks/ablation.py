@@ -31,7 +31,7 @@ from haustra.models import detector, losses, matching
 from haustra.models.checkpoint import read_checkpoint
 from haustra.models.predict import predict_slots
 from haustra.train import averaging, batches, loop, training
-from haustra.train.augment import FULL, LIGHT
+from haustra.train.augment import EASY, FULL, LIGHT
 from haustra.train.config import TrainConfig
 from haustra.warehouse.reading import open_split
 from kvasir_scoring import dense_with_suppression, score
@@ -68,6 +68,7 @@ class _AdamWAlone(torch.optim.AdamW):
 @contextmanager
 def _changed_augmentation(**changes: Any) -> Iterator[None]:
     with (
+        patch.object(batches, "EASY", dataclasses.replace(EASY, **changes)),
         patch.object(batches, "FULL", dataclasses.replace(FULL, **changes)),
         patch.object(batches, "LIGHT", dataclasses.replace(LIGHT, **changes)),
     ):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from haustra.train.augment import (
+    EASY,
     FULL,
     LIGHT,
     AugmentStrength,
@@ -222,19 +223,25 @@ def test_a_smaller_image_has_the_same_boxes() -> None:
 
 
 def test_images_grow_to_their_own_size() -> None:
-    shares = [strength_at(done, halfway=done).resolution for done in np.linspace(0, 1, 50)]
+    shares = [strength_at(done, epoch=0, halfway=done).resolution for done in np.linspace(0, 1, 50)]
     assert shares == sorted(shares)
     assert shares[0] < 0.7
     assert set(shares[30:]) == {1.0}
     read = white_rectangle((32, 48, 96, 80))
-    strengths = [strength_at(done, halfway=done) for done in (0, 0.5, 1)]
+    strengths = [strength_at(done, epoch=0, halfway=done) for done in (0, 0.5, 1)]
     sides = {augment(read, strength=strength, seed=0)[0].shape[0] for strength in strengths}
     assert sides == {96, 128}  # 0.625 * 128 is no multiple of 32
 
 
-def test_augmentation_is_light_at_the_end() -> None:
-    assert strength_at(0.6, halfway=0.6) == strength_at(0.1, halfway=1.0) == FULL
-    assert strength_at(0.86, halfway=0.87) is strength_at(1.0, halfway=1.0) is LIGHT
+def test_augmentation_grows_with_the_epochs_and_is_light_at_the_end() -> None:
+    first, middle, last = (strength_at(0.5, epoch=e, halfway=1.0) for e in (0, 25, 50))
+    assert (first, last) == (EASY, FULL)
+    assert EASY.gain < middle.gain < FULL.gain
+    assert middle.gain == pytest.approx((EASY.gain + FULL.gain) / 2)
+    assert middle.scale == FULL.scale
+    assert strength_at(0.8, epoch=500, halfway=1.0) == FULL
+    for done in (0.86, 1.0):
+        assert strength_at(done, epoch=25, halfway=1.0) is LIGHT
 
 
 @pytest.mark.parametrize("scheduler", ["linear", "cosine"])

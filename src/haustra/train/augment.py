@@ -13,7 +13,7 @@ Shapes: B batch, M boxes, H and W of the image. Coordinates are pixels: a pixel'
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import cv2
 import numpy as np
@@ -69,6 +69,8 @@ class AugmentStrength:
 
 
 FULL = AugmentStrength()
+EASY = AugmentStrength(gain=0.2, channel_gain=0.08, gamma=0.2, paste=0.3, blur=0.15, noise=0.15)
+"""The beginning of a training: the same geometry, with less of what makes frames hard to read."""
 LIGHT = AugmentStrength(
     scale=(0.8, 1.25),
     stretch=0.0,
@@ -86,6 +88,23 @@ LIGHT = AugmentStrength(
     text=0.05,
 )
 """The end of a training: frames as they come."""
+
+
+def mix_strengths(
+    first: AugmentStrength, second: AugmentStrength, *, share: float
+) -> AugmentStrength:
+    """Return the strength between two, all but the ranges of `scale`; that is the first's.
+
+    Args:
+        first: at share 0.
+        second: at share 1.
+        share: how much of the second, 0..1.
+    """
+    values = asdict(first)
+    for name, end in asdict(second).items():
+        if isinstance(end, float):
+            values[name] += share * (end - values[name])
+    return AugmentStrength(**values)
 
 
 def _random_affine(

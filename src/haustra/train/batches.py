@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.train.augment import (
+    EASY,
     FULL,
     LIGHT,
     AugmentStrength,
@@ -18,6 +19,7 @@ from haustra.train.augment import (
     Image,
     augment_sample,
     batch_samples,
+    mix_strengths,
 )
 from haustra.train.upload import DeviceBatch
 from haustra.warehouse.loader import iterate_batches
@@ -31,22 +33,29 @@ WaitedBatch = tuple[tuple[NDArray[np.int64], Batch | DeviceBatch], float]
 FIRST_RESOLUTION, GROWING_SHARE = 0.625, 0.6
 """A training begins with images this much smaller, which have grown to their own size when this
 share of it is done: more of them in the same time (Tan and Le 2021, EfficientNetV2)."""
+EASY_EPOCHS = 50
+"""The first epoch augments by EASY, this one and all after it by FULL, those between in between."""
 LIGHT_SHARE = 0.15
 """The last share of a training sees frames nearly as they are (YOLOX and YOLO26 end likewise)."""
 MAX_WORKERS = 8
 
 
-def strength_at(done: float, *, halfway: float) -> AugmentStrength:
+def strength_at(done: float, *, epoch: int, halfway: float) -> AugmentStrength:
     """Return how strongly to augment an epoch, and how large its images are.
+
+    A frame that comes for the first time teaches as it is; one that was seen dozens of times
+    teaches only what is changed about it.
 
     Args:
         done: how much of the training is done when the epoch begins, 0..1.
+        epoch: counted from 0.
         halfway: the same for its middle; 1 gives images of the full size.
     """
     if done >= 1 - LIGHT_SHARE:
         return LIGHT
     grown = min(1.0, halfway / GROWING_SHARE)
-    return replace(FULL, resolution=FIRST_RESOLUTION + (1 - FIRST_RESOLUTION) * grown)
+    strength = mix_strengths(EASY, FULL, share=min(1.0, epoch / EASY_EPOCHS))
+    return replace(strength, resolution=FIRST_RESOLUTION + (1 - FIRST_RESOLUTION) * grown)
 
 
 def mean_share_of_pixels() -> float:

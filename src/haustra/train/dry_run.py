@@ -77,7 +77,7 @@ def _check_writable(paths: list[Path]) -> None:
 def _time_steps(training: Training) -> list[float]:
     """Take a few steps at the full size and return their seconds, the first left out."""
     config, seconds = training.config, []
-    strength = strength_at(0, halfway=1.0) if config.augment else None
+    strength = strength_at(0, epoch=0, halfway=1.0) if config.augment else None
     batches = epoch_batches(training, epoch=0, strength=strength)
     with closing(batches):
         for _ in range(NUM_STEPS):
