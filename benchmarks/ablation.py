@@ -83,6 +83,11 @@ NO_DISTURBANCE = {
 VARIANTS: dict[str, tuple[str, dict[str, Any], Change | None]] = {
     "shipped": ("as shipped", {}, None),
     "pretrained": ("--pretrained", {"pretrained": True}, None),
+    "strong-at-once": (
+        "full augmentation from the first epoch",
+        {},
+        lambda: patch.object(batches, "EASY", FULL),
+    ),
     "no-mosaic": ("without mosaics", {}, lambda: _changed_augmentation(mosaic=0.0)),
     "no-paste": ("without pasted polyps", {}, lambda: _changed_augmentation(paste=0.0)),
     "no-colour": (
