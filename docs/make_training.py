@@ -52,6 +52,14 @@ def shorten(text: str, *, head: int = 12, tail: int = 8) -> str:
     return "\n".join([*lines[:head], "...", *lines[-tail:]])
 
 
+def write_jpeg(source: Path, target: Path) -> None:
+    """Write a picture of the demo as a JPEG, a fifth of the bytes."""
+    picture = cv2.imread(str(source))
+    if picture is None:
+        sys.exit(f"the demo made no {source.name}")
+    cv2.imwrite(str(target), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
+
+
 def main() -> None:
     """Run the pipeline and write its output into the docs."""
     log = subprocess.run(
@@ -68,16 +76,12 @@ def main() -> None:
     replace_part(ROOT / "README.md", name="evaluation", text=evaluation)
     images = DOCS / "images"
     images.mkdir(exist_ok=True)
-    for name in ("gallery.png", "curves.png"):
-        shutil.copyfile(DEMO / "report" / name, images / name)
-    for name in ("misses", "false_alarms"):
-        picture = cv2.imread(str(DEMO / "report" / f"{name}.png"))
-        if picture is None:
-            sys.exit(f"the demo made no {name}.png")
-        cv2.imwrite(str(images / f"{name}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    shutil.copyfile(DEMO / "report" / "curves.png", images / "curves.png")
+    for name in ("gallery", "misses", "false_alarms"):
+        write_jpeg(DEMO / "report" / f"{name}.png", images / f"{name}.jpg")
     boxed = sorted((DEMO / "boxed").iterdir(), key=lambda path: path.name)
     with_box = [path for path in boxed if re.search(rf"{path.name}: 1 box \(", log)]
-    shutil.copyfile((with_box or boxed)[0], images / "boxed.png")
+    write_jpeg((with_box or boxed)[0], images / "boxed.jpg")
     print(f"wrote {images} and the parts of docs/training.md and README.md")
 
 

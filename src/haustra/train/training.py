@@ -161,12 +161,12 @@ class Training:
             return None
         position, num_epochs = self.position, self.config.num_epochs
         start = position.share_at_epoch_start
-        if not self.images_grow:
-            return strength_at(start, epoch=position.epoch, halfway=1.0)
-        if num_epochs is not None:
-            return strength_at(start, epoch=position.epoch, halfway=start + 0.5 / num_epochs)
         # How long an epoch takes is known after the first; there may be no second.
-        halfway = start + 0.5 * start / position.epoch if position.epoch else 1.0
+        halfway = 1.0
+        if self.images_grow and num_epochs is not None:
+            halfway = start + 0.5 / num_epochs
+        elif self.images_grow and position.epoch:
+            halfway = start + 0.5 * start / position.epoch
         return strength_at(start, epoch=position.epoch, halfway=halfway)
 
     def take_step(self, batches: Iterator[WaitedBatch]) -> float | None:
