@@ -26,6 +26,7 @@ from unittest.mock import patch
 import torch
 from torch.nn import functional
 
+from haustra.core.errors import HaustraError
 from haustra.core.files import write_json_atomic
 from haustra.models import detector, losses, matching
 from haustra.models.checkpoint import read_checkpoint
@@ -209,8 +210,11 @@ def main() -> None:
         print(f"skipped: no Kvasir-SEG images in {options.data}")
         return
     folder = options.work / f"size{options.size}_epochs{options.epochs}_seed{options.seed}"
+    try:
+        manifest = build_manifest(options.data, work=options.work, size=options.size)
+    except HaustraError as error:
+        parser.error(str(error))
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = build_manifest(options.data, work=options.work, size=options.size)
     if options.worker:
         torch.set_num_threads(options.threads)
         train_variant(
