@@ -49,9 +49,7 @@ def _plain_slot_loss(candidates: detector.Candidates, wanted: torch.Tensor) -> t
 class _AdamWAlone(torch.optim.AdamW):
     """The optimiser of a training, without Muon; same arguments as `DetectorOptimiser`."""
 
-    def __init__(
-        self, model: detector.SlotDetector, *, weight_decay: float, **_: float | torch.dtype
-    ) -> None:
+    def __init__(self, model: detector.SlotDetector, *, weight_decay: float) -> None:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         super().__init__(
             [

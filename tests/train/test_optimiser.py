@@ -6,28 +6,22 @@ from haustra.train.optimiser import DetectorOptimiser, Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(24, 200), (200, 24), (40, 40)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_step_keeps_its_directions_and_levels_their_sizes(
-    shape: tuple[int, int], dtype: torch.dtype
-) -> None:
+def test_a_step_keeps_its_directions_and_levels_their_sizes(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     u, s, v = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     s = torch.linspace(1.0, 0.05, len(s))
-    made = orthogonalise((u * s @ v).to(dtype)).float()
+    made = orthogonalise(u * s @ v)
     along = u.T @ made @ v.T
     assert (along.diagonal() > 0.5).all()
     assert (along.diagonal() < 1.4).all()
     assert float((along - along.diagonal().diag()).abs().max()) < 0.1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("noise", [0.0, 1e-3, 1e-2])
-def test_a_gradient_of_few_directions_makes_no_larger_step(
-    noise: float, dtype: torch.dtype
-) -> None:
+@pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-3, 1e-2])
+def test_a_gradient_of_few_directions_makes_no_larger_step(noise: float) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(96, 4) @ torch.randn(4, 864) + noise * torch.randn(96, 864)
-    assert float(torch.linalg.matrix_norm(orthogonalise(matrix.to(dtype)).float(), 2)) < 1.4
+    assert float(torch.linalg.matrix_norm(orthogonalise(matrix), 2)) < 1.4
 
 
 def test_the_layout_in_memory_does_not_change_a_step() -> None:
@@ -37,7 +31,7 @@ def test_the_layout_in_memory_does_not_change_a_step() -> None:
     for layout in (torch.contiguous_format, torch.channels_last):
         kernel = torch.nn.Parameter(start.clone(memory_format=layout))
         kernel.grad = gradient.clone(memory_format=layout)
-        optimiser = Muon([{"params": [kernel]}], dtype=torch.float32)
+        optimiser = Muon([{"params": [kernel]}])
         optimiser.param_groups[0]["lr"] = 0.1
         optimiser.step()
         moved.append(kernel.detach() - start)
@@ -49,7 +43,7 @@ def test_the_layout_in_memory_does_not_change_a_step() -> None:
 def test_every_trained_weight_moves_and_no_frozen_one(backbone: str) -> None:
     torch.manual_seed(0)
     model = build_model(default_config("big", max_boxes=4, backbone=backbone))  # type: ignore[arg-type]
-    optimiser = DetectorOptimiser(model, weight_decay=0.0, dtype=torch.float32)
+    optimiser = DetectorOptimiser(model, weight_decay=0.0)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -65,7 +59,7 @@ def test_every_trained_weight_moves_and_no_frozen_one(backbone: str) -> None:
 
 def test_only_kernels_decay() -> None:
     model = build_model(default_config("tiny", max_boxes=1))
-    optimiser = DetectorOptimiser(model, weight_decay=0.5, dtype=torch.float32)
+    optimiser = DetectorOptimiser(model, weight_decay=0.5)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -97,11 +97,7 @@ class Training:
         model, self.initial_weights = begin_model(config, max_boxes=split.manifest.max_boxes)
         self.model = model.train().to(self.device)
         self.average = AveragedModel(self.model)
-        self.optimiser = DetectorOptimiser(
-            self.model,
-            weight_decay=config.weight_decay,
-            dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
-        )
+        self.optimiser = DetectorOptimiser(self.model, weight_decay=config.weight_decay)
         self.loss_weights = LossWeights(iou=config.iou_weight)
         self.uploader = Uploader(self.device)
         self._wgpu = self._open_wgpu() if self.backend.name == "wgpu" else None
