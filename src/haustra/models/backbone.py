@@ -36,12 +36,18 @@ class ConvUnit(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut (He et al. 2016, basic block)."""
+    """Two 3x3 convolutions around a shortcut (He et al. 2016, basic block).
 
-    def __init__(self, channels: int) -> None:
+    Args of the constructor:
+        channels: of the map.
+        expansion: channels between the two, as a share of `channels`.
+    """
+
+    def __init__(self, channels: int, *, expansion: float) -> None:
         super().__init__()
-        self.first = ConvUnit(channels, channels)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        between = round(channels * expansion)
+        self.first = ConvUnit(channels, between)
+        self.second = nn.Conv2d(between, channels, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -55,15 +61,19 @@ class Backbone(nn.Module):
     Args of the constructor:
         widths: channels of the stages, at strides 4, 8, 16, ...
         depths: residual blocks of the stages.
+        expansion: of the blocks.
     """
 
-    def __init__(self, *, widths: tuple[int, ...], depths: tuple[int, ...]) -> None:
+    def __init__(
+        self, *, widths: tuple[int, ...], depths: tuple[int, ...], expansion: float = 1.0
+    ) -> None:
         super().__init__()
         self.stem = ConvUnit(3, widths[0], kernel=STEM_KERNEL, stride=STEM_STRIDE)
         self.stages = nn.ModuleList()
         for before, after, depth in zip((None, *widths), widths, depths, strict=False):
             halve = [] if before is None else [ConvUnit(before, after, stride=2)]
-            self.stages.append(nn.Sequential(*halve, *(ResidualBlock(after) for _ in range(depth))))
+            blocks = (ResidualBlock(after, expansion=expansion) for _ in range(depth))
+            self.stages.append(nn.Sequential(*halve, *blocks))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map float images [B,3,H,W] in 0..1 to one feature map per stage."""

@@ -50,6 +50,8 @@ class ModelConfig:
     """Channels of the pyramid and the heads."""
     backbone: BackboneKind = "plain"
     """efficientnet-lite0 has its own stem and depths, and takes ImageNet weights."""
+    expansion: float = 1.0
+    """Channels inside a residual block of the plain backbone, as a share of those around it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -82,11 +84,12 @@ def default_config(
     return ModelConfig(
         kind="big",
         num_slots=max_boxes,
-        widths=(48, 96, 160, 256) if is_plain else EFFICIENTNET_WIDTHS,
-        depths=(1, 1, 3, 1) if is_plain else (),
+        widths=(32, 64, 128, 192) if is_plain else EFFICIENTNET_WIDTHS,
+        depths=(0, 1, 3, 1) if is_plain else (),
         num_levels=3,
-        neck=96,
+        neck=64,
         backbone=backbone,
+        expansion=0.5 if is_plain else 1.0,
     )
 
 
@@ -180,7 +183,9 @@ class SlotDetector(nn.Module):
         self.config = config
         self.backbone: Backbone | EfficientNetLite0
         if config.backbone == "plain":
-            self.backbone = Backbone(widths=config.widths, depths=config.depths)
+            self.backbone = Backbone(
+                widths=config.widths, depths=config.depths, expansion=config.expansion
+            )
         else:
             self.backbone = EfficientNetLite0()
         # One slot needs no fine map: TinyDet reads the stride-16 level, which has seen them all.

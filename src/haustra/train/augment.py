@@ -30,8 +30,10 @@ ReadSample = Callable[[int], tuple[Image, Boxes]]
 MIN_BOX_SHARE = 0.3
 """A box that keeps less of its area inside the image is dropped."""
 MIN_BOX_SIDE_PX = 3.0
-SIDE_STEP = 32
-"""The coarsest stride of the models."""
+SIDE_STEP = 64
+"""Sides of shrunk images are multiples of this: the sides of their maps down to stride 16 then are
+multiples of 4, which convolutions on CPUs are blocked for. With AVX2 a step at 160x160 takes nine
+tenths of one at 192x192 (docs/lab_log.md)."""
 GREY = (0.299, 0.587, 0.114)
 """Luma weights of RGB (ITU-R BT.601)."""
 
@@ -438,7 +440,7 @@ def augment_sample(
 
 def _shrink(image: Image, boxes: Boxes, *, resolution: float) -> tuple[Image, Boxes]:
     stored = np.array(image.shape[1::-1])
-    size = np.maximum(SIDE_STEP, np.ceil(stored * resolution / SIDE_STEP).astype(int) * SIDE_STEP)
+    size = np.maximum(1, np.rint(stored * resolution / SIDE_STEP).astype(int)) * SIDE_STEP
     if resolution == 1 or (size >= stored).any():
         return image, boxes
     smaller: Image = cv2.resize(image, size.tolist(), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]

@@ -30,7 +30,7 @@ Item = TypeVar("Item")
 WaitedBatch = tuple[tuple[NDArray[np.int64], Batch | DeviceBatch], float]
 """The numbers of a batch's samples, the samples, and the seconds that they were waited for."""
 
-FIRST_RESOLUTION, GROWING_SHARE = 0.625, 0.6
+FIRST_RESOLUTION, GROWING_SHARE = 0.5, 0.6
 """A training begins with images this much smaller, which have grown to their own size when this
 share of it is done: more of them in the same time (Tan and Le 2021, EfficientNetV2)."""
 EASY_EPOCHS = 50
