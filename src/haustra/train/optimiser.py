@@ -49,7 +49,7 @@ def orthogonalise(matrix: Tensor) -> Tensor:
         total = change @ total
         gram = change @ gram @ change
     rows = total @ rows
-    return rows if matrix.shape[0] <= matrix.shape[1] else rows.T
+    return rows if matrix.shape[0] <= matrix.shape[1] else rows.T  # type: ignore[no-any-return]
 
 
 class Muon(torch.optim.Optimizer):
