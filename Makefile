@@ -9,8 +9,9 @@ READY := $(VENV)/ready
 demo: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash runs/tiny.sh
 
+# One process per core, one thread each.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -24,6 +24,8 @@ from wgpu_adapters import needs_adapter
 pytestmark = [pytest.mark.slow, needs_adapter]
 
 NUM_STEPS = 30
+NUM_STILL_STEPS = 5
+"""The first ones, which do not move the weights: only their gradients are looked at."""
 BATCH_SIZE = 4
 NUM_FIRST_EPOCHS = 10
 """On the CPU, before the two part: matching the equal boxes of an untrained detector is a coin."""
@@ -38,7 +40,8 @@ class Trained:
     """A training on one backend."""
 
     training: Training
-    first_gradients: dict[str, Tensor]
+    gradients: list[dict[str, Tensor]]
+    """Of the first batches, all by the weights that it began with."""
     losses: list[float]
 
 
@@ -70,20 +73,20 @@ def train(manifest: Path, *, kind: ModelKind, init_from: Path, backend: str) -> 
     )
     prepared = prepare_training(config)
     training = Training(prepared.config, split=prepared.split, backend=prepared.backend)
-    # The gradients that the first step takes, before the optimiser clips and uses them.
-    gradients: dict[str, Tensor] = {}
+    gradients: list[dict[str, Tensor]] = []
     step = training.optimiser.step
 
     def remember() -> None:
-        if not gradients:
-            gradients.update(
-                {
-                    name: weight.grad.clone()
-                    for name, weight in training.model.named_parameters()
-                    if weight.grad is not None
-                }
-            )
-        step()
+        if len(gradients) == NUM_STILL_STEPS:
+            step()
+            return
+        gradients.append(
+            {
+                name: weight.grad.clone()
+                for name, weight in training.model.named_parameters()
+                if weight.grad is not None
+            }
+        )
 
     training.optimiser.step = remember  # type: ignore[method-assign]
     losses: list[float] = []
@@ -114,16 +117,21 @@ def pair(request: pytest.FixtureRequest, manifest: Path) -> tuple[Trained, Train
     )
 
 
-def test_gradients_of_one_step_agree(pair: tuple[Trained, Trained]) -> None:
+def test_gradients_of_most_batches_agree(pair: tuple[Trained, Trained]) -> None:
     cpu, wgpu = pair
-    assert cpu.first_gradients.keys() == wgpu.first_gradients.keys()
-    assert len(cpu.first_gradients) == sum(
-        weight.requires_grad for weight in cpu.training.model.parameters()
-    )
-    ours = torch.cat([gradient.flatten() for gradient in wgpu.first_gradients.values()])
-    theirs = torch.cat([gradient.flatten() for gradient in cpu.first_gradients.values()])
-    assert float(theirs.norm()) > 0
-    assert float((ours - theirs).norm() / theirs.norm()) < 1e-3
+    num_trained = sum(weight.requires_grad for weight in cpu.training.model.parameters())
+    differences = []
+    for of_cpu, of_wgpu in zip(cpu.gradients, wgpu.gradients, strict=True):
+        assert of_cpu.keys() == of_wgpu.keys()
+        assert len(of_cpu) == num_trained
+        ours = torch.cat([gradient.flatten() for gradient in of_wgpu.values()])
+        theirs = torch.cat([gradient.flatten() for gradient in of_cpu.values()])
+        assert float(theirs.norm()) > 0
+        differences.append(float((ours - theirs).norm() / theirs.norm()))
+    # Where two cells fit a box equally well, the last bit decides between them, and one batch in
+    # several differs by up to a hundredth: one thread of the CPU from two as well.
+    assert float(np.median(differences)) < 1e-4
+    assert max(differences) < 0.05
 
 
 def test_losses_of_thirty_steps_agree(pair: tuple[Trained, Trained]) -> None:

@@ -1,6 +1,7 @@
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,15 @@ def config_for(manifest: Path | str, folder: Path, **changes: object) -> TrainCo
     return TrainConfig(**(settings | changes))  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Compute on two threads, where `make test` gives its processes one each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("model", ["tiny", "big"])
 @pytest.mark.parametrize(
     "precision",
@@ -56,7 +66,7 @@ def config_for(manifest: Path | str, folder: Path, **changes: object) -> TrainCo
     ],
 )
 def test_the_same_seed_gives_the_same_weight_bytes(
-    tmp_path: Path, manifest: Path, model: str, precision: str
+    tmp_path: Path, manifest: Path, model: str, precision: str, two_threads: None
 ) -> None:
     digests = [
         train_detector(
