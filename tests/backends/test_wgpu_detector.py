@@ -128,10 +128,12 @@ def test_gradients_of_most_batches_agree(pair: tuple[Trained, Trained]) -> None:
         theirs = torch.cat([gradient.flatten() for gradient in of_cpu.values()])
         assert float(theirs.norm()) > 0
         differences.append(float((ours - theirs).norm() / theirs.norm()))
-    # Where two cells fit a box equally well, the last bit decides between them, and one batch in
-    # several differs by up to a hundredth: one thread of the CPU from two as well.
-    assert float(np.median(differences)) < 1e-4
-    assert max(differences) < 0.05
+    # Where two cells fit a box equally well the last bit decides between them, so one batch may
+    # differ by more: one thread of the CPU differs from two by up to 0.007.
+    *most, largest = sorted(differences)
+    assert max(most) < 1e-3, differences
+    assert float(np.median(most)) < 1e-4, differences
+    assert largest < 0.01, differences
 
 
 def test_losses_of_thirty_steps_agree(pair: tuple[Trained, Trained]) -> None:
