@@ -31,13 +31,14 @@ ONE_TO_MANY = QualityPowers(score=0.5, iou=4.0)
 
 def pairwise_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     """Return the IoU of every pair, [B,N,M] in 0..1, for [B,N,4] and [B,M,4]."""
-    low = torch.maximum(a_xyxy[:, :, None, :2], b_xyxy[:, None, :, :2])
-    high = torch.minimum(a_xyxy[:, :, None, 2:], b_xyxy[:, None, :, 2:])
-    overlap = (high - low).clamp(min=0).prod(dim=-1)
-    area_a = (a_xyxy[..., 2:] - a_xyxy[..., :2]).clamp(min=0).prod(dim=-1)
-    area_b = (b_xyxy[..., 2:] - b_xyxy[..., :2]).clamp(min=0).prod(dim=-1)
-    union = area_a[:, :, None] + area_b[:, None, :] - overlap
-    return overlap / union.clamp(min=1e-9)
+    a_left, a_top, a_right, a_bottom = a_xyxy[:, :, None].unbind(-1)
+    b_left, b_top, b_right, b_bottom = b_xyxy[:, None].unbind(-1)
+    width = torch.minimum(a_right, b_right) - torch.maximum(a_left, b_left)
+    height = torch.minimum(a_bottom, b_bottom) - torch.maximum(a_top, b_top)
+    overlap = width.clamp(min=0) * height.clamp(min=0)
+    area_a = (a_right - a_left).clamp(min=0) * (a_bottom - a_top).clamp(min=0)
+    area_b = (b_right - b_left).clamp(min=0) * (b_bottom - b_top).clamp(min=0)
+    return overlap / (area_a + area_b - overlap).clamp(min=1e-9)
 
 
 def candidate_cells(cells_xy: Tensor, cell_sizes: Tensor, boxes_xyxy: Tensor) -> Tensor:
@@ -46,10 +47,13 @@ def candidate_cells(cells_xy: Tensor, cell_sizes: Tensor, boxes_xyxy: Tensor) ->
     A box thinner than a cell may hold no centre, so each box is taken at least one cell and a half
     wide around its own centre.
     """
-    centre = (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2
-    half = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]) / 2
-    reach = torch.maximum(half[:, None], 0.75 * cell_sizes[None, :, None])
-    return ((cells_xy[None, :, None] - centre[:, None]).abs() <= reach).all(dim=-1)
+    inside = []
+    # Axis by axis: a last dimension of two would be computed one number at a time.
+    for axis in (0, 1):
+        low, high = boxes_xyxy[:, None, :, axis], boxes_xyxy[:, None, :, axis + 2]
+        reach = torch.maximum((high - low) / 2, 0.75 * cell_sizes[:, None, axis])
+        inside.append((cells_xy[:, None, axis] - (low + high) / 2).abs() <= reach)
+    return inside[0] & inside[1]
 
 
 def match_quality(
