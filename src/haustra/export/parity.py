@@ -19,6 +19,9 @@ COMPARED_SCORE = 0.05
 PX_PER_SCORE = 100.0
 """A score that is off by 1 counts like a box that is off by so many pixels, when the slot is sought
 that is meant. Boxes alone do not tell: two slots may both cover the image."""
+SLOTS_PER_TIPPING = 500
+"""Where two candidates score alike to the last digit, rounding decides which of them excludes the
+other, and the scores of those around them jump. One slot in so many may do that."""
 LATENCY_ROUNDS = 50
 
 
@@ -38,7 +41,8 @@ class Difference:
     max_box_shift_px: float
     """Largest shift of a side of a box, in pixels of the letterboxed image."""
     median_box_shift_px: float
-    max_score_shift: float
+    score_shift: float
+    """Largest shift of a score, but for those that tipped over: `SLOTS_PER_TIPPING`."""
     ap50_loss: float
     """The reference's AP50 less this one's; 0 where no polyp is labelled."""
     ap50_95_loss: float
@@ -96,10 +100,18 @@ def compare_answers(
     return Difference(
         max_box_shift_px=float(shifts[:, 0].max()),
         median_box_shift_px=float(np.median(shifts[:, 0])),
-        max_score_shift=float(shifts[:, 1].max()),
+        score_shift=_largest_but_tipped(shifts[:, 1]),
         ap50_loss=(theirs.ap50 or 0.0) - (ours.ap50 or 0.0),
         ap50_95_loss=(theirs.ap50_95 or 0.0) - (ours.ap50_95 or 0.0),
     )
+
+
+def _largest_but_tipped(shifts: NDArray[np.float64]) -> float:
+    if np.isnan(shifts).any():
+        return float("nan")
+    # Each slot was compared in both directions.
+    may_tip = len(shifts) // (2 * SLOTS_PER_TIPPING)
+    return float(np.sort(shifts)[-1 - 2 * may_tip])
 
 
 def median_latencies_ms(

@@ -191,7 +191,7 @@ def _check_float32(difference: Difference, *, split: Split) -> None:
     """Refuse a float32 graph that does not answer like its checkpoint."""
     limits = (
         ("boxes", difference.max_box_shift_px, MAX_BOX_SHIFT_PX, " px"),
-        ("scores", difference.max_score_shift, MAX_SCORE_SHIFT, ""),
+        ("scores", difference.score_shift, MAX_SCORE_SHIFT, ""),
         ("AP50", abs(difference.ap50_loss), MAX_AP_DIFFERENCE, ""),
         ("AP50-95", abs(difference.ap50_95_loss), MAX_AP_DIFFERENCE, ""),
     )
