@@ -18,8 +18,6 @@ from haustra.models.efficientnet import EfficientNetLite0
 
 MUON_RATE = 10.0
 """Muon's learning rate as a multiple of AdamW's: its steps have a size of their own."""
-PRETRAINED_RATE = 0.5
-"""Share of the learning rate that a pretrained backbone gets."""
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the iteration: the steepest at zero, not the most exact (Jordan et al.)."""
@@ -89,12 +87,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:
-    # A depthwise kernel is many small filters, not one matrix.
-    return (
-        parameter.ndim == 4
-        and parameter.shape[1] > 1
-        and min(parameter.shape[0], parameter[0].numel()) >= LEAST_SIDE
-    )
+    return parameter.ndim == 4 and min(parameter.shape[0], parameter[0].numel()) >= LEAST_SIDE
 
 
 class DetectorOptimiser:
@@ -109,7 +102,7 @@ class DetectorOptimiser:
 
     def __init__(self, model: SlotDetector, *, weight_decay: float) -> None:
         kernels: list[nn.Parameter] = []
-        others: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        others: dict[float, list[nn.Parameter]] = defaultdict(list)
         has_pretrained = isinstance(model.backbone, EfficientNetLite0)
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -118,8 +111,7 @@ class DetectorOptimiser:
             if _is_matrix(parameter) and not is_pretrained:
                 kernels.append(parameter)
             else:
-                rate = PRETRAINED_RATE if is_pretrained else 1.0
-                others[rate, weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
+                others[weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         self._optimisers = (
             Muon(
                 [
@@ -132,8 +124,8 @@ class DetectorOptimiser:
             ),
             torch.optim.AdamW(
                 [
-                    {"params": group, "share": rate, "weight_decay": decay}
-                    for (rate, decay), group in others.items()
+                    {"params": group, "share": 1.0, "weight_decay": decay}
+                    for decay, group in others.items()
                 ],
                 fused=True,
             ),
