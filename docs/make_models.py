@@ -150,8 +150,8 @@ def backbone_stages(model: SlotDetector) -> list[tuple[str, list[nn.Module]]]:
         ("stem 3x3 (frozen)", [stem]),
         ("blocks 1 to 3 (frozen)", blocks[:3]),
         ("blocks 4, 5 (frozen)", blocks[3:5]),
-        ("blocks 6 to 11", blocks[5:11]),
-        ("blocks 12 to 16", blocks[11:]),
+        ("blocks 6 to 11 (6 to 8 frozen)", blocks[5:11]),
+        ("blocks 12 to 14", blocks[11:]),
     ]
 
 
