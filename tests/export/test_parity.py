@@ -80,6 +80,14 @@ def test_one_slot_in_500_may_tip_over(num_slots: int, num_tipped: int, shift: fl
     assert difference.score_shift == pytest.approx(shift, abs=1e-6)
 
 
+def test_no_share_of_slots_may_score_nan() -> None:
+    scores = [0.4] * 1000
+    found, reference = (
+        answers(*(([LEFT], [s]) for s in side)) for side in ([float("nan"), *scores[1:]], scores)
+    )
+    assert np.isnan(compare_answers(found, reference=reference, size_wh=SIZE_WH).score_shift)
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_box_that_only_one_of_them_shows_counts(reverse: bool) -> None:
     both, one = answers(([LEFT, RIGHT], [0.9, 0.3])), answers(([LEFT, LEFT], [0.9, 0.3]))

@@ -1,5 +1,6 @@
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,8 +116,12 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     write_untrained(path)
     header = read_header(path)
     write_checkpoint(path, header=header, state={"extra": torch.zeros(1)})
-    with pytest.raises(HaustraError, match=re.escape(f"{path} has weights that do not fit")):
+    with pytest.raises(
+        HaustraError, match=re.escape(f"{path} has weights that do not fit")
+    ) as caught:
         read_checkpoint(path)
+    # Of hundreds of names the first few.
+    assert len(str(caught.value)) < len(str(path)) + 300
 
 
 def test_another_kind_than_wanted_is_refused(tmp_path: Path) -> None:
@@ -130,3 +135,13 @@ def test_another_kind_than_wanted_is_refused(tmp_path: Path) -> None:
     )
     check_kind(path, header=read_header(path), wanted="big")
     check_kind(path, header=read_header(path), wanted=None)
+
+
+def test_a_header_that_describes_no_detector_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.bin"
+    write_untrained(path)
+    shape = default_config("big", max_boxes=4, backbone="efficientnet-lite0")
+    header = replace(read_header(path), model=replace(shape, depths=(1, 2, 3)))
+    write_checkpoint(path, header=header, state={})
+    with pytest.raises(HaustraError, match=re.escape(f"{path} has a damaged header: ")):
+        read_checkpoint(path)

@@ -5,6 +5,7 @@ operating point; and what a reader wants to know: warehouse, training configurat
 """
 
 import json
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ FORMAT_NAME = "haustra-checkpoint"
 FORMAT_VERSION = 2
 """Version 1, whose detectors had selectors, is read as well."""
 HEADER_KEY = "haustra"
+LONGEST_REASON = 200
+"""Letters of PyTorch's list of the weights that do not fit, which may name hundreds."""
 
 NOT_A_CHECKPOINT = "is not a haustra checkpoint; expected a file that `haustra train` wrote"
 
@@ -187,17 +190,22 @@ def read_checkpoint(path: Path) -> tuple[CheckpointHeader, SlotDetector]:
     """Read a checkpoint into a detector in evaluation mode, strictly.
 
     Raises:
-        HaustraError: as `read_header`, or its weights do not fit its own header.
+        HaustraError: as `read_header`, or its header describes no detector, or its weights
+            do not fit it.
     """
     header = read_header(path)
     is_old = header.format_version == 1
-    model = SlotDetectorOfVersion1(header.model) if is_old else build_model(header.model)
+    try:
+        model = SlotDetectorOfVersion1(header.model) if is_old else build_model(header.model)
+    except (ValueError, IndexError, TypeError, RuntimeError) as error:
+        raise HaustraError(f"{path} has a damaged header: {error!r}") from None
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        reason = textwrap.shorten(reason, LONGEST_REASON, placeholder=" ...")
         raise HaustraError(f"{path} has weights that do not fit its header: {reason}") from None
     return header, model.eval()
 

