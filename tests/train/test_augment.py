@@ -239,8 +239,8 @@ def test_augmentation_grows_with_the_epochs_and_is_light_at_the_end() -> None:
     assert EASY.gain < middle.gain < FULL.gain
     assert middle.gain == pytest.approx((EASY.gain + FULL.gain) / 2)
     assert middle.scale == FULL.scale
-    assert strength_at(0.8, epoch=500, halfway=1.0) == FULL
-    for done in (0.86, 1.0):
+    assert strength_at(0.69, epoch=500, halfway=1.0) == FULL
+    for done in (0.71, 1.0):
         assert strength_at(done, epoch=25, halfway=1.0) is LIGHT
 
 

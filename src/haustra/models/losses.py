@@ -31,8 +31,8 @@ from haustra.models.matching import (
 class LossWeights:
     """How much each term counts."""
 
-    l1: float = 7.5
-    iou: float = 6.0
+    l1: float = 4.5
+    iou: float = 3.6
 
 
 def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class TrainConfig:
     """How the learning rate falls in between."""
     weight_decay: float = 0.05
     """Weight decay of the kernels."""
-    iou_weight: float = 6.0
+    iou_weight: float = 3.6
     """Weight of the IoU term of the loss; 0 leaves it out."""
     augment: bool = True
     """Change the training images at random: flips, scale, mosaics, colour, blur and more."""
