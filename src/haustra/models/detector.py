@@ -83,6 +83,7 @@ def default_config(
             depths=(0, 0, 1, 1),
             num_levels=2,
             neck=48,
+            expansion=0.5,
         )
     is_plain = backbone == "plain"
     return ModelConfig(
