@@ -22,7 +22,7 @@ from haustra.cli.main import main
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import OperatingPoint
 from haustra.evaluate.metrics import AveragePrecision
-from haustra.export import stage
+from haustra.export import quantise, stage
 from haustra.export.config import ExportConfig
 from haustra.export.onnx_graph import export_onnx, fold_normalisation, fold_padding
 from haustra.export.parity import SplitAnswers, answer_split
@@ -425,9 +425,8 @@ def test_eight_bits_inside_and_float_ends(
     assert 32 < largest <= 64
 
 
-def test_dense_weights_take_7_bits_so_that_no_sum_overflows_and_depthwise_ones_8(
-    tmp_path: Path,
-) -> None:
+def write_small_model(path: Path, *, kernel: int) -> None:
+    """Write a graph of four random convolutions with biases; the third is depthwise."""
     rng = np.random.default_rng(0)
     shapes = {"first": (8, 3), "dense": (8, 8), "depthwise": (8, 1), "last": (8, 8)}
     nodes = [
@@ -438,12 +437,12 @@ def test_dense_weights_take_7_bits_so_that_no_sum_overflows_and_depthwise_ones_8
         shapes, ["t", "first", "dense", "depthwise"], [*list(shapes)[:3], "boxes_xyxy"], strict=True
     ):
         group = 8 if name == "depthwise" else 1
-        nodes.append(
-            onnx.helper.make_node("Conv", [reads, f"w_{name}"], [writes], name=name, group=group)
-        )
+        inputs = [reads, f"w_{name}", f"b_{name}"]
+        nodes.append(onnx.helper.make_node("Conv", inputs, [writes], name=name, group=group))
     weights = [
-        numpy_helper.from_array(rng.normal(size=(*shape, 3, 3)).astype(np.float32), f"w_{name}")
+        numpy_helper.from_array(rng.normal(size=size).astype(np.float32), f"{kind}_{name}")
         for name, shape in shapes.items()
+        for kind, size in (("w", (*shape, kernel, kernel)), ("b", shape[:1]))
     ]
     image = onnx.helper.make_tensor_value_info(
         "images", onnx.TensorProto.UINT8, ["batch", 16, 16, 3]
@@ -451,8 +450,14 @@ def test_dense_weights_take_7_bits_so_that_no_sum_overflows_and_depthwise_ones_8
     answer = onnx.helper.make_tensor_value_info("boxes_xyxy", onnx.TensorProto.FLOAT, None)
     graph = onnx.helper.make_graph(nodes, "small", [image], [answer], weights)
     opset = [onnx.helper.make_opsetid("", 18)]
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "f")
-    images = rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+
+
+def test_dense_weights_take_7_bits_so_that_no_sum_overflows_and_depthwise_ones_8(
+    tmp_path: Path,
+) -> None:
+    write_small_model(tmp_path / "f", kernel=3)
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     quantise_static(tmp_path / "f", tmp_path / "q", batches=[images])
     found = {
         each.name.removeprefix("w_").removesuffix("_quantized"): int(
@@ -462,6 +467,24 @@ def test_dense_weights_take_7_bits_so_that_no_sum_overflows_and_depthwise_ones_8
         if each.data_type == onnx.TensorProto.INT8 and each.name.endswith("_quantized")
     }
     assert found == {"dense": 64, "depthwise": 127}
+
+
+def test_biases_take_back_what_rounded_weights_do_to_the_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_small_model(tmp_path / "f", kernel=1)
+    images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
+
+    def means(name: str) -> NDArray[np.float64]:
+        session = onnxruntime.InferenceSession(tmp_path / name)
+        answer = np.asarray(session.run(None, {"images": images})[0])
+        return np.asarray(answer.mean(axis=(0, 2, 3), dtype=np.float64))
+
+    quantise_static(tmp_path / "f", tmp_path / "q", batches=[images[:8], images[8:]])
+    monkeypatch.setattr(quantise, "correct_biases", lambda model, *, batches: None)
+    quantise_static(tmp_path / "f", tmp_path / "plain", batches=[images])
+    corrected, plain = (np.abs(means(name) - means("f")).mean() for name in ("q", "plain"))
+    assert corrected < 0.2 * plain, (corrected, plain)
 
 
 def test_the_ends_are_the_outermost_convolutions_of_every_path() -> None:
