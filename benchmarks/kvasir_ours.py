@@ -219,7 +219,9 @@ def export_forms(training: Training, *, size: int, settings: Settings, sources: 
     order = np.linspace(0, len(split) - 1, NUM_CALIBRATION_IMAGES).round().astype(np.int64)
     chunks = np.split(order, range(CALIBRATION_BATCH, len(order), CALIBRATION_BATCH))
     unfinished = paths[1].with_suffix(".part")
-    quantise_static(paths[0], unfinished, batches=(split.gather(chunk).images for chunk in chunks))
+    quantise_static(
+        paths[0], unfinished, batches=lambda: (split.gather(chunk).images for chunk in chunks)
+    )
     description = describe_model(model, header=header, opset=LOWEST_OPSET, precision="int8")
     write_model(unfinished, proto=onnx.load(unfinished), description=description)
     unfinished.replace(paths[1])

@@ -458,7 +458,7 @@ def test_dense_weights_take_7_bits_so_that_no_sum_overflows_and_depthwise_ones_8
 ) -> None:
     write_small_model(tmp_path / "f", kernel=3)
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
-    quantise_static(tmp_path / "f", tmp_path / "q", batches=[images])
+    quantise_static(tmp_path / "f", tmp_path / "q", batches=lambda: [images])
     found = {
         each.name.removeprefix("w_").removesuffix("_quantized"): int(
             np.abs(numpy_helper.to_array(each).astype(int)).max()
@@ -480,9 +480,9 @@ def test_biases_take_back_what_rounded_weights_do_to_the_means(
         answer = np.asarray(session.run(None, {"images": images})[0])
         return np.asarray(answer.mean(axis=(0, 2, 3), dtype=np.float64))
 
-    quantise_static(tmp_path / "f", tmp_path / "q", batches=[images[:8], images[8:]])
+    quantise_static(tmp_path / "f", tmp_path / "q", batches=lambda: [images[:8], images[8:]])
     monkeypatch.setattr(quantise, "correct_biases", lambda model, *, batches: None)
-    quantise_static(tmp_path / "f", tmp_path / "plain", batches=[images])
+    quantise_static(tmp_path / "f", tmp_path / "plain", batches=lambda: [images])
     corrected, plain = (np.abs(means(name) - means("f")).mean() for name in ("q", "plain"))
     assert corrected < 0.2 * plain, (corrected, plain)
 

@@ -13,7 +13,7 @@ What rounding the weights does to the mean of each channel is taken back by its 
 """
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -135,29 +135,29 @@ def correct_biases(model: onnx.ModelProto, *, batches: Iterable[NDArray[np.uint8
 
 
 def quantise_static(
-    float_path: Path, out_path: Path, *, batches: Iterable[NDArray[np.uint8]]
+    float_path: Path, out_path: Path, *, batches: Callable[[], Iterable[NDArray[np.uint8]]]
 ) -> None:
     """Write an 8-bit version of an exported float32 model.
 
     Args:
         float_path: what `export_onnx` wrote.
         out_path: the new file.
-        batches: images uint8 [B,H,W,3] for the calibration, as the detector will see them.
+        batches: called twice, gives images uint8 [B,H,W,3] for the calibration, as the detector
+            will see them.
     """
-    images = list(batches)
     with tempfile.TemporaryDirectory() as temporary:
         prepared = Path(temporary) / "prepared.onnx"
         # Shapes are static but for the batch, so plain shape inference finds them all.
         quant_pre_process(float_path, prepared, skip_symbolic_shape=True)
         model = onnx.load(prepared)
-        correct_biases(model, batches=images)
+        correct_biases(model, batches=batches())
         onnx.save(model, prepared)
         graph = model.graph
         eight_bits = [{"axis": 0, "reduce_range": False}]
         quantize_static(
             prepared,
             out_path,
-            ImageReader(images),
+            ImageReader(batches()),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,

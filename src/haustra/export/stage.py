@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ the scores, so the scores have a limit of their own."""
 MAX_INT8_AP50_LOSS = 0.005
 """What 8 bits may cost."""
 
-NUM_CALIBRATION_IMAGES = 96
+NUM_CALIBRATION_IMAGES = 256
 CALIBRATION_BATCH = 8
 
 
@@ -132,7 +133,7 @@ def export_detector(config: ExportConfig, *, progress: Progress | None = None) -
         export_onnx(model, header=header, path=float_path, opset=config.opset)
         _check_float32(measure("float32", float_path), split=split)
         if config.int8:
-            quantise_static(float_path, int8_path, batches=_calibration_batches(train))
+            quantise_static(float_path, int8_path, batches=partial(_calibration_batches, train))
             description = describe_model(model, header=header, opset=config.opset, precision="int8")
             write_model(int8_path, proto=onnx.load(int8_path), description=description)
             _check_int8(measure("int8", int8_path), split=split)
