@@ -6,10 +6,10 @@ import os
 import statistics
 import sys
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 import haustra
@@ -18,7 +18,7 @@ from haustra.core.files import write_json_atomic
 from haustra.export.config import LOWEST_OPSET
 from haustra.export.onnx_graph import describe_model, export_onnx, write_model
 from haustra.export.quantise import quantise_static
-from haustra.export.stage import CALIBRATION_BATCH, NUM_CALIBRATION_IMAGES
+from haustra.export.stage import calibration_batches
 from haustra.infer.onnx_detector import OnnxDetector
 from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import read_checkpoint
@@ -216,12 +216,8 @@ def export_forms(training: Training, *, size: int, settings: Settings, sources: 
     if not paths[0].exists():
         export_onnx(model, header=header, path=paths[0], opset=LOWEST_OPSET)
     split = open_split(settings.manifests[size], split="train")
-    order = np.linspace(0, len(split) - 1, NUM_CALIBRATION_IMAGES).round().astype(np.int64)
-    chunks = np.split(order, range(CALIBRATION_BATCH, len(order), CALIBRATION_BATCH))
     unfinished = paths[1].with_suffix(".part")
-    quantise_static(
-        paths[0], unfinished, batches=lambda: (split.gather(chunk).images for chunk in chunks)
-    )
+    quantise_static(paths[0], unfinished, batches=partial(calibration_batches, split))
     description = describe_model(model, header=header, opset=LOWEST_OPSET, precision="int8")
     write_model(unfinished, proto=onnx.load(unfinished), description=description)
     unfinished.replace(paths[1])

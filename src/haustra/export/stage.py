@@ -133,7 +133,7 @@ def export_detector(config: ExportConfig, *, progress: Progress | None = None) -
         export_onnx(model, header=header, path=float_path, opset=config.opset)
         _check_float32(measure("float32", float_path), split=split)
         if config.int8:
-            quantise_static(float_path, int8_path, batches=partial(_calibration_batches, train))
+            quantise_static(float_path, int8_path, batches=partial(calibration_batches, train))
             description = describe_model(model, header=header, opset=config.opset, precision="int8")
             write_model(int8_path, proto=onnx.load(int8_path), description=description)
             _check_int8(measure("int8", int8_path), split=split)
@@ -180,8 +180,8 @@ def _manifest_path(config: ExportConfig, *, header: CheckpointHeader) -> Path:
     return stored
 
 
-def _calibration_batches(train: Split) -> Iterator[NDArray[np.uint8]]:
-    """Yield batches of images spread evenly over the training split."""
+def calibration_batches(train: Split) -> Iterator[NDArray[np.uint8]]:
+    """Yield images uint8 [B,H,W,3], spread evenly over the training split, for 8 bits."""
     indices = np.linspace(0, len(train) - 1, min(len(train), NUM_CALIBRATION_IMAGES))
     order = indices.round().astype(np.int64)
     for start in range(0, len(order), CALIBRATION_BATCH):
