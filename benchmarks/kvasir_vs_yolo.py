@@ -18,7 +18,7 @@ import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -102,6 +102,7 @@ class Comparison:
     def __init__(self, arguments: argparse.Namespace, *, settings: Settings) -> None:
         self.arguments = arguments
         self.settings = settings
+        self.peer_settings = replace(settings, minutes=arguments.peer_minutes or arguments.minutes)
         self.selected = set(arguments.only or _choices())
         self.sources = digest_packages(TRAINING_PACKAGES)
         self.scoring_sources = digest_packages(SCORING_PACKAGES)
@@ -162,14 +163,14 @@ class Comparison:
         return read_training(folder, seed=seed)
 
     def _peer(self, seed: int) -> PeerResult | None:
-        settings, threads = self.settings, self.arguments.peer_threads
+        settings, threads = self.peer_settings, self.arguments.peer_threads
         result = read_peer(seed=seed, settings=settings, threads=threads)
         if result is None and PEER_KEY in self.selected:
             result = self.attempt(partial(self._measure_peer, seed))
         return result
 
     def _measure_peer(self, seed: int) -> PeerResult:
-        settings, threads = self.settings, self.arguments.peer_threads
+        settings, threads = self.peer_settings, self.arguments.peer_threads
         python = self.arguments.peer_python or prepare_interpreter(settings.work)
         return measure_peer(python=python, seed=seed, settings=settings, threads=threads)
 
@@ -239,10 +240,11 @@ def our_row(detector: OurDetector, results: list[OurResult]) -> Row:
     )
 
 
-def peer_row(results: list[PeerResult], *, by_ours: bool) -> Row:
+def peer_row(results: list[PeerResult], *, by_ours: bool, minutes: float) -> Row:
     """Return the peer's line of the tables, by its own metrics or by haustra's."""
+    name = f"{PEER_NAME}, {minutes_text(minutes)}"
     return Row(
-        name=PEER_NAME + (", by haustra's metrics" if by_ours else ""),
+        name=name + (", by haustra's metrics" if by_ours else ""),
         seeds=tuple(
             SeedEntry(
                 seed=result.seed,
@@ -258,12 +260,14 @@ def peer_row(results: list[PeerResult], *, by_ours: bool) -> Row:
     )
 
 
-def build_rows(ours: dict[OurDetector, list[OurResult]], peers: list[PeerResult]) -> dict[str, Row]:
+def build_rows(
+    ours: dict[OurDetector, list[OurResult]], peers: list[PeerResult], *, peer_minutes: float
+) -> dict[str, Row]:
     """Return the lines of the tables by key; what was not measured has none."""
     rows = {}
     if peers:
-        rows[PEER_KEY] = peer_row(peers, by_ours=False)
-        rows[f"{PEER_KEY}-by-ours"] = peer_row(peers, by_ours=True)
+        rows[PEER_KEY] = peer_row(peers, by_ours=False, minutes=peer_minutes)
+        rows[f"{PEER_KEY}-by-ours"] = peer_row(peers, by_ours=True, minutes=peer_minutes)
     return rows | {
         detector.key: our_row(detector, results) for detector, results in ours.items() if results
     }
@@ -347,7 +351,7 @@ def compare(arguments: argparse.Namespace) -> list[str]:
     peers = comparison.peers
     latencies = comparison.attempt(partial(comparison.measure_latency, ours, peers)) or []
 
-    rows = build_rows(ours, peers)
+    rows = build_rows(ours, peers, peer_minutes=comparison.peer_settings.minutes)
     bars = build_bars(rows, latencies, sizes=LATENCY_SIZES)
     notes = conditions(settings, jobs=arguments.jobs, ours=ours, peers=peers)
     failures = comparison.failures
@@ -386,6 +390,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=27, help="of training per detector")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each of our detectors")
+    parser.add_argument(
+        "--peer-minutes",
+        type=float,
+        help="of training of the peer; as --minutes. A few do where only speed is asked for",
+    )
     parser.add_argument("--peer-seeds", type=int, default=1, help="trainings of the peer")
     parser.add_argument("--size", type=int, default=256, help="side of the training images")
     parser.add_argument(
