@@ -162,15 +162,16 @@ def train_variant(name: str, *, manifest: Path, folder: Path, epochs: int, seed:
         if change is not None:
             stack.enter_context(change())
         result = loop.train_detector(config)
-    _, model = read_checkpoint(result.checkpoint_path)
-    split = open_split(manifest, split="val")
-    forms = {
-        form: asdict(score(split, predict, threshold=result.header.operating_point.objectness))
-        for form, predict in (
-            ("own", predict_slots(model)),
-            ("dense", dense_with_suppression(model)),
-        )
-    }
+        _, model = read_checkpoint(result.checkpoint_path)
+        split = open_split(manifest, split="val")
+        threshold = result.header.operating_point.objectness
+        forms = {
+            form: asdict(score(split, predict, threshold=threshold))
+            for form, predict in (
+                ("own", predict_slots(model)),
+                ("dense", dense_with_suppression(model)),
+            )
+        }
     write_json_atomic(folder / f"{name}.json", value={"seconds": result.seconds, **forms})
 
 
