@@ -12,6 +12,7 @@ Missed bars are a result, not an error: the exit code is 0, and 1 where a step f
 """
 
 import argparse
+import math
 import os
 import platform
 import signal
@@ -102,7 +103,7 @@ class Comparison:
     def __init__(self, arguments: argparse.Namespace, *, settings: Settings) -> None:
         self.arguments = arguments
         self.settings = settings
-        self.peer_settings = replace(settings, minutes=arguments.peer_minutes or arguments.minutes)
+        self.peer_settings = replace(settings, minutes=arguments.peer_minutes)
         self.selected = set(arguments.only or _choices())
         self.sources = digest_packages(TRAINING_PACKAGES)
         self.scoring_sources = digest_packages(SCORING_PACKAGES)
@@ -371,6 +372,16 @@ def compare(arguments: argparse.Namespace) -> list[str]:
     return failures
 
 
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of minutes above 0")
+    return minutes
+
+
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -388,11 +399,11 @@ def parse_arguments() -> argparse.Namespace:
         default=Path(".bench/kvasir_vs_yolo"),
         help="folder for everything that is made, and for finished results",
     )
-    parser.add_argument("--minutes", type=float, default=27, help="of training per detector")
+    parser.add_argument("--minutes", type=_minutes, default=27.0, help="of training per detector")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each of our detectors")
     parser.add_argument(
         "--peer-minutes",
-        type=float,
+        type=_minutes,
         help="of training of the peer; as --minutes. A few do where only speed is asked for",
     )
     parser.add_argument("--peer-seeds", type=int, default=1, help="trainings of the peer")
@@ -420,7 +431,10 @@ def parse_arguments() -> argparse.Namespace:
         default=1,
         help="threads that the peer trains on; 1 is Ultralytics' own default on a processor",
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.peer_minutes is None:
+        arguments.peer_minutes = arguments.minutes
+    return arguments
 
 
 def main() -> int:

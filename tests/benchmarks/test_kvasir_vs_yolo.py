@@ -18,6 +18,7 @@ from kvasir_tables import (
     shipped_form,
     summary_line,
 )
+from kvasir_vs_yolo import parse_arguments
 
 SIZES = (256, 384)
 
@@ -157,3 +158,22 @@ def test_a_training_is_reused_after_changes_of_comments_and_docstrings_only() ->
     )
     assert digest_source(reworded) == digest_source(source)
     assert digest_source(source.replace("2", "3")) != digest_source(source)
+
+
+def test_the_peer_trains_as_long_as_ours_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def peer_minutes(*flags: str) -> object:
+        monkeypatch.setattr("sys.argv", ["kvasir_vs_yolo.py", *flags])
+        return parse_arguments().peer_minutes
+
+    assert peer_minutes("--minutes", "5") == 5
+    assert peer_minutes("--minutes", "5", "--peer-minutes", "3") == 3
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "x"])
+def test_minutes_are_above_zero(
+    minutes: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["kvasir_vs_yolo.py", f"--peer-minutes={minutes}"])
+    with pytest.raises(SystemExit, match="2"):
+        parse_arguments()
+    assert f"{minutes} is not a number of minutes above 0" in capsys.readouterr().err
