@@ -31,9 +31,9 @@ from haustra.core.files import write_json_atomic
 from haustra.models import detector, losses, matching
 from haustra.models.checkpoint import read_checkpoint
 from haustra.models.predict import predict_slots
-from haustra.train import averaging, batches, loop, training
-from haustra.train.augment import EASY, FULL, LIGHT
-from haustra.train.config import TrainConfig
+from haustra.training import averaging, batches, loop, training
+from haustra.training.augment import EASY, FULL, LIGHT
+from haustra.training.config import TrainConfig
 from haustra.warehouse.reading import open_split
 from kvasir_scoring import dense_with_suppression, score
 from kvasir_steps import build_manifest

@@ -34,8 +34,8 @@ from typing import Any
 from fault_kinds import KINDS, Injected
 from fault_scene import Case, Scene, build_scene, copied_case, observe, read_files
 from haustra.core.errors import HaustraError
-from haustra.train.config import TrainConfig
-from haustra.train.loop import train_detector
+from haustra.training.config import TrainConfig
+from haustra.training.loop import train_detector
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.format import SPLIT_NAMES
 from haustra.warehouse.repair import repair_warehouse

@@ -31,12 +31,12 @@ from haustra.core.allocator import keep_freed_memory
 from haustra.core.backend_names import BackendName
 from haustra.core.errors import HaustraError
 from haustra.models.detector import ModelKind
-from haustra.train.augment import FULL
-from haustra.train.batches import WaitedBatch
-from haustra.train.config import TrainConfig
-from haustra.train.loop import prepare_training, train_detector
-from haustra.train.state import Position
-from haustra.train.training import Training, epoch_batches
+from haustra.training.augment import FULL
+from haustra.training.batches import WaitedBatch
+from haustra.training.config import TrainConfig
+from haustra.training.loop import prepare_training, train_detector
+from haustra.training.state import Position
+from haustra.training.training import Training, epoch_batches
 from haustra.warehouse.etl import ETLConfig, build_warehouse
 
 FRAMES_PER_RUN = 64

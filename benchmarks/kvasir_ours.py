@@ -15,11 +15,11 @@ import onnx
 import haustra
 from haustra.core.digests import digest_bytes, digest_json
 from haustra.core.files import write_json_atomic
-from haustra.export.config import LOWEST_OPSET
-from haustra.export.onnx_graph import describe_model, export_onnx, write_model
-from haustra.export.quantise import quantise_static
-from haustra.export.stage import calibration_batches
-from haustra.infer.onnx_detector import OnnxDetector
+from haustra.exporting.config import LOWEST_OPSET
+from haustra.exporting.onnx_graph import describe_model, export_onnx, write_model
+from haustra.exporting.quantise import quantise_static
+from haustra.exporting.stage import calibration_batches
+from haustra.inference.onnx_detector import OnnxDetector
 from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import read_checkpoint
 from haustra.models.predict import predict_slots

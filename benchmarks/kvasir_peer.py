@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from haustra.core.detections import PredictSlots, Slots
 from haustra.core.digests import digest_json
 from haustra.core.files import write_json_atomic, write_text_atomic
-from haustra.infer.onnx_detector import open_session
+from haustra.inference.onnx_detector import open_session
 from haustra.warehouse.format import SplitName
 from haustra.warehouse.reading import Split, open_split, read_manifest
 from kvasir_scoring import Scores, score, suppress_overlaps

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from haustra.core.detections import PredictSlots, Slots
-from haustra.evaluate.evaluation import evaluate_split
+from haustra.evaluation.evaluation import evaluate_split
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import SlotDetector
 from haustra.warehouse.reading import Split

@@ -36,8 +36,8 @@ import numpy as np
 
 from haustra.captures.importers.masks import MaskImportConfig, import_masks
 from haustra.core.allocator import keep_freed_memory
-from haustra.simulate.config import DatagenConfig
-from haustra.simulate.generate import generate_runs
+from haustra.simulator.config import DatagenConfig
+from haustra.simulator.generate import generate_runs
 from haustra.warehouse.etl import ETLConfig, build_warehouse
 from haustra.warehouse.loader import iterate_batches
 from haustra.warehouse.order import epoch_order

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from haustra.core.digests import digest_file
-from haustra.simulate.config import DatagenConfig
-from haustra.simulate.generate import generate_runs
+from haustra.simulator.config import DatagenConfig
+from haustra.simulator.generate import generate_runs
 from haustra.warehouse.etl import TABLE_SCHEMA, ETLConfig, build_warehouse
 from haustra.warehouse.format import MANIFEST_NAME, manifest_to_text
 from haustra.warehouse.reading import read_manifest
@@ -41,8 +41,8 @@ TRAIN = """
 import tempfile
 from pathlib import Path
 
-from haustra.train.config import TrainConfig
-from haustra.train.loop import train_detector
+from haustra.training.config import TrainConfig
+from haustra.training.loop import train_detector
 
 with tempfile.TemporaryDirectory() as folder:
     config = TrainConfig(

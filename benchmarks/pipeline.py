@@ -27,15 +27,15 @@ from haustra.captures.writer import writing_run
 from haustra.core.allocator import keep_freed_memory
 from haustra.core.images import list_images, read_image_rgb
 from haustra.core.letterbox import plan_letterbox
-from haustra.infer.detector import CheckpointDetector
+from haustra.inference.detector import CheckpointDetector
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import build_model, default_config
 from haustra.models.losses import LossWeights, detection_loss
 from haustra.models.predict import resolve_cpu_precision
-from haustra.simulate.config import DatagenConfig
-from haustra.simulate.generate import generate_runs
-from haustra.train.config import TrainConfig
-from haustra.train.loop import train_detector
+from haustra.simulator.config import DatagenConfig
+from haustra.simulator.generate import generate_runs
+from haustra.training.config import TrainConfig
+from haustra.training.loop import train_detector
 from haustra.warehouse.etl import ETLConfig, build_warehouse
 from haustra.warehouse.loader import iterate_batches
 from haustra.warehouse.order import epoch_order

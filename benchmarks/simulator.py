@@ -16,9 +16,9 @@ from pathlib import Path
 
 import cv2
 
-from haustra.simulate.config import DatagenConfig, Preset
-from haustra.simulate.generate import generate_runs
-from haustra.simulate.plan import plan_run, views
+from haustra.simulator.config import DatagenConfig, Preset
+from haustra.simulator.generate import generate_runs
+from haustra.simulator.plan import plan_run, views
 
 ROUNDS = 3
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 
 from haustra.core.images import read_image_rgb
-from haustra.evaluate.degrade import draw_degradations
+from haustra.evaluation.degrade import draw_degradations
 
 WIDTH_PX, HEIGHT_PX = 1260, 6800
 PARTS = {"report.jpg": (0, 1640), "report_numbers.jpg": (3060, 6580)}

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.simulate.config import DatagenConfig, Feature
-from haustra.simulate.events import KINDS, Event
-from haustra.simulate.plan import RunPlan, plan_run, take_picture, views
+from haustra.simulator.config import DatagenConfig, Feature
+from haustra.simulator.events import KINDS, Event
+from haustra.simulator.plan import RunPlan, plan_run, take_picture, views
 
 IMAGES = Path(__file__).parent / "images"
 SIDE_PX = 224

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from haustra.simulate.scene import Scene, build_scene
-from haustra.simulate.tube import SECTIONS, Section, build_tube
+from haustra.simulator.scene import Scene, build_scene
+from haustra.simulator.tube import SECTIONS, Section, build_tube
 
 
 def make_scene(seed: int, *, num_polyps: int, sections: Sequence[Section] = SECTIONS[1:3]) -> Scene:

@@ -4,7 +4,7 @@ import numpy as np
 
 from haustra.core.detections import Detections, detections_from_labels
 from haustra.core.letterbox import plan_letterbox
-from haustra.evaluate.frames import EvalFrame, Lesion
+from haustra.evaluation.frames import EvalFrame, Lesion
 
 SIZE_WH = (200, 150)
 

@@ -13,11 +13,11 @@ from haustra.captures.overlay import OverlayConfig
 from haustra.captures.prune import PruneConfig
 from haustra.cli import importing, warehouse
 from haustra.cli.main import COMMANDS
-from haustra.evaluate.config import EvalConfig
-from haustra.export.config import ExportConfig
-from haustra.infer.config import InferConfig
-from haustra.simulate.config import DatagenConfig
-from haustra.train.config import TrainConfig
+from haustra.evaluation.config import EvalConfig
+from haustra.exporting.config import ExportConfig
+from haustra.inference.config import InferConfig
+from haustra.simulator.config import DatagenConfig
+from haustra.training.config import TrainConfig
 from haustra.warehouse.audit import AuditConfig
 from haustra.warehouse.etl import ETLConfig
 

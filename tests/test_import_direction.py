@@ -10,30 +10,17 @@ PACKAGE = Path(haustra.__file__).parent
 ALLOWED: dict[str, set[str]] = {
     "core": set(),
     "captures": {"core"},
-    "simulate": {"core", "captures"},
+    "simulator": {"core", "captures"},
     "warehouse": {"core", "captures"},
     "models": {"core"},
     "backends": {"core", "models"},
-    "evaluate": {"core", "captures", "warehouse"},
-    "train": {"core", "warehouse", "models", "backends", "evaluate"},
-    "infer": {"core", "models", "backends"},
-    "export": {"core", "warehouse", "models", "evaluate", "infer"},
-    "view": {"core", "captures", "simulate", "infer"},
-    "cli": {
-        "core",
-        "captures",
-        "simulate",
-        "warehouse",
-        "models",
-        "backends",
-        "evaluate",
-        "train",
-        "infer",
-        "export",
-        "view",
-        "cli",
-    },
+    "inference": {"core", "captures", "models", "backends"},
+    "evaluation": {"core", "captures", "warehouse", "models", "inference"},
+    "training": {"core", "warehouse", "models", "backends", "inference", "evaluation"},
+    "exporting": {"core", "warehouse", "models", "inference", "evaluation"},
+    "view": {"core", "captures", "simulator", "inference"},
 }
+ALLOWED["cli"] = {"cli", *ALLOWED}
 
 
 def imported_parts(path: Path) -> set[str]:

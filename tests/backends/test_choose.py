@@ -8,7 +8,7 @@ from haustra.backends import webgpu
 from haustra.backends.choose import choose_backend, resolve_precision
 from haustra.core.backend_names import BackendFlag, wanted_backend
 from haustra.core.errors import HaustraError
-from haustra.train.config import TrainConfig
+from haustra.training.config import TrainConfig
 from wgpu_adapters import card, software
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from haustra.backends.choose import choose_backend
 from haustra.backends.predictors import build_predictor
 from haustra.models.detector import ModelKind
-from haustra.train.augment import FULL
-from haustra.train.config import TrainConfig
-from haustra.train.loop import prepare_training, train_detector
-from haustra.train.state import Position
-from haustra.train.training import Training, epoch_batches
+from haustra.training.augment import FULL
+from haustra.training.config import TrainConfig
+from haustra.training.loop import prepare_training, train_detector
+from haustra.training.state import Position
+from haustra.training.training import Training, epoch_batches
 from haustra.warehouse.reading import open_split
 from scenes import write_warehouse
 from wgpu_adapters import needs_adapter

@@ -136,9 +136,7 @@ def test_a_mask_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_smallest_size_below_one_is_refused(min_pixels: int) -> None:
     with pytest.raises(HaustraError) as caught:
         MaskImportConfig(min_pixels=min_pixels)
-    assert str(caught.value) == (
-        f"--min-pixels {min_pixels}: expected a whole number of at least 1"
-    )
+    assert str(caught.value) == (f"min_pixels={min_pixels}: expected a whole number of at least 1")
 
 
 def test_the_settings_of_every_import_are_checked_too() -> None:

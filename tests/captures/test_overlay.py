@@ -77,4 +77,4 @@ def test_a_run_without_frames_is_an_error(tmp_path: Path) -> None:
 def test_no_frames_at_all_cannot_be_asked_for() -> None:
     with pytest.raises(HaustraError) as caught:
         OverlayConfig(max_frames=0)
-    assert str(caught.value) == "--max-frames 0: expected a whole number of at least 1"
+    assert str(caught.value) == "max_frames=0: expected a whole number of at least 1"

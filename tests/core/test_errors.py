@@ -1,4 +1,8 @@
-from haustra.core.errors import HaustraError, MissingExtraError
+from pathlib import Path
+
+import pytest
+
+from haustra.core.errors import HaustraError, MissingExtraError, option
 
 
 def test_a_message_is_one_line() -> None:
@@ -12,3 +16,31 @@ def test_a_missing_package_comes_with_the_command_that_installs_it() -> None:
         "haustra train needs the package 'torch', which is not installed; "
         "run: pip install 'haustra[train]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("marked", "in_python", "at_the_command_line"),
+    [
+        (option("batch_size", 0), "batch_size=0", "--batch-size 0"),
+        (option("--batch-size", 0), "batch_size=0", "--batch-size 0"),
+        (option("model", "huge"), "model='huge'", "--model huge"),
+        (option("out", Path("a/b.bin")), "out='a/b.bin'", "--out a/b.bin"),
+        (option("overwrite"), "overwrite", "--overwrite"),
+        (option("overwrite", True), "overwrite=True", "--overwrite"),
+        (option("augment", False), "augment=False", "--no-augment"),
+        (option("max_boxes", None), "max_boxes=None", "--max-boxes"),
+    ],
+)
+def test_a_setting_is_a_parameter_in_python_and_a_flag_at_the_command_line(
+    marked: str, in_python: str, at_the_command_line: str
+) -> None:
+    error = HaustraError(f"{marked}: expected something else")
+    assert str(error) == f"{in_python}: expected something else"
+    assert error.for_command_line() == f"{at_the_command_line}: expected something else"
+
+
+def test_an_error_inside_another_keeps_its_settings_marked() -> None:
+    inner = HaustraError(f"{option('epochs', 0)}: too few")
+    outer = HaustraError(f"settings.json: {inner.message}")
+    assert str(outer) == "settings.json: epochs=0: too few"
+    assert outer.for_command_line() == "settings.json: --epochs 0: too few"

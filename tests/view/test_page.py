@@ -23,9 +23,9 @@ from haustra.captures.reader import read_run
 from haustra.captures.writer import writing_run
 from haustra.core.boxes import iou_matrix
 from haustra.core.images import encode_png, read_image_rgb
-from haustra.simulate.live import LiveColon
-from haustra.train.config import TrainConfig
-from haustra.train.loop import train_detector
+from haustra.simulator.live import LiveColon
+from haustra.training.config import TrainConfig
+from haustra.training.loop import train_detector
 from scenes import write_warehouse
 from viewing import free_port, until
 

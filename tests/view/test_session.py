@@ -14,8 +14,8 @@ from checkpoints import write_lively_checkpoint
 from haustra.captures.reader import read_run
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
-from haustra.infer.config import InferConfig
-from haustra.infer.pictures import infer_pictures
+from haustra.inference.config import InferConfig
+from haustra.inference.pictures import infer_pictures
 from haustra.view.config import ViewConfig
 from haustra.view.session import run_headless
 from haustra.view.sources import ImageFolder, VideoFile, open_source
@@ -162,7 +162,7 @@ def test_a_headless_simulator_needs_an_end_and_repeats_itself(tmp_path: Path) ->
 def test_onnx_weights_need_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import haustra.view.server, haustra.infer.onnx_detector, haustra.infer.detector\n"
+        "import haustra.view.server, haustra.inference.onnx_detector, haustra.inference.detector\n"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('scipy', 'embreex')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

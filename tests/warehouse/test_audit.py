@@ -130,8 +130,8 @@ def test_padding_does_not_make_images_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_distance": 65}, "--max-distance 65: expected a whole number from 0 to 64"),
-        ({"max_pairs": 0}, "--max-pairs 0: expected a whole number of at least 1"),
+        ({"max_distance": 65}, "max_distance=65: expected a whole number from 0 to 64"),
+        ({"max_pairs": 0}, "max_pairs=0: expected a whole number of at least 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, int], message: str) -> None:

@@ -380,10 +380,10 @@ def test_thresholds_are_counts_or_shares() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_boxes": 0}, "--max-boxes 0: expected a whole number of at least 1"),
-        ({"samples_per_shard": 0}, "--samples-per-shard 0: expected a whole number of at least 1"),
+        ({"max_boxes": 0}, "max_boxes=0: expected a whole number of at least 1"),
+        ({"samples_per_shard": 0}, "samples_per_shard=0: expected a whole number of at least 1"),
         ({"empty_ratio": 1.5}, "--empty-ratio 1.5: expected a number from 0 to 1"),
-        ({"jobs": -1}, "--jobs -1: expected a whole number of at least 1"),
+        ({"jobs": -1}, "jobs=-1: expected a whole number of at least 1"),
         (
             {"split_rule": "md5:5"},
             "--split-rule 'md5:5': expected sha256:N with N of at least 2, such as sha256:5",

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from haustra.train.augment import FULL
-from haustra.train.batches import training_batches, with_waits
+from haustra.training.augment import FULL
+from haustra.training.batches import training_batches, with_waits
 from haustra.warehouse.etl import ETLConfig, build_warehouse
 from haustra.warehouse.loader import iterate_batches
 from haustra.warehouse.order import EpochOrder, epoch_order, stored_order

@@ -24,7 +24,7 @@ class OverlayConfig:
 
     def __post_init__(self) -> None:
         if self.max_frames is not None:
-            check_whole_number("--max-frames", self.max_frames, low=1)
+            check_whole_number("max_frames", self.max_frames, low=1)
 
 
 @dataclass(frozen=True, kw_only=True)

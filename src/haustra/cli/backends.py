@@ -19,7 +19,7 @@ def backends(
         Print JSON to standard output.
     """
     from haustra.backends.describe import describe_backends
-    from haustra.infer.onnx_detector import PROVIDERS
+    from haustra.inference.onnx_detector import PROVIDERS
 
     report = describe_backends(onnx_providers=PROVIDERS)
     if as_json:

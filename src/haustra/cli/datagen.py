@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from haustra.cli.terminal import build_progress, print_json, print_lines
-from haustra.simulate.config import DatagenConfig
+from haustra.simulator.config import DatagenConfig
 
 
 def datagen(
@@ -20,7 +20,7 @@ def datagen(
     as_json
         Print JSON to standard output.
     """
-    from haustra.simulate.generate import generate_runs
+    from haustra.simulator.generate import generate_runs
 
     config = config or DatagenConfig()
     result = generate_runs(config, progress=build_progress(as_json=as_json))

@@ -16,7 +16,7 @@ from haustra.cli.scores import (
 )
 from haustra.cli.terminal import build_progress, print_json, print_lines, print_problems
 from haustra.core.backend_names import wanted_backend
-from haustra.evaluate.config import EvalConfig
+from haustra.evaluation.config import EvalConfig
 
 
 def evaluate(
@@ -31,8 +31,8 @@ def evaluate(
     as_json
         Print JSON to standard output.
     """
-    from haustra.evaluate.stage import compare_weights, evaluate_detector
-    from haustra.infer.detector import open_detector
+    from haustra.evaluation.stage import compare_weights, evaluate_detector
+    from haustra.inference.detector import open_detector
 
     config = config or EvalConfig()
     progress = build_progress(as_json=as_json)

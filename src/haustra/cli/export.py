@@ -6,7 +6,7 @@ from cyclopts import Parameter
 
 from haustra.cli.terminal import build_progress, print_json, print_lines, print_table
 from haustra.core.errors import MissingExtraError
-from haustra.export.config import ExportConfig
+from haustra.exporting.config import ExportConfig
 
 PACKAGES = {"torch", "onnx", "onnxscript", "onnxruntime"}
 
@@ -24,7 +24,7 @@ def export(
         Print JSON to standard output.
     """
     try:
-        from haustra.export.stage import ExportedForm, export_detector
+        from haustra.exporting.stage import ExportedForm, export_detector
     except ModuleNotFoundError as error:
         if error.name not in PACKAGES:
             raise

@@ -8,9 +8,9 @@ from haustra.cli.terminal import build_progress, print_json, print_lines
 from haustra.core.backend_names import wanted_backend
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import OperatingPoint
-from haustra.infer.config import InferConfig
-from haustra.infer.pictures import InferResult, infer_pictures
-from haustra.infer.video import VideoResult, infer_video
+from haustra.inference.config import InferConfig
+from haustra.inference.pictures import InferResult, infer_pictures
+from haustra.inference.video import VideoResult, infer_video
 
 
 def infer(

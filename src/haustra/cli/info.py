@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from haustra.cli.etl import print_splits, print_validation
 from haustra.cli.terminal import print_json, print_lines
 from haustra.core.errors import HaustraError, MissingExtraError
-from haustra.infer.onnx_detector import is_onnx_path, open_session, read_metadata
+from haustra.inference.onnx_detector import is_onnx_path, open_session, read_metadata
 from haustra.warehouse.format import WarehouseManifest
 from haustra.warehouse.reading import read_manifest, resolve_manifest_path
 

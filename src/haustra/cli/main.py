@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"haustra: {message} See --help.", file=sys.stderr)
         sys.exit(EXIT_MISTAKE)
     except HaustraError as error:
-        print(f"haustra: {error}", file=sys.stderr)
+        print(f"haustra: {error.for_command_line()}", file=sys.stderr)
         sys.exit(EXIT_MISTAKE)
     except BrokenPipeError:
         # `haustra ... | head` closed the pipe; what was asked for has been shown.

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from haustra.cli.terminal import print_lines, print_table
-from haustra.evaluate.alarm_tier import AlarmTier
-from haustra.evaluate.bootstrap import LEVEL_PERCENT, BootstrapIntervals
-from haustra.evaluate.calibration import Calibration
-from haustra.evaluate.compare import Comparison
-from haustra.evaluate.degrade import KINDS, SEVERITIES, DegradationResult
-from haustra.evaluate.frame_tier import FrameTier
-from haustra.evaluate.lesion_tier import LesionTier
-from haustra.evaluate.metrics import BoxMetrics
+from haustra.evaluation.alarm_tier import AlarmTier
+from haustra.evaluation.bootstrap import LEVEL_PERCENT, BootstrapIntervals
+from haustra.evaluation.calibration import Calibration
+from haustra.evaluation.compare import Comparison
+from haustra.evaluation.degrade import KINDS, SEVERITIES, DegradationResult
+from haustra.evaluation.frame_tier import FrameTier
+from haustra.evaluation.lesion_tier import LesionTier
+from haustra.evaluation.metrics import BoxMetrics
 
 SHOWN_LESIONS = 20
 

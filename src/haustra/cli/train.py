@@ -10,7 +10,7 @@ from haustra.cli.scores import print_scores
 from haustra.cli.terminal import build_progress, duration_text, print_json, print_lines
 from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.core.files import read_json
-from haustra.train.config import TrainConfig
+from haustra.training.config import TrainConfig
 
 CONFIG_FLAG = "--config"
 BYTES_PER_GB = 1e9
@@ -78,8 +78,8 @@ def train(
         Print JSON to standard output.
     """
     try:
-        from haustra.train.dry_run import dry_run
-        from haustra.train.loop import train_detector
+        from haustra.training.dry_run import dry_run
+        from haustra.training.loop import train_detector
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

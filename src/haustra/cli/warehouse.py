@@ -72,7 +72,7 @@ def repair(manifest: Path, /, *, captures: Path, jobs: int = 2, as_json: Json = 
     as_json
         Print JSON to standard output.
     """
-    check_whole_number("--jobs", jobs, low=1)
+    check_whole_number("jobs", jobs, low=1)
     result = repair_warehouse(
         manifest, captures=captures, jobs=jobs, progress=build_progress(as_json=as_json)
     )
@@ -200,7 +200,7 @@ def diff(a: Path, b: Path, /, *, max_names: int = 20, as_json: Json = False) -> 
     as_json
         Print JSON to standard output.
     """
-    check_whole_number("--max-names", max_names, low=0)
+    check_whole_number("max_names", max_names, low=0)
     found = diff_warehouses(a, b)
     if as_json:
         print_json(asdict(found) | {"equal": found.finds_nothing})

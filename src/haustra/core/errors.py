@@ -1,15 +1,62 @@
-"""The one exception for what a user can mend; `cli` prints it as one line and exits with code 2."""
+"""The one exception for mistakes that a user can fix, and how its messages name settings."""
+
+import re
+from pathlib import PurePath
+
+_OPEN, _BETWEEN, _CLOSE = "\ue000", "\ue001", "\ue002"
+_OPTION = re.compile(f"{_OPEN}(.*?){_BETWEEN}(.*?){_CLOSE}")
+
+
+class _NoValue:
+    """Marks a setting that is named without a value."""
+
+
+_NO_VALUE = _NoValue()
+
+
+def option(name: str, value: object = _NO_VALUE) -> str:
+    """Return a setting for use in the message of a `HaustraError`.
+
+    The message shows it as `epochs=0` in Python and as `--epochs 0` at the command line.
+
+    Args:
+        name: Parameter or flag: `batch_size` and `--batch-size` are the same setting.
+        value: Its value. Without one only the name is shown. `True` and `False` are shown as
+            `--flag` and `--no-flag` at the command line, `None` as the name alone.
+    """
+    parameter = name.removeprefix("--").replace("-", "_")
+    flag = f"--{parameter.replace('_', '-')}"
+    if isinstance(value, _NoValue):
+        in_python, in_shell = parameter, flag
+    elif isinstance(value, bool):
+        in_python = f"{parameter}={value}"
+        in_shell = flag if value else f"--no-{flag.removeprefix('--')}"
+    else:
+        shown = str(value) if isinstance(value, PurePath) else value
+        in_python = f"{parameter}={shown!r}"
+        in_shell = flag if value is None else f"{flag} {value}"
+    return f"{_OPEN}{in_python}{_BETWEEN}{in_shell}{_CLOSE}"
 
 
 class HaustraError(Exception):
-    """A user's mistake, told in one line: the bad value, what was expected, what to do next.
+    """A mistake that the user can fix: the bad value, what was expected, what to do next.
 
-    Raised by library functions and caught only in `haustra.cli`. Anything else that escapes is a
-    bug and shows its traceback.
+    `str()` gives one line that names settings as Python parameters; `for_command_line()` names them
+    as flags. Library functions raise it, and only `haustra.cli` catches it. Any other exception is
+    a bug and shows its traceback.
+
+    Args:
+        message: The text; settings in it are written by `option`. Line breaks become spaces.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(line.strip() for line in message.splitlines()))
+        self.message = " ".join(line.strip() for line in message.splitlines())
+        """The text with its settings still marked, for use inside another message."""
+        super().__init__(_OPTION.sub(r"\1", self.message))
+
+    def for_command_line(self) -> str:
+        """Return the message with settings named as flags."""
+        return _OPTION.sub(r"\2", self.message)
 
 
 class MissingExtraError(HaustraError):

@@ -63,7 +63,7 @@ def check_flags(
         if value is not None and not 0 <= value <= 1:
             raise HaustraError(f"{flag} {value}: expected a number from 0 to 1")
     if hold_off_frames is not None:
-        check_whole_number("--infer-hold-off", hold_off_frames, low=0)
+        check_whole_number("infer_hold_off", hold_off_frames, low=0)
 
 
 class AlarmFilter:

@@ -1,21 +1,21 @@
 """Range checks of settings, so that every stage says the same about a bad number."""
 
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 
 
-def check_whole_number(flag: str, value: int, *, low: int, high: int | None = None) -> None:
+def check_whole_number(name: str, value: int, *, low: int, high: int | None = None) -> None:
     """Check a setting that counts something.
 
     Args:
-        flag: how the user spells it, such as `--epochs`.
-        value: what was given.
-        low: smallest allowed value.
-        high: largest allowed value, or None for no limit.
+        name: Its name, such as `epochs`.
+        value: What was given.
+        low: Smallest allowed value.
+        high: Largest allowed value, or None for no limit.
 
     Raises:
-        HaustraError: the value is no whole number or out of range.
+        HaustraError: The value is not a whole number or is out of range.
     """
     if type(value) is int and value >= low and (high is None or value <= high):
         return
     limits = f"of at least {low}" if high is None else f"from {low} to {high}"
-    raise HaustraError(f"{flag} {value}: expected a whole number {limits}")
+    raise HaustraError(f"{option(name, value)}: expected a whole number {limits}")

@@ -64,10 +64,10 @@ class ViewConfig:
             iou=self.infer_iou_thresh,
             hold_off_frames=self.infer_hold_off,
         )
-        check_whole_number("--size", self.size, low=64, high=4096)
-        check_whole_number("--port", self.port, low=1, high=65535)
+        check_whole_number("size", self.size, low=64, high=4096)
+        check_whole_number("port", self.port, low=1, high=65535)
         if self.max_frames is not None:
-            check_whole_number("--max-frames", self.max_frames, low=1)
+            check_whole_number("max_frames", self.max_frames, low=1)
             if not self.headless:
                 raise HaustraError(
                     f"--max-frames {self.max_frames}: expected --headless with it; the page runs "

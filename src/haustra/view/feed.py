@@ -22,8 +22,8 @@ from haustra.core.boxes import iou_matrix
 from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
-from haustra.infer.heuristic import HeuristicDetector
-from haustra.infer.image_detector import ImageDetector
+from haustra.inference.heuristic import HeuristicDetector
+from haustra.inference.image_detector import ImageDetector
 from haustra.view.recording import Recorder
 from haustra.view.sources import LiveSource, SimulatorGrabber, Source, SourceFrame
 
@@ -641,7 +641,7 @@ class Feed:
             self._history.judge(point)
 
     def _do_drive(self, **values: float) -> None:
-        from haustra.simulate.live import Drive
+        from haustra.simulator.live import Drive
 
         self._simulator().drive(Drive(**values))
 

@@ -11,9 +11,9 @@ import numpy as np
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.core.progress import Progress, SilentProgress
-from haustra.infer.detector import open_detector
-from haustra.infer.heuristic import HeuristicDetector
-from haustra.infer.image_detector import ImageDetector, TrainedDetector
+from haustra.inference.detector import open_detector
+from haustra.inference.heuristic import HeuristicDetector
+from haustra.inference.image_detector import ImageDetector, TrainedDetector
 from haustra.view.config import ViewConfig
 from haustra.view.feed import WatchedDetector, verdict_of
 from haustra.view.recording import Recorder

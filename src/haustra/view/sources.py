@@ -19,7 +19,7 @@ from haustra.core.images import list_images, read_image_rgb
 from haustra.core.videos import VideoReader, to_rgb
 
 if TYPE_CHECKING:
-    from haustra.simulate.live import Drive, LiveColon
+    from haustra.simulator.live import Drive, LiveColon
 
 DEFAULT_RATE_HZ = 10.0
 """Of folders of images and of runs that do not tell theirs."""
@@ -293,7 +293,7 @@ def open_source(text: str, *, size_px: int) -> Source:
         MissingExtraError: the simulator's packages are not installed.
     """
     if match := re.fullmatch(r"simulator(?::(\d+))?", text):
-        from haustra.simulate.live import LiveColon
+        from haustra.simulator.live import LiveColon
 
         colon = LiveColon(
             int(match[1] or SIMULATED_SEED), size_px=size_px, frame_rate_hz=DEFAULT_RATE_HZ

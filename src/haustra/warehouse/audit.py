@@ -35,8 +35,8 @@ class AuditConfig:
     """Pairs named at most, the nearest; all are counted."""
 
     def __post_init__(self) -> None:
-        check_whole_number("--max-distance", self.max_distance, low=0, high=HASH_BITS)
-        check_whole_number("--max-pairs", self.max_pairs, low=1)
+        check_whole_number("max_distance", self.max_distance, low=0, high=HASH_BITS)
+        check_whole_number("max_pairs", self.max_pairs, low=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ class MaskImportConfig(ImportConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole_number("--min-pixels", self.min_pixels, low=1)
+        check_whole_number("min_pixels", self.min_pixels, low=1)
 
 
 def _boxes_of_mask(mask_path: Path, *, size_wh: tuple[int, int], min_pixels: int) -> list[Any]:

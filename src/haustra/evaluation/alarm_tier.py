@@ -1,0 +1,175 @@
+"""Alarms: how often boxes appear on nothing, run by run, and what hold-off saves and costs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from haustra.core.boxes import iou_matrix
+from haustra.core.detections import Detections
+from haustra.core.operating_point import AlarmFilter, OperatingPoint
+from haustra.evaluation.frame_tier import FLAGGED_IOU
+from haustra.evaluation.frames import EvalFrame, frames_by_run
+from haustra.evaluation.lesion_tier import mean_of_known
+
+HOLD_OFFS = (0, 3, 6, 15)
+RUN_LENGTHS_S = (0.5, 1.0, 2.0)
+"""Limits between the classes of false activations by length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlarmRow:
+    """False alarms, and what silence costs, at one hold-off."""
+
+    hold_off_frames: int
+    lower_threshold: float
+    """Score that keeps an activation on."""
+    false_activations: int
+    """Runs of frames with a shown box that touches no label."""
+    false_activations_per_procedure: float
+    false_activations_per_minute: float | None
+    """None where a run has no frame rate."""
+    false_time_share: float
+    """Share of all frames with such a box."""
+    run_lengths: list[int] | None
+    """False activations under 0.5 s, 0.5 to 1 s, 1 to 2 s, and from 2 s."""
+    lesions_shown: int
+    """Lesions that a shown box ever touches."""
+    mean_delay_s: float | None
+    """From a lesion's first box without hold-off to its first one with it."""
+    frame_sensitivity: float | None
+    """Share of the lesion frames on which a shown box touches a label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlarmTier:
+    """What a detector at work would be heard and seen to say."""
+
+    threshold: float
+    num_procedures: int
+    minutes: float | None
+    rows: list[AlarmRow]
+    """By hold-off; the operating point's own comes last where it is none of them."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """What a filter leaves of the detections, run by run."""
+
+    activation_lengths: list[tuple[int, float | None]]
+    """Frames and frame rate of each false activation."""
+    num_false_frames: int
+    num_lesion_frames: int
+    num_flagged: int
+    first_shown_s: dict[str, float | None]
+    """Of each lesion that was ever shown; None without a frame rate."""
+
+
+def _show(
+    frames: Sequence[EvalFrame],
+    predictions: Sequence[Detections],
+    *,
+    point: OperatingPoint,
+    frame_rates_hz: dict[str, float | None],
+) -> _Shown:
+    lengths: list[tuple[int, float | None]] = []
+    num_false = num_lesion_frames = num_flagged = 0
+    first: dict[str, float | None] = {}
+    for run_id, positions in frames_by_run(frames).items():
+        rate, alarm, length = frame_rates_hz[run_id], AlarmFilter(point), 0
+        for index in positions:
+            frame = frames[index]
+            shown = alarm.show(predictions[index])
+            overlaps = iou_matrix(shown.boxes_px, frame.truth.boxes_px) > FLAGGED_IOU
+            is_false = bool((~overlaps.any(axis=1)).any())
+            num_false += is_false
+            if length and not is_false:
+                lengths.append((length, rate))
+            length = length + 1 if is_false else 0
+            if len(frame.truth):
+                num_lesion_frames += 1
+                num_flagged += bool(overlaps.any())
+            touched = np.asarray(overlaps.any(axis=0))
+            for lesion, is_found in zip(frame.lesions, touched, strict=True):
+                if lesion is not None and is_found and lesion.lesion_id not in first:
+                    time_s = frame.number / rate if rate and frame.number is not None else None
+                    first[lesion.lesion_id] = time_s
+        if length:
+            lengths.append((length, rate))
+    return _Shown(
+        activation_lengths=lengths,
+        num_false_frames=num_false,
+        num_lesion_frames=num_lesion_frames,
+        num_flagged=num_flagged,
+        first_shown_s=first,
+    )
+
+
+def alarm_row(
+    frames: Sequence[EvalFrame],
+    predictions: Sequence[Detections],
+    *,
+    point: OperatingPoint,
+    frame_rates_hz: dict[str, float | None],
+) -> AlarmRow:
+    """Count the false activations of an operating point, and what it costs against no hold-off."""
+    runs = frames_by_run(frames)
+    shown = _show(frames, predictions, point=point, frame_rates_hz=frame_rates_hz)
+    at_once = replace(point, hold_off_frames=0, hysteresis=None)
+    base = _show(frames, predictions, point=at_once, frame_rates_hz=frame_rates_hz)
+    rates = [frame_rates_hz[run_id] for run_id in runs]
+    has_time = all(rate is not None for rate in rates)
+    minutes = sum(len(p) / (frame_rates_hz[run_id] or 1) / 60 for run_id, p in runs.items())
+    lengths_s = [length / (rate or 1) for length, rate in shown.activation_lengths]
+    histogram = np.bincount(
+        np.digitize(lengths_s, RUN_LENGTHS_S), minlength=len(RUN_LENGTHS_S) + 1
+    ).tolist()
+    delays = [
+        time_s - before
+        for lesion_id, time_s in shown.first_shown_s.items()
+        if time_s is not None and (before := base.first_shown_s.get(lesion_id)) is not None
+    ]
+    return AlarmRow(
+        hold_off_frames=point.hold_off_frames,
+        lower_threshold=point.lower_threshold,
+        false_activations=len(lengths_s),
+        false_activations_per_procedure=len(lengths_s) / len(runs),
+        false_activations_per_minute=len(lengths_s) / minutes if has_time else None,
+        false_time_share=shown.num_false_frames / len(frames),
+        run_lengths=histogram if has_time else None,
+        lesions_shown=len(shown.first_shown_s),
+        mean_delay_s=mean_of_known(delays),
+        frame_sensitivity=shown.num_flagged / shown.num_lesion_frames
+        if shown.num_lesion_frames
+        else None,
+    )
+
+
+def alarm_tier(
+    frames: Sequence[EvalFrame],
+    predictions: Sequence[Detections],
+    *,
+    point: OperatingPoint,
+    frame_rates_hz: dict[str, float | None],
+) -> AlarmTier:
+    """Count alarms at the operating point's threshold for each hold-off; arguments as above."""
+    points = [replace(point, hold_off_frames=n, hysteresis=None) for n in HOLD_OFFS]
+    if point.hold_off_frames not in HOLD_OFFS or point.hysteresis is not None:
+        points.append(point)
+    runs = frames_by_run(frames)
+    has_time = all(frame_rates_hz[run_id] is not None for run_id in runs)
+    minutes = sum(len(p) / (frame_rates_hz[run_id] or 1) / 60 for run_id, p in runs.items())
+    return AlarmTier(
+        threshold=point.objectness,
+        num_procedures=len(runs),
+        minutes=minutes if has_time else None,
+        rows=[
+            alarm_row(frames, predictions, point=each, frame_rates_hz=frame_rates_hz)
+            for each in points
+        ],
+    )

@@ -1,0 +1,245 @@
+"""Bootstrap intervals of box metrics: how far they would move with other groups of the same kind.
+
+Whole groups are drawn with replacement, since frames of one patient or run resemble each other;
+where each image is its own group, images are drawn. The interval is the percentile interval of
+Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. It tells nothing of what
+another training would change.
+
+Which detection matches which truth does not depend on the other images, so each image is matched
+once; a resample only sorts the scores anew and counts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.core.detections import Detections
+from haustra.core.progress import Progress, SilentProgress, track
+from haustra.evaluation.metrics import count_at_threshold, precision_recall_f1
+
+LEVEL_PERCENT = 95
+COCO_IOUS = np.linspace(0.5, 0.95, 10)
+COCO_RECALLS = np.linspace(0.0, 1.0, 101)
+COCO_MAX_DETECTIONS = 100
+"""Best detections of an image that take part in average precision."""
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootstrapIntervals:
+    """Lower and upper ends of the 95 % intervals, each in 0..1."""
+
+    num_resamples: int
+    seed: int
+    num_groups: int
+    """Groups that were drawn from; few of them make an interval that is too narrow."""
+    ap50: Interval | None
+    """None where nothing is labelled."""
+    ap75: Interval | None
+    ap50_95: Interval | None
+    precision: Interval
+    """At the score threshold of the metrics, as recall and F1."""
+    recall: Interval
+    f1: Interval
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MatchedImages:
+    """I images with their K detections matched at T IoUs: all that a resample needs."""
+
+    scores: NDArray[np.float64]
+    """[K], the detections of the first image, then of the next."""
+    hits: NDArray[np.bool_]
+    """[T,K], whether a detection matches at each of `COCO_IOUS`."""
+    num_detections: NDArray[np.int64]
+    """[I]."""
+    num_truths: NDArray[np.int64]
+    """[I]."""
+    counts: NDArray[np.int64]
+    """[I,3] hits, misses and false alarms at the score threshold and IoU 0.5."""
+
+    def average_precisions(self, images: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return COCO's average precision at each IoU, [T], of images taken in this order.
+
+        An image that comes twice counts as two images. NaN where none of them has a truth.
+        """
+        num_truths = self.num_truths[images].sum()
+        if not num_truths:
+            return np.full(len(COCO_IOUS), np.nan)
+        lengths = self.num_detections[images]
+        total = int(lengths.sum())
+        if not total:
+            return np.zeros(len(COCO_IOUS))
+        firsts = (np.cumsum(self.num_detections) - self.num_detections)[images]
+        taken = np.repeat(firsts - (np.cumsum(lengths) - lengths), lengths) + np.arange(total)
+        # A stable sort, as COCO's: of equal scores, the earlier image's comes first.
+        order = taken[np.argsort(-self.scores[taken], kind="stable")]
+        found = np.cumsum(self.hits[:, order], axis=1)
+        precision = found / np.arange(1, total + 1)
+        best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        # Recalls that are never reached have precision 0.
+        best_from_here = np.pad(best_from_here, ((0, 0), (0, 1)))
+        recall = found / num_truths
+        return np.array(
+            [
+                best[np.searchsorted(reached, COCO_RECALLS)].mean()
+                for best, reached in zip(best_from_here, recall, strict=True)
+            ]
+        )
+
+    def measure(self, images: NDArray[np.int64]) -> dict[str, float]:
+        """Return the metrics that get an interval, of images taken in this order."""
+        scores = self.average_precisions(images)
+        hits, misses, false_alarms = self.counts[images].sum(axis=0).tolist()
+        precision, recall, f1 = precision_recall_f1(
+            hits=hits, misses=misses, false_alarms=false_alarms
+        )
+        return {
+            "ap50": float(scores[0]),
+            "ap75": float(scores[5]),
+            "ap50_95": float(scores.mean()),
+            "precision": precision,
+            "recall": recall,
+            "f1": f1,
+        }
+
+
+def _coco_ious(
+    predicted_xyxy: NDArray[np.float64], truth_xyxy: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the IoU of every pair, [N,M], rounded as COCO's code does from corner and size.
+
+    The last binary digit decides for a pair whose IoU is just a threshold.
+    """
+    predicted_wh = predicted_xyxy[:, None, 2:] - predicted_xyxy[:, None, :2]
+    truth_wh = truth_xyxy[None, :, 2:] - truth_xyxy[None, :, :2]
+    low = np.maximum(predicted_xyxy[:, None, :2], truth_xyxy[None, :, :2])
+    high = np.minimum(
+        predicted_wh + predicted_xyxy[:, None, :2], truth_wh + truth_xyxy[None, :, :2]
+    )
+    overlap = np.clip(high - low, 0, None).prod(axis=2)
+    union = predicted_wh.prod(axis=2) + truth_wh.prod(axis=2) - overlap
+    ious: NDArray[np.float64] = np.zeros_like(overlap)
+    np.divide(overlap, union, out=ious, where=overlap > 0)
+    return ious
+
+
+def _match_at_coco_ious(truth: Detections, prediction: Detections) -> NDArray[np.bool_]:
+    """Return whether each of one image's detections matches at each IoU, [T,N]."""
+    boxes_px = prediction.boxes_px[:COCO_MAX_DETECTIONS]
+    hits = np.zeros((len(COCO_IOUS), len(boxes_px)), dtype=bool)
+    if not len(truth):
+        return hits
+    # Reversed, since of equally good truths COCO's code takes the last and argmax the first.
+    overlaps = _coco_ious(boxes_px, truth.boxes_px)[:, ::-1]
+    free = np.ones((len(COCO_IOUS), len(truth)), dtype=bool)
+    rows = np.arange(len(COCO_IOUS))
+    for index, overlap in enumerate(overlaps):
+        allowed = np.where(free & (overlap >= COCO_IOUS[:, None]), overlap, -1.0)
+        best = allowed.argmax(axis=1)
+        hits[:, index] = allowed[rows, best] >= 0
+        free[rows, best] &= ~hits[:, index]
+    return hits
+
+
+def match_images(
+    truths: Sequence[Detections], predictions: Sequence[Detections], *, threshold: float
+) -> MatchedImages:
+    """Match each image's detections to its truth; arguments as of `box_metrics`."""
+    hits = [
+        _match_at_coco_ious(truth, prediction)
+        for truth, prediction in zip(truths, predictions, strict=True)
+    ]
+    counts = [
+        count_at_threshold(truth, prediction, threshold=threshold)
+        for truth, prediction in zip(truths, predictions, strict=True)
+    ]
+    return MatchedImages(
+        scores=np.concatenate([p.scores[:COCO_MAX_DETECTIONS] for p in predictions]),
+        hits=np.concatenate(hits, axis=1),
+        num_detections=np.array([matched.shape[1] for matched in hits]),
+        num_truths=np.array([len(truth) for truth in truths]),
+        counts=np.array([(c.hits, c.misses, c.false_alarms) for c in counts]),
+    )
+
+
+def members_of_groups(groups: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Return the numbers of each group's images, groups in the order of their names."""
+    _, group_of_image = np.unique(np.asarray(groups), return_inverse=True)
+    ordered = np.argsort(group_of_image, kind="stable")
+    return np.split(ordered, np.cumsum(np.bincount(group_of_image))[:-1])
+
+
+def draw_groups(
+    members: Sequence[NDArray[np.int64]], *, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw as many groups as there are, with replacement; return the numbers of their images."""
+    return np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))])
+
+
+def percentile_interval(values: NDArray[np.float64]) -> Interval:
+    """Return the 2.5th and the 97.5th percentile of [N] values."""
+    tail = (100 - LEVEL_PERCENT) / 2
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def bootstrap_intervals(
+    truths: Sequence[Detections],
+    predictions: Sequence[Detections],
+    *,
+    groups: Sequence[str],
+    threshold: float,
+    num_resamples: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> BootstrapIntervals:
+    """Compute 95 % percentile intervals over resampled groups.
+
+    Args:
+        truths: labelled boxes, one entry per image, at least one image.
+        predictions: detections of the same images in the same order, at every score.
+        groups: the group of each image, in the same order.
+        threshold: score (0..1) for precision, recall and F1.
+        num_resamples: how often to draw, at least 1. A draw without any labelled box has no
+            average precision and is left out of its intervals.
+        seed: of the draws; more resamples begin with those of fewer.
+        progress: where to show how far it is.
+    """
+    matched = match_images(truths, predictions, threshold=threshold)
+    members = members_of_groups(groups)
+    rng = np.random.default_rng(seed)
+    measured = [
+        matched.measure(draw_groups(members, rng=rng))
+        for _ in track(
+            range(num_resamples),
+            progress=progress or SilentProgress(),
+            description="bootstrap",
+            total=num_resamples,
+        )
+    ]
+    values = {name: np.array([found[name] for found in measured]) for name in measured[0]}
+    labelled = ~np.isnan(values["ap50"])
+
+    def of_average_precision(name: str) -> Interval | None:
+        return percentile_interval(values[name][labelled]) if labelled.any() else None
+
+    return BootstrapIntervals(
+        num_resamples=num_resamples,
+        seed=seed,
+        num_groups=len(members),
+        ap50=of_average_precision("ap50"),
+        ap75=of_average_precision("ap75"),
+        ap50_95=of_average_precision("ap50_95"),
+        precision=percentile_interval(values["precision"]),
+        recall=percentile_interval(values["recall"]),
+        f1=percentile_interval(values["f1"]),
+    )

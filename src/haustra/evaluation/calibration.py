@@ -1,0 +1,89 @@
+"""Calibration: whether seven of ten boxes with a score of 0.7 are right.
+
+A box is right if it is matched to a labelled one at IoU 0.5, each label once. Expected calibration
+error: Guo et al. 2017, On Calibration of Modern Neural Networks; for boxes, Küppers et al. 2020,
+Multivariate Confidence Calibration for Object Detection.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from haustra.core.detections import Detections
+from haustra.evaluation.metrics import match_detections
+
+NUM_BINS = 10
+LEAST_SCORE = 0.05
+"""Slots below it say that there is nothing; they are many, and would hide all other errors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityBin:
+    """The boxes whose score lies in low..high."""
+
+    low: float
+    high: float
+    count: int
+    mean_score: float | None
+    """None where there is no box."""
+    share_right: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How far scores are from shares."""
+
+    num_boxes: int
+    """Boxes with a score of at least 0.05."""
+    expected_error: float | None
+    """Mean of |mean score - share right| over the boxes' bins; None without any box."""
+    largest_error: float | None
+    """The worst bin's."""
+    bins: list[ReliabilityBin]
+    right_counts: list[int]
+    """Right boxes by bin."""
+    wrong_counts: list[int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def calibrate(truths: Sequence[Detections], predictions: Sequence[Detections]) -> Calibration:
+    """Sort detections of score 0.05 and up into ten bins of equal width."""
+    scores, right = [np.zeros(0)], [np.zeros(0, dtype=bool)]
+    for truth, prediction in zip(truths, predictions, strict=True):
+        shown = prediction.above(LEAST_SCORE)
+        matched, _, _ = match_detections(truth, shown)
+        scores.append(shown.scores)
+        right.append(matched >= 0)
+    score, is_right = np.concatenate(scores), np.concatenate(right)
+    bin_of = np.minimum((score * NUM_BINS).astype(int), NUM_BINS - 1)
+    counts = np.bincount(bin_of, minlength=NUM_BINS)
+    rights = np.bincount(bin_of, weights=is_right, minlength=NUM_BINS).astype(int)
+    sums = np.bincount(bin_of, weights=score, minlength=NUM_BINS)
+    bins = [
+        ReliabilityBin(
+            low=number / NUM_BINS,
+            high=(number + 1) / NUM_BINS,
+            count=int(count),
+            mean_score=float(total / count) if count else None,
+            share_right=float(hits / count) if count else None,
+        )
+        for number, (count, hits, total) in enumerate(zip(counts, rights, sums, strict=True))
+    ]
+    errors = [
+        (found.count, abs(found.mean_score - found.share_right))
+        for found in bins
+        if found.mean_score is not None and found.share_right is not None
+    ]
+    return Calibration(
+        num_boxes=len(score),
+        expected_error=sum(n * error for n, error in errors) / len(score) if errors else None,
+        largest_error=max(error for _, error in errors) if errors else None,
+        bins=bins,
+        right_counts=rights.tolist(),
+        wrong_counts=(counts - rights).tolist(),
+    )

@@ -1,0 +1,117 @@
+"""`EvalConfig`: every setting of an evaluation, declared once."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from haustra.core.backend_names import BackendFlag
+from haustra.core.errors import HaustraError
+from haustra.core.ranges import check_whole_number
+from haustra.evaluation.fitting import FitRule
+from haustra.warehouse.format import SplitName
+
+MAX_RESAMPLES = 100_000
+COMPARE_RESAMPLES = 1000
+"""Of a comparison that names no number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Settings of `haustra eval`."""
+
+    manifest: Path | None = None
+    """The warehouse's manifest.json, or its folder."""
+    captures: Path | None = None
+    """Measure on a run folder, or a folder of them, in place of a warehouse: in time."""
+    detector_weights: Path | None = None
+    """A checkpoint, an .onnx file of `haustra export`, or stored predictions (.json)."""
+    compare: tuple[Path, Path] | None = None
+    """Two such files, A and B, in place of one: paired differences with intervals."""
+    model: Literal["tiny", "big"] | None = None
+    """Refuse weights of another kind."""
+    backend: BackendFlag | None = None
+    """What computes: ndarray (the CPU), cuda, mps, wgpu, or auto, the best there is;
+    HAUSTRA_BACKEND's value by default, else ndarray."""
+    split: SplitName | None = None
+    """Which split to measure on; test by default, and val with --fit."""
+    infer_obj_thresh: float | None = None
+    """Score for what is counted at a threshold; the operating point (0.3) by default."""
+    fit: bool = False
+    """Fit the operating point on these frames, and store it in the checkpoint."""
+    fit_by: FitRule = "fpr"
+    """fpr flags --fit-fpr of the clean frames; f1 is the best F1 of boxes."""
+    fit_fpr: float = 0.045
+    """Share of the clean frames that may be flagged."""
+    degrade: bool = False
+    """Also measure on blurred, glaring, dark, ... images: 9 kinds at 3 severities."""
+    shuffle_labels_seed: int | None = None
+    """Control: measure against labels shuffled among the images; must come out near zero."""
+    bootstrap: int = 0
+    """Resample the frames' groups so often for 95 % intervals, e.g. 1000; 0 gives none."""
+    bootstrap_seed: int = 0
+    """Seed of the resamples."""
+    metrics_out: Path | None = None
+    """Write the metrics as JSON to this file."""
+    predictions_out: Path | None = None
+    """Write what was found on each frame to this file (.json)."""
+    report: Path | None = None
+    """Write a report with curves and boxed pictures into this folder."""
+
+    def __post_init__(self) -> None:
+        self._check_sources()
+        threshold = self.infer_obj_thresh
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise HaustraError(f"--infer-obj-thresh {threshold}: expected a number from 0 to 1")
+        if not 0 < self.fit_fpr < 1:
+            raise HaustraError(f"--fit-fpr {self.fit_fpr}: expected a share above 0 and below 1")
+        if self.shuffle_labels_seed is not None:
+            check_whole_number("shuffle_labels_seed", self.shuffle_labels_seed, low=0)
+        check_whole_number("bootstrap", self.bootstrap, low=0, high=MAX_RESAMPLES)
+        check_whole_number("bootstrap_seed", self.bootstrap_seed, low=0)
+        if self.predictions_out is not None and self.predictions_out.suffix.lower() != ".json":
+            raise HaustraError(
+                f"--predictions-out {self.predictions_out}: expected a name that ends in .json, by "
+                "which `haustra eval` knows stored predictions"
+            )
+
+    def _check_sources(self) -> None:
+        if (self.manifest is None) == (self.captures is None):
+            raise HaustraError(
+                "expected one of --manifest (a warehouse) and --captures (run folders): the frames "
+                "to measure on"
+            )
+        if self.captures is not None and self.split is not None:
+            raise HaustraError(
+                f"--split {self.split} with --captures {self.captures}: expected it with "
+                "--manifest, since captures have no splits"
+            )
+        if (self.detector_weights is None) == (self.compare is None):
+            raise HaustraError(
+                "expected one of --detector-weights FILE and --compare A B: what to measure"
+            )
+        if self.fit and self.compare is not None:
+            raise HaustraError("--fit with --compare: expected one of them")
+        weights = self.detector_weights
+        if weights is not None and weights.suffix.lower() == ".json" and (self.fit or self.degrade):
+            flag = "--fit" if self.fit else "--degrade"
+            raise HaustraError(
+                f"{flag} with stored predictions {weights}: expected a checkpoint, since "
+                + ("they have no header" if self.fit else "nothing can look at other images")
+            )
+        if self.fit and self.shuffle_labels_seed is not None:
+            raise HaustraError("--fit with --shuffle-labels-seed: expected one of them")
+
+    @property
+    def split_name(self) -> SplitName:
+        """The split to measure on, of a warehouse."""
+        return self.split or ("val" if self.fit else "test")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values, paths as text."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return [plain(item) for item in value]
+            return str(value) if isinstance(value, Path) else value
+
+        return {name: plain(value) for name, value in asdict(self).items()}

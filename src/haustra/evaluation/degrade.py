@@ -1,0 +1,327 @@
+"""Degradations that endoscopes know, at three severities, and what recall they cost a detector."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.core.boxes import box_areas
+from haustra.core.detections import Detections, PredictSlots, detections_from_labels
+from haustra.core.drawing import draw_text
+from haustra.core.progress import Progress, SilentProgress, track
+from haustra.evaluation.evaluation import in_batches
+from haustra.evaluation.frames import BATCH_SIZE, EvalFrame, FrameSource, FrameWithPixels
+from haustra.evaluation.metrics import count_at_threshold
+
+Image = NDArray[np.uint8]
+
+SEVERITIES = (1, 2, 3)
+SEVERITY_PARAMETERS: dict[str, tuple[float, float, float]] = {
+    "blur": (0.008, 0.016, 0.03),  # length of the motion, and defocus, share of the image's side
+    "glare": (4, 10, 22),  # patches
+    "bubbles": (6, 16, 36),  # bubbles
+    "under-exposure": (0.6, 0.38, 0.2),  # gain on the light
+    "over-exposure": (1.5, 2.1, 3.0),  # gain on the light
+    "noise": (10, 24, 45),  # standard deviation, of 255
+    "jpeg": (30, 15, 8),  # quality, of 100
+    "crop": (0.85, 0.7, 0.55),  # share of the side that is left
+    "text": (2, 5, 10),  # lines
+}
+"""What each kind changes, by severity: 1 is common, 3 is rare and still readable for people."""
+KINDS = tuple(SEVERITY_PARAMETERS)
+
+GAMMA = 2.2
+"""Of the camera: light is roughly value ** 2.2 (ITU-R BT.709 and sRGB are near it)."""
+LEAST_KEPT_AREA = 0.25
+"""A box that a crop leaves less of is no label any more."""
+TEXTS = (
+    "EDOF ON",
+    "Zoom x1.2",
+    "SHARP A5",
+    "Gain 3",
+    "CVP: 1-1",
+    "ID 0000",
+    "11:42:07",
+    "Iris AVE",
+)
+
+
+def _blur(image: Image, share: float, rng: np.random.Generator) -> Image:
+    side = max(image.shape[:2])
+    length = max(3, round(share * side) | 1)
+    line = np.zeros((length, length), dtype=np.float32)
+    line[length // 2] = 1
+    turn = cv2.getRotationMatrix2D(((length - 1) / 2,) * 2, float(rng.uniform(0, 180)), 1)
+    kernel = cv2.warpAffine(line, turn, (length, length))
+    moved = cv2.filter2D(image, -1, kernel / kernel.sum())
+    return np.asarray(cv2.GaussianBlur(moved, (0, 0), share * side / 4), dtype=np.uint8)
+
+
+def _glare(image: Image, count: float, rng: np.random.Generator) -> Image:
+    height, width = image.shape[:2]
+    light = np.zeros((height, width), dtype=np.float32)
+    for _ in range(int(count)):
+        centre = (int(rng.integers(width)), int(rng.integers(height)))
+        long = rng.uniform(0.015, 0.05) * max(height, width)
+        axes = (max(1, round(long)), max(1, round(long * rng.uniform(0.2, 0.6))))
+        cv2.ellipse(light, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1.0, -1)
+    soft = cv2.GaussianBlur(light, (0, 0), 0.006 * max(height, width))
+    halo = cv2.GaussianBlur(light, (0, 0), 0.03 * max(height, width))
+    share = np.clip(soft + 0.6 * halo, 0, 1)[..., None]
+    return np.asarray(image + (255 - image) * share, dtype=np.uint8)
+
+
+def _bubbles(image: Image, count: float, rng: np.random.Generator) -> Image:
+    height, width = image.shape[:2]
+    found = image.copy()
+    for _ in range(int(count)):
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        radius = max(2, round(rng.uniform(0.012, 0.05) * max(height, width)))
+        disc = np.zeros((height, width), dtype=np.float32)
+        cv2.circle(disc, (x, y), radius, 1.0, -1, cv2.LINE_AA)
+        rim = np.zeros_like(disc)
+        cv2.circle(rim, (x, y), radius, 1.0, max(1, radius // 7), cv2.LINE_AA)
+        shine = (x - radius // 3, y - radius // 3)
+        cv2.circle(rim, shine, max(1, radius // 5), 1.2, -1, cv2.LINE_AA)
+        veil = 0.25 * disc[..., None]
+        clouded = found * (1 - veil) + np.array([205, 195, 170]) * veil
+        found = np.clip(clouded + 110 * rim[..., None], 0, 255).astype(np.uint8)
+    return found
+
+
+def _expose(image: Image, gain: float, _rng: np.random.Generator) -> Image:
+    light = (np.arange(256) / 255) ** GAMMA * gain
+    table = 255 * np.clip(light, 0, 1) ** (1 / GAMMA)
+    return np.asarray(table.round().astype(np.uint8)[image])
+
+
+def _noise(image: Image, deviation: float, rng: np.random.Generator) -> Image:
+    grains = rng.normal(0, deviation, image.shape)
+    return np.asarray((image + grains).clip(0, 255), dtype=np.uint8)
+
+
+def _jpeg(image: Image, quality: float, _rng: np.random.Generator) -> Image:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
+    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def _crop(image: Image, share: float, _rng: np.random.Generator) -> Image:
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = _crop_window(share, size_wh=(width, height))
+    return np.asarray(
+        cv2.resize(image[y0:y1, x0:x1], (width, height), interpolation=cv2.INTER_LINEAR),
+        dtype=np.uint8,
+    )
+
+
+def _crop_window(share: float, *, size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
+    width, height = size_wh
+    x0, y0 = round(width * (1 - share) / 2), round(height * (1 - share) / 2)
+    return x0, y0, width - x0, height - y0
+
+
+def _text(image: Image, count: float, rng: np.random.Generator) -> Image:
+    height, width = image.shape[:2]
+    scale = 0.0016 * max(height, width)
+    found = image.copy()
+    for _ in range(int(count)):
+        place = (int(rng.uniform(0, 0.7) * width), int(rng.uniform(0.05, 1) * height))
+        words = TEXTS[int(rng.integers(len(TEXTS)))]
+        colour = (235, 235, 235) if rng.random() < 0.7 else (250, 220, 60)
+        thickness = max(1, round(2 * scale))
+        cv2.putText(
+            found, words, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA
+        )
+    return found
+
+
+_CHANGES: dict[str, Callable[[Image, float, np.random.Generator], Image]] = {
+    "blur": _blur,
+    "glare": _glare,
+    "bubbles": _bubbles,
+    "under-exposure": _expose,
+    "over-exposure": _expose,
+    "noise": _noise,
+    "jpeg": _jpeg,
+    "crop": _crop,
+    "text": _text,
+}
+
+
+def degrade_image(image_rgb: Image, *, kind: str, severity: int, name: str) -> Image:
+    """Return an image as a worse endoscope, or a worse moment, would have taken it.
+
+    Args:
+        image_rgb: uint8 [H,W,3].
+        kind: one of `KINDS`.
+        severity: 1, 2 or 3.
+        name: of the image; what is random is decided by it.
+    """
+    rng = np.random.default_rng([severity, zlib.crc32(f"{kind} {name}".encode())])
+    return _CHANGES[kind](image_rgb, SEVERITY_PARAMETERS[kind][severity - 1], rng)
+
+
+def degrade_boxes(
+    boxes_px: NDArray[np.float64], *, kind: str, severity: int, size_wh: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Return the labelled boxes [N,4] where `degrade_image` puts them; only a crop moves them.
+
+    A box of which a crop leaves less than a quarter is left out.
+    """
+    if kind != "crop":
+        return boxes_px
+    width, height = size_wh
+    x0, y0, x1, y1 = _crop_window(SEVERITY_PARAMETERS[kind][severity - 1], size_wh=size_wh)
+    inside = np.clip(boxes_px, (x0, y0, x0, y0), (x1, y1, x1, y1))
+    kept = box_areas(inside) >= LEAST_KEPT_AREA * box_areas(boxes_px)
+    stretch = np.tile([width / (x1 - x0), height / (y1 - y0)], 2)
+    return np.asarray((inside[kept] - (x0, y0, x0, y0)) * stretch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DegradedScore:
+    """A detector on the frames in one state."""
+
+    kind: str
+    """"clean", or one of `KINDS`."""
+    severity: int
+    """0 for clean."""
+    num_truths: int
+    recall: float
+    """At IoU 0.5 and the threshold."""
+    false_boxes_per_image: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DegradationResult:
+    """How much recall each degradation costs."""
+
+    threshold: float
+    num_images: int
+    clean: DegradedScore
+    scores: list[DegradedScore]
+    """By kind and severity."""
+    worst: DegradedScore
+    """The lowest recall."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def _truth_as_stored(frame: EvalFrame) -> NDArray[np.float64]:
+    """Return a frame's labelled boxes in pixels of the letterboxed image."""
+    boxes = frame.letterbox.boxes_to_target(frame.truth.boxes_px)
+    return np.asarray(boxes * np.tile(frame.letterbox.target_size_wh, 2), dtype=np.float64)
+
+
+def _measure(
+    frames: Iterator[FrameWithPixels],
+    *,
+    kind: str,
+    severity: int,
+    predict_slots: PredictSlots,
+    threshold: float,
+) -> DegradedScore:
+    hits = misses = false_boxes = num_images = 0
+    for batch, images in in_batches(frames, batch_size=BATCH_SIZE):
+        size_wh = (images.shape[2], images.shape[1])
+        if severity:
+            images = np.stack(
+                [
+                    degrade_image(image, kind=kind, severity=severity, name=frame.sample_id)
+                    for frame, image in zip(batch, images, strict=True)
+                ]
+            )
+        boxes, scores = predict_slots(images)
+        for frame, found_xyxy, score in zip(batch, boxes, scores, strict=True):
+            truth = degrade_boxes(
+                _truth_as_stored(frame), kind=kind, severity=severity, size_wh=size_wh
+            )
+            order = np.argsort(-score, kind="stable")
+            found_px = found_xyxy[order].astype(np.float64) * np.tile(size_wh, 2)
+            found_px[:, 2:] = np.maximum(found_px[:, 2:], found_px[:, :2])
+            counts = count_at_threshold(
+                detections_from_labels(truth, image_size_wh=size_wh),
+                Detections(
+                    boxes_px=found_px,
+                    scores=score[order].astype(np.float64),
+                    image_size_wh=size_wh,
+                ),
+                threshold=threshold,
+            )
+            hits, misses = hits + counts.hits, misses + counts.misses
+            false_boxes += counts.false_alarms
+            num_images += 1
+    return DegradedScore(
+        kind=kind,
+        severity=severity,
+        num_truths=hits + misses,
+        recall=hits / max(1, hits + misses),
+        false_boxes_per_image=false_boxes / max(1, num_images),
+    )
+
+
+def measure_degradations(
+    source: FrameSource,
+    *,
+    predict_slots: PredictSlots,
+    threshold: float,
+    progress: Progress | None = None,
+) -> DegradationResult:
+    """Measure a detector on clean frames and on every degradation of them.
+
+    What the detector sees is degraded: the letterboxed image.
+
+    Args:
+        source: of the frames; it is read once for each of the 27 and once more.
+        predict_slots: the detector.
+        threshold: score of a detection.
+        progress: where to show how far it is.
+    """
+    states = [("clean", 0), *((kind, severity) for kind in KINDS for severity in SEVERITIES)]
+    clean, *scores = [
+        _measure(
+            source.read(),
+            kind=kind,
+            severity=severity,
+            predict_slots=predict_slots,
+            threshold=threshold,
+        )
+        for kind, severity in track(
+            states,
+            progress=progress or SilentProgress(),
+            description="degrade",
+            total=len(states),
+            unit="degradations",
+        )
+    ]
+    return DegradationResult(
+        threshold=threshold,
+        num_images=len(source),
+        clean=clean,
+        scores=scores,
+        worst=min(scores, key=lambda score: score.recall),
+    )
+
+
+def draw_degradations(image_rgb: Image, *, name: str, side_px: int = 180) -> Image:
+    """Return a sheet of an image's degradations, a column per kind and a row per severity."""
+    size = (side_px, round(side_px * image_rgb.shape[0] / image_rgb.shape[1]))
+    rows = []
+    for severity in SEVERITIES:
+        tiles = []
+        for kind in KINDS:
+            degraded = degrade_image(image_rgb, kind=kind, severity=severity, name=name)
+            tile = np.asarray(cv2.resize(degraded, size, interpolation=cv2.INTER_AREA), np.uint8)
+            label = f"{kind} {severity}"
+            draw_text(tile, label, top_left_xy=(0, tile.shape[0]), rgb=(255, 255, 255))
+            tiles.append(tile)
+        rows.append(np.hstack(tiles))
+    return np.vstack(rows)

@@ -1,0 +1,155 @@
+"""Fitting the operating point: a score threshold by frames, then hold-off and hysteresis in time.
+
+Scores of two detectors do not compare, so each gets the threshold at which it flags the same share
+of clean frames (4.5 %, TRUE-Colon's matched operating point). Fit on validation frames, measure on
+others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from haustra.core.detections import Detections
+from haustra.core.errors import HaustraError
+from haustra.core.operating_point import OperatingPoint
+from haustra.evaluation.alarm_tier import HOLD_OFFS, AlarmRow, alarm_row
+from haustra.evaluation.evaluation import Evaluation
+from haustra.evaluation.frame_tier import frame_scores, import_true_colon
+from haustra.evaluation.metrics import match_detections, precision_recall_f1
+
+FitRule = Literal["fpr", "f1"]
+HYSTERESIS_SHARES = (None, 0.75, 0.5)
+"""Lower thresholds to try, as a share of the threshold; None is no hysteresis."""
+MOST_DELAY_S = 0.5
+"""Mean delay of a lesion's first box that silence may cost."""
+
+
+def best_f1_threshold(
+    truths: Sequence[Detections], predictions: Sequence[Detections]
+) -> tuple[float, float]:
+    """Return the score threshold with the best F1 at IoU 0.5, the highest of equals, and that F1.
+
+    Raises:
+        HaustraError: no detection touches a label enough.
+    """
+    scores, hits = [], []
+    for truth, prediction in zip(truths, predictions, strict=True):
+        matched, _, _ = match_detections(truth, prediction)
+        scores.append(prediction.scores)
+        hits.append(matched >= 0)
+    all_scores = np.concatenate(scores)
+    order = np.argsort(-all_scores, kind="stable")
+    falling, found = all_scores[order], np.cumsum(np.concatenate(hits)[order])
+    num_truths = sum(len(truth) for truth in truths)
+    # Detections of equal score are shown together.
+    ends = np.flatnonzero(np.diff(falling, append=-1.0))
+    f1s = [
+        precision_recall_f1(
+            hits=int(found[end]),
+            misses=num_truths - int(found[end]),
+            false_alarms=int(end + 1 - found[end]),
+        )[2]
+        for end in ends
+    ]
+    best = int(np.argmax(f1s)) if f1s else -1
+    if best < 0 or f1s[best] == 0:
+        raise HaustraError(
+            "--fit: no detection overlaps a labelled box by IoU 0.5, so no threshold is better "
+            "than another; train the detector first"
+        )
+    return float(falling[ends[best]]), f1s[best]
+
+
+def _fit_threshold(
+    evaluation: Evaluation, *, rule: FitRule, target_fpr: float, name: str
+) -> tuple[float, dict[str, Any]]:
+    """Return the threshold, and how it was found."""
+    positive, negative = frame_scores(evaluation.truths, evaluation.predictions)
+    numbers = {"num_lesion_frames": len(positive), "num_clean_frames": len(negative)}
+    if rule == "f1":
+        threshold, f1 = best_f1_threshold(evaluation.truths, evaluation.predictions)
+        return threshold, {"rule": "f1", "f1": f1, **numbers}
+    if len(negative) * target_fpr < 1:
+        raise HaustraError(
+            f"--fit-fpr {target_fpr}: {name} has {len(negative)} clean frames, and it takes "
+            f"{int(np.ceil(1 / target_fpr))} to tell such a rate; take frames with more, or pass "
+            "--fit-by f1"
+        )
+    found = import_true_colon().search_tau_star(positive, negative, target_fpr=target_fpr)
+    if found.threshold > 1:
+        raise HaustraError(
+            f"--fit-fpr {target_fpr}: more clean frames of {name} than that have a score of 1; "
+            "train the detector longer, or pass --fit-by f1"
+        )
+    return found.threshold, {
+        "rule": "fpr",
+        "target_fpr": target_fpr,
+        "achieved_fpr": found.achieved_fpr,
+        "achieved_sensitivity": found.achieved_tpr,
+        **numbers,
+    }
+
+
+def _fit_in_time(
+    evaluation: Evaluation, *, point: OperatingPoint, frame_rates_hz: dict[str, float | None]
+) -> tuple[OperatingPoint, AlarmRow]:
+    """Choose the hold-off and hysteresis with the fewest false activations that cost no lesion."""
+
+    def row(candidate: OperatingPoint) -> AlarmRow:
+        return alarm_row(
+            evaluation.frames,
+            evaluation.predictions,
+            point=candidate,
+            frame_rates_hz=frame_rates_hz,
+        )
+
+    base = row(point)
+    best, best_row = point, base
+    for hold_off in HOLD_OFFS:
+        for share in HYSTERESIS_SHARES:
+            lower = None if share is None else share * point.objectness
+            candidate = replace(point, hold_off_frames=hold_off, hysteresis=lower)
+            found = row(candidate)
+            keeps_lesions = found.lesions_shown >= base.lesions_shown
+            is_timely = (found.mean_delay_s or 0.0) <= MOST_DELAY_S
+            is_quieter = found.false_time_share <= base.false_time_share
+            is_better = found.false_activations < best_row.false_activations
+            if keeps_lesions and is_timely and is_quieter and is_better:
+                best, best_row = candidate, found
+    return best, best_row
+
+
+def fit_operating_point(
+    evaluation: Evaluation,
+    *,
+    rule: FitRule,
+    target_fpr: float,
+    iou: float,
+    name: str,
+    frame_rates_hz: dict[str, float | None] | None,
+) -> OperatingPoint:
+    """Fit an operating point to a detector's predictions.
+
+    Args:
+        evaluation: of validation frames.
+        rule: "fpr" takes the lowest threshold that flags at most `target_fpr` of the clean frames,
+            "f1" the one with the best F1 of boxes.
+        target_fpr: a share, 0..1.
+        iou: overlap threshold that the point keeps.
+        name: of the frames, for messages and the record.
+        frame_rates_hz: of each run, where the frames are ordered in time: then hold-off (0, 3, 6,
+            15 frames) and hysteresis (none, 3/4, 1/2 of the threshold) are those with the fewest
+            false activations that lose no lesion, delay the first box by 0.5 s at most in the mean,
+            and do not lengthen the false time. None leaves both off.
+
+    Raises:
+        HaustraError: there are too few clean frames for the rate, or nothing is detected.
+    """
+    threshold, how = _fit_threshold(evaluation, rule=rule, target_fpr=target_fpr, name=name)
+    point = OperatingPoint(objectness=threshold, iou=iou)
+    if frame_rates_hz is not None:
+        point, found = _fit_in_time(evaluation, point=point, frame_rates_hz=frame_rates_hz)
+        how |= {"false_activations": found.false_activations, "lesions_shown": found.lesions_shown}
+    return replace(point, fitted={**how, "fitted_on": name})

@@ -1,0 +1,164 @@
+"""Frames: whether a polyp is flagged where there is one, and nothing where there is none.
+
+The numbers come from `true-colon`, the code of the TRUE-Colon protocol (Doerrich et al. 2026,
+https://arxiv.org/abs/2608.13711). Its rule for "flagged" is any overlap with a label (IoU > 0).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.core.detections import Detections
+from haustra.core.errors import MissingExtraError
+from haustra.evaluation.frames import Lesion
+
+FLAGGED_IOU = 0.0
+"""Strictly more overlap than this is enough (TRUE-Colon)."""
+
+
+def import_true_colon() -> Any:
+    """Return the package.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import true_colon
+    except ImportError:
+        raise MissingExtraError("true-colon", extra="train", needed_for="evaluation") from None
+    return true_colon
+
+
+def _entries(boxes_px: NDArray[np.float64], *, index: int) -> list[dict[str, Any]]:
+    return [
+        {"image_id": str(index), "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+        for x0, y0, x1, y1 in boxes_px.tolist()
+    ]
+
+
+def to_true_colon(
+    truths: Sequence[Detections],
+    predictions: Sequence[Detections],
+    *,
+    lesions: Sequence[tuple[Lesion | None, ...]] | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return labels and detections as true-colon takes them, images named by their number."""
+    labels: dict[str, Any] = {
+        "images": [{"id": str(index)} for index in range(len(truths))],
+        "annotations": [],
+    }
+    detections = []
+    for index, (truth, prediction) in enumerate(zip(truths, predictions, strict=True)):
+        entries = _entries(truth.boxes_px, index=index)
+        for entry, lesion in zip(entries, lesions[index] if lesions else (), strict=bool(lesions)):
+            if lesion is not None:
+                entry["unique_id"] = lesion.lesion_id
+        labels["annotations"] += entries
+        detections += [
+            entry | {"score": score}
+            for entry, score in zip(
+                _entries(prediction.boxes_px, index=index), prediction.scores.tolist(), strict=True
+            )
+        ]
+    return labels, detections
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameTier:
+    """Whether polyps are flagged on the frames that show one, and nothing on the others."""
+
+    threshold: float
+    num_lesion_frames: int
+    num_clean_frames: int
+    true_positives: int
+    """Lesion frames with a shown box that touches a label."""
+    false_positives: int
+    """Clean frames with a shown box."""
+    sensitivity: float | None
+    """Share of the lesion frames; None without any."""
+    false_positive_rate: float | None
+    """Share of the clean frames; None without any."""
+    specificity: float | None
+    precision: float | None
+    """None where no frame is flagged."""
+    f1: float
+    f2: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrocCurves:
+    """FROC and AFROC on true-colon's shared grid of thresholds, all [G]."""
+
+    thresholds: list[float]
+    sensitivity: list[float]
+    """Share of the labelled boxes that are flagged."""
+    false_boxes_per_image: list[float]
+    """FROC's axis."""
+    flagged_clean_share: list[float] | None
+    """AFROC's axis: share of the clean frames with a box; None without any."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def frame_scores(
+    truths: Sequence[Detections], predictions: Sequence[Detections]
+) -> tuple[list[float], list[float]]:
+    """Return one score per lesion frame and per clean frame: the highest that would flag it."""
+    labels, detections = to_true_colon(truths, predictions)
+    found: tuple[list[float], list[float]] = import_true_colon().per_frame_max_scores(
+        labels, detections, iou_thr=FLAGGED_IOU
+    )
+    return found
+
+
+def frame_tier(
+    truths: Sequence[Detections], predictions: Sequence[Detections], *, threshold: float
+) -> FrameTier:
+    """Count flagged frames at a score threshold above 0."""
+    scores = frame_scores(truths, predictions)
+    found = import_true_colon().compute_frame_metrics(
+        {}, [], iou_thr=FLAGGED_IOU, conf=max(threshold, 1e-9), scores=scores
+    )
+    has_lesions, has_clean = bool(scores[0]), bool(scores[1])
+    return FrameTier(
+        threshold=threshold,
+        num_lesion_frames=len(scores[0]),
+        num_clean_frames=len(scores[1]),
+        true_positives=found.tp,
+        false_positives=found.fp,
+        sensitivity=found.tpr if has_lesions else None,
+        false_positive_rate=found.fpr if has_clean else None,
+        specificity=found.specificity if has_clean else None,
+        precision=found.precision if found.tp + found.fp else None,
+        f1=found.f1,
+        f2=found.f2,
+    )
+
+
+def froc_curves(truths: Sequence[Detections], predictions: Sequence[Detections]) -> FrocCurves:
+    """Compute FROC and AFROC over all labelled boxes."""
+    true_colon = import_true_colon()
+    labels, detections = to_true_colon(truths, predictions)
+    prepared = true_colon.prepare_froc_inputs(labels, detections)
+    settings = {
+        "iou_thr": FLAGGED_IOU,
+        "conf_thresholds": true_colon.DEFAULT_CONF_GRID,
+        "prepared": prepared,
+    }
+    froc = true_colon.compute_froc_curve(labels, detections, **settings)
+    afroc = true_colon.compute_afroc_curve(labels, detections, **settings)
+    return FrocCurves(
+        thresholds=froc.conf_thresholds,
+        sensitivity=froc.tpr_loc,
+        false_boxes_per_image=froc.fp_per_image,
+        flagged_clean_share=afroc.fpf if afroc.n_neg_images else None,
+    )

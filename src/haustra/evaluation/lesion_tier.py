@@ -1,0 +1,222 @@
+"""Lesions: whether, when and how steadily each one is detected while it is in view.
+
+`true-colon` counts (see `frame_tier`); gaps and flicker, which it does not have, are ours.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.core.boxes import iou_matrix
+from haustra.core.detections import Detections
+from haustra.evaluation.frame_tier import FLAGGED_IOU, import_true_colon, to_true_colon
+from haustra.evaluation.frames import EvalFrame, frames_by_run
+
+STABLE_S = 0.5
+"""Detections that "detected within N s" asks for: as many as fill this time (15 at 30 Hz)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FrameNumbers:
+    """Names frames by their index here, and gives true-colon their place in time."""
+
+    numbers: Sequence[int | None]
+    name: str = "haustra"
+
+    def canonical(self, raw: str) -> str:
+        return raw
+
+    def frame_index(self, canonical: str) -> int | None:
+        return self.numbers[int(canonical)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LesionRow:
+    """One lesion over the frames of its run that show it."""
+
+    lesion_id: str
+    num_visible_frames: int
+    num_detected_frames: int
+    detected_share: float
+    detected_ever: bool
+    detected_25_percent: bool
+    """On at least a quarter of its frames."""
+    detected_50_percent: bool
+    detected_within_1_s: bool | None
+    """Half a second's worth of detections in the first second; None without a frame rate."""
+    detected_within_3_s: bool | None
+    detected_within_5_s: bool | None
+    first_detection_frames: int | None
+    """Frames from its first appearance to its first detection; None where there is none."""
+    first_detection_s: float | None
+    longest_gap_frames: int
+    """Most visible frames in a row without a detection."""
+    flicker_per_s: float | None
+    """Changes between detected and not, per second in view; None without a frame rate."""
+    size_mm: float | None
+    paris_class: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LesionTier:
+    """What becomes of the lesions."""
+
+    threshold: float
+    num_lesions: int
+    num_boxes_without_identity: int
+    """Labelled boxes that name no lesion; they are part of no row."""
+    detected_ever: int
+    detected_25_percent: int
+    detected_50_percent: int
+    detected_within_1_s: int
+    detected_within_3_s: int
+    detected_within_5_s: int
+    mean_detected_share: float
+    mean_first_detection_frames: float | None
+    """Of the lesions that were detected."""
+    mean_first_detection_s: float | None
+    mean_flicker_per_s: float | None
+    rows: list[LesionRow]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are known, or None where there is none."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _detected(frame: EvalFrame, shown: Detections) -> NDArray[np.bool_]:
+    """Return which labelled boxes a shown box touches."""
+    return np.asarray((iou_matrix(frame.truth.boxes_px, shown.boxes_px) > FLAGGED_IOU).any(axis=1))
+
+
+def _presence(
+    frames: Sequence[EvalFrame], shown: Sequence[Detections]
+) -> dict[str, dict[int, bool]]:
+    """Return whether each lesion is detected, on each position that shows it."""
+    seen: dict[str, dict[int, bool]] = defaultdict(dict)
+    for index, (frame, found) in enumerate(zip(frames, shown, strict=True)):
+        for lesion, is_found in zip(frame.lesions, _detected(frame, found).tolist(), strict=True):
+            if lesion is not None:
+                seen[lesion.lesion_id][index] = seen[lesion.lesion_id].get(index, False) or is_found
+    return seen
+
+
+def _longest_gap(states: Sequence[bool]) -> int:
+    longest = gap = 0
+    for state in states:
+        gap = 0 if state else gap + 1
+        longest = max(longest, gap)
+    return longest
+
+
+def _changes(states: Sequence[bool], numbers: Sequence[int | None]) -> int:
+    """Count the changes between frames that follow each other."""
+    pairs = zip(states, states[1:], numbers, numbers[1:], strict=False)
+    return sum(a != b for a, b, m, n in pairs if m is not None and n is not None and n - m == 1)
+
+
+def _rows_of_run(
+    frames: Sequence[EvalFrame],
+    predictions: Sequence[Detections],
+    *,
+    threshold: float,
+    frame_rate_hz: float | None,
+) -> list[LesionRow]:
+    true_colon = import_true_colon()
+    labels, detections = to_true_colon(
+        [frame.truth for frame in frames], predictions, lesions=[frame.lesions for frame in frames]
+    )
+    known = {lesion.lesion_id: lesion for f in frames for lesion in f.lesions if lesion is not None}
+    if not known:
+        return []
+    numbers = [frame.number for frame in frames]
+    rate = frame_rate_hz or 1.0
+    found = true_colon.compute_lesion_metrics(
+        labels,
+        detections,
+        iou_thr=FLAGGED_IOU,
+        conf=threshold,
+        canonicalizer=_FrameNumbers(numbers=numbers),
+        config=true_colon.LesionConfig(
+            fps=rate, min_detected_frames_in_window=max(1, round(STABLE_S * rate))
+        ),
+    )
+    presence = _presence(frames, [prediction.above(threshold) for prediction in predictions])
+    rows = []
+    for record in found.records:
+        states = list(presence[record.lesion_id].values())
+        changes = _changes(states, [numbers[index] for index in presence[record.lesion_id]])
+        has_time = frame_rate_hz is not None
+        rows.append(
+            LesionRow(
+                lesion_id=record.lesion_id,
+                num_visible_frames=record.n_frames_visible,
+                num_detected_frames=record.n_frames_detected,
+                detected_share=record.det_fraction,
+                detected_ever=record.detected_any,
+                detected_25_percent=record.detected_25pct,
+                detected_50_percent=record.detected_50pct,
+                detected_within_1_s=record.detected_within_1s if has_time else None,
+                detected_within_3_s=record.detected_within_3s if has_time else None,
+                detected_within_5_s=record.detected_within_5s if has_time else None,
+                first_detection_frames=record.latency_frames,
+                first_detection_s=record.latency_seconds if has_time else None,
+                longest_gap_frames=_longest_gap(states),
+                flicker_per_s=changes * rate / len(states) if has_time else None,
+                size_mm=known[record.lesion_id].size_mm,
+                paris_class=known[record.lesion_id].paris_class,
+            )
+        )
+    return rows
+
+
+def lesion_tier(
+    frames: Sequence[EvalFrame],
+    predictions: Sequence[Detections],
+    *,
+    threshold: float,
+    frame_rates_hz: dict[str, float | None],
+) -> LesionTier | None:
+    """Follow each lesion through its run; None where no box names a lesion.
+
+    Args:
+        frames: of whole runs, each in order.
+        predictions: of the same frames, at every score.
+        threshold: score of a detection.
+        frame_rates_hz: of each run; None gives no numbers in seconds.
+    """
+    rows: list[LesionRow] = []
+    for run_id, positions in frames_by_run(frames).items():
+        rows += _rows_of_run(
+            [frames[index] for index in positions],
+            [predictions[index] for index in positions],
+            threshold=threshold,
+            frame_rate_hz=frame_rates_hz[run_id],
+        )
+    if not rows:
+        return None
+    return LesionTier(
+        threshold=threshold,
+        num_lesions=len(rows),
+        num_boxes_without_identity=sum(lesion is None for f in frames for lesion in f.lesions),
+        detected_ever=sum(row.detected_ever for row in rows),
+        detected_25_percent=sum(row.detected_25_percent for row in rows),
+        detected_50_percent=sum(row.detected_50_percent for row in rows),
+        detected_within_1_s=sum(row.detected_within_1_s or False for row in rows),
+        detected_within_3_s=sum(row.detected_within_3_s or False for row in rows),
+        detected_within_5_s=sum(row.detected_within_5_s or False for row in rows),
+        mean_detected_share=float(np.mean([row.detected_share for row in rows])),
+        mean_first_detection_frames=mean_of_known([row.first_detection_frames for row in rows]),
+        mean_first_detection_s=mean_of_known([row.first_detection_s for row in rows]),
+        mean_flicker_per_s=mean_of_known([row.flicker_per_s for row in rows]),
+        rows=rows,
+    )

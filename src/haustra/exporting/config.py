@@ -1,0 +1,39 @@
+"""`ExportConfig`: every setting of an export, declared once. Does not import torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from haustra.core.errors import HaustraError
+from haustra.core.ranges import check_whole_number
+
+LOWEST_OPSET, HIGHEST_OPSET = 18, 21
+"""PyTorch writes 18 by itself; ONNX Runtime 1.20, the oldest that we take, reads up to 21."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Settings of `haustra export`."""
+
+    detector_weights: Path
+    """The checkpoint to export."""
+    out: Path | None = None
+    """The ONNX file; by default the checkpoint's path ending in .onnx, or in .int8.onnx with
+    --int8."""
+    manifest: Path | None = None
+    """Warehouse whose images the export is checked on; the training's own by default."""
+    int8: bool = False
+    """Quantise to 8 bits, calibrated on training images of the warehouse."""
+    opset: int = LOWEST_OPSET
+    """Version of ONNX's operators, 18 to 21; the lowest is read by most programs."""
+    overwrite: bool = False
+    """Replace an existing file."""
+
+    def __post_init__(self) -> None:
+        check_whole_number("opset", self.opset, low=LOWEST_OPSET, high=HIGHEST_OPSET)
+        if self.out is not None and self.out.suffix != ".onnx":
+            raise HaustraError(f"--out {self.out}: expected a name that ends in .onnx")
+
+    @property
+    def out_path(self) -> Path:
+        """The file that is written."""
+        return self.out or self.detector_weights.with_suffix(".int8.onnx" if self.int8 else ".onnx")

@@ -1,0 +1,129 @@
+"""How far an exported detector is from the checkpoint that it came from."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.core.detections import PredictSlots, Slots
+from haustra.core.progress import Progress
+from haustra.evaluation.evaluation import evaluate_split
+from haustra.evaluation.metrics import AveragePrecision
+from haustra.warehouse.reading import Split
+
+COMPARED_SCORE = 0.05
+"""Slots with a lower score are noise that nobody looks at, and swap places at a breath."""
+
+PX_PER_SCORE = 100.0
+"""A score that is off by 1 counts like a box that is off by so many pixels, when the slot is sought
+that is meant. Boxes alone do not tell: two slots may both cover the image."""
+SLOTS_PER_TIPPING = 500
+"""Where two candidates score alike to the last digit, rounding decides which of them excludes the
+other, and the scores of those around them jump. One slot in so many may do that."""
+LATENCY_ROUNDS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitAnswers:
+    """What a detector says about every image of a split."""
+
+    average_precision: AveragePrecision
+    slots: list[Slots]
+    """Boxes [S,4] in 0..1 and scores [S] of each image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far one detector's answers are from a reference's."""
+
+    max_box_shift_px: float
+    """Largest shift of a side of a box, in pixels of the letterboxed image."""
+    median_box_shift_px: float
+    score_shift: float
+    """Largest shift of a score, but for those that tipped over: `SLOTS_PER_TIPPING`."""
+    ap50_loss: float
+    """The reference's AP50 less this one's; 0 where no polyp is labelled."""
+    ap50_95_loss: float
+
+
+def answer_split(
+    split: Split, *, predict_slots: PredictSlots, progress: Progress | None = None
+) -> SplitAnswers:
+    """Run a detector over a split and keep its slots and its average precision."""
+    slots: list[Slots] = []
+
+    def predict(images: NDArray[np.uint8]) -> Slots:
+        boxes, scores = predict_slots(images)
+        slots.extend(zip(boxes, scores, strict=True))
+        return boxes, scores
+
+    # The threshold is for counts that nobody reads here.
+    evaluation = evaluate_split(split, predict_slots=predict, threshold=0.5, progress=progress)
+    return SplitAnswers(average_precision=evaluation.metrics.average_precision, slots=slots)
+
+
+def _shifts(found: Slots, sought: Slots, *, size_wh: tuple[int, int]) -> NDArray[np.float64]:
+    """Return [n,2] shift in pixels and in score from each slot to the one that is most like it.
+
+    Slots are sorted by score, so that two of like score may swap: hence not the one in its place.
+    """
+    boxes, scores = found
+    others, other_scores = sought
+    seen = scores >= COMPARED_SCORE
+    distances = np.abs((boxes[seen, None] - others[None]) * np.tile(size_wh, 2)).max(axis=2)
+    score_distances = np.abs(scores[seen, None] - other_scores[None])
+    likest = (distances + PX_PER_SCORE * score_distances).argmin(axis=1)
+    rows = np.arange(len(likest))
+    return np.stack([distances[rows, likest], score_distances[rows, likest]], axis=1)
+
+
+def compare_answers(
+    answers: SplitAnswers, *, reference: SplitAnswers, size_wh: tuple[int, int]
+) -> Difference:
+    """Compare slots of at least `COMPARED_SCORE` in both directions, and average precision.
+
+    Args:
+        answers: of the detector in question.
+        reference: of the detector that is right.
+        size_wh: of the letterboxed images, in pixels.
+    """
+    pairs = list(zip(answers.slots, reference.slots, strict=True))
+    shifts = np.concatenate(
+        [_shifts(one, other, size_wh=size_wh) for one, other in pairs]
+        + [_shifts(other, one, size_wh=size_wh) for one, other in pairs]
+    )
+    if not len(shifts):
+        shifts = np.zeros((1, 2))
+    ours, theirs = answers.average_precision, reference.average_precision
+    return Difference(
+        max_box_shift_px=float(shifts[:, 0].max()),
+        median_box_shift_px=float(np.median(shifts[:, 0])),
+        score_shift=_largest_but_tipped(shifts[:, 1]),
+        ap50_loss=(theirs.ap50 or 0.0) - (ours.ap50 or 0.0),
+        ap50_95_loss=(theirs.ap50_95 or 0.0) - (ours.ap50_95 or 0.0),
+    )
+
+
+def _largest_but_tipped(shifts: NDArray[np.float64]) -> float:
+    if np.isnan(shifts).any():
+        return float("nan")
+    # Each slot was compared in both directions.
+    may_tip = len(shifts) // (2 * SLOTS_PER_TIPPING)
+    return float(np.sort(shifts)[-1 - 2 * may_tip])
+
+
+def median_latencies_ms(
+    detectors: Sequence[PredictSlots], *, image: NDArray[np.uint8], rounds: int = LATENCY_ROUNDS
+) -> list[float]:
+    """Time detectors in turn on one image uint8 [H,W,3], so that all meet the same machine."""
+    seconds = np.zeros((rounds, len(detectors)))
+    for predict_slots in detectors:
+        predict_slots(image[None])
+    for row in seconds:
+        for position, predict_slots in enumerate(detectors):
+            started = time.perf_counter()
+            predict_slots(image[None])
+            row[position] = time.perf_counter() - started
+    return [float(value) for value in np.median(seconds, axis=0) * 1000]

@@ -1,0 +1,171 @@
+"""Static quantisation of an exported graph: 8-bit integers inside, float ends.
+
+Activations are unsigned with a scale per tensor, weights signed with one per output channel; the
+ranges are the lowest and highest values seen on the calibration images. Leaving out the outer 0.1 %
+of the values cost BigDet 3 points of AP50.
+
+Weights use 7 of their 8 bits. Processors without 8-bit dot products (x86 with AVX2 alone) add two
+products in 16 bits, where those of 8-bit weights overflow and stop at the largest number: a file
+would answer differently there, with up to 0.025 less AP50, and nobody would know. Depthwise
+convolutions add in 32 bits everywhere, and keep all 8.
+
+What rounding the weights does to the mean of each channel is taken back by its bias.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from haustra.inference.onnx_detector import INPUT_NAME
+
+LARGEST_WEIGHT, LARGEST_DEPTHWISE_WEIGHT = 64, 127
+"""What the largest weight of a channel becomes, with 7 bits and with 8."""
+
+
+class ImageReader(CalibrationDataReader):  # type: ignore[misc]
+    """Feeds batches of images uint8 [B,H,W,3] to ONNX Runtime's calibration."""
+
+    def __init__(self, batches: Iterable[NDArray[np.uint8]]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        """Return the next batch, or None after the last."""
+        images = next(self._batches, None)
+        return None if images is None else {INPUT_NAME: images}
+
+
+def float_nodes(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the nodes that stay in float32: both ends of the network.
+
+    Those are the first convolutions, the last ones of every path to an output, and what lies
+    outside them. The last ones predict, among others, reaches whose exponent makes the boxes: in
+    8 bits the ends cost 3 points of AP50-95. The first takes three channels, for which ONNX
+    Runtime's 8-bit kernel is slower than its float32 one.
+    """
+    names: set[str] = set()
+    pixels, results = {INPUT_NAME}, {output.name for output in graph.output}
+    # The nodes of an ONNX graph are sorted: what a node reads comes before it.
+    for node in graph.node:
+        if pixels.intersection(node.input):
+            names.add(node.name)
+            if node.op_type != "Conv":
+                pixels.update(node.output)
+    for node in reversed(graph.node):
+        if results.intersection(node.output):
+            names.add(node.name)
+            if node.op_type != "Conv":
+                results.update(node.input)
+    return [node.name for node in graph.node if node.name in names]
+
+
+def depthwise_weights(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the weights of convolutions in groups."""
+    return [
+        node.input[1]
+        for node in graph.node
+        if node.op_type == "Conv" and any(a.name == "group" and a.i > 1 for a in node.attribute)
+    ]
+
+
+def mean_inputs(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], *, batches: Iterable[NDArray[np.uint8]]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the means [C] of the nodes' first inputs [B,C,H,W] over images, by their names."""
+    measuring = onnx.ModelProto()
+    measuring.CopyFrom(model)
+    del measuring.graph.output[:]
+    names = sorted({node.input[0] for node in nodes})
+    for name in names:
+        mean = f"{name}.mean"
+        measuring.graph.node.append(onnx.helper.make_node("GlobalAveragePool", [name], [mean]))
+        measuring.graph.output.append(onnx.helper.make_empty_tensor_value_info(mean))
+    session = onnxruntime.InferenceSession(
+        measuring.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    means = [session.run(None, {INPUT_NAME: images}) for images in batches]
+    return {
+        name: np.concatenate(of_batches).mean(axis=(0, 2, 3))
+        for name, of_batches in zip(names, zip(*means, strict=True), strict=True)
+    }
+
+
+def correct_biases(model: onnx.ModelProto, *, batches: Iterable[NDArray[np.uint8]]) -> None:
+    """Let biases take back what rounding the weights will do to the mean of each channel.
+
+    (W - rounded W) * mean input, per output channel: Nagel et al. 2019, *Data-Free Quantization
+    Through Weight Equalization and Bias Correction*, section 4.2, with means that are measured.
+
+    Args:
+        model: float32, its batch normalisation folded; changed in place.
+        batches: images uint8 [B,H,W,3].
+    """
+    graph = model.graph
+    ends, depthwise = float_nodes(graph), depthwise_weights(graph)
+    values = {initializer.name: initializer for initializer in graph.initializer}
+    nodes = [
+        node
+        for node in graph.node
+        if node.op_type == "Conv" and node.name not in ends and len(node.input) == 3
+    ]
+    means = mean_inputs(model, nodes, batches=batches)
+    for node in nodes:
+        name, weights_name, bias_name = node.input
+        weights = numpy_helper.to_array(values[weights_name])
+        is_depthwise = weights_name in depthwise
+        largest = LARGEST_DEPTHWISE_WEIGHT if is_depthwise else LARGEST_WEIGHT
+        step = np.abs(weights).max(axis=(1, 2, 3), keepdims=True).clip(1e-12) / largest
+        error = (weights - np.round(weights / step) * step).sum(axis=(2, 3))
+        shift = error[:, 0] * means[name] if is_depthwise else error @ means[name]
+        bias = numpy_helper.to_array(values[bias_name]) + shift
+        values[bias_name].CopyFrom(numpy_helper.from_array(bias.astype(np.float32), bias_name))
+
+
+def quantise_static(
+    float_path: Path, out_path: Path, *, batches: Callable[[], Iterable[NDArray[np.uint8]]]
+) -> None:
+    """Write an 8-bit version of an exported float32 model.
+
+    Args:
+        float_path: what `export_onnx` wrote.
+        out_path: the new file.
+        batches: called twice, gives images uint8 [B,H,W,3] for the calibration, as the detector
+            will see them.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        prepared = Path(temporary) / "prepared.onnx"
+        # Shapes are static but for the batch, so plain shape inference finds them all.
+        quant_pre_process(float_path, prepared, skip_symbolic_shape=True)
+        model = onnx.load(prepared)
+        correct_biases(model, batches=batches())
+        onnx.save(model, prepared)
+        graph = model.graph
+        eight_bits = [{"axis": 0, "reduce_range": False}]
+        quantize_static(
+            prepared,
+            out_path,
+            ImageReader(batches()),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_exclude=float_nodes(graph),
+            extra_options={
+                "TensorQuantOverrides": dict.fromkeys(depthwise_weights(graph), eight_bits)
+            },
+        )

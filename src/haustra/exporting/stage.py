@@ -1,0 +1,230 @@
+"""The export stage: an ONNX model that has answered like its checkpoint on every image of a split.
+
+Nothing is written unless it passes: everything is made and measured in a temporary folder.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from haustra.core.errors import HaustraError
+from haustra.core.files import write_bytes_atomic
+from haustra.core.progress import Progress
+from haustra.evaluation.stage import check_images_fit
+from haustra.exporting.config import ExportConfig
+from haustra.exporting.onnx_graph import describe_model, export_onnx, write_model
+from haustra.exporting.parity import (
+    Difference,
+    SplitAnswers,
+    answer_split,
+    compare_answers,
+    median_latencies_ms,
+)
+from haustra.exporting.quantise import quantise_static
+from haustra.inference.onnx_detector import OnnxDetector
+from haustra.models.checkpoint import CheckpointHeader, read_checkpoint
+from haustra.models.predict import predict_slots
+from haustra.warehouse.reading import Split, open_split
+
+MAX_BOX_SHIFT_PX = 0.5
+MAX_SCORE_SHIFT = 0.001
+MAX_AP_DIFFERENCE = 0.001
+"""What a float32 graph may differ from its checkpoint. Average precision sees only the order of
+the scores, so the scores have a limit of their own."""
+MAX_INT8_AP50_LOSS = 0.005
+"""What 8 bits may cost."""
+
+NUM_CALIBRATION_IMAGES = 256
+CALIBRATION_BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedForm:
+    """One form of the detector, measured on the split."""
+
+    name: str
+    """`PyTorch`, `float32` or `int8`."""
+    num_bytes: int
+    ap50: float | None
+    ap50_95: float | None
+    difference: Difference | None
+    """From PyTorch; None for PyTorch itself."""
+    latency_ms: float
+    """Median of one image on one thread, from stored pixels to boxes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """The file that was written, and how its forms compare."""
+
+    path: Path
+    split_name: str
+    num_images: int
+    opset: int
+    forms: list[ExportedForm]
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self) | {"path": str(self.path)}
+
+
+class _Form(NamedTuple):
+    """A form of the detector while it is being checked."""
+
+    name: str
+    path: Path
+    answers: SplitAnswers
+    difference: Difference | None
+
+
+def export_detector(config: ExportConfig, *, progress: Progress | None = None) -> ExportResult:
+    """Export a checkpoint to ONNX, check it against the checkpoint, and write it.
+
+    Raises:
+        HaustraError: the checkpoint or the warehouse does not load or they do not belong together,
+            the file exists, or the exported model does not answer like the checkpoint.
+    """
+    path = config.out_path
+    if path.exists() and not config.overwrite:
+        raise HaustraError(f"{path} exists already; remove it or pass --overwrite")
+    header, model = read_checkpoint(config.detector_weights)
+    manifest_path = _manifest_path(config, header=header)
+    train = open_split(manifest_path, split="train")
+    check_images_fit(
+        train.manifest,
+        manifest_path=manifest_path,
+        weights_path=config.detector_weights,
+        input_size_wh=header.input_size_wh,
+        resize_mode=header.resize_mode,
+    )
+    split, notes = open_split(manifest_path, split="val"), []
+    if not len(train):
+        raise HaustraError(
+            f"{manifest_path} has no training images; expected a warehouse with some"
+        )
+    if not len(split):
+        split = train
+        notes.append(f"{manifest_path} has no validation images: checked on its training images")
+
+    in_torch = predict_slots(model)
+    reference = answer_split(split, predict_slots=in_torch, progress=progress)
+    forms = [_Form("PyTorch", config.detector_weights, reference, None)]
+
+    def measure(name: str, exported: Path) -> Difference:
+        predict = OnnxDetector(exported).predict_slots
+        answers = answer_split(split, predict_slots=predict, progress=progress)
+        size_wh = header.input_size_wh
+        difference = compare_answers(answers, reference=reference, size_wh=size_wh)
+        forms.append(_Form(name, exported, answers, difference))
+        return difference
+
+    with tempfile.TemporaryDirectory() as temporary:
+        float_path, int8_path = Path(temporary) / "float32.onnx", Path(temporary) / "int8.onnx"
+        export_onnx(model, header=header, path=float_path, opset=config.opset)
+        _check_float32(measure("float32", float_path), split=split)
+        if config.int8:
+            quantise_static(float_path, int8_path, batches=partial(calibration_batches, train))
+            description = describe_model(model, header=header, opset=config.opset, precision="int8")
+            write_model(int8_path, proto=onnx.load(int8_path), description=description)
+            _check_int8(measure("int8", int8_path), split=split)
+        in_onnx = [OnnxDetector(form.path, num_threads=1).predict_slots for form in forms[1:]]
+        image = split.gather(np.zeros(1, dtype=np.int64)).images[0]
+        with _one_torch_thread():
+            latencies_ms = median_latencies_ms([in_torch, *in_onnx], image=image)
+        exported_forms = [
+            ExportedForm(
+                name=form.name,
+                num_bytes=form.path.stat().st_size,
+                ap50=form.answers.average_precision.ap50,
+                ap50_95=form.answers.average_precision.ap50_95,
+                difference=form.difference,
+                latency_ms=latency_ms,
+            )
+            for form, latency_ms in zip(forms, latencies_ms, strict=True)
+        ]
+        write_bytes_atomic(path, data=forms[-1].path.read_bytes())
+    return ExportResult(
+        path=path,
+        split_name=split.name,
+        num_images=len(split),
+        opset=config.opset,
+        forms=exported_forms,
+        notes=notes,
+    )
+
+
+def _manifest_path(config: ExportConfig, *, header: CheckpointHeader) -> Path:
+    """Return the warehouse to check on.
+
+    Raises:
+        HaustraError: none was given, and that of the training is not where it was.
+    """
+    if config.manifest is not None:
+        return config.manifest
+    stored = Path(header.training.get("manifest", "manifest.json"))
+    if not stored.exists():
+        raise HaustraError(
+            f"{config.detector_weights} was trained on {stored}, which is not there; expected "
+            "--manifest with a warehouse to check the export on"
+        )
+    return stored
+
+
+def calibration_batches(train: Split) -> Iterator[NDArray[np.uint8]]:
+    """Yield images uint8 [B,H,W,3], spread evenly over the training split, for 8 bits."""
+    indices = np.linspace(0, len(train) - 1, min(len(train), NUM_CALIBRATION_IMAGES))
+    order = indices.round().astype(np.int64)
+    for start in range(0, len(order), CALIBRATION_BATCH):
+        yield train.gather(order[start : start + CALIBRATION_BATCH]).images
+
+
+def _check_float32(difference: Difference, *, split: Split) -> None:
+    """Refuse a float32 graph that does not answer like its checkpoint."""
+    limits = (
+        ("boxes", difference.max_box_shift_px, MAX_BOX_SHIFT_PX, " px"),
+        ("scores", difference.score_shift, MAX_SCORE_SHIFT, ""),
+        ("AP50", abs(difference.ap50_loss), MAX_AP_DIFFERENCE, ""),
+        ("AP50-95", abs(difference.ap50_95_loss), MAX_AP_DIFFERENCE, ""),
+    )
+    # Written so that a NaN fails.
+    if all(value <= limit for _, value, limit, _ in limits):
+        return
+    found = ", ".join(
+        f"{name} by {value:.4f}{unit} (at most {limit})" for name, value, limit, unit in limits
+    )
+    raise HaustraError(
+        f"the exported model does not answer like the checkpoint on {len(split)} {split.name} "
+        f"images: {found}; nothing was written; try another --opset, or other versions of torch "
+        "and onnxruntime"
+    )
+
+
+def _check_int8(difference: Difference, *, split: Split) -> None:
+    """Refuse a quantised graph that finds less."""
+    if difference.ap50_loss <= MAX_INT8_AP50_LOSS:
+        return
+    raise HaustraError(
+        f"--int8: 8 bits lose {difference.ap50_loss:.4f} AP50 on {len(split)} {split.name} images "
+        f"(at most {MAX_INT8_AP50_LOSS}); nothing was written; export without --int8"
+    )
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Let PyTorch compute on one thread, as the sessions beside it do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,116 @@
+"""Slow movement of the wall: rings of contraction that travel along the colon, and breathing."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from haustra.simulator.camera import Pose
+from haustra.simulator.noise import FloatArray
+from haustra.simulator.scene import Scene
+from haustra.simulator.tube import STEP_MM
+
+REFRESH_S = 1.0
+"""The wall moves in steps of this length; rays need a new tree for each."""
+REFRESH_MM = 50.0
+"""A camera that goes further than this needs a new piece of the colon."""
+BEHIND_MM, AHEAD_MM = REFRESH_MM + 40.0, REFRESH_MM + 180.0
+"""What of the colon a moved scene holds, along the centreline; the rest lies in the dark."""
+BREATH_S = 4.5
+"""One breath."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Peristalsis:
+    """Waves that narrow the lumen as they pass; all arrays [waves]."""
+
+    start_mm: FloatArray
+    """Where along the centreline each wave is at time 0."""
+    speed_mm_s: FloatArray
+    """Negative towards the anus."""
+    share: FloatArray
+    """How much of the radius is lost at the height of the wave, 0..1."""
+    width_mm: FloatArray
+    breath_share: float
+    """How much breathing changes the radius, 0..1."""
+
+    def narrowing(self, along_mm: FloatArray, *, seconds: float) -> FloatArray:
+        """Return the lost share of the radius at places [N] along the centreline, [N]."""
+        middle_mm = self.start_mm + self.speed_mm_s * seconds
+        away = (np.asarray(along_mm)[..., None] - middle_mm) / self.width_mm
+        waves = (self.share * np.exp(-(away**2))).max(axis=-1, initial=0.0)
+        breath = self.breath_share * 0.5 * (1 - np.cos(2 * np.pi * seconds / BREATH_S))
+        return np.asarray(waves + breath)
+
+
+def draw_peristalsis(
+    rng: np.random.Generator, *, length_mm: float, duration_s: float
+) -> Peristalsis:
+    """Draw the waves of a procedure: about one for each 150 mm and half minute."""
+    number = 1 + rng.poisson(length_mm / 150 * duration_s / 30)
+    return Peristalsis(
+        start_mm=rng.uniform(-0.2, 1.2, size=number) * length_mm,
+        speed_mm_s=rng.uniform(2, 8, size=number) * rng.choice([-1, 1], size=number),
+        share=rng.uniform(0.05, 0.2, size=number),
+        width_mm=rng.uniform(12, 30, size=number),
+        breath_share=float(rng.uniform(0.0, 0.03)),
+    )
+
+
+def moved_scene(
+    scene: Scene, *, peristalsis: Peristalsis, seconds: float, position_mm: FloatArray
+) -> Scene:
+    """Return the scene at a time, around a place. Polyps ride on the wall and keep their shape.
+
+    Args:
+        scene: at rest.
+        peristalsis: what moves it.
+        seconds: since the run began.
+        position_mm: [3] of the camera in the resting scene.
+    """
+    tube = scene.tube
+    at_mm = station_of(scene, position_mm) * STEP_MM
+    along_mm = np.arange(len(tube.centers_mm), dtype=np.float64) * STEP_MM
+    share = peristalsis.narrowing(along_mm, seconds=seconds)
+    vertices = scene.vertices_mm.copy()
+    number = len(tube.vertices_mm)
+    from_center = tube.vertices_mm - tube.centers_mm[tube.station]
+    vertices[:number] -= share[tube.station, None] * from_center
+    stations = [tube.station]
+    polyps = []
+    for polyp in scene.polyps:
+        foot = polyp.center_mm - tube.centers_mm[polyp.station]
+        shift = -share[polyp.station] * foot
+        last = number + len(polyp.vertices_mm)
+        vertices[number:last] += shift.astype(np.float32)
+        number = last
+        stations.append(np.full(len(polyp.vertices_mm), polyp.station))
+        polyps.append(
+            replace(
+                polyp,
+                center_mm=polyp.center_mm + shift,
+                vertices_mm=polyp.vertices_mm + shift,
+            )
+        )
+    along = np.concatenate(stations)[scene.faces[:, 0]] * STEP_MM - at_mm
+    near = (along > -BEHIND_MM) & (along < AHEAD_MM)
+    return replace(
+        scene,
+        polyps=polyps,
+        vertices_mm=vertices,
+        faces=scene.faces[near],
+        face_instance=scene.face_instance[near],
+    )
+
+
+def station_of(scene: Scene, position_mm: FloatArray) -> int:
+    """Return the row of the centreline that is nearest to a place."""
+    return int(np.linalg.norm(scene.tube.centers_mm - position_mm, axis=1).argmin())
+
+
+def moved_pose(pose: Pose, *, scene: Scene, peristalsis: Peristalsis, seconds: float) -> Pose:
+    """Return a pose of the resting colon where the narrowed lumen leaves it."""
+    centers = scene.tube.centers_mm
+    station = station_of(scene, pose.position_mm)
+    share = peristalsis.narrowing(np.array([station * STEP_MM]), seconds=seconds)[0]
+    from_center = pose.position_mm - centers[station]
+    return Pose(position_mm=pose.position_mm - share * from_center, axes=pose.axes)

@@ -1,0 +1,191 @@
+"""One run before it is written: its colon, its camera's way, what disturbs it, and its pictures."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.core.errors import HaustraError
+from haustra.simulator.camera import Camera, Pose, draw_camera
+from haustra.simulator.config import DatagenConfig
+from haustra.simulator.events import Event, plan_events
+from haustra.simulator.matter import paint_matter
+from haustra.simulator.motion import (
+    REFRESH_MM,
+    REFRESH_S,
+    Peristalsis,
+    draw_peristalsis,
+    moved_pose,
+    moved_scene,
+)
+from haustra.simulator.path import plan_procedure, plan_stills
+from haustra.simulator.rays import NO_FACE, face_normals, normalised
+from haustra.simulator.render import Lighting, View, cast_view, develop, draw_lighting, shade_view
+from haustra.simulator.scene import Scene, build_scene
+from haustra.simulator.screen import Screen, draw_screen, paint_screen
+from haustra.simulator.tube import SECTIONS, Section, Tube, build_tube
+from haustra.simulator.video import blur_light, disturb_picture
+
+STILL_SECTIONS = 2
+"""Neighbouring sections of the colon that a run of stills has; more would hardly be seen."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunPlan:
+    """Everything of a run that is drawn before its first frame."""
+
+    scene: Scene
+    camera: Camera
+    lighting: Lighting
+    poses: list[Pose]
+    events: list[tuple[Event, ...]]
+    screen: Screen | None
+    peristalsis: Peristalsis | None
+    frame_rate_hz: float
+
+
+def plan_run(seed: int, *, config: DatagenConfig) -> RunPlan:
+    """Draw the colon, the camera's way and what will disturb it."""
+    tube = make_tube(seed, config=config)
+    stills = config.preset == "still"
+    scene_rng, camera_rng, path_rng, lighting_rng, event_rng, motion_rng = np.random.default_rng(
+        [seed, 1]
+    ).spawn(6)
+    scene = build_scene(
+        tube,
+        num_polyps=config.polyps_per_run,
+        sizes="even" if stills else "procedure",
+        size_mm=config.polyp_size_mm,
+        with_vessels=config.has("vessels"),
+        rng=scene_rng,
+    )
+    camera = draw_camera(camera_rng, size_px=config.size, with_fisheye=config.has("fisheye"))
+    lighting = draw_lighting(
+        lighting_rng, falls_off=config.has("falloff"), shines=config.has("speculars")
+    )
+    if stills:
+        poses = plan_stills(scene, camera=camera, num_frames=config.frames, rng=path_rng)
+    else:
+        poses = plan_procedure(scene, num_frames=config.frames, rng=path_rng)
+    if config.mesh is not None:
+        _check_inside(scene, poses=poses, mesh=config.mesh)
+    events: list[tuple[Event, ...]] = [()] * config.frames
+    screen = None
+    if config.has("disturbances"):
+        events = plan_events(
+            config.frames, frame_rate_hz=config.frame_rate_hz, stills=stills, rng=event_rng
+        )
+        screen = draw_screen(event_rng, size_px=config.size)
+    duration_s = config.frames / config.frame_rate_hz
+    peristalsis = (
+        None
+        if stills
+        else draw_peristalsis(motion_rng, length_mm=tube.length_mm, duration_s=duration_s)
+    )
+    return RunPlan(
+        scene=scene,
+        camera=camera,
+        lighting=lighting,
+        poses=poses,
+        events=events,
+        screen=screen,
+        peristalsis=peristalsis,
+        frame_rate_hz=config.frame_rate_hz,
+    )
+
+
+def make_tube(seed: int, *, config: DatagenConfig) -> Tube:
+    """Return the wall of a seed, or that of the user's own mesh.
+
+    Raises:
+        HaustraError: the mesh is unusable.
+    """
+    if config.mesh is not None:
+        from haustra.simulator.mesh_import import load_mesh_tube
+
+        return load_mesh_tube(config.mesh)
+    rng = np.random.default_rng([seed, 0])
+    sections: tuple[Section, ...] = SECTIONS
+    if config.preset == "still":
+        first = int(rng.integers(len(SECTIONS) - STILL_SECTIONS + 1))
+        sections = SECTIONS[first : first + STILL_SECTIONS]
+    return build_tube(rng, sections=sections, with_folds=config.has("folds"))
+
+
+class Eye:
+    """Casts the views of a run, in a wall that moves with time."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        self._plan = plan
+        self._scene = plan.scene
+        self._moved_at_s, self._moved_for_mm = -1.0, np.full(3, np.inf)
+
+    def look(self, planned: Pose, *, seconds: float) -> tuple[Scene, View]:
+        """Return the scene at a time and what the camera meets in it.
+
+        Args:
+            planned: pose in the resting colon.
+            seconds: since the run began.
+        """
+        plan, pose = self._plan, planned
+        if plan.peristalsis is not None:
+            step_s = REFRESH_S * int(seconds / REFRESH_S)
+            travelled_mm = float(np.linalg.norm(planned.position_mm - self._moved_for_mm))
+            if step_s != self._moved_at_s or travelled_mm > REFRESH_MM:
+                self._scene = moved_scene(
+                    plan.scene,
+                    peristalsis=plan.peristalsis,
+                    seconds=step_s,
+                    position_mm=planned.position_mm,
+                )
+                self._moved_at_s, self._moved_for_mm = step_s, planned.position_mm
+            pose = moved_pose(
+                planned, scene=plan.scene, peristalsis=plan.peristalsis, seconds=step_s
+            )
+        return self._scene, cast_view(self._scene, camera=plan.camera, pose=pose)
+
+
+def views(plan: RunPlan) -> Iterator[tuple[Scene, View]]:
+    """Yield, frame by frame, the scene at that time and what the camera meets in it."""
+    eye = Eye(plan)
+    for frame, planned in enumerate(plan.poses):
+        yield eye.look(planned, seconds=frame / plan.frame_rate_hz)
+
+
+def take_picture(
+    plan: RunPlan, *, scene: Scene, view: View, frame: int, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the picture of a view, RGB uint8 [S,S,3], and what something covers, bool [S,S]."""
+    events = plan.events[frame]
+    light = shade_view(scene, view=view, lighting=plan.lighting)
+    hidden = np.zeros(view.instance.shape, dtype=bool)
+    if events:
+        light, hidden = paint_matter(light, depth_mm=view.distance_mm(), events=events)
+        light = blur_light(light, events=events)
+    picture = develop(light, lighting=plan.lighting, rng=rng)
+    if events:
+        picture = disturb_picture(picture, events=events)
+    picture = picture * view.camera.mask[..., None]
+    if plan.screen is not None:
+        picture, covered = paint_screen(
+            picture, plan.screen, frame_number=frame, seconds=frame / plan.frame_rate_hz
+        )
+        hidden = hidden | covered
+    return picture, hidden
+
+
+def _check_inside(scene: Scene, *, poses: list[Pose], mesh: Path) -> None:
+    """Refuse a mesh whose outside the camera would see."""
+    directions = normalised(np.random.default_rng(0).standard_normal((64, 3)))
+    normals = face_normals(scene.vertices_mm, faces=scene.faces)
+    for frame, pose in enumerate(poses):
+        hits = scene.mesh.first_hits(pose.position_mm, directions=directions)
+        against = np.einsum("ij,ij->i", normals[hits.face], directions) < 0
+        if (against & (hits.face != NO_FACE)).mean() < 0.6:
+            at = " ".join(f"{value:.0f}" for value in pose.position_mm)
+            raise HaustraError(
+                f"--mesh {mesh}: the camera leaves the lumen in frame {frame}, at {at} mm; "
+                "expected one closed tube, or one open at its ends only"
+            )

@@ -1,0 +1,276 @@
+"""From a scene and a pose to what each pixel meets, and from that to light.
+
+`cast_view` is geometry and the source of the labels; `shade_view` is looks only and cannot change
+what is labelled. There are no cast shadows: the lamps sit beside the lens.
+
+Vectors of many pixels are stored as [3,N], so that each component is one run of memory.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.simulator.camera import Camera, Pose
+from haustra.simulator.rays import NO_FACE, Hits
+from haustra.simulator.scene import WALL, Scene
+from haustra.simulator.surface import GLOSS_SCALE, RELIEF_SCALE, Coat
+from haustra.simulator.tube import TILE_PX
+
+NOTHING = -1
+"""Instance number of a pixel that shows nothing: outside the mask, or its ray meets nothing."""
+FAR_MM = 1000.0
+"""Distance that stands for "meets nothing" in shading."""
+REMAP_COLUMNS = 256
+"""OpenCV looks up rectangles, so pixels are laid out in rows of this many."""
+
+FloatImage = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class View:
+    """What each pixel of a camera meets; N pixels within its aperture, row by row."""
+
+    camera: Camera
+    pose: Pose
+    directions: NDArray[np.float32]
+    """[N,3] unit rays in the world."""
+    hits: Hits
+    """Distances are in millimetres along the rays."""
+    instance: NDArray[np.int16]
+    """[size,size] `scene.WALL`, a polyp's instance number, or `NOTHING`."""
+
+    def distance_mm(self) -> FloatImage:
+        """Return the distance that each pixel sees, [size,size]; 0 where it sees nothing."""
+        image = np.zeros(self.instance.size, dtype=np.float32)
+        met = self.hits.face != NO_FACE
+        image[self.camera.inside[met]] = self.hits.distance[met]
+        return image.reshape(self.instance.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lighting:
+    """Lamps and sensor of one run."""
+
+    lamps_mm: tuple[tuple[float, float], ...]
+    """Where the light guides end beside the lens: right and down."""
+    beam: float
+    """Angular fall-off: light goes with the cosine to the axis to this power."""
+    brightness: float
+    """What auto-exposure aims at, in 0..1 of linear light."""
+    fill: float
+    """Share of light that arrives over the walls instead of straight from the lamps."""
+    scatter: tuple[float, float, float]
+    """How far past the terminator light scatters under the surface, per channel."""
+    vignette: float
+    """Loss of light in the corners, 0..1."""
+    blur_px: float
+    """Deviation of the lens blur at 384 pixels."""
+    sharpening: float
+    """How much the video processor lifts edges."""
+    noise: float
+    """Deviation of the sensor noise in levels of 0..255."""
+    balance: tuple[float, float, float]
+    """White balance error per channel."""
+    falls_off: bool = True
+    """Whether light weakens with the square of the distance."""
+    shines: bool = True
+    """Whether wet tissue has highlights."""
+
+
+def draw_lighting(
+    rng: np.random.Generator, *, falls_off: bool = True, shines: bool = True
+) -> Lighting:
+    """Draw the lamps and the sensor of a run."""
+    angle = rng.uniform(0, 2 * np.pi)
+    offset_mm = rng.uniform(1.5, 3.5)
+    x, y = float(offset_mm * np.cos(angle)), float(offset_mm * np.sin(angle))
+    balance = np.clip(rng.normal(1.0, 0.06, size=3), 0.82, 1.18)
+    red = rng.uniform(0.10, 0.22)
+    return Lighting(
+        lamps_mm=((x, y), (-x, -y)) if rng.random() < 0.75 else ((x, y),),
+        beam=float(rng.uniform(0.0, 1.5)),
+        brightness=float(rng.uniform(0.7, 2.2)),
+        fill=float(rng.uniform(0.02, 0.12)),
+        scatter=(float(red), float(0.4 * red), float(0.3 * red)),
+        vignette=float(rng.uniform(0.1, 0.6)),
+        blur_px=float(rng.uniform(0.45, 1.1)),
+        sharpening=float(rng.uniform(0.0, 0.9)),
+        noise=float(rng.uniform(0.6, 2.5)),
+        balance=(float(balance[0]), float(balance[1]), float(balance[2])),
+        falls_off=falls_off,
+        shines=shines,
+    )
+
+
+def cast_view(scene: Scene, *, camera: Camera, pose: Pose) -> View:
+    """Cast one ray through each pixel centre within the aperture."""
+    directions = pose.to_world(camera.inside_directions)
+    hits = scene.mesh.first_hits(pose.position_mm, directions=directions)
+    instance = np.full(camera.size_px**2, NOTHING, dtype=np.int16)
+    instance[camera.inside] = np.where(
+        hits.face == NO_FACE, NOTHING, scene.face_instance[hits.face]
+    )
+    return View(
+        camera=camera,
+        pose=pose,
+        directions=directions,
+        hits=hits,
+        instance=instance.reshape(camera.size_px, camera.size_px),
+    )
+
+
+def shade_view(scene: Scene, *, view: View, lighting: Lighting) -> FloatImage:
+    """Return the light of a view, linear RGB [S,S,3], where 1 saturates; black outside the mask.
+
+    Light from the lamps weakens with the square of the distance and towards the edge of the beam;
+    a small share arrives over the walls; highlights are those of a wet film (Blinn 1977), broken
+    up by the relief. Exposure follows the picture's own brightness.
+
+    Args:
+        scene: what was cast.
+        view: what each pixel meets.
+        lighting: lamps of the run.
+    """
+    met = view.hits.face != NO_FACE
+    instance = view.instance.ravel()[view.camera.inside].clip(WALL)
+    corners = scene.faces.take(view.hits.face, axis=0)
+    normal, texel, own = _interpolated(scene.attributes, corners=corners, hits=view.hits)
+    distance = np.where(met, view.hits.distance, np.float32(FAR_MM))
+    albedo, gloss, relief = _looks(scene, instance=instance, texel=texel, own=own)
+    # Relief finer than a pixel would only sparkle, so it fades with the distance.
+    relief *= scene.surface.relief_gains[instance] / (1 + (distance / 45) ** 2)
+    normal = _unit(normal + relief)
+
+    to_eye = -np.ascontiguousarray(view.directions.T)
+    lit = np.zeros((3, len(distance)), dtype=np.float32)
+    highlight = np.zeros(len(distance), dtype=np.float32)
+    beam, vignette = _shading_of_lens(view.camera, lighting.beam, lighting.vignette)
+    to_camera = distance * to_eye
+    for lamp_mm in lighting.lamps_mm:
+        lamp = (np.array([*lamp_mm, 0.0]) @ view.pose.axes).astype(np.float32)
+        to_lamp = lamp[:, None] + to_camera
+        distance_sq = _dot(to_lamp, to_lamp)
+        to_lamp *= 1 / np.sqrt(distance_sq)
+        strength = beam * np.float32(1 / len(lighting.lamps_mm))
+        if lighting.falls_off:
+            strength /= distance_sq + 12
+        facing = _dot(normal, to_lamp) * strength
+        for channel, reach in enumerate(lighting.scatter):
+            lit[channel] += np.maximum(facing + reach * strength, 0) * np.float32(1 / (1 + reach))
+        if lighting.shines:
+            mirror = np.maximum(_dot(normal, _unit(to_lamp + to_eye)), 0)
+            mirror_16 = _power(mirror, 4)
+            highlight += (3.0 * _power(mirror_16, 4) + 0.06 * mirror_16) * strength
+    openness = 0.4 + 0.6 * np.abs(_dot(normal, to_eye))
+    reach_mm = distance + 12 if lighting.falls_off else np.float32(40)
+    # Light that met the wall before is red.
+    lit += np.array([[1.0], [0.6], [0.5]], dtype=np.float32) * (
+        lighting.fill * openness / reach_mm / (12 if lighting.falls_off else 1)
+    )
+    lit *= albedo
+    exposure = lighting.brightness / max(float(np.percentile(lit[0, ::7], 85)), 1e-6)
+    lit += gloss * highlight
+    lit *= np.float32(exposure) * vignette * met
+    image = np.zeros((view.instance.size, 3), dtype=np.float32)
+    image[view.camera.inside] = (lit * np.array(lighting.balance, dtype=np.float32)[:, None]).T
+    return image.reshape(*view.instance.shape, 3)
+
+
+@lru_cache(maxsize=4)
+def _shading_of_lens(
+    camera: Camera, beam: float, vignette: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return how much light the lamps send and the lens keeps along each ray, [N] each."""
+    right, down, ahead = camera.inside_directions.T
+    kept = 1 - 0.5 * vignette * (right**2 + down**2)
+    return ahead.clip(0.05) ** np.float32(beam), kept.astype(np.float32)
+
+
+def develop(
+    light: FloatImage, *, lighting: Lighting, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Turn linear light [S,S,3] into a picture: lens blur, glare, tone curve, noise."""
+    size = len(light)
+    scale = max(size / 384, 0.5)
+    sharp = cv2.GaussianBlur(light, (0, 0), lighting.blur_px * scale)
+    small = cv2.resize(np.minimum(light, 4), (size // 4, size // 4), interpolation=cv2.INTER_AREA)
+    glare = cv2.resize(cv2.GaussianBlur(small, (0, 0), size / 150), (size, size))
+    mixed = cv2.addWeighted(sharp, 0.95, glare, 0.05, 0)
+    # A shoulder that nears 1 keeps colour in bright tissue; the root is a display gamma of 2.
+    levels = 255 * np.sqrt(1 - np.exp(-1.25 * mixed))
+    if lighting.sharpening > 0.05:
+        soft = cv2.GaussianBlur(levels, (0, 0), 1.4 * scale)
+        levels = cv2.addWeighted(levels, 1 + lighting.sharpening, soft, -lighting.sharpening, 0)
+    noise = rng.standard_normal((size, size, 1), dtype=np.float32)
+    levels += np.float32(lighting.noise) * noise
+    return np.asarray(np.clip(levels + 0.5, 0, 255), dtype=np.uint8)
+
+
+def _interpolated(
+    attributes: NDArray[np.float32], *, corners: NDArray[np.int32], hits: Hits
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Return normals [3,N], not quite of unit length, texels [2,N] and the polyp's share [N]."""
+    second, third = np.ascontiguousarray(hits.barycentric.T)
+    values = np.ascontiguousarray(attributes.take(corners[:, 0], axis=0).T)
+    values *= 1 - second - third
+    for corner, weight in ((1, second), (2, third)):
+        values += np.ascontiguousarray(attributes.take(corners[:, corner], axis=0).T) * weight
+    return values[:3], values[3:5], values[5]
+
+
+def _looks(
+    scene: Scene,
+    *,
+    instance: NDArray[np.int16],
+    texel: NDArray[np.float32],
+    own: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Return albedo [3,N], gloss [N] and relief [3,N]: the wall's, and on polyps their own."""
+    colour, relief = _look_up(scene.surface.wall, texel)
+    on_polyp = np.flatnonzero(own > 0)
+    if len(on_polyp):
+        share = own[on_polyp, None]
+        own_colour, own_relief = _look_up(scene.surface.polyp, texel[:, on_polyp])
+        tint = np.ones((len(on_polyp), 4), dtype=np.float32)
+        tint[:, :3] = np.sqrt(scene.surface.tints[instance[on_polyp]])
+        under = colour.take(on_polyp, axis=0)
+        colour[on_polyp] = under + share * (own_colour * tint - under)
+        under = relief.take(on_polyp, axis=0)
+        relief[on_polyp] = under + share * (own_relief - under)
+    channels = np.ascontiguousarray(colour.T) * np.float32(1 / 255)
+    slopes = (np.ascontiguousarray(relief.T[:3]) - 128) * np.float32(RELIEF_SCALE / 127)
+    return channels[:3] ** 2, channels[3] * GLOSS_SCALE, slopes
+
+
+def _look_up(
+    coat: Coat, texel: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return bytes of colour and relief, [N,4] each, at texels [2,N], interpolated, repeated."""
+    number = texel.shape[1]
+    rows = -(-number // REMAP_COLUMNS)
+    place = np.zeros((2, rows * REMAP_COLUMNS), dtype=np.float32)
+    place[:, :number] = texel - TILE_PX * np.floor(texel * np.float32(1 / TILE_PX))
+    x, y = place.reshape(2, rows, REMAP_COLUMNS)
+    colour, relief = (
+        cv2.remap(tile, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP).reshape(-1, 4)[:number]
+        for tile in (coat.colour, coat.relief)
+    )
+    return colour.astype(np.float32), relief.astype(np.float32)
+
+
+def _dot(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(a[0] * b[0] + a[1] * b[1] + a[2] * b[2])
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(vectors * (1 / np.sqrt(np.maximum(_dot(vectors, vectors), 1e-12))))
+
+
+def _power(base: NDArray[np.float32], doublings: int) -> NDArray[np.float32]:
+    """Return base ** (2 ** doublings), many times faster than a float power."""
+    for _ in range(doublings):
+        base = base * base
+    return base

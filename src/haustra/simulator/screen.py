@@ -1,0 +1,204 @@
+"""What scopes show beside and over the picture: lines of text, and a corner square."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.simulator.noise import smooth_wave
+
+ByteImage = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+Colour = tuple[int, int, int]
+
+TEXT_SHARE = 0.5
+"""Share of runs with text on the screen."""
+SQUARE_SHARE = 0.4
+"""Share of runs with the square of a scope guide."""
+TEXT_COLOURS: tuple[Colour, ...] = ((235, 235, 235), (190, 190, 190), (235, 225, 110))
+SQUARE_COLOURS: tuple[tuple[Colour, Colour], ...] = (
+    ((0, 0, 0), (60, 200, 120)),
+    ((20, 165, 135), (25, 35, 30)),
+    ((15, 25, 60), (225, 225, 225)),
+)
+"""Colours of the square and of what is drawn in it."""
+SCOPES = ("CF-HQ190L", "CF-H180AL", "PCF-H190", "EC-760R", "EC-600WL", "EC38-i10L")
+LAYOUTS: tuple[tuple[tuple[float, str], ...], ...] = (
+    ((0, "{date}"), (1, "{clock}"), (2, "CVP:{photo}"), (3, "D:N     Eh:A5")),
+    (
+        (0, "Name:"),
+        (2, "Sex:   Age:"),
+        (3, "D.O.B.:"),
+        (4, "{date}"),
+        (5, "{clock}"),
+        (7, "{elapsed}"),
+        (10, "{photo}/{photo}"),
+        (11, "Eh:A1 Cm:1"),
+    ),
+    ((0, "ID {number}"), (1, "{date} {clock}"), (2, "{scope}")),
+    ((0, "{scope}"), (1, "{elapsed}"), (2, "No.{frame}")),
+    ((0, "{date}"), (1, "{clock}")),
+)
+"""Lines of text with their rows; what stands in braces is filled in frame by frame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Lines of small letters on the screen."""
+
+    rows: tuple[tuple[float, str], ...]
+    corner_xy: tuple[float, float]
+    """Where the first line starts, as shares of the side; a little outside cuts it off."""
+    height: float
+    """Of a capital letter, as a share of the side."""
+    colour: Colour
+    fields: dict[str, str]
+    """What stays the same over the run."""
+    clock_s: int
+    """Time of day at the start."""
+    elapsed_s: int
+    """How long the examination has taken at the start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square:
+    """The square in the lower left corner that shows how the scope lies, or nothing."""
+
+    side: float
+    """As a share of the picture's."""
+    colour: Colour
+    line_colour: Colour
+    path: tuple[tuple[float, float], ...]
+    """Points of the scope's drawing as shares of the square; empty when it is blank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screen:
+    """What a run's screen shows over the picture."""
+
+    size_px: int
+    text: Text | None
+    square: Square | None
+
+
+def draw_screen(rng: np.random.Generator, *, size_px: int) -> Screen:
+    """Draw what the screen of a run shows."""
+    has_text, has_square = rng.random(2) < (TEXT_SHARE, SQUARE_SHARE)
+    text, square = _draw_text(rng), _draw_square(rng)
+    return Screen(
+        size_px=size_px, text=text if has_text else None, square=square if has_square else None
+    )
+
+
+def _draw_text(rng: np.random.Generator) -> Text:
+    rows = LAYOUTS[int(rng.integers(len(LAYOUTS)))]
+    at_left = rng.random() < 0.8
+    year, month, day = rng.integers([2008, 1, 1], [2025, 13, 29])
+    date = rng.choice(["{2:02}/{1:02}/{0}", "{0}-{1:02}-{2:02}", "{2:02}.{1:02}.{0}"])
+    return Text(
+        rows=rows,
+        corner_xy=(
+            float(rng.uniform(-0.03, 0.02) if at_left else rng.uniform(0.66, 0.75)),
+            float(rng.uniform(0.05, 0.3) if at_left else rng.choice([0.05, 0.85])),
+        ),
+        height=float(rng.uniform(0.014, 0.024)),
+        colour=TEXT_COLOURS[rng.choice(len(TEXT_COLOURS), p=[0.6, 0.25, 0.15])],
+        fields={
+            "date": str(date).format(year, month, day),
+            "photo": str(rng.integers(1, 9)),
+            "number": f"{rng.integers(10**7):07}",
+            "scope": str(rng.choice(SCOPES)),
+        },
+        clock_s=int(rng.integers(8 * 3600, 17 * 3600)),
+        elapsed_s=int(rng.integers(0, 2400)),
+    )
+
+
+def _draw_square(rng: np.random.Generator) -> Square:
+    colour, line_colour = SQUARE_COLOURS[rng.choice(len(SQUARE_COLOURS), p=[0.75, 0.17, 0.08])]
+    is_blank = colour == (0, 0, 0) and rng.random() < 0.7
+    # The shaft comes from below and winds at random.
+    turns = smooth_wave(np.linspace(0, 1, 48), wavelengths=(0.5, 1.5), rng=rng)
+    heading = rng.uniform(2.5, 5.0) * (turns - turns[0]) - np.pi / 2
+    path = np.cumsum(np.stack([np.cos(heading), np.sin(heading)]), axis=1)
+    path -= path.min(axis=1, keepdims=True)
+    path = 0.15 + 0.7 * path / path.max()
+    return Square(
+        side=float(rng.uniform(0.2, 0.32)),
+        colour=colour,
+        line_colour=line_colour,
+        path=() if is_blank else tuple((float(x), float(y)) for x, y in path.T),
+    )
+
+
+def paint_screen(
+    levels: ByteImage, screen: Screen, *, frame_number: int, seconds: float
+) -> tuple[ByteImage, Mask]:
+    """Paint a run's screen over a picture that already has its black border.
+
+    Args:
+        levels: RGB uint8 [S,S,3].
+        screen: of the run.
+        frame_number: from 0.
+        seconds: time since the first frame; clocks on the screen go with it.
+
+    Returns:
+        The picture, uint8 [S,S,3], and what is covered, bool [S,S]. Letters cover nothing.
+    """
+    covered = np.zeros(levels.shape[:2], dtype=bool)
+    if screen.text is None and screen.square is None:
+        return levels, covered
+    painted = levels.copy()
+    if screen.square is not None:
+        side = round(screen.square.side * screen.size_px)
+        covered[-side:, :side] = True
+        _paint_square(painted[-side:, :side], screen.square)
+    if screen.text is not None:
+        _paint_text(painted, screen.text, frame_number=frame_number, seconds=seconds)
+    return painted, covered
+
+
+def _paint_square(corner: ByteImage, square: Square) -> None:
+    side = len(corner)
+    corner[:] = square.colour
+    if square.path:
+        points = np.rint(np.array(square.path) * side * 16).astype(np.int32)
+        line = max(1, round(0.014 * side))
+        # OpenCV cannot draw into a part of a larger array.
+        drawn = np.ascontiguousarray(corner)
+        cv2.polylines(drawn, [points], False, square.line_colour, line, cv2.LINE_AA, 4)
+        corner[:] = drawn
+
+
+def _paint_text(levels: ByteImage, text: Text, *, frame_number: int, seconds: float) -> None:
+    size = len(levels)
+    fields = {
+        **text.fields,
+        "clock": _as_clock(text.clock_s + seconds),
+        "elapsed": _as_clock(text.elapsed_s + seconds),
+        "frame": f"{frame_number:05}",
+    }
+    height_px = max(text.height * size, 4.0)
+    # A capital letter of this font is 21 units of 1 / 22 of its scale high.
+    scale = height_px / 21
+    for row, line in text.rows:
+        x = round(text.corner_xy[0] * size)
+        y = round(text.corner_xy[1] * size + (1.65 * row + 1) * height_px)
+        cv2.putText(
+            levels,
+            line.format(**fields),
+            (x, y),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            scale,
+            text.colour,
+            max(1, round(height_px / 9)),
+            cv2.LINE_AA,
+        )
+
+
+def _as_clock(seconds: float) -> str:
+    """Return a time of day or a duration as hh:mm:ss."""
+    whole = int(seconds)
+    return f"{whole // 3600 % 24:02}:{whole // 60 % 60:02}:{whole % 60:02}"

@@ -1,0 +1,341 @@
+"""The colon wall: a bent tube with haustral folds, closed at both ends, as a mesh in millimetres.
+
+Only the wall's shape is made here; polyps, colours and the camera are not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.simulator.noise import FloatArray, smooth_wave
+from haustra.simulator.rays import grid_faces, normalised, vertex_normals
+
+STEP_MM = 0.7
+NUM_COLUMNS = 184
+"""Vertices around the tube: about one per `STEP_MM` at the middle radius."""
+MIN_RADIUS_MM = 15.0
+MAX_RADIUS_MM = 30.0
+MAX_FOLD_SHARE = 0.55
+"""Part of the radius that a fold may fill, so that the middle of the lumen stays free."""
+BLEND_MM = 12.0
+"""Over this length one section of the colon turns into the next."""
+
+PX_PER_MM = 6.0
+"""Texels per millimetre of wall."""
+TILE_PX = 768
+"""Side of the texture tiles; a tile is stretched to one whole turn of the tube."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What tells one part of the colon from the others; ranges are drawn from once per colon.
+
+    Lengths are a third to a half of the real ones, so that a fly-through is not mostly the same.
+    """
+
+    name: str
+    length_mm: tuple[float, float]
+    radius_mm: tuple[float, float]
+    fold_gap_mm: tuple[float, float]
+    """From one ring of folds to the next."""
+    fold_share: tuple[float, float]
+    """Height of folds as a share of the radius."""
+    fold_width_mm: tuple[float, float]
+    missing_folds: float
+    """Chance that one of a ring's three ridges is not there."""
+    triangle: float
+    """How much the taeniae pull the wall into a triangle, as a share of the radius."""
+    max_bend_deg: float
+
+
+SECTIONS = (
+    Section(
+        name="rectum",
+        length_mm=(60, 90),
+        radius_mm=(20, 27),
+        fold_gap_mm=(24, 34),
+        fold_share=(0.3, 0.5),
+        fold_width_mm=(2.6, 3.8),
+        missing_folds=0.6,  # Houston's valves stand one by one
+        triangle=0.0,
+        max_bend_deg=60,
+    ),
+    Section(
+        name="sigmoid",
+        length_mm=(90, 140),
+        radius_mm=(16, 20),
+        fold_gap_mm=(14, 22),
+        fold_share=(0.28, 0.45),
+        fold_width_mm=(2.4, 4.0),
+        missing_folds=0.25,
+        triangle=0.01,
+        max_bend_deg=130,
+    ),
+    Section(
+        name="descending",
+        length_mm=(70, 110),
+        radius_mm=(17, 22),
+        fold_gap_mm=(20, 34),
+        fold_share=(0.15, 0.35),
+        fold_width_mm=(2.2, 3.4),
+        missing_folds=0.3,
+        triangle=0.03,
+        max_bend_deg=50,
+    ),
+    Section(
+        name="transverse",
+        length_mm=(90, 140),
+        radius_mm=(20, 26),
+        fold_gap_mm=(18, 28),
+        fold_share=(0.3, 0.5),
+        fold_width_mm=(1.8, 2.8),
+        missing_folds=0.1,
+        triangle=0.11,
+        max_bend_deg=90,
+    ),
+    Section(
+        name="ascending",
+        length_mm=(60, 90),
+        radius_mm=(22, 28),
+        fold_gap_mm=(18, 30),
+        fold_share=(0.35, 0.55),
+        fold_width_mm=(2.0, 3.2),
+        missing_folds=0.12,
+        triangle=0.07,
+        max_bend_deg=60,
+    ),
+    Section(
+        name="caecum",
+        length_mm=(45, 60),
+        radius_mm=(25, 30),
+        fold_gap_mm=(20, 30),
+        fold_share=(0.2, 0.4),
+        fold_width_mm=(2.6, 4.2),
+        missing_folds=0.4,
+        triangle=0.06,
+        max_bend_deg=20,
+    ),
+)
+"""From the anus inwards."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tube:
+    """The wall and the line through its middle."""
+
+    centers_mm: FloatArray
+    """[S,3] the centreline, `STEP_MM` apart."""
+    tangents: FloatArray
+    """[S,3] unit vectors along the centreline."""
+    sides: FloatArray
+    """[S,3] unit vectors across the centreline that do not twist about it."""
+    vertices_mm: FloatArray
+    """[V,3]."""
+    normals: FloatArray
+    """[V,3] unit vectors into the lumen."""
+    texture_px: FloatArray
+    """[V,2] place of each vertex on the texture tiles, in texels; tiles repeat."""
+    station: NDArray[np.int32]
+    """[V] the row of the centreline that each vertex belongs to."""
+    faces: NDArray[np.int32]
+    """[F,3], right-handed normals into the lumen."""
+    section_names: tuple[str, ...]
+    section_ends_mm: tuple[float, ...]
+    """Along the centreline, where each section ends."""
+
+    @property
+    def length_mm(self) -> float:
+        """Length of the centreline."""
+        return STEP_MM * (len(self.centers_mm) - 1)
+
+    def section_at(self, along_mm: float) -> str:
+        """Return the name of the section at a place along the centreline."""
+        ends = np.asarray(self.section_ends_mm)
+        index = int(np.searchsorted(ends, along_mm).clip(0, len(ends) - 1))
+        return self.section_names[index]
+
+
+def build_tube(
+    rng: np.random.Generator, *, sections: Sequence[Section] = SECTIONS, with_folds: bool = True
+) -> Tube:
+    """Make a random colon: its bends, its width and its folds.
+
+    Args:
+        rng: fixes everything.
+        sections: which parts, in this order.
+        with_folds: False leaves the wall smooth.
+    """
+    lengths_mm = [rng.uniform(*section.length_mm) for section in sections]
+    ends_mm = np.cumsum(lengths_mm)
+    num_rows = int(ends_mm[-1] / STEP_MM)
+    along_mm = np.arange(num_rows, dtype=np.float64) * STEP_MM
+    share = _section_shares(along_mm, ends_mm=ends_mm)
+
+    wide = share @ [rng.uniform(*section.radius_mm) for section in sections]
+    width = smooth_wave(along_mm, wavelengths=(50, 160), rng=rng)
+    base_mm = np.clip(wide * (1 + 0.12 * width), MIN_RADIUS_MM, MAX_RADIUS_MM)
+    while True:
+        centers, tangents, sides, ups = _centreline(
+            along_mm, sections=sections, ends_mm=ends_mm, rng=rng
+        )
+        if not _touches_itself(centers):
+            break
+    angles = np.linspace(0, 2 * np.pi, NUM_COLUMNS + 1)
+    taenia = rng.uniform(0, 2 * np.pi)
+    fold_share = np.zeros((num_rows, NUM_COLUMNS + 1))
+    if with_folds:
+        fold_share = _folds(
+            along_mm, sections=sections, ends_mm=ends_mm, angles=angles - taenia, rng=rng
+        )
+    triangle = share @ [section.triangle for section in sections]
+    radius = base_mm[:, None] * (1 + triangle[:, None] * np.cos(3 * (angles - taenia)))
+    radius *= 1 + _lumps(along_mm, angles=angles, rng=rng)
+    radius *= 1 - _taeniae(angles - taenia) * float(rng.uniform(0.02, 0.05))
+    radius *= 1 - fold_share
+    from_end = np.minimum(along_mm, along_mm[::-1]) / MIN_RADIUS_MM
+    radius *= np.sqrt(1 - (1 - np.clip(from_end, 0, 1)) ** 2)[:, None]
+
+    outward = np.cos(angles)[:, None] * sides[:, None] + np.sin(angles)[:, None] * ups[:, None]
+    grid = centers[:, None] + radius[..., None] * outward
+    grid[:, -1] = grid[:, 0]
+    vertices = grid.reshape(-1, 3)
+    faces = grid_faces(num_rows, num_columns=NUM_COLUMNS + 1, wraps=False)[:, ::-1]
+    normals = vertex_normals(vertices, faces=faces).reshape(grid.shape)
+    normals[:, [0, -1]] = normals[:, [0]] + normals[:, [-1]]
+    return Tube(
+        centers_mm=centers,
+        tangents=tangents,
+        sides=sides,
+        vertices_mm=vertices,
+        normals=normalised(normals).reshape(-1, 3),
+        texture_px=_texture_px(grid),
+        station=np.repeat(np.arange(num_rows, dtype=np.int32), NUM_COLUMNS + 1),
+        faces=np.ascontiguousarray(faces),
+        section_names=tuple(section.name for section in sections),
+        section_ends_mm=tuple(float(end) for end in ends_mm),
+    )
+
+
+def _section_shares(along_mm: FloatArray, *, ends_mm: FloatArray) -> FloatArray:
+    """Return [S,sections] that sum to 1 in each row and pass smoothly from one to the next."""
+    past = 1 / (1 + np.exp(-(along_mm[:, None] - ends_mm[None, :-1]) / (BLEND_MM / 4)))
+    past = np.column_stack([np.ones(len(along_mm)), past, np.zeros(len(along_mm))])
+    return np.asarray(past[:, :-1] - past[:, 1:])
+
+
+def _centreline(
+    along_mm: FloatArray,
+    *,
+    sections: Sequence[Section],
+    ends_mm: FloatArray,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return centres, tangents and two side vectors, each [S,3].
+
+    The side vectors do not twist about the tangent: T' = a U + b V, U' = -a T, V' = -b T
+    (Bishop 1975, "There is more than one way to frame a curve").
+    """
+    curvature = np.zeros((len(along_mm), 2))
+    start_mm = 0.0
+    for section, end_mm in zip(sections, ends_mm, strict=True):
+        for _ in range(int(rng.integers(1, 4))):
+            angle = np.radians(section.max_bend_deg * rng.uniform(0.4, 1.0))
+            azimuth = rng.uniform(0, 2 * np.pi)
+            spread_mm, middle_mm = rng.uniform(14, 30), rng.uniform(start_mm, end_mm)
+            bump = np.exp(-0.5 * ((along_mm - middle_mm) / spread_mm) ** 2)
+            peak = angle / (spread_mm * np.sqrt(2 * np.pi))
+            curvature += peak * bump[:, None] * [np.cos(azimuth), np.sin(azimuth)]
+        start_mm = end_mm
+    # A bend tighter than the tube is wide would fold the wall over itself.
+    limit = 1 / (1.6 * MAX_RADIUS_MM)
+    curvature /= np.maximum(np.linalg.norm(curvature, axis=1, keepdims=True) / limit, 1)
+
+    frame = np.eye(3)[[2, 0, 1]]
+    frames = np.empty((len(along_mm), 3, 3))
+    for row, (a, b) in enumerate(curvature * STEP_MM):
+        frames[row] = frame
+        tangent, side, up = frame
+        tangent = tangent + a * side + b * up
+        tangent /= np.linalg.norm(tangent)
+        side = side - (side @ tangent) * tangent
+        side /= np.linalg.norm(side)
+        frame = np.stack([tangent, side, np.cross(tangent, side)])
+    steps = 0.5 * STEP_MM * (frames[1:, 0] + frames[:-1, 0])
+    centers = np.concatenate([np.zeros((1, 3)), np.cumsum(steps, axis=0)])
+    return centers, frames[:, 0], frames[:, 1], frames[:, 2]
+
+
+def _touches_itself(centers_mm: FloatArray) -> bool:
+    coarse = centers_mm[::8]
+    apart = np.linalg.norm(coarse[:, None] - coarse[None], axis=-1)
+    index = np.arange(len(coarse))
+    far_along = np.abs(index[:, None] - index) * 8 * STEP_MM > np.pi * MAX_RADIUS_MM
+    return bool((apart[far_along] < 2 * MAX_RADIUS_MM + 4).any())
+
+
+def _folds(
+    along_mm: FloatArray,
+    *,
+    sections: Sequence[Section],
+    ends_mm: FloatArray,
+    angles: FloatArray,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """Return how far folds reach into the lumen, as a share of the radius, [S,A+1].
+
+    A ring of folds is up to three rounded semilunar ridges between the three taeniae,
+    incomplete, irregular and not quite level.
+    """
+    folds = np.zeros((len(along_mm), len(angles)))
+    position_mm = rng.uniform(5, 20)
+    while position_mm < along_mm[-1]:
+        section = sections[int(np.searchsorted(ends_mm, position_mm))]
+        for sector in range(3):
+            if rng.random() < section.missing_folds:
+                continue
+            around = angles - (sector * 2 + rng.uniform(-0.3, 0.3)) * np.pi / 3
+            around = (around + np.pi) % (2 * np.pi) - np.pi
+            half_width = rng.uniform(0.9, 1.5)
+            lobe = np.cos(np.clip(around / half_width, -1, 1) * np.pi / 2) ** 1.5
+            crest_mm = position_mm + rng.uniform(-4, 4) + rng.uniform(-2.5, 2.5) * around
+            crest_mm = crest_mm + rng.uniform(0, 1.5) * np.sin(3 * around + rng.uniform(0, 6))
+            width_mm = rng.uniform(*section.fold_width_mm)
+            height = min(rng.uniform(*section.fold_share), MAX_FOLD_SHARE)
+            rows = np.abs(along_mm - position_mm) < 12 + 4 * width_mm
+            off_mm = (along_mm[rows, None] - crest_mm) / width_mm
+            # Flatter than a bell at the crest, steep at the sides.
+            ridge = np.exp(-(np.abs(off_mm) ** 2.4))
+            folds[rows] = np.maximum(folds[rows], height * lobe * ridge)
+        position_mm += rng.uniform(*section.fold_gap_mm)
+    return folds
+
+
+def _taeniae(angles: FloatArray) -> FloatArray:
+    """Return 0..1 around the tube: the three flat bands of muscle, a shallow ridge each."""
+    return np.asarray(np.exp(-((np.sin(1.5 * (angles - np.pi / 3)) / 0.25) ** 2)))
+
+
+def _lumps(along_mm: FloatArray, *, angles: FloatArray, rng: np.random.Generator) -> FloatArray:
+    lumps = np.zeros((len(along_mm), len(angles)))
+    for turns in (2, 3, 5, 9):
+        wave = smooth_wave(along_mm, wavelengths=(14, 60), rng=rng)
+        lumps += 0.018 * wave[:, None] * np.cos(turns * angles + rng.uniform(0, 2 * np.pi))
+    return lumps
+
+
+def _texture_px(grid_mm: FloatArray) -> FloatArray:
+    """Lay the tiles over the wall, [V,2]; around a closed end columns run together, so flat."""
+    num_rows, columns = grid_mm.shape[:2]
+    row, column = np.divmod(np.arange(num_rows * columns), columns)
+    laid = np.stack([column * (TILE_PX / NUM_COLUMNS), row * (STEP_MM * PX_PER_MM)], axis=1)
+    rows = round(MIN_RADIUS_MM / STEP_MM)
+    for cap, end_mm in (
+        (slice(None, rows * columns), grid_mm[0, 0]),
+        (slice(-rows * columns, None), grid_mm[-1, 0]),
+    ):
+        turn = column[cap] * (2 * np.pi / NUM_COLUMNS)
+        to_end_px = PX_PER_MM * np.linalg.norm(grid_mm.reshape(-1, 3)[cap] - end_mm, axis=1)
+        laid[cap] = np.stack([to_end_px * np.cos(turn), to_end_px * np.sin(turn)], axis=1)
+    return laid

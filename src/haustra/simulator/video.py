@@ -1,0 +1,202 @@
+"""What happens to a picture between the wall and the screen: lens, exposure, motion, a bad chain.
+
+S is the side of the square picture in pixels; lengths are shares of it unless a name says
+otherwise. Linear light is RGB, 0 is black and 1 and more nearly white.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.simulator.events import KINDS, Event, Kind, looks_of
+from haustra.simulator.noise import smooth_step
+
+FloatImage = NDArray[np.float32]
+ByteImage = NDArray[np.uint8]
+
+
+def _slide_fluid(linear: FloatImage, event: Event) -> FloatImage:
+    """Let a drop on the lens bend and blur what is behind it, and slide down."""
+    rng, size = looks_of(event), len(linear)
+    centre_xy, radius = rng.uniform(0.2, 0.8, size=2), rng.uniform(0.15, 0.32)
+    squeeze, turn = rng.uniform(0.6, 1.0), rng.uniform(0, np.pi)
+    power, softness = rng.uniform(0.02, 0.05) * rng.choice([-1, 1]), rng.uniform(0.3, 1.0)
+    slide = rng.uniform(0.05, 0.15)
+    centre = (centre_xy + np.array([0, slide * (event.progress - 0.5)])) * size
+    reach = radius * size
+    low = np.clip(np.floor(centre - reach), 0, size).astype(int)
+    high = np.clip(np.ceil(centre + reach), 0, size).astype(int)
+    xs = np.arange(low[0], high[0], dtype=np.float32)[None, :]
+    ys = np.arange(low[1], high[1], dtype=np.float32)[:, None]
+    right = (xs + np.float32(0.5 - centre[0])) * np.float32(1 / reach)
+    lower = (ys + np.float32(0.5 - centre[1])) * np.float32(1 / reach)
+    along = right * np.float32(np.cos(turn)) + lower * np.float32(np.sin(turn))
+    across = lower * np.float32(np.cos(turn)) - right * np.float32(np.sin(turn))
+    across = across * np.float32(1 / squeeze)
+    squared = along * along + across * across
+    # The rim is not round: waves of the surface tension's doing.
+    squared = squared * (1 + 0.25 * np.sin(3 * along + 2 * across) * along)
+    height = np.square(np.maximum(1 - squared, 0))
+    bend = np.float32(power * event.strength * reach) * height
+    window = (slice(low[1], high[1]), slice(low[0], high[0]))
+    bent: FloatImage = cv2.remap(  # type: ignore[assignment]
+        linear,
+        xs + bend * right * 4,
+        ys + bend * lower * 4,
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    soft = _soften(bent, radius_px=0.02 * softness * size * event.strength)
+    alpha = np.minimum(height * 6, 1) * np.float32(smooth_step(event.strength / 0.3))
+    glow = np.exp(-np.square((squared - 0.8) * 8)) * np.maximum(-lower, 0) * event.strength
+    fluid = linear.copy()
+    fluid[window] = cv2.blendLinear(soft, linear[window], alpha, 1 - alpha)
+    fluid[window] *= cv2.merge([1 + np.asarray(0.6 * glow, dtype=np.float32)] * 3)
+    return fluid
+
+
+def _overexpose(linear: FloatImage, event: Event) -> FloatImage:
+    """Too much light everywhere, most of all where the lamp shines brightest."""
+    rng, size = looks_of(event), len(linear)
+    gain, bloom = rng.uniform(0.3, 1.2), rng.uniform(1.0, 7.0)
+    radius = rng.uniform(0.12, 0.3)
+    small_px = 32
+    small = cv2.resize(linear, (small_px, small_px), interpolation=cv2.INTER_AREA)
+    weight = np.square(np.square(np.minimum(small, 2).sum(axis=2))) + np.float32(1e-9)
+    at = (np.arange(small_px) + 0.5) / small_px
+    centre = weight.sum(axis=0) @ at / weight.sum(), weight.sum(axis=1) @ at / weight.sum()
+    along = (np.arange(size, dtype=np.float32) + 0.5) / size
+    right, lower = (
+        np.exp(-0.5 * np.square((along - np.float32(middle)) * np.float32(1 / radius)))
+        for middle in centre
+    )
+    strength = np.float32(event.strength)
+    factor = 1 + strength * (np.float32(gain) + np.float32(bloom) * lower[:, None] * right[None])
+    veil = strength * strength * np.float32(0.12) * lower[:, None] * right[None]
+    return linear * cv2.merge([factor] * 3) + cv2.merge([veil] * 3)
+
+
+def _smear(linear: FloatImage, event: Event) -> FloatImage:
+    """Motion along a line, up to 4 % of the side."""
+    rng, size = looks_of(event), len(linear)
+    angle = rng.uniform(0, np.pi)
+    length_px = 0.04 * size * event.strength
+    way = length_px * np.array([np.cos(angle), np.sin(angle)])
+    # A line is the sum of two shorter ones, each of which is the sum of two still shorter ones.
+    steps = []
+    while np.abs(way).max() >= 1:
+        half = np.rint(way / 2).astype(int)
+        steps.append(half if np.abs(half).any() else np.rint(way).astype(int))
+        way = way / 2
+    if not steps:
+        return linear
+    total = np.abs(np.sum(steps, axis=0))
+    beside, above = (int(pixels) for pixels in total)
+    smeared: FloatImage = cv2.copyMakeBorder(  # type: ignore[assignment]
+        linear, above, above, beside, beside, cv2.BORDER_REPLICATE
+    )
+    for step in steps:
+        smeared = _mean_of_shifted(smeared, step_xy=step)
+    # What is left is half as much wider than the picture as before, to each side.
+    x, y = (beside + 1) // 2, (above + 1) // 2
+    return np.ascontiguousarray(smeared[y : y + size, x : x + size])
+
+
+def _mean_of_shifted(image: FloatImage, *, step_xy: NDArray[np.intp]) -> FloatImage:
+    """Return the mean of an image and itself shifted, where both are known."""
+    height, width = image.shape[:2]
+    right, down = (int(pixels) for pixels in step_xy)
+    here = image[max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)]
+    there = image[max(down, 0) : height - max(-down, 0), max(right, 0) : width - max(-right, 0)]
+    return cv2.addWeighted(here, 0.5, there, 0.5, 0)  # type: ignore[return-value]
+
+
+def _defocus(linear: FloatImage, event: Event) -> FloatImage:
+    """Out of focus: a disc of up to 1.6 % of the side."""
+    return _soften(linear, radius_px=0.016 * len(linear) * event.strength)
+
+
+def _soften(image: FloatImage, *, radius_px: float) -> FloatImage:
+    """Spread each pixel over nearly a disc, by a Gaussian as wide."""
+    if radius_px < 0.2:
+        return image
+    return cv2.GaussianBlur(image, (0, 0), 0.5 * radius_px)  # type: ignore[return-value]
+
+
+BLURS: dict[Kind, Callable[[FloatImage, Event], FloatImage]] = {
+    "overexposure": _overexpose,
+    "lens_fluid": _slide_fluid,
+    "defocus": _defocus,
+    "motion_blur": _smear,
+}
+"""Kinds between the matter and the sensor, in the order in which they act."""
+
+
+def blur_light(linear: FloatImage, *, events: tuple[Event, ...]) -> FloatImage:
+    """Let too much light, fluid on the lens, defocus and motion act on linear light [S,S,3]."""
+    for kind, change in BLURS.items():
+        for event in events:
+            if event.kind == kind:
+                linear = change(linear, event)
+    return linear
+
+
+def _interlace(levels: ByteImage, event: Event) -> ByteImage:
+    """Shift every second row aside, as motion between two fields does: up to 2 % of the side."""
+    rng, size = looks_of(event), len(levels)
+    sign = rng.choice([-1.0, 1.0])
+    # Motion is not even over an episode.
+    pace = 0.75 + 0.25 * np.cos(8 * np.pi * event.progress)
+    shift = np.array([[1, 0, sign * pace * 0.02 * size * event.strength], [0, 1, 0]])
+    combed = levels.copy()
+    odd = np.ascontiguousarray(levels[1::2])
+    combed[1::2] = cv2.warpAffine(
+        odd, shift, (size, len(odd)), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return combed
+
+
+def _add_noise(levels: ByteImage, event: Event) -> ByteImage:
+    """Add a sensor's noise at high gain: grain in brightness, coarser blotches in colour."""
+    looks, size = looks_of(event), len(levels)
+    grain, blotch = looks.uniform(3, 9), looks.uniform(2, 7)
+    rng = np.random.default_rng([event.seed, KINDS.index(event.kind), _moment(event)])
+    coarse = rng.standard_normal((size // 2, size // 2, 3), dtype=np.float32)
+    coarse *= np.float32(blotch * event.strength)
+    noise = cv2.resize(coarse, (size, size))
+    fine = rng.standard_normal((size, size), dtype=np.float32) * np.float32(grain * event.strength)
+    noise = cv2.add(noise, cv2.merge([fine] * 3))
+    return cv2.add(levels, noise, dtype=cv2.CV_8U)  # type: ignore[return-value]
+
+
+def _moment(event: Event) -> int:
+    """Return a number that differs from frame to frame of an episode."""
+    return int(event.progress * 1e6)
+
+
+def _compress(levels: ByteImage, event: Event) -> ByteImage:
+    """Code as JPEG of quality 80 down to 25."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, round(80 - 55 * event.strength)]
+    # OpenCV codes blue first; the other order would treat the colours unlike a camera does.
+    _, coded = cv2.imencode(".jpg", cv2.cvtColor(levels, cv2.COLOR_RGB2BGR), options)
+    decoded: ByteImage = cv2.imdecode(coded, cv2.IMREAD_COLOR)  # type: ignore[assignment]
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+
+VIDEO: dict[Kind, Callable[[ByteImage, Event], ByteImage]] = {
+    "noise": _add_noise,
+    "interlacing": _interlace,
+    "compression": _compress,
+}
+"""Kinds of the video chain, in the order in which they act."""
+
+
+def disturb_picture(levels: ByteImage, *, events: tuple[Event, ...]) -> ByteImage:
+    """Send a developed picture, RGB uint8 [S,S,3], through a bad video chain."""
+    for kind, change in VIDEO.items():
+        for event in events:
+            if event.kind == kind:
+                levels = change(levels, event)
+    return levels

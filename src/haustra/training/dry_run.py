@@ -1,0 +1,140 @@
+"""`haustra train --dry-run`: what a training would take, measured in a few steps of it."""
+
+import os
+import shutil
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from haustra.core.allocator import keep_freed_memory
+from haustra.core.errors import HaustraError
+from haustra.models.backbone import count_parameters
+from haustra.training.batches import mean_share_of_pixels, strength_at
+from haustra.training.config import TrainConfig
+from haustra.training.loop import prepare_training
+from haustra.training.memory import (
+    available_memory_bytes,
+    is_out_of_memory,
+    out_of_memory_error,
+    peak_memory_bytes,
+)
+from haustra.training.state import NUM_KEPT
+from haustra.training.training import Training, epoch_batches
+from haustra.warehouse.reading import Split
+
+NUM_STEPS = 4
+"""The first one is not timed: it also allocates what the others use again."""
+NUM_VALIDATION_IMAGES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a training would take, as far as a few steps tell."""
+
+    num_parameters: int
+    num_steps: int | None
+    """Optimiser steps; None where the time decides."""
+    seconds_per_step: float
+    """Over the whole training: it begins with smaller images."""
+    training_s: float
+    """Of all steps, or the time budget."""
+    validation_s: float
+    """Of all validations."""
+    peak_memory_bytes: int
+    """Of the process, with batches, validation and the warehouse's pages that it has mapped."""
+    available_memory_bytes: int | None
+    disk_bytes: int
+    """Of the checkpoint and the saved states."""
+    free_disk_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def _first_existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _check_writable(paths: list[Path]) -> None:
+    for path in paths:
+        folder = _first_existing(path)
+        if not os.access(folder, os.W_OK):
+            raise HaustraError(
+                f"{folder} cannot be written, where {path} should go; choose another place with "
+                "--checkpoint-out"
+            )
+
+
+def _time_steps(training: Training) -> list[float]:
+    """Take a few steps at the full size and return their seconds, the first left out."""
+    config, seconds = training.config, []
+    strength = strength_at(0, epoch=0, halfway=1.0) if config.augment else None
+    batches = epoch_batches(training, epoch=0, strength=strength)
+    with closing(batches):
+        for _ in range(NUM_STEPS):
+            started = time.monotonic()
+            if training.take_step(batches) is None:
+                break
+            seconds.append(time.monotonic() - started)
+    return seconds[1:] or seconds
+
+
+def _time_validation(training: Training, *, split: Split) -> float:
+    """Return the predicted seconds of one validation."""
+    if not len(split):
+        return 0.0
+    images = split.gather(np.arange(min(NUM_VALIDATION_IMAGES, len(split)))).images
+    started = time.monotonic()
+    training.build_predictor()(images)
+    return (time.monotonic() - started) * len(split) / len(images)
+
+
+def dry_run(config: TrainConfig) -> DryRun:
+    """Check everything that a training checks, take a few steps, and write nothing.
+
+    Raises:
+        HaustraError: as `train_detector`, and where a folder cannot be written.
+    """
+    prepared = prepare_training(config)
+    config = prepared.config
+    _check_writable([config.checkpoint_path, config.run_folder, config.metrics_path])
+    keep_freed_memory()
+    training = Training(config, split=prepared.split, backend=prepared.backend)
+    try:
+        seconds_per_step = median(_time_steps(training))
+        if training.images_grow:
+            seconds_per_step *= mean_share_of_pixels()
+        one_validation_s = _time_validation(training, split=prepared.validation_split)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        seconds_per_step = None
+    if seconds_per_step is None:
+        # Only here is the memory of the failed step free again.
+        raise out_of_memory_error(training)
+    training_s = config.time_budget_s or (training.num_steps or 0) * seconds_per_step
+    num_epochs = training_s / (seconds_per_step * training.steps_per_epoch)
+    weights = training.average.model.state_dict().values()
+    checkpoint_bytes = sum(tensor.nbytes for tensor in weights)
+    state_bytes = sum(tensor.nbytes for tensor in training.state().tensors.values())
+    return DryRun(
+        num_parameters=count_parameters(training.model),
+        num_steps=training.num_steps,
+        seconds_per_step=seconds_per_step,
+        training_s=training_s,
+        validation_s=one_validation_s * -(-num_epochs // config.val_every),
+        peak_memory_bytes=peak_memory_bytes(),
+        available_memory_bytes=available_memory_bytes(),
+        # While the newest state is written, the two before it are still there.
+        disk_bytes=checkpoint_bytes + (NUM_KEPT + 1) * state_bytes,
+        free_disk_bytes=shutil.disk_usage(_first_existing(config.run_folder)).free,
+    )

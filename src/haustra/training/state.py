@@ -1,0 +1,181 @@
+"""All that a training needs to continue as if it had never stopped, in one file without a pickle.
+
+A state is a safetensors file: the weights, their average, the optimiser's memory and the random
+state as tensors, and the position and the settings as JSON in its header. The file appears whole or
+not at all, and the one before it stays: a state that the disk damaged costs minutes, not all.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from haustra import __version__
+from haustra.core.errors import HaustraError
+from haustra.core.files import remove_abandoned, write_bytes_atomic
+from haustra.core.progress import Progress
+from haustra.models.checkpoint import contiguous_tensors, weights_digest
+from haustra.training.config import FREE_SETTINGS
+
+FORMAT_NAME = "haustra-training-state"
+FORMAT_VERSION = 2
+HEADER_KEY = "haustra"
+NUM_KEPT = 2
+
+
+@dataclass(kw_only=True)
+class Position:
+    """How far a training is."""
+
+    epoch: int = 0
+    """Epochs that are done."""
+    num_batches: int = 0
+    """Batches of the epoch that are done."""
+    num_images: int = 0
+    """Images of the epoch that are done."""
+    share_at_epoch_start: float = 0.0
+    """Share of the training (0..1) that was done when the epoch began."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Loss terms, summed over the epoch's batches."""
+    rate: float = 0.0
+    """Learning rate of the last step."""
+    epoch_s: float = 0.0
+    """Seconds of training in the epoch, without validating and saving."""
+    trained_s: float = 0.0
+    """Seconds of training in all."""
+    waited_s: float = 0.0
+    """Seconds of the epoch in which a step waited for its batch."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One entry per epoch."""
+    best_score: float | None = None
+    """Best AP50-95 on the validation split so far."""
+    validations_since_best: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """A training at one moment."""
+
+    position: Position
+    settings: dict[str, Any]
+    """The resolved settings."""
+    warehouse_version: str
+    average_steps: int
+    """Steps that the averaged weights have followed."""
+    tensors: dict[str, Tensor]
+
+
+def differing_settings(
+    before: dict[str, Any], now: dict[str, Any], *, versions: tuple[str, str]
+) -> list[str]:
+    """Return a phrase per setting that decides the weights and differs.
+
+    Args:
+        before: resolved settings of the interrupted training.
+        now: resolved settings of the one that wants to continue it.
+        versions: of the two warehouses.
+    """
+    phrases = [
+        f"--{name.replace('_', '-')} {before.get(name)} (now {now.get(name)})"
+        for name in sorted(before.keys() | now.keys())
+        if name not in FREE_SETTINGS and before.get(name) != now.get(name)
+    ]
+    if versions[0] != versions[1]:
+        phrases.append(f"warehouse v{versions[0]} (now v{versions[1]})")
+    return phrases
+
+
+def _path_of(folder: Path, *, step: int) -> Path:
+    return folder / f"state_{step:08d}.safetensors"
+
+
+def list_states(folder: Path) -> list[Path]:
+    """Return the states in a folder, the newest first."""
+    return sorted(folder.glob("state_*.safetensors"), reverse=True)
+
+
+def write_state(folder: Path, *, step: int, state: TrainingState) -> Path:
+    """Write a state, whole or not at all, and remove all but the last two."""
+    path = _path_of(folder, step=step)
+    header = {
+        "format": FORMAT_NAME,
+        "format_version": FORMAT_VERSION,
+        "haustra_version": __version__,
+        "position": asdict(state.position),
+        "settings": state.settings,
+        "warehouse_version": state.warehouse_version,
+        "average_steps": state.average_steps,
+        "tensors_sha256": weights_digest(state.tensors),
+    }
+    tensors = contiguous_tensors(state.tensors)
+    write_bytes_atomic(path, data=save(tensors, metadata={HEADER_KEY: json.dumps(header)}))
+    for old in list_states(folder)[NUM_KEPT:]:
+        old.unlink()
+    return path
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove what killed processes left of a state."""
+    remove_abandoned(folder / "state_*.safetensors")
+
+
+def remove_states(folder: Path) -> None:
+    """Remove every state."""
+    for path in list_states(folder):
+        path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def read_state(path: Path) -> TrainingState:
+    """Read a state.
+
+    Raises:
+        HaustraError: it is damaged, or of another format version.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[HEADER_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header["format"] != FORMAT_NAME or header["tensors_sha256"] != weights_digest(tensors):
+            raise ValueError("its digest differs")
+        if header["format_version"] != FORMAT_VERSION:
+            raise HaustraError(
+                f"{path} has format version {header['format_version']!r}; this haustra reads "
+                f"version {FORMAT_VERSION}; continue with the haustra that wrote it, or pass "
+                "--overwrite to start afresh"
+            )
+        return TrainingState(
+            position=Position(**header["position"]),
+            settings=header["settings"],
+            warehouse_version=header["warehouse_version"],
+            average_steps=header["average_steps"],
+            tensors=tensors,
+        )
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise HaustraError(f"{path} is damaged ({error})") from None
+
+
+def find_state(folder: Path, *, progress: Progress) -> tuple[Path, TrainingState] | None:
+    """Return the newest whole state of a folder, or None where there is none at all.
+
+    Raises:
+        HaustraError: there are states, and all of them are damaged.
+    """
+    problems = []
+    for path in list_states(folder):
+        try:
+            state = read_state(path)
+        except HaustraError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            progress.line(f"{problem}; continuing from {path.name}, the one before")
+        return path, state
+    if problems:
+        raise HaustraError(f"{problems[0]}, as are all states in {folder}; pass --overwrite")
+    return None

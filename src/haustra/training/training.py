@@ -1,0 +1,344 @@
+"""A training's model, optimiser and position, and the one step that moves them together."""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from haustra.backends.choose import Backend, choose_backend
+from haustra.backends.predictors import build_predictor
+from haustra.core.detections import PredictSlots
+from haustra.core.errors import HaustraError
+from haustra.core.files import write_json_atomic
+from haustra.models.backbone import images_to_input
+from haustra.models.checkpoint import check_kind, read_checkpoint, weights_digest
+from haustra.models.detector import DenseOutput, SlotDetector, build_model, default_config
+from haustra.models.efficientnet import PACKAGE, WEIGHTS_LICENCE, EfficientNetLite0
+from haustra.models.losses import LossWeights, detection_loss
+from haustra.training.augment import AugmentStrength
+from haustra.training.averaging import AveragedModel
+from haustra.training.batches import WaitedBatch, strength_at, training_batches, with_waits
+from haustra.training.config import TrainConfig
+from haustra.training.device_augment import disturbed_batches, without_pixels
+from haustra.training.optimiser import DetectorOptimiser
+from haustra.training.run_folder import BAD_BATCH_NAME
+from haustra.training.schedule import learning_rate
+from haustra.training.state import Position, TrainingState
+from haustra.training.upload import DeviceBatch, Uploader, uploaded_batches
+from haustra.warehouse.order import epoch_order
+from haustra.warehouse.reading import Batch, Split
+
+if TYPE_CHECKING:
+    from haustra.backends.wgpu_detector import WgpuLearner, WgpuPredictor
+
+Terms = dict[str, torch.Tensor]
+"""Loss terms by name."""
+
+MAX_GRADIENT_NORM = 10.0
+STEPS_WORTH_COMPILING, SECONDS_WORTH_COMPILING = 2000, 600.0
+"""`--compile auto`: compiling takes a minute or two, which a shorter training does not win back."""
+
+
+def begin_model(config: TrainConfig, *, max_boxes: int) -> tuple[SlotDetector, dict[str, Any]]:
+    """Build the model: random, or with the weights that --pretrained or --init-from names.
+
+    Returns:
+        The model, and where its weights came from and under what licence, as JSON values.
+    """
+    if config.init_from is None:
+        model = build_model(
+            default_config(
+                config.model,
+                max_boxes=max_boxes,
+                backbone="efficientnet-lite0" if config.pretrained else "plain",
+            )
+        )
+        if isinstance(model.backbone, EfficientNetLite0):
+            model.backbone.load_imagenet_weights()
+            return model, {"source": f"ImageNet, {PACKAGE}", "licence": WEIGHTS_LICENCE}
+        return model, {"source": f"random, seed {config.seed}", "licence": None}
+    header, source = read_checkpoint(config.init_from)
+    check_kind(config.init_from, header=header, wanted=config.model)
+    # The number of slots is no weight: it may change with the warehouse.
+    num_slots = 1 if header.model.kind == "tiny" else max_boxes
+    model = build_model(replace(header.model, num_slots=num_slots))
+    # What a checkpoint of version 1 has not, or no longer counts, begins anew.
+    weights = model.state_dict()
+    weights |= {name: value for name, value in source.state_dict().items() if name in weights}
+    model.load_state_dict(weights)
+    return model, {
+        "source": str(config.init_from),
+        "weights_sha256": weights_digest(source.state_dict()),
+        "licence": [entry["licence"] for entry in header.sources],
+        "trained_on": header.sources,
+    }
+
+
+class Training:
+    """One training at one moment; `take_step` and `restore` change it.
+
+    Args of the constructor:
+        config: the resolved settings.
+        split: the training split.
+        backend: what computes.
+    """
+
+    def __init__(
+        self, config: TrainConfig, *, split: Split, backend: Backend | None = None
+    ) -> None:
+        self.config, self.split = config, split
+        self.backend = backend or choose_backend(config.backend)
+        self.device = self.backend.device
+        torch.manual_seed(config.seed)
+        model, self.initial_weights = begin_model(config, max_boxes=split.manifest.max_boxes)
+        self.model = model.train().to(self.device)
+        self.average = AveragedModel(self.model)
+        self.optimiser = DetectorOptimiser(self.model, weight_decay=config.weight_decay)
+        self.loss_weights = LossWeights(iou=config.iou_weight)
+        self.uploader = Uploader(self.device)
+        self._wgpu = self._open_wgpu() if self.backend.name == "wgpu" else None
+        self.position = Position()
+        self.is_whole = True
+        """False while a step has moved some of it and not all."""
+        num_batches = -(-len(split) // config.batch_size)
+        self.steps_per_epoch = -(-num_batches // config.accumulate)
+        self._compiled: Callable[..., DenseOutput] | None = None
+        if self._should_compile():
+            self._compiled = torch.compile(self.model.dense, dynamic=False)
+
+    def _open_wgpu(self) -> "tuple[WgpuLearner, WgpuPredictor]":
+        from haustra.backends.wgpu_detector import WgpuLearner, WgpuPredictor
+
+        learner = WgpuLearner(self.model, loss_weights=self.loss_weights)
+        return learner, WgpuPredictor(self.average.model)
+
+    def _should_compile(self) -> bool:
+        if self.config.compile != "auto":
+            return self.config.compile == "on"
+        if self.backend.name != "cuda":
+            return False
+        budget_s = self.config.time_budget_s
+        if budget_s is not None:
+            return budget_s >= SECONDS_WORTH_COMPILING
+        return (self.num_steps or 0) >= STEPS_WORTH_COMPILING
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps that are done."""
+        of_epoch = -(-self.position.num_batches // self.config.accumulate)
+        return self.position.epoch * self.steps_per_epoch + of_epoch
+
+    @property
+    def num_steps(self) -> int | None:
+        """Optimiser steps of the whole training; None where the time decides."""
+        num_epochs = self.config.num_epochs
+        return None if num_epochs is None else num_epochs * self.steps_per_epoch
+
+    @property
+    def share_done(self) -> float:
+        """How much of the training is done, from 0; a little above 1 where the time decides."""
+        budget_s = self.config.time_budget_s
+        if budget_s is not None:
+            return self.position.trained_s / budget_s
+        return self.step / (self.num_steps or 1)
+
+    @property
+    def images_grow(self) -> bool:
+        """Whether images are small at first. What is compiled would be compiled for each size."""
+        return self.config.augment and self._compiled is None and self._wgpu is None
+
+    def augment_strength(self) -> AugmentStrength | None:
+        """Return how strongly to augment the epoch that `position` is in; None for not at all."""
+        if not self.config.augment:
+            return None
+        position, num_epochs = self.position, self.config.num_epochs
+        start = position.share_at_epoch_start
+        # How long an epoch takes is known after the first; there may be no second.
+        halfway = 1.0
+        if self.images_grow and num_epochs is not None:
+            halfway = start + 0.5 / num_epochs
+        elif self.images_grow and position.epoch:
+            halfway = start + 0.5 * start / position.epoch
+        return strength_at(start, epoch=position.epoch, halfway=halfway)
+
+    def take_step(self, batches: Iterator[WaitedBatch]) -> float | None:
+        """Take one optimiser step with the next `accumulate` batches.
+
+        Returns:
+            The loss, or None where no batch is left.
+
+        Raises:
+            HaustraError: the loss or the gradient is not finite; the weights have not moved.
+        """
+        config, position = self.config, self.position
+        left = -(-len(self.split) // config.batch_size) - position.num_batches
+        if not left:
+            return None
+        # The last step of an epoch may have fewer batches; each counts the same in its step.
+        num_batches = min(config.accumulate, left)
+        done = min(1.0, self.share_done)
+        position.rate = learning_rate(
+            done, start=config.lr_start, end=config.lr_end, scheduler=config.scheduler
+        )
+        self.optimiser.set_rate(position.rate)
+        self.optimiser.zero_grad()
+        taken: list[NDArray[np.int64]] = []
+        sums: dict[str, float] = {}
+        for (indices, batch), wait_s in islice(batches, num_batches):
+            self.is_whole = False  # a forward pass moves the running statistics
+            position.waited_s += wait_s
+            taken.append(indices)
+            terms = self.loss_terms(batch)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            if not np.isfinite(sums["loss"]):
+                raise self._not_finite("loss", sums["loss"], taken)
+            (terms["loss"] / num_batches).backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        if not torch.isfinite(norm):
+            raise self._not_finite("gradient", float(norm), taken)
+        self.optimiser.step()
+        self.average.update(self.model)
+        for name, total in sums.items():
+            position.sums[name] = position.sums.get(name, 0.0) + total
+        position.num_batches += len(taken)
+        position.num_images += sum(len(indices) for indices in taken)
+        self.is_whole = True
+        return sums["loss"] / len(taken)
+
+    def loss_terms(self, batch: Batch | DeviceBatch) -> Terms:
+        """Return a batch's loss and its terms."""
+        if isinstance(batch, Batch):
+            batch = self.uploader.wait_for(self.uploader.upload(batch))
+        if self._wgpu is not None:
+            learner, _ = self._wgpu
+            return learner.loss_terms(
+                batch.images.numpy(),
+                boxes_xyxy=batch.boxes_xyxy,
+                mask=batch.mask,
+            )
+        images = images_to_input(batch.images)
+        is_bfloat16 = self.config.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bfloat16):
+            output = (self._compiled or self.model.dense)(images)
+        return detection_loss(
+            output,
+            self.model.candidates(output) if self.model.exclusion is not None else None,
+            boxes_xyxy=batch.boxes_xyxy,
+            mask=batch.mask,
+            weights=self.loss_weights,
+            every_cell=self.device.type != "cpu",
+        )
+
+    def build_predictor(self) -> PredictSlots:
+        """Return what predicts with the averaged weights as they are now."""
+        if self._wgpu is None:
+            return build_predictor(self.average.model, backend=self.backend)
+        # Compiled once: a validation copies its weights and no more.
+        _, predictor = self._wgpu
+        predictor.load()
+        return predictor
+
+    def _not_finite(self, what: str, value: float, taken: list[NDArray[np.int64]]) -> HaustraError:
+        """Save which samples a step was made of, and return the error that names them."""
+        ids = self.split.sample_ids()
+        names = [ids[index] for indices in taken for index in indices]
+        path = self.config.run_folder / BAD_BATCH_NAME
+        epoch, step = self.position.epoch + 1, self.step % self.steps_per_epoch + 1
+        write_json_atomic(
+            path,
+            value={
+                "not_finite": what,
+                "value": str(value),
+                "epoch": epoch,
+                "step": step,
+                "lr": self.position.rate,
+                "sample_ids": names,
+            },
+        )
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        return HaustraError(
+            f"the {what} is {value} at epoch {epoch}, step {step} (batch with "
+            f"{', '.join(names[:4])}{more}; all in {path}); lower --lr-start "
+            f"{self.config.lr_start} or pass --precision float32"
+        )
+
+    def state(self) -> TrainingState:
+        """Return all that `restore` needs; it shares memory with the training."""
+        parts = {
+            "model": self.model.state_dict(),
+            "average": self.average.model.state_dict(),
+            "optimiser": self.optimiser.memory(),
+            "random": {"torch": torch.get_rng_state()},
+        }
+        return TrainingState(
+            position=self.position,
+            settings=self.config.to_json(),
+            warehouse_version=self.split.manifest.version,
+            average_steps=self.average.steps,
+            tensors={
+                f"{part}.{name}": tensor
+                for part, tensors in parts.items()
+                for name, tensor in tensors.items()
+            },
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Go to where another training of the same settings was."""
+
+        def part(name: str) -> dict[str, torch.Tensor]:
+            prefix = f"{name}."
+            return {
+                key.removeprefix(prefix): tensor
+                for key, tensor in state.tensors.items()
+                if key.startswith(prefix)
+            }
+
+        self.model.load_state_dict(part("model"))
+        self.average.model.load_state_dict(part("average"))
+        self.average.steps = state.average_steps
+        self.optimiser.remember(part("optimiser"))
+        torch.set_rng_state(part("random")["torch"])
+        self.position = Position(**asdict(state.position))
+
+
+def epoch_batches(
+    training: Training,
+    *,
+    epoch: int,
+    strength: AugmentStrength | None,
+    first_batch: int = 0,
+) -> Generator[WaitedBatch, None, None]:
+    """Open the batches of an epoch, on the device that trains.
+
+    On a GPU it also does the part of the augmentation that touches every pixel.
+
+    Args:
+        training: whose settings, split and device they are for.
+        epoch: counted from 0.
+        strength: of the augmentation; None gives the samples as they are stored.
+        first_batch: batches to leave out at the beginning.
+    """
+    split, config = training.split, training.config
+    on_gpu = training.device.type != "cpu"
+    batches = training_batches(
+        split,
+        order=epoch_order(
+            split.shard_sizes, seed=config.seed, epoch=epoch, window_size=config.shuffle_window
+        ),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epoch=epoch,
+        strength=without_pixels(strength) if strength is not None and on_gpu else strength,
+        first_batch=first_batch,
+    )
+    if not on_gpu:
+        return with_waits(batches)
+    uploaded = uploaded_batches(batches, uploader=training.uploader)
+    if strength is None:
+        return with_waits(uploaded)
+    return with_waits(disturbed_batches(uploaded, strength=strength, seed=config.seed, epoch=epoch))

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from haustra.core.detections import Detections
+from haustra.evaluation.bootstrap import bootstrap_intervals
+from haustra.evaluation.compare import Comparison, Difference, compare_detectors
+from scored_boxes import found, random_scene, truth_of
+
+BOX, FAR = (10, 10, 30, 30), (100, 100, 140, 140)
+
+
+def compare(
+    truths: list[Detections], a: list[Detections], b: list[Detections], seed: int = 0
+) -> Comparison:
+    groups = [str(index) for index in range(len(truths))]
+    return compare_detectors(
+        truths, a, b, groups=groups, thresholds=(0.5, 0.5), num_resamples=200, seed=seed
+    )
+
+
+def of(comparison: Comparison, metric: str) -> Difference:
+    (found,) = [each for each in comparison.differences if each.metric == metric]
+    return found
+
+
+def test_a_detector_does_not_differ_from_itself() -> None:
+    truths, predictions = random_scene(3)
+    for difference in compare(truths, predictions, predictions).differences:
+        assert (difference.difference, difference.interval) == (0.0, (0.0, 0.0))
+        assert difference.share_b_better == 0.5
+
+
+def test_a_difference_by_hand() -> None:
+    truths = [truth_of(BOX)] * 4
+    a = [found((0.9, BOX))] * 3 + [found((0.9, FAR))]
+    b = [found((0.9, BOX))] * 4
+    recall = of(compare(truths, a, b), "recall")
+    assert (recall.a, recall.b, recall.difference) == (0.75, 1.0, 0.25)
+    assert recall.interval[0] >= 0
+    assert recall.share_b_better > 0.5
+    assert of(compare(truths, b, a), "recall").difference == -0.25
+
+
+def test_pairing_makes_the_interval_narrower() -> None:
+    """Half of the frames are hard for both; which come into a draw does not matter to B - A."""
+    truths = [truth_of(BOX)] * 40
+    a = [found((0.9, BOX) if n % 2 else (0.9, FAR)) for n in range(40)]
+    b = [found((0.9, BOX) if n % 2 or n < 4 else (0.9, FAR)) for n in range(40)]
+    low, high = of(compare(truths, a, b), "recall").interval
+    groups = [str(n) for n in range(40)]
+    alone = bootstrap_intervals(truths, a, groups=groups, threshold=0.5, num_resamples=200).recall
+    assert high - low < (alone[1] - alone[0]) * 0.75
+
+
+def test_the_same_seed_gives_the_same_interval_and_groups_are_drawn_whole() -> None:
+    truths, a = random_scene(5)
+    b = [p.select(np.arange(len(p)) % 2 == 0) for p in a]
+    assert compare(truths, a, b).to_json() == compare(truths, a, b).to_json()
+    assert compare(truths, a, b).to_json() != compare(truths, a, b, seed=1).to_json()
+    one_group = compare_detectors(
+        truths, a, b, groups=["p"] * len(truths), thresholds=(0.5, 0.2), num_resamples=5
+    )
+    assert one_group.num_groups == 1
+    for difference in one_group.differences:
+        assert difference.interval == pytest.approx((difference.difference,) * 2)

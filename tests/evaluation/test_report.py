@@ -1,0 +1,269 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from checkpoints import write_lively_checkpoint
+from haustra.cli.main import main
+from haustra.core.detections import Detections, PredictSlots, Slots
+from haustra.core.letterbox import ResizeMode
+from haustra.core.operating_point import OperatingPoint
+from haustra.evaluation.config import EvalConfig
+from haustra.evaluation.evaluation import Evaluation
+from haustra.evaluation.gallery import spread_evenly
+from haustra.evaluation.metrics import box_metrics
+from haustra.evaluation.report import worst_mistakes
+from haustra.evaluation.stage import EvaluationResult, evaluate_detector
+from haustra.training.config import TrainConfig
+from haustra.training.loop import train_detector
+from haustra.warehouse.reading import open_split, read_manifest
+from scenes import write_captures, write_warehouse
+from scored_boxes import frame
+
+SIZE_WH = (100, 100)
+
+
+def detections(*boxes_and_scores: tuple[list[float], float]) -> Detections:
+    boxes = np.array([box for box, _ in boxes_and_scores], dtype=np.float64).reshape(-1, 4)
+    scores = np.array([score for _, score in boxes_and_scores], dtype=np.float64)
+    return Detections(boxes_px=boxes, scores=scores, image_size_wh=SIZE_WH)
+
+
+SMALL, LARGE = [10.0, 10.0, 20.0, 20.0], [30.0, 30.0, 80.0, 80.0]
+
+
+def test_mistakes_come_worst_first_and_duplicates_are_none() -> None:
+    pairs = [
+        (detections((SMALL, 1)), detections((SMALL, 0.9), (SMALL, 0.8))),  # found, twice
+        (detections((SMALL, 1)), detections()),
+        (detections((SMALL, 1), (LARGE, 1)), detections((SMALL, 0.9))),
+        (detections(), detections((SMALL, 0.5))),
+        (detections(), detections((SMALL, 0.95), (LARGE, 0.1))),
+        (detections(), detections((LARGE, 0.2))),  # below the threshold
+    ]
+    truths, predictions = map(list, zip(*pairs, strict=True))
+    evaluation = Evaluation(
+        metrics=box_metrics(truths, predictions, threshold=0.3),
+        truths=truths,
+        predictions=predictions,
+    )
+    missed, alarmed = worst_mistakes(evaluation)
+    assert missed.tolist() == [2, 1]
+    assert alarmed.tolist() == [4, 3]
+    assert worst_mistakes(evaluation, count=1)[0].tolist() == [2]
+    assert spread_evenly(evaluation, count=3).tolist() == [0, 2, 5]
+    assert spread_evenly(evaluation, count=99).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_of_frames_close_in_time_only_the_worst_mistake_is_shown() -> None:
+    truths = [detections((LARGE, 1))] * 40
+    predictions = [detections((SMALL, 0.5 + index / 100)) for index in range(40)]
+    evaluation = Evaluation(
+        metrics=box_metrics(truths, predictions, threshold=0.3),
+        truths=truths,
+        predictions=predictions,
+        frames=[frame(index, truth) for index, truth in enumerate(truths)],
+    )
+    missed, alarmed = worst_mistakes(evaluation)
+    assert alarmed.tolist() == [39, 24, 9]
+    assert len(missed) == 3
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_warehouse(tmp_path_factory.mktemp("report"))
+
+
+def test_the_report_shows_mistakes_only_where_there_are_some(
+    tmp_path: Path, manifest: Path
+) -> None:
+    split = open_split(manifest, split="train")
+    truth = split.gather(np.arange(len(split)))
+
+    def right(images: np.ndarray) -> Slots:
+        return truth.boxes_xyxy, truth.mask.astype(np.float32)
+
+    def wrong(images: np.ndarray) -> Slots:
+        boxes = np.zeros_like(truth.boxes_xyxy)
+        boxes[:, 0] = [0, 0, 0.04, 0.04]
+        scores = np.zeros(boxes.shape[:2], dtype=np.float32)
+        scores[:, 0] = 1
+        return boxes, scores
+
+    names = {}
+    for predict in (wrong, right):  # into the same folder: what is no longer true goes
+        result = evaluate(manifest, predict, report=tmp_path / "report", split="train")
+        names[predict] = {path.name for path in (tmp_path / "report").iterdir()}
+        assert {path.name for path in result.report} == names[predict]
+        page = (tmp_path / "report" / "report.html").read_text()
+        assert page.count("<figure>") == (16 if predict is wrong else 0)
+    always = {"report.html", "report.json", "curves.png", "clinical.png", "gallery.png"}
+    assert names[wrong] == always | {"misses.png", "false_alarms.png"}
+    assert names[right] == always
+
+
+class StubDetector:
+    """A function in place of a network, with what an evaluation asks of a detector."""
+
+    caption = "a detector"
+    input_size_wh = (64, 64)
+    resize_mode: ResizeMode = "letterbox"
+    history: list[dict[str, Any]] = []  # noqa: RUF012
+    warehouse_version = None
+    training_groups: tuple[str, ...] = ()
+    backend = "a function"
+
+    def __init__(self, predict_slots: PredictSlots) -> None:
+        self.predict_slots = predict_slots
+        self.operating_point = OperatingPoint()
+
+    def store_operating_point(self, point: OperatingPoint) -> None:
+        self.operating_point = point
+
+
+def evaluate(manifest: Path, predict: PredictSlots, **settings: Any) -> EvaluationResult:
+    weights = manifest.with_name("weights")
+    weights.write_text("a function")
+    return evaluate_detector(
+        EvalConfig(manifest=manifest, detector_weights=weights, **settings),
+        open_detector=lambda path: StubDetector(predict),
+    )
+
+
+def test_the_report_needs_no_other_file_and_shows_the_intervals(
+    tmp_path: Path, manifest: Path
+) -> None:
+    split = open_split(manifest, split="train")
+    truth = split.gather(np.arange(len(split)))
+    result = evaluate(
+        manifest,
+        lambda images: (truth.boxes_xyxy, truth.mask.astype(np.float32)),
+        report=tmp_path,
+        split="train",
+        bootstrap=10,
+    )
+    assert result.intervals is not None
+    assert result.intervals.num_groups == split.manifest.splits["train"].groups
+    page = (tmp_path / "report.html").read_text()
+    assert "<tr><th>AP50</th><td>1.0000</td><td>[1.0000, 1.0000]</td></tr>" in page
+    assert f"10 resamples of {result.intervals.num_groups} groups" in page
+    sources = re.findall(r'(?:src|href)="([^"]{1,40})', page)
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources)
+    stored = json.loads((tmp_path / "report.json").read_text())
+    assert stored["bootstrap"]["ap50"] == pytest.approx([1, 1])
+    assert stored["settings"]["manifest"] == str(manifest)
+    assert stored["environment"]["python"]
+
+
+def test_captures_are_measured_in_time_and_the_report_leads_to_the_frames(
+    tmp_path: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    captures, weights = tmp_path / "captures", tmp_path / "detector.bin"
+    for folder in write_captures(captures, num_runs=2, frames_per_run=6):
+        run = folder / "run_manifest.json"
+        run.write_text(json.dumps(json.loads(run.read_text()) | {"frame_rate_hz": 2.0}))
+    write_lively_checkpoint(weights, manifest=manifest, kind="big")
+    report = tmp_path / "report"
+    arguments = ["--captures", captures, "--detector-weights", weights, "--report", report]
+    main(["eval", *map(str, arguments), "--degrade", "--metrics-out", str(tmp_path / "m.json")])
+    printed = capsys.readouterr().out
+    for text in (
+        "threshold 0.3: the default, not fitted",
+        "r000/disc_0",
+        "all 4 lesions",
+        "hold-off  kept on from",
+        "recall when degraded",
+        "leakage: which groups it was trained on is not known",
+    ):
+        assert text in printed
+    measured = json.loads((tmp_path / "m.json").read_text())
+    assert measured["alarms"]["minutes"] == pytest.approx(12 / 2 / 60)
+    assert [row["hold_off_frames"] for row in measured["alarms"]["rows"]] == [0, 3, 6, 15]
+    assert len(measured["lesions"]["rows"]) == 4
+    page = (report / "report.html").read_text()
+    links = re.findall(r'<a href="([^"]+)">', page)
+    assert links
+    for link in links:
+        assert (report / link).is_file()
+    assert {"degradations.png", "degraded.png"} <= {path.name for path in report.iterdir()}
+
+
+def test_groups_that_were_trained_on_are_a_leak_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = write_warehouse(tmp_path)
+    result = train_detector(
+        TrainConfig(manifest=manifest, epochs=1, checkpoint_out=tmp_path / "detector.bin")
+    )
+    measure = ["eval", "--detector-weights", str(result.checkpoint_path), "--json"]
+
+    def audit_of(*arguments: object) -> tuple[dict[str, Any], list[str]]:
+        main([*measure, *map(str, arguments)])
+        summary = json.loads(capsys.readouterr().out)
+        return summary["leakage_audit"], summary["notes"]
+
+    audit, notes = audit_of("--captures", tmp_path / "captures")
+    num_trained = read_manifest(manifest).splits["train"].groups
+    assert (audit["num_groups"], len(audit["shared_groups"])) == (8, num_trained)
+    assert notes[0].startswith(f"LEAK: {num_trained} of 8 groups were trained on, such as 'colon_")
+    audit, _ = audit_of("--manifest", manifest)
+    assert audit["shared_groups"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--detector-weights", "w"],
+            "expected one of --manifest (a warehouse) and --captures (run folders): the frames to "
+            "measure on",
+        ),
+        (
+            ["--manifest", "m", "--captures", "c", "--detector-weights", "w"],
+            "expected one of --manifest (a warehouse) and --captures (run folders): the frames to "
+            "measure on",
+        ),
+        (
+            ["--captures", "c", "--split", "val", "--detector-weights", "w"],
+            "--split val with --captures c: expected it with --manifest, since captures have no "
+            "splits",
+        ),
+        (
+            ["--captures", "c"],
+            "expected one of --detector-weights FILE and --compare A B: what to measure",
+        ),
+        (
+            ["--captures", "c", "--compare", "a", "b", "--fit"],
+            "--fit with --compare: expected one of them",
+        ),
+        (
+            ["--captures", "c", "--detector-weights", "w.json", "--degrade"],
+            "--degrade with stored predictions w.json: expected a checkpoint, since nothing can "
+            "look at other images",
+        ),
+        (
+            ["--captures", "c", "--detector-weights", "w", "--fit", "--shuffle-labels-seed", "1"],
+            "--fit with --shuffle-labels-seed: expected one of them",
+        ),
+        (
+            ["--captures", "c", "--detector-weights", "w", "--fit-fpr", "1.5"],
+            "--fit-fpr 1.5: expected a share above 0 and below 1",
+        ),
+        (
+            ["--captures", "c", "--detector-weights", "w", "--predictions-out", "p.csv"],
+            "--predictions-out p.csv: expected a name that ends in .json, by which `haustra eval` "
+            "knows stored predictions",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", *arguments])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"haustra: {message}\n"

@@ -1,0 +1,133 @@
+"""`haustra infer --video`: which frames, which boxes, what when the video is damaged."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from checkpoints import write_lively_checkpoint
+from haustra.cli.main import main
+from haustra.core.errors import HaustraError
+from haustra.core.videos import CODEC_OF_SUFFIX, VideoReader, writing_video
+from haustra.inference.config import InferConfig
+from haustra.inference.detector import open_detector
+from haustra.inference.video import infer_video
+from scenes import write_warehouse
+from viewing import picture, write_video
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "weights" / "lively.bin"
+    write_lively_checkpoint(path, manifest=write_warehouse(tmp_path / "data", num_runs=3))
+    return path
+
+
+@pytest.mark.parametrize("suffix", sorted(CODEC_OF_SUFFIX))
+def test_a_video_of_odd_size_comes_back_frame_by_frame(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    with writing_video(path, frame_rate_hz=25.0) as add:
+        for number in range(7):
+            add(np.full((61, 83, 3), (20 + 30 * number, 90, 40), dtype=np.uint8))
+    video = VideoReader(path, flag="--video")
+    assert (video.num_frames, round(video.frame_rate_hz, 1)) == (7, 25.0)
+    for number in range(7):
+        image = video.read(number)
+        assert image.shape == (62, 84, 3)
+        assert np.abs(image.mean(axis=(0, 1)) - (20 + 30 * number, 90, 40)).max() < 12
+    assert [child.name for child in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_video_that_is_given_up_leaves_no_file(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with writing_video(tmp_path / "a.mp4", frame_rate_hz=10.0) as add:
+            add(picture(0.5))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_boxes_are_those_of_the_detector_on_each_frame(tmp_path: Path, weights: Path) -> None:
+    write_video(tmp_path / "a.mp4")
+    result = infer_video(
+        InferConfig(video=tmp_path / "a.mp4", detector_weights=weights, infer_obj_thresh=0.05)
+    )
+    video, detector = VideoReader(tmp_path / "a.mp4", flag="--video"), open_detector(weights)
+    assert len(result.frames) == 12
+    assert result.num_frames_boxed > 0
+    for number, found in enumerate(result.frames):
+        wanted = detector.detect(video.read(number), objectness=0.05, iou=0.5)
+        assert found.boxes_px.tolist() == wanted.boxes_px.tolist()
+        assert found.scores.tolist() == wanted.scores.tolist()
+    assert result.backend == result.to_json()["backend"] == detector.backend
+    assert result.out == tmp_path / "a_boxed.mp4"
+    boxed = VideoReader(result.out, flag="--video")
+    assert (boxed.num_frames, boxed.frame_rate_hz) == (12, 20.0)
+
+
+def test_boxes_are_green_in_the_video(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4")
+    result = infer_video(
+        InferConfig(video=tmp_path / "a.mp4", out=tmp_path / "b.avi", infer_obj_thresh=0.0)
+    )
+    assert result.is_heuristic
+    assert result.backend is None
+    number = next(i for i, found in enumerate(result.frames) if len(found))
+    drawn = VideoReader(tmp_path / "b.avi", flag="--video").read(number).astype(int)
+    factor = drawn.shape[0] // 64
+    x0, y0, _x1, y1 = (int(v) * factor for v in result.frames[number].boxes_px[0])
+    red, green, blue = drawn[(y0 + y1) // 2, max(0, x0 - 1) : x0 + 3].T
+    assert (green - np.maximum(red, blue)).max() > 50
+
+
+def test_hold_off_holds_back_the_first_frames_of_a_video(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4")
+    shared = {"video": tmp_path / "a.mp4", "infer_obj_thresh": 0.0}
+    shown = infer_video(InferConfig(**shared))  # type: ignore[arg-type]
+    held = infer_video(InferConfig(**shared, infer_hold_off=3))  # type: ignore[arg-type]
+    first = next(i for i, found in enumerate(shown.frames) if len(found))
+    assert [len(found) for found in held.frames[first : first + 3]] == [0, 0, 0]
+    assert len(held.frames[first + 3]) > 0
+
+
+def test_a_video_that_ends_early_is_boxed_as_far_as_it_goes_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.avi"
+    write_video(path, num_frames=20)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(SystemExit) as stopped:
+        main(["infer", "--video", str(path)])
+    told = capsys.readouterr()
+    num_read = VideoReader(tmp_path / "a_boxed.mp4", flag="--video").num_frames
+    assert 0 < num_read < 20
+    assert stopped.value.code == 2
+    assert told.err.splitlines()[-1].endswith(
+        f"{num_read} of 20 frames could be read, they are boxed: {path} ends or is damaged at "
+        f"frame {num_read}"
+    )
+
+
+def test_what_is_no_video_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with pytest.raises(HaustraError) as caught:
+        infer_video(InferConfig(video=path))
+    assert str(caught.value) == f"--video {path}: expected a video file; there is none"
+    path.write_bytes(b"nothing" * 99)
+    with pytest.raises(HaustraError) as caught:
+        infer_video(InferConfig(video=path))
+    assert str(caught.value) == f"--video {path}: expected a video that OpenCV decodes"
+    assert [child.name for child in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_the_video_is_never_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    write_video(path)
+    before = path.read_bytes()
+    with pytest.raises(HaustraError) as caught:
+        infer_video(InferConfig(video=path, out=path))
+    assert str(caught.value) == f"--out {path}: expected another file than --video"
+    assert path.read_bytes() == before

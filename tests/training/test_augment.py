@@ -1,0 +1,266 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from haustra.training.augment import (
+    EASY,
+    FULL,
+    LIGHT,
+    AugmentStrength,
+    ReadSample,
+    augment_sample,
+    batch_samples,
+)
+from haustra.training.batches import strength_at, training_batches
+from haustra.training.config import TrainConfig
+from haustra.training.schedule import learning_rate
+from haustra.warehouse.order import epoch_order
+from haustra.warehouse.reading import open_split
+from scenes import write_warehouse
+
+SIDE = 128
+GEOMETRY = dataclasses.replace(
+    LIGHT,
+    gain=0.0,
+    channel_gain=0.0,
+    gamma=0.0,
+    blur=0.0,
+    noise=0.0,
+    compression=0.0,
+    speculars=0.0,
+    text=0.0,
+)
+"""Pixels keep their values, so that a white rectangle stays one."""
+
+
+def white_rectangle(box: tuple[int, int, int, int]) -> ReadSample:
+    image = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+    x0, y0, x1, y1 = box
+    image[y0:y1, x0:x1] = 255
+    return lambda index: (image, np.array([box], dtype=np.float64))
+
+
+def augment(
+    read: ReadSample, *, strength: AugmentStrength, seed: int, num_samples: int = 1
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    rng = np.random.default_rng(seed)
+    return augment_sample(read, 0, partners=np.arange(num_samples), strength=strength, rng=rng)
+
+
+def bright_boxes(image: NDArray[np.uint8]) -> list[list[int]]:
+    _, _, stats, _ = cv2.connectedComponentsWithStats((image.min(axis=2) > 184).astype(np.uint8))
+    return sorted([x, y, x + w, y + h] for x, y, w, h, _ in stats[1:].tolist())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 100_000))
+def test_boxes_move_with_their_pixels(seed: int) -> None:
+    strength = dataclasses.replace(GEOMETRY, scale=(0.6, 1.3), stretch=0.1)
+    image, boxes = augment(white_rectangle((40, 52, 76, 70)), strength=strength, seed=seed)
+    np.testing.assert_allclose(boxes, bright_boxes(image), atol=1.6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 100_000))
+def test_the_box_of_a_turned_polyp_is_that_of_its_ellipse(seed: int) -> None:
+    image = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+    cv2.ellipse(image, (64, 60), (30, 14), 0, 0, 360, (255, 255, 255), cv2.FILLED)
+    box = np.array([[33.5, 45.5, 95.5, 75.5]])
+    strength = dataclasses.replace(GEOMETRY, scale=(0.8, 1.0), shift=0.05, turn=1.0, turn_deg=45.0)
+    turned, boxes = augment(lambda index: (image, box), strength=strength, seed=seed)
+    np.testing.assert_allclose(boxes, bright_boxes(turned), atol=2.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 100_000))
+def test_a_mosaic_has_the_boxes_that_are_left_of_its_four_parts(seed: int) -> None:
+    strength = dataclasses.replace(GEOMETRY, mosaic=1.0, shift=0.0)
+    image, boxes = augment(white_rectangle((54, 54, 74, 74)), strength=strength, seed=seed)
+    assert len(boxes) == 4
+    found = np.array(bright_boxes(image))
+    assert len(found) == 4
+    apart = np.abs(boxes[:, None] - found[None]).max(axis=2)
+    assert sorted(apart.argmin(axis=1).tolist()) == [0, 1, 2, 3]
+    assert apart.min(axis=1).max() <= 1.6
+
+
+def test_a_pasted_polyp_gets_a_box_and_covers_none() -> None:
+    dark = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+    red = np.full((SIDE, SIDE, 3), (250, 60, 60), dtype=np.uint8)
+    own, donated = np.array([[10.0, 10.0, 60.0, 60.0]]), np.array([[30.0, 30.0, 90.0, 80.0]])
+
+    def read(index: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        return (dark, own) if index == 0 else (red, donated)
+
+    strength = dataclasses.replace(GEOMETRY, scale=(1.0, 1.0), shift=0.0, paste=1.0)
+    num_pasted = 0
+    for seed in range(60):
+        image, boxes = augment(read, strength=strength, seed=seed, num_samples=2)
+        assert 1 <= len(boxes) <= 2
+        if len(boxes) == 1:
+            assert not image.any()  # no room, or its own black polyp: nothing to see
+            continue
+        assert np.minimum(boxes[0, 2:], boxes[1, 2:]).min() > 0
+        overlap = np.minimum(boxes[0, 2:], boxes[1, 2:]) - np.maximum(boxes[0, :2], boxes[1, :2])
+        smaller = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).min()
+        assert overlap.clip(0).prod() < 0.05 * smaller
+        x, y = ((boxes[1, :2] + boxes[1, 2:]) / 2).astype(int)
+        if image[y, x, 0] > 100:
+            num_pasted += 1
+            outside = image.copy()
+            x0, y0, x1, y1 = boxes[1].round().astype(int)
+            margin = 8
+            outside[max(0, y0 - margin) : y1 + margin, max(0, x0 - margin) : x1 + margin] = 0
+            assert outside.max() < 20
+    assert num_pasted > 10
+
+
+def test_all_flips_and_quarter_turns_occur() -> None:
+    read = white_rectangle((56, 16, 72, 48))  # upright, at the top
+    strength = dataclasses.replace(GEOMETRY, shift=0.0)
+    boxes = np.concatenate([augment(read, strength=strength, seed=seed)[1] for seed in range(200)])
+    size, centre = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
+    lying = size[:, 0] > size[:, 1]
+    assert 50 < int(lying.sum()) < 150
+    for turned in (False, True):
+        axis = centre[lying == turned, 0 if turned else 1]
+        assert (axis < SIDE / 2).any()
+        assert (axis > SIDE / 2).any()
+
+
+def test_a_box_that_leaves_the_image_is_dropped_and_one_that_stays_is_clipped() -> None:
+    image = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+    corner, edge = [0.0, 0.0, 8.0, 8.0], [0.0, 50.0, 64.0, 78.0]
+    results = [
+        augment(lambda index: (image, np.array([corner, edge])), strength=GEOMETRY, seed=seed)[1]
+        for seed in range(300)
+    ]
+    counts = [len(boxes) for boxes in results]
+    assert counts.count(1) > 50
+    assert counts.count(2) > 50
+    assert counts.count(0) < 30
+    boxes = np.concatenate(results)
+    assert ((boxes >= 0) & (boxes <= SIDE)).all()
+
+
+@pytest.mark.parametrize("strength", [FULL, LIGHT], ids=["full", "light"])
+def test_augmentation_is_a_function_of_its_generator(strength: AugmentStrength) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, size=(6, 64, 64, 3), dtype=np.uint8)
+
+    def read(index: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        return noise[index], np.array([[12.0, 14.0, 40.0, 44.0]])
+
+    for seed in range(40):
+        image, boxes = augment(read, strength=strength, seed=seed, num_samples=6)
+        again, same = augment(read, strength=strength, seed=seed, num_samples=6)
+        assert image.dtype == np.uint8
+        assert image.shape == (64, 64, 3)
+        np.testing.assert_array_equal(image, again)
+        np.testing.assert_array_equal(boxes, same)
+        other, _ = augment(read, strength=strength, seed=seed + 1000, num_samples=6)
+        assert (image != other).any()
+
+
+@pytest.mark.parametrize(
+    "kind", ["blur", "noise", "compression", "speculars", "text", "gain", "gamma"]
+)
+def test_each_change_of_the_pixels_changes_them_and_no_box(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(40, 200, size=(64, 64, 3), dtype=np.uint8)
+    box = np.array([[12.0, 14.0, 40.0, 44.0]])
+    still = dataclasses.replace(GEOMETRY, scale=(1.0, 1.0), shift=0.0)
+    extent: dict[str, Any] = {kind: 0.3 if kind in {"gain", "gamma"} else 1.0}
+    strong = dataclasses.replace(still, **extent)
+    num_changed = 0
+    for seed in range(20):
+        plain, boxes = augment(lambda index: (noise, box), strength=still, seed=seed)
+        changed, same = augment(lambda index: (noise, box), strength=strong, seed=seed)
+        np.testing.assert_array_equal(boxes, same)
+        num_changed += bool((plain != changed).any())
+    assert num_changed >= 18
+
+
+def test_samples_side_by_side_are_padded_to_the_most_boxes() -> None:
+    image = np.zeros((20, 40, 3), dtype=np.uint8)
+    three = np.array([[0.0, 0.0, 10.0, 5.0]] * 3)
+    batch = batch_samples([(image, three), (image, np.zeros((0, 4)))])
+    assert batch.boxes_xyxy.shape == (2, 3, 4)
+    np.testing.assert_allclose(batch.boxes_xyxy[0, 0], [0, 0, 0.25, 0.25])
+    assert batch.mask.tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert batch_samples([(image, np.zeros((0, 4)))]).mask.tolist() == [[0]]
+
+
+def test_the_batches_of_an_epoch_do_not_depend_on_the_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = open_split(write_warehouse(tmp_path), split="train")
+
+    def epoch_with(num_cpus: int, *, epoch: int) -> list[bytes]:
+        monkeypatch.setattr("os.cpu_count", lambda: num_cpus)
+        order = epoch_order(split.shard_sizes, seed=1, epoch=epoch)
+        batches = training_batches(
+            split, order=order, batch_size=3, seed=1, epoch=epoch, strength=FULL
+        )
+        return [batch.images.tobytes() + batch.boxes_xyxy.tobytes() for _, batch in batches]
+
+    assert epoch_with(1, epoch=0) == epoch_with(16, epoch=0)
+    assert epoch_with(1, epoch=0) != epoch_with(1, epoch=1)
+
+
+def test_a_smaller_image_has_the_same_boxes() -> None:
+    read = white_rectangle((32, 48, 96, 80))
+    still = dataclasses.replace(GEOMETRY, scale=(1.0, 1.0), shift=0.0, resolution=0.5)
+    image, boxes = augment(read, strength=still, seed=3)
+    assert image.shape == (64, 64, 3)
+    np.testing.assert_allclose(boxes, bright_boxes(image), atol=1.0)
+
+
+def test_images_grow_to_their_own_size() -> None:
+    shares = [strength_at(done, epoch=0, halfway=done).resolution for done in np.linspace(0, 1, 50)]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.7
+    assert set(shares[30:]) == {1.0}
+    read = white_rectangle((32, 48, 96, 80))
+    strengths = [strength_at(done, epoch=0, halfway=done) for done in (0, 0.5, 1)]
+    sides = {augment(read, strength=strength, seed=0)[0].shape[0] for strength in strengths}
+    assert sides == {64, 128}  # steps of 64
+
+
+def test_augmentation_grows_with_the_epochs_and_is_light_at_the_end() -> None:
+    first, middle, last = (strength_at(0.5, epoch=e, halfway=1.0) for e in (0, 25, 50))
+    assert (first, last) == (EASY, FULL)
+    assert EASY.gain < middle.gain < FULL.gain
+    assert middle.gain == pytest.approx((EASY.gain + FULL.gain) / 2)
+    assert middle.scale == FULL.scale
+    assert strength_at(0.69, epoch=500, halfway=1.0) == FULL
+    for done in (0.71, 1.0):
+        assert strength_at(done, epoch=25, halfway=1.0) is LIGHT
+
+
+@pytest.mark.parametrize("scheduler", ["linear", "cosine"])
+def test_the_rate_rises_then_falls_from_start_to_end(scheduler: str) -> None:
+    rates = [
+        learning_rate(p, start=1e-3, end=1e-5, scheduler=scheduler)  # type: ignore[arg-type]
+        for p in np.linspace(0, 1, 201)
+    ]
+    peak = int(np.argmax(rates))
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates[peak] == pytest.approx(1e-3)
+    assert rates[-1] == pytest.approx(1e-5)
+    assert (np.diff(rates[: peak + 1]) > 0).all()
+    assert (np.diff(rates[peak:]) < 0).all()
+
+
+def test_the_settings_decide_where_the_files_go() -> None:
+    config = TrainConfig(manifest=Path("m.json"), model="big")
+    assert config.checkpoint_path == Path("checkpoints/bigdet.bin")
+    assert config.metrics_path == Path("checkpoints/bigdet.run/metrics.jsonl")
+    assert config.num_epochs == 60
+    assert TrainConfig(manifest=Path("m"), time_budget="1.5m").time_budget_s == 90
