@@ -1,8 +1,9 @@
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from haustra.core.errors import HaustraError, MissingExtraError, option
+from haustra.core.errors import HaustraError, MissingExtraError, needs_extra, option
 
 
 def test_a_message_is_one_line() -> None:
@@ -44,3 +45,18 @@ def test_an_error_inside_another_keeps_its_settings_marked() -> None:
     outer = HaustraError(f"settings.json: {inner.message}")
     assert str(outer) == "settings.json: epochs=0: too few"
     assert outer.for_command_line() == "settings.json: --epochs 0: too few"
+
+
+def test_a_missing_import_names_the_extra_that_brings_it() -> None:
+    with (
+        pytest.raises(
+            MissingExtraError, match=r"haustra.train needs the package 'no_such_package'"
+        ),
+        needs_extra("train", needed_for="haustra.train"),
+    ):
+        import_module("no_such_package.part")
+
+
+def test_a_missing_module_of_our_own_is_a_bug_and_not_a_missing_extra() -> None:
+    with pytest.raises(ModuleNotFoundError), needs_extra("train", needed_for="haustra.train"):
+        import_module("haustra.no_such_module")

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from cyclopts import App, ArgumentCollection, Parameter, Token
 
 from haustra.cli.scores import print_scores
-from haustra.cli.terminal import build_progress, duration_text, print_json, print_lines
+from haustra.cli.terminal import build_progress, print_json, print_lines
 from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.core.files import read_json
+from haustra.core.progress_bars import duration_text
 from haustra.training.config import TrainConfig
 
 CONFIG_FLAG = "--config"

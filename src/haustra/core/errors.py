@@ -1,6 +1,8 @@
 """The one exception for mistakes that a user can fix, and how its messages name settings."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePath
 
 _OPEN, _BETWEEN, _CLOSE = "\ue000", "\ue001", "\ue002"
@@ -67,3 +69,19 @@ class MissingExtraError(HaustraError):
             f"{needed_for} needs the package {package!r}, which is not installed; "
             f"run: pip install 'haustra[{extra}]'"
         )
+
+
+@contextmanager
+def needs_extra(extra: str, *, needed_for: str) -> Iterator[None]:
+    """Name the extra to install where an import inside this context fails.
+
+    Raises:
+        MissingExtraError: A package other than haustra itself is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "haustra"):
+            raise
+        raise MissingExtraError(package, extra=extra, needed_for=needed_for) from None
