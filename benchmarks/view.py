@@ -34,11 +34,13 @@ from playwright.sync_api import sync_playwright
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from haustra.captures.sources import Source as AnySource
+from haustra.captures.sources import SourceFrame
 from haustra.core.detections import Detections
 from haustra.view import server
 from haustra.view.config import ViewConfig
 from haustra.view.feed import WatchedDetector
-from haustra.view.sources import LiveSource, SourceFrame
+from haustra.view.sources import LiveSource
 
 RATE_HZ = 30.0
 RATE_OF_MANY_HZ = 200.0
@@ -50,14 +52,16 @@ LIMIT_MS = 1000 * (SLOW_S + 2 / RATE_HZ)
 WEIGHTS = Path(__file__).parent.parent / "tests" / "view" / "tinydet_sim.bin"
 
 
-class Moving:
-    """A grabber of noise with a square that moves, as fast as it is asked."""
+class Moving(AnySource):
+    """A live source of noise with a square that moves, as fast as it is asked."""
+
+    name, seekable, num_frames, frame_rate_hz = "moving", False, None, None
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
         self._ground = rng.integers(60, 90, (SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
 
-    def grab(self, number: int) -> SourceFrame:
+    def read(self, number: int) -> SourceFrame:
         """Return the next frame."""
         image = self._ground.copy()
         x = 3 * number % (SIZE_PX - 60)

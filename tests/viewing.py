@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.captures.sources import Source as AnySource
+from haustra.captures.sources import SourceFrame
 from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
 from haustra.core.images import write_png
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.videos import writing_video
 from haustra.view.feed import Feed, WatchedDetector
-from haustra.view.sources import LiveSource, Source, SourceFrame
+from haustra.view.sources import LiveSource, Source
 
 
 class FindsBright:
@@ -56,14 +58,16 @@ def write_pictures(folder: Path, *scores: float) -> Path:
     return folder
 
 
-class Ticks:
-    """A grabber of pictures at a rate, for ever or up to a number."""
+class Ticks(AnySource):
+    """A live source of pictures at a rate, without an end or up to a number."""
+
+    name, seekable, num_frames, frame_rate_hz = "ticks", False, None, None
 
     def __init__(self, *, rate_hz: float = 100.0, count: int | None = None) -> None:
         self._period_s, self._count = 1 / rate_hz, count
         self.is_closed = threading.Event()
 
-    def grab(self, number: int) -> SourceFrame:
+    def read(self, number: int) -> SourceFrame:
         if number == self._count:
             raise HaustraError("ticks: it gave no further frame")
         time.sleep(self._period_s)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from checkpoints import write_lively_checkpoint
+from haustra.captures.sources import VideoFile
 from haustra.cli.main import main
 from haustra.core.errors import HaustraError
-from haustra.core.videos import CODEC_OF_SUFFIX, VideoReader, writing_video
+from haustra.core.videos import CODEC_OF_SUFFIX, writing_video
 from haustra.inference.config import InferConfig
 from haustra.inference.detector import open_detector
 from haustra.inference.video import infer_video
@@ -29,10 +30,10 @@ def test_a_video_of_odd_size_comes_back_frame_by_frame(tmp_path: Path, suffix: s
     with writing_video(path, frame_rate_hz=25.0) as add:
         for number in range(7):
             add(np.full((61, 83, 3), (20 + 30 * number, 90, 40), dtype=np.uint8))
-    video = VideoReader(path, flag="--video")
+    video = VideoFile(path, setting="video")
     assert (video.num_frames, round(video.frame_rate_hz, 1)) == (7, 25.0)
     for number in range(7):
-        image = video.read(number)
+        image = video.read(number).image_rgb
         assert image.shape == (62, 84, 3)
         assert np.abs(image.mean(axis=(0, 1)) - (20 + 30 * number, 90, 40)).max() < 12
     assert [child.name for child in tmp_path.iterdir()] == [path.name]
@@ -54,16 +55,16 @@ def test_the_boxes_are_those_of_the_detector_on_each_frame(tmp_path: Path, weigh
     result = infer_video(
         InferConfig(video=tmp_path / "a.mp4", detector_weights=weights, infer_obj_thresh=0.05)
     )
-    video, detector = VideoReader(tmp_path / "a.mp4", flag="--video"), open_detector(weights)
+    video, detector = VideoFile(tmp_path / "a.mp4", setting="video"), open_detector(weights)
     assert len(result.frames) == 12
     assert result.num_frames_boxed > 0
     for number, found in enumerate(result.frames):
-        wanted = detector.detect(video.read(number), objectness=0.05, iou=0.5)
+        wanted = detector.detect(video.read(number).image_rgb, objectness=0.05, iou=0.5)
         assert found.boxes_px.tolist() == wanted.boxes_px.tolist()
         assert found.scores.tolist() == wanted.scores.tolist()
     assert result.backend == result.to_json()["backend"] == detector.backend
     assert result.out == tmp_path / "a_boxed.mp4"
-    boxed = VideoReader(result.out, flag="--video")
+    boxed = VideoFile(result.out, setting="video")
     assert (boxed.num_frames, boxed.frame_rate_hz) == (12, 20.0)
 
 
@@ -75,7 +76,7 @@ def test_boxes_are_green_in_the_video(tmp_path: Path) -> None:
     assert result.is_heuristic
     assert result.backend is None
     number = next(i for i, found in enumerate(result.frames) if len(found))
-    drawn = VideoReader(tmp_path / "b.avi", flag="--video").read(number).astype(int)
+    drawn = VideoFile(tmp_path / "b.avi", setting="video").read(number).image_rgb.astype(int)
     factor = drawn.shape[0] // 64
     x0, y0, _x1, y1 = (int(v) * factor for v in result.frames[number].boxes_px[0])
     red, green, blue = drawn[(y0 + y1) // 2, max(0, x0 - 1) : x0 + 3].T
@@ -102,7 +103,7 @@ def test_a_video_that_ends_early_is_boxed_as_far_as_it_goes_and_told(
     with pytest.raises(SystemExit) as stopped:
         main(["infer", "--video", str(path)])
     told = capsys.readouterr()
-    num_read = VideoReader(tmp_path / "a_boxed.mp4", flag="--video").num_frames
+    num_read = VideoFile(tmp_path / "a_boxed.mp4", setting="video").num_frames
     assert 0 < num_read < 20
     assert stopped.value.code == 2
     assert told.err.splitlines()[-1].endswith(
@@ -115,11 +116,11 @@ def test_what_is_no_video_is_an_error_and_leaves_nothing(tmp_path: Path) -> None
     path = tmp_path / "a.mp4"
     with pytest.raises(HaustraError) as caught:
         infer_video(InferConfig(video=path))
-    assert str(caught.value) == f"--video {path}: expected a video file; there is none"
+    assert str(caught.value) == f"video={str(path)!r}: expected a video file; it does not exist"
     path.write_bytes(b"nothing" * 99)
     with pytest.raises(HaustraError) as caught:
         infer_video(InferConfig(video=path))
-    assert str(caught.value) == f"--video {path}: expected a video that OpenCV decodes"
+    assert str(caught.value) == f"video={str(path)!r}: expected a video that OpenCV decodes"
     assert [child.name for child in tmp_path.iterdir()] == ["a.mp4"]
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders import write_run
 from checkpoints import write_lively_checkpoint
 from haustra.captures.reader import read_run
 from haustra.core.errors import HaustraError
@@ -18,63 +17,8 @@ from haustra.inference.config import InferConfig
 from haustra.inference.pictures import infer_pictures
 from haustra.view.config import ViewConfig
 from haustra.view.session import run_headless
-from haustra.view.sources import ImageFolder, VideoFile, open_source
 from scenes import write_warehouse
-from viewing import write_pictures, write_video
-
-
-def test_a_video_can_be_gone_through_in_any_order(tmp_path: Path) -> None:
-    write_video(tmp_path / "a.mp4")
-    video = open_source(str(tmp_path / "a.mp4"), size_px=64)
-    assert isinstance(video, VideoFile)
-    assert (video.num_frames, video.frame_rate_hz) == (12, 20.0)
-    in_order = [video.read(number).image_rgb for number in range(12)]
-    for number in (7, 2, 2, 11, 0):
-        frame = video.read(number)
-        assert frame.seconds == number / 20
-        assert np.array_equal(frame.image_rgb, in_order[number])
-
-
-def test_a_run_has_labels_and_a_folder_has_none(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run_a", [], [(1, 1, 9, 9)], [])
-    source = open_source(str(run), size_px=64)
-    assert isinstance(source, ImageFolder)
-    assert source.num_frames == 3
-    assert source.read(0).truth is not None
-    plain = open_source(str(run / "images"), size_px=64)
-    assert isinstance(plain, ImageFolder)
-    assert plain.read(0).truth is None
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        (
-            "nowhere",
-            "--source nowhere: expected simulator, simulator:SEED, a run folder, a folder of "
-            "images, a video file, camera:0 or a URL",
-        ),
-        ("text.txt", "--source text.txt: expected a video that OpenCV decodes"),
-        (
-            "empty",
-            "--source empty: it holds no image (PNG, JPEG, BMP, TIFF or WebP)",
-        ),
-        (
-            "camera:97",
-            "--source camera:97: OpenCV cannot open it; expected a camera that is attached "
-            "(camera:0) or the URL of a stream",
-        ),
-    ],
-)
-def test_what_cannot_be_opened_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text("no video")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(HaustraError) as error:
-        open_source(source, size_px=64)
-    assert str(error.value) == message
+from viewing import write_pictures
 
 
 @pytest.mark.parametrize(

@@ -13,57 +13,6 @@ from haustra.core.files import writing_file
 
 CODEC_OF_SUFFIX = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG", ".webm": "VP80"}
 """What OpenCV's packages encode everywhere; H.264 is not among it."""
-DEFAULT_FRAME_RATE_HZ = 10.0
-"""Of a video that does not tell its own."""
-SKIPPED_BY_READING = 30
-"""A jump that is no further than this decodes what lies between."""
-
-
-class VideoReader:
-    """Frames of a video file, at any place.
-
-    Args:
-        path: the file.
-        flag: the flag that named it, for messages.
-
-    Raises:
-        HaustraError: OpenCV does not decode it.
-    """
-
-    def __init__(self, path: Path, *, flag: str) -> None:
-        if not path.is_file():
-            raise HaustraError(f"{flag} {path}: expected a video file; there is none")
-        self.path = path
-        self._video = cv2.VideoCapture(str(path))
-        self.num_frames = int(self._video.get(cv2.CAP_PROP_FRAME_COUNT))
-        """As the file tells; some tell a few more than can be decoded."""
-        if not self._video.isOpened() or self.num_frames < 1:
-            raise HaustraError(f"{flag} {path}: expected a video that OpenCV decodes")
-        self.frame_rate_hz = self._video.get(cv2.CAP_PROP_FPS) or DEFAULT_FRAME_RATE_HZ
-        self._next = 0
-
-    def read(self, number: int) -> NDArray[np.uint8]:
-        """Return frame `number` as uint8 RGB [H,W,3]; the next one is the quickest to reach.
-
-        Raises:
-            HaustraError: the file ends before it or is damaged there.
-        """
-        if not self._next <= number <= self._next + SKIPPED_BY_READING:
-            self._video.set(cv2.CAP_PROP_POS_FRAMES, number)
-            self._next = number
-        while self._next < number:
-            self._video.grab()
-            self._next += 1
-        done, image_bgr = self._video.read()
-        self._next += 1
-        if not done:
-            raise HaustraError(f"{self.path} ends or is damaged at frame {number}")
-        return to_rgb(image_bgr)
-
-
-def to_rgb(image_bgr: object) -> NDArray[np.uint8]:
-    """Return OpenCV's frame as uint8 RGB [H,W,3]."""
-    return np.asarray(cv2.cvtColor(np.asarray(image_bgr), cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 @contextmanager

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.captures.sources import VideoFile
 from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.core.progress import Progress, SilentProgress, track
-from haustra.core.videos import VideoReader, writing_video
+from haustra.core.videos import writing_video
 from haustra.inference.config import BOXED_SUFFIX, InferConfig
 from haustra.inference.pictures import backend_of, draw_picture, open_configured
 
@@ -74,7 +75,7 @@ def infer_video(config: InferConfig, *, progress: Progress | None = None) -> Vid
     """
     if config.video is None:
         raise AssertionError("infer_video takes a config with a video")
-    video = VideoReader(config.video, flag="--video")
+    video = VideoFile(config.video, setting="video")
     out = config.out or config.video.with_name(f"{config.video.stem}{BOXED_SUFFIX}.mp4")
     if out.exists() and out.samefile(config.video):
         raise HaustraError(f"--out {out}: expected another file than --video")
@@ -109,10 +110,10 @@ def infer_video(config: InferConfig, *, progress: Progress | None = None) -> Vid
     )
 
 
-def _images(video: VideoReader, ended: list[HaustraError]) -> Iterator[NDArray[np.uint8]]:
+def _images(video: VideoFile, ended: list[HaustraError]) -> Iterator[NDArray[np.uint8]]:
     for number in range(video.num_frames):
         try:
-            image = video.read(number)
+            image = video.read(number).image_rgb
         except HaustraError as error:
             ended.append(error)
             return

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.captures.sources import SourceFrame
 from haustra.core.boxes import iou_matrix
 from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
@@ -25,7 +26,7 @@ from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.inference.heuristic import HeuristicDetector
 from haustra.inference.image_detector import ImageDetector
 from haustra.view.recording import Recorder
-from haustra.view.sources import LiveSource, SimulatorGrabber, Source, SourceFrame
+from haustra.view.sources import LiveSource, SimulatorGrabber, Source
 
 WAIT_S = 0.05
 """Longest time that the feed sleeps before it looks for commands and changed weights."""

@@ -5,12 +5,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from haustra.captures.sources import SourceFrame
 from haustra.captures.writer import PolypTruth, RunWriter, writing_run
 from haustra.core.detections import Detections
 from haustra.core.drawing import draw_boxes
 from haustra.core.files import write_json_atomic
 from haustra.core.images import encode_png
-from haustra.view.sources import SourceFrame
 
 
 class Recorder:

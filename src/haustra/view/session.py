@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from haustra.captures.sources import SourceFrame
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.core.progress import Progress, SilentProgress
@@ -17,7 +18,7 @@ from haustra.inference.image_detector import ImageDetector, TrainedDetector
 from haustra.view.config import ViewConfig
 from haustra.view.feed import WatchedDetector, verdict_of
 from haustra.view.recording import Recorder
-from haustra.view.sources import LiveSource, Source, SourceFrame, open_source
+from haustra.view.sources import LiveSource, Source, open_source
 
 DEFAULT_RECORDINGS = Path("recordings")
 NUMBERS_NAME = "numbers.json"
@@ -130,7 +131,7 @@ def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> Hea
 def _frames(source: Source, *, total: int) -> Iterator[SourceFrame | HaustraError]:
     if isinstance(source, LiveSource):
         for number in range(total):
-            yield source.grabber.grab(number)
+            yield source.grabber.read(number)
         return
     for number in range(total):
         try:

@@ -4,19 +4,15 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from haustra.captures.reader import Frame, read_run
-from haustra.captures.validation import check_label
-from haustra.core.detections import Detections, detections_from_labels
+from haustra.captures.sources import ImageFolder, SourceFrame, VideoFile
+from haustra.captures.sources import Source as AnySource
+from haustra.captures.sources import open_source as open_recorded_or_camera
+from haustra.core.detections import detections_from_labels
 from haustra.core.errors import HaustraError
-from haustra.core.images import list_images, read_image_rgb
-from haustra.core.videos import VideoReader, to_rgb
 
 if TYPE_CHECKING:
     from haustra.simulator.live import Drive, LiveColon
@@ -24,91 +20,6 @@ if TYPE_CHECKING:
 DEFAULT_RATE_HZ = 10.0
 """Of folders of images and of runs that do not tell theirs."""
 SIMULATED_SEED = 0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SourceFrame:
-    """One frame."""
-
-    number: int
-    """Counts from 0."""
-    image_rgb: NDArray[np.uint8]
-    """[H,W,3]."""
-    seconds: float
-    """Since the source began."""
-    captured_at: float
-    """`time.monotonic()` when it was there to be shown."""
-    truth: Detections | None = None
-    """Labelled boxes, where the source has labels."""
-
-
-@dataclass(kw_only=True)
-class ImageFolder:
-    """A run folder or a folder of images: the images that `haustra infer` finds there, by name."""
-
-    name: str
-    images: list[Path]
-    labelled: dict[Path, Frame] | None
-    """The run's frames by the resolved path of their image; None where it is no run."""
-    frame_rate_hz: float = DEFAULT_RATE_HZ
-
-    @property
-    def num_frames(self) -> int:
-        """How many images there are."""
-        return len(self.images)
-
-    def read(self, number: int) -> SourceFrame:
-        """Return a frame."""
-        image = read_image_rgb(self.images[number])
-        truth = None
-        frame = (self.labelled or {}).get(self.images[number].resolve())
-        if frame is not None:
-            size_wh = (image.shape[1], image.shape[0])
-            checked = check_label(frame, size_wh=size_wh)
-            truth = detections_from_labels(checked.boxes_px, image_size_wh=size_wh)
-        return SourceFrame(
-            number=number,
-            image_rgb=image,
-            seconds=number / self.frame_rate_hz,
-            captured_at=time.monotonic(),
-            truth=truth,
-        )
-
-
-class VideoFile:
-    """A video that OpenCV decodes.
-
-    Raises:
-        HaustraError: it does not.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._video = VideoReader(path, flag="--source")
-        self.name, self.num_frames = path.name, self._video.num_frames
-        self.frame_rate_hz = self._video.frame_rate_hz
-
-    def read(self, number: int) -> SourceFrame:
-        """Return a frame; the next one is the quickest to reach."""
-        return SourceFrame(
-            number=number,
-            image_rgb=self._video.read(number),
-            seconds=number / self.frame_rate_hz,
-            captured_at=time.monotonic(),
-        )
-
-
-class Grabber(Protocol):
-    """What makes the frames of a live source, one after the other, in a thread of its own."""
-
-    def grab(self, number: int) -> SourceFrame:
-        """Return the next frame.
-
-        Raises:
-            HaustraError: there is none, and there will be none.
-        """
-
-    def close(self) -> None:
-        """Give back what it holds."""
 
 
 class LiveSource:
@@ -123,7 +34,12 @@ class LiveSource:
     """
 
     def __init__(
-        self, grabber: Grabber, *, name: str, rate_hz: float | None = None, can_pause: bool = False
+        self,
+        grabber: AnySource,
+        *,
+        name: str,
+        rate_hz: float | None = None,
+        can_pause: bool = False,
     ) -> None:
         self.name, self.grabber = name, grabber
         self.num_dropped = 0
@@ -188,7 +104,7 @@ class LiveSource:
                         return
                     self._steps = max(0, self._steps - 1)
                 try:
-                    frame = self.grabber.grab(number)
+                    frame = self.grabber.read(number)
                 except HaustraError as error:
                     with self._changed:
                         self._error = error
@@ -208,13 +124,15 @@ class LiveSource:
 
 
 @dataclass(kw_only=True)
-class SimulatorGrabber:
+class SimulatorGrabber(AnySource):
     """Frames of a live colon."""
 
+    name = "simulator"
+    seekable, num_frames, frame_rate_hz, pausable = False, None, DEFAULT_RATE_HZ, True
     colon: "LiveColon"
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def grab(self, number: int) -> SourceFrame:
+    def read(self, number: int) -> SourceFrame:
         """Render the next frame."""
         with self._lock:
             view = self.colon.next_view()
@@ -250,36 +168,6 @@ class SimulatorGrabber:
         """Nothing is held."""
 
 
-class CameraGrabber:
-    """Frames of a camera or a stream that OpenCV opens."""
-
-    def __init__(self, where: int | str, *, flag: str) -> None:
-        self._capture = cv2.VideoCapture(where)
-        self._flag, self._started = flag, time.monotonic()
-        if not self._capture.isOpened():
-            raise HaustraError(
-                f"--source {flag}: OpenCV cannot open it; expected a camera that is attached "
-                "(camera:0) or the URL of a stream"
-            )
-
-    def grab(self, number: int) -> SourceFrame:
-        """Wait for the next frame."""
-        done, image = self._capture.read()
-        if not done:
-            raise HaustraError(f"--source {self._flag}: it gave no further frame")
-        now = time.monotonic()
-        return SourceFrame(
-            number=number,
-            image_rgb=to_rgb(image),
-            seconds=now - self._started,
-            captured_at=now,
-        )
-
-    def close(self) -> None:
-        """Let the camera go."""
-        self._capture.release()
-
-
 RecordedSource = ImageFolder | VideoFile
 """Frames that stay where they are, 0 to `num_frames`; `read` returns one."""
 Source = RecordedSource | LiveSource
@@ -301,36 +189,7 @@ def open_source(text: str, *, size_px: int) -> Source:
         return LiveSource(
             SimulatorGrabber(colon=colon), name=text, rate_hz=DEFAULT_RATE_HZ, can_pause=True
         )
-    if match := re.fullmatch(r"camera:(\d+)", text):
-        return LiveSource(CameraGrabber(int(match[1]), flag=text), name=text)
-    if re.match(r"[a-z][a-z0-9+.-]*://", text):
-        return LiveSource(CameraGrabber(text, flag=text), name=text)
-    path = Path(text)
-    if path.is_dir():
-        return _open_folder(path)
-    if path.is_file():
-        return VideoFile(path)
-    raise HaustraError(
-        f"--source {text}: expected simulator, simulator:SEED, a run folder, a folder of images, "
-        "a video file, camera:0 or a URL"
-    )
-
-
-def _open_folder(folder: Path) -> ImageFolder:
-    is_run = (folder / "labels").is_dir() and (folder / "images").is_dir()
-    images = list_images(folder / "images" if is_run else folder)
-    if not images:
-        raise HaustraError(f"--source {folder}: it holds no image (PNG, JPEG, BMP, TIFF or WebP)")
-    if not is_run:
-        return ImageFolder(name=folder.resolve().name, images=images, labelled=None)
-    run = read_run(folder)
-    return ImageFolder(
-        name=run.run_id,
-        images=images,
-        labelled={
-            frame.image_path: frame
-            for frame in run.frames
-            if frame.label is not None and frame.image_path is not None
-        },
-        frame_rate_hz=run.manifest.frame_rate_hz or DEFAULT_RATE_HZ,
-    )
+    source = open_recorded_or_camera(text)
+    if isinstance(source, ImageFolder | VideoFile):
+        return source
+    return LiveSource(source, name=source.name)
