@@ -38,7 +38,7 @@ if [ -n "$with_sim" ]; then
     for name in bigdet bigdet_with_sim; do
         echo "== $name: $budget on the real images"
         haustra eval --manifest "$manifest" --detector-weights "$out/checkpoints/$name.bin" \
-            --split val --bootstrap 1000 --report "$out/$name" --metrics-out "$out/$name.json"
+            --split val --report "$out/$name" --metrics-out "$out/$name.json"
     done
     exit 0
 fi

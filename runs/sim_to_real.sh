@@ -43,7 +43,7 @@ train_s=$((SECONDS - started))
 
 echo "== 4/4 eval: on real images"
 haustra eval --manifest "$real" --split val --detector-weights "$out/bigdet.bin" \
-    --bootstrap 1000 --report "$out/report" --metrics-out "$out/metrics.json"
+    --report "$out/report" --metrics-out "$out/metrics.json"
 
 echo
 python3 - "$out/metrics.json" "$data_s" "$train_s" <<'END'

@@ -237,6 +237,9 @@ def test_eval_prints_and_stores_intervals(
     measure = ["eval", "--manifest", str(manifest), "--detector-weights", str(weights)]
     measure += ["--split", "train", "--metrics-out", str(metrics)]
     assert run(measure) == 0
+    assert json.loads(metrics.read_text())["bootstrap"]["num_resamples"] == 1000
+    assert "interval" in capsys.readouterr().out
+    assert run([*measure, "--bootstrap", "0"]) == 0
     assert json.loads(metrics.read_text())["bootstrap"] is None
     assert "interval" not in capsys.readouterr().out
     assert run([*measure, "--bootstrap", "20", "--bootstrap-seed", "3"]) == 0

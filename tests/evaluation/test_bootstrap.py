@@ -11,6 +11,7 @@ from haustra.evaluation.bootstrap import (
     match_images,
     members_of_groups,
 )
+from haustra.evaluation.frame_tier import frame_tier
 from haustra.evaluation.metrics import box_metrics
 from scored_boxes import found, random_scene, truth_of
 
@@ -50,12 +51,21 @@ def assert_same_as_the_metrics(
         "recall": plain.at_threshold.recall,
         "f1": plain.at_threshold.f1,
     }
-    measured = match_images(truths, predictions, threshold=0.5).measure(images)
+    matched = match_images(truths, predictions, threshold=0.5)
+    measured = matched.measure(images)
     assert measured == pytest.approx(
         {name: np.nan if value is None else value for name, value in expected.items()},
         abs=1e-12,
         nan_ok=True,
     )
+    frames = frame_tier(
+        [truths[index] for index in images], [predictions[index] for index in images], threshold=0.5
+    )
+    rates = {name: None if np.isnan(r) else r for name, r in matched.frame_rates(images).items()}
+    assert rates == {
+        "sensitivity": frames.sensitivity,
+        "false_positive_rate": frames.false_positive_rate,
+    }
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -177,13 +187,15 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> Non
 
 def test_what_is_not_labelled_has_no_interval_and_draws_without_labels_are_left_out() -> None:
     nothing = intervals_of([truth_of()] * 3, [found((0.9, SMALL))] * 3)
-    assert [nothing.ap50, nothing.ap75, nothing.ap50_95] == [None] * 3
+    undefined = [nothing.ap50, nothing.ap75, nothing.ap50_95, nothing.sensitivity]
+    assert undefined == [None] * 4
+    assert nothing.false_positive_rate == pytest.approx((1, 1))
     assert nothing.precision == pytest.approx((0, 0))
     rarely = intervals_of([truth_of(SMALL), truth_of()], [found((0.9, SMALL)), found()])
     assert rarely.ap50 == pytest.approx((1, 1))
 
 
-def test_a_thousand_resamples_take_seconds() -> None:
+def test_a_thousand_resamples_take_seconds() -> None:  # so that they are the default
     rng = np.random.default_rng(0)
     truths, predictions = [], []
     for _ in range(215):

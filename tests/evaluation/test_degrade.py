@@ -84,8 +84,8 @@ def test_a_crop_moves_boxes_by_hand() -> None:
 class OneFrame:
     """A source with one frame whose polyp fills the middle of a 200 x 150 image."""
 
-    name, is_ordered = "one", False
-    frame_rates_hz: dict[str, float | None] = {}  # noqa: RUF012
+    name = "one"
+    frame_rates_hz: dict[str, float] = {}  # noqa: RUF012
     problems: list[str] = []  # noqa: RUF012
 
     def __len__(self) -> int:

@@ -39,7 +39,7 @@ def fit(evaluation: Evaluation, **changes: Any) -> OperatingPoint:
         "target_fpr": 0.25,
         "iou": 0.5,
         "name": "some frames",
-        "frame_rates_hz": None,
+        "frame_rates_hz": {},
     }
     return fit_operating_point(evaluation, **(settings | changes))
 

@@ -16,7 +16,8 @@ from haustra.evaluation.evaluation import Evaluation
 from haustra.evaluation.gallery import spread_evenly
 from haustra.evaluation.metrics import box_metrics
 from haustra.evaluation.report import worst_mistakes
-from haustra.evaluation.stage import EvaluationResult, evaluate_detector
+from haustra.evaluation.results import EvaluationResult
+from haustra.evaluation.stage import evaluate_detector
 from haustra.training.config import TrainConfig
 from haustra.training.loop import train_detector
 from haustra.warehouse.reading import open_split, read_manifest
@@ -192,6 +193,49 @@ def test_captures_are_measured_in_time_and_the_report_leads_to_the_frames(
     assert {"degradations.png", "degraded.png"} <= {path.name for path in report.iterdir()}
 
 
+def test_captures_in_no_known_time_order_have_no_lesions_and_no_alarms(
+    tmp_path: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = write_captures(tmp_path / "captures", num_runs=3, frames_per_run=3)
+    simulated = {"frame_rate_hz": 10.0, "simulation": {"preset": "still"}}
+    run = folders[0] / "run_manifest.json"
+    run.write_text(json.dumps(json.loads(run.read_text()) | simulated))
+    weights, metrics = tmp_path / "detector.bin", tmp_path / "m.json"
+    write_lively_checkpoint(weights, manifest=manifest, kind="big")
+    arguments = ["--captures", tmp_path / "captures", "--detector-weights", weights]
+    main(["eval", *map(str, arguments), "--metrics-out", str(metrics)])
+    printed = capsys.readouterr().out
+    assert "false activations" not in printed
+    assert "disc_0" not in printed
+    assert (
+        "  lesions and alarms leave out 3 of 3 runs, not known to be in time order (stills, or no "
+        "frame_rate_hz): 'r000'\n"
+    ) in printed
+    measured = json.loads(metrics.read_text())
+    assert (measured["lesions"], measured["alarms"]) == (None, None)
+
+
+def test_frames_are_printed_by_the_names_of_their_rates(
+    tmp_path: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, metrics = tmp_path / "detector.bin", tmp_path / "m.json"
+    write_lively_checkpoint(weights, manifest=manifest, kind="big")
+    measure = ["--manifest", manifest, "--split", "train", "--detector-weights", weights]
+    main(["eval", *map(str, measure), "--metrics-out", str(metrics)])
+    printed = capsys.readouterr().out
+    frames = json.loads(metrics.read_text())["frames"]
+    num_lesion, num_clean = frames["num_lesion_frames"], frames["num_clean_frames"]
+    assert 0 < num_clean < 22
+    for text in (
+        f"sensitivity {frames['sensitivity']:.1%} "
+        f"({frames['true_positives']} of {num_lesion} with a polyp)",
+        f"false-positive rate {frames['false_positive_rate']:.1%} "
+        f"({frames['false_positives']} of {num_clean} clean)",
+        f"{num_clean} clean frames are too few for a false-positive rate",
+    ):
+        assert text in printed
+
+
 def test_groups_that_were_trained_on_are_a_leak_that_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,6 +283,11 @@ def test_groups_that_were_trained_on_are_a_leak_that_is_named(
         (
             ["--captures", "c", "--compare", "a", "b", "--fit"],
             "--fit with --compare: expected one of them",
+        ),
+        (
+            ["--captures", "c", "--compare", "a", "b", "--bootstrap", "0"],
+            "--bootstrap 0 with --compare: expected at least 1, since a comparison is a set of "
+            "intervals",
         ),
         (
             ["--captures", "c", "--detector-weights", "w.json", "--degrade"],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from haustra.core.detections import Detections
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.evaluation.alarm_tier import alarm_row, alarm_tier
-from haustra.evaluation.frame_tier import frame_tier, froc_curves
+from haustra.evaluation.frame_tier import few_clean_frames_note, frame_tier, froc_curves
 from haustra.evaluation.lesion_tier import lesion_tier
 from scored_boxes import found, frame, random_scene, truth_of
 
@@ -151,14 +151,18 @@ def test_detected_within_a_second_takes_half_a_second_of_detections() -> None:
         assert (tier.rows[0].detected_within_1_s, tier.rows[0].detected_within_3_s) == wanted
 
 
-def test_without_a_frame_rate_there_are_no_seconds_and_without_identity_no_rows() -> None:
-    frames = [frame(0, truth_of(BOX, FAR), lesions=("a", None))]
-    tier = lesion_tier(frames, [found((0.9, BOX))], threshold=0.5, frame_rates_hz={"run": None})
+def test_lesions_of_a_run_without_a_known_order_are_left_out() -> None:
+    still = frame(0, truth_of(BOX, FAR), lesions=("a", None), run_id="stills")
+    frames = [frame(0, truth_of(BOX, FAR), lesions=("a", None)), still]
+    predictions = [found((0.9, BOX))] * 2
+    tier = lesion_tier(frames, predictions, threshold=0.5, frame_rates_hz={"run": 10.0})
     assert tier is not None
-    (row,) = tier.rows
-    assert (row.first_detection_frames, row.first_detection_s, row.flicker_per_s) == (0, None, None)
-    assert (row.detected_within_1_s, tier.mean_first_detection_s) == (None, None)
+    assert [row.lesion_id for row in tier.rows] == ["run/a"]
     assert tier.num_boxes_without_identity == 1
+    assert lesion_tier([still], predictions[:1], threshold=0.5, frame_rates_hz={}) is None
+
+
+def test_a_box_without_identity_is_in_no_row() -> None:
     nameless = [frame(0, truth_of(BOX), lesions=(None,))]
     assert lesion_tier(nameless, [found()], threshold=0.5, frame_rates_hz={"run": 1.0}) is None
 
@@ -205,7 +209,7 @@ def test_lesions_equal_true_colon(seed: int) -> None:
     assert ours.mean_first_detection_s == pytest.approx(wanted.summary.mean_latency_seconds)
 
 
-def alarms_at(pattern: str, *, rate: float | None = 10.0, **point: Any) -> Any:
+def alarms_at(pattern: str, **point: Any) -> Any:
     """Count the alarms of a run: `x` a false box of 0.9, `?` one of 0.4, `h` a hit, `.` nothing."""
     boxes = {"x": (0.9, FAR), "?": (0.4, FAR), "h": (0.9, BOX), ".": (0.1, FAR)}
     frames = [frame(n, truth_of(BOX) if c in "hm" else truth_of()) for n, c in enumerate(pattern)]
@@ -214,7 +218,7 @@ def alarms_at(pattern: str, *, rate: float | None = 10.0, **point: Any) -> Any:
         frames,
         predictions,
         point=OperatingPoint(objectness=0.5, **point),
-        frame_rates_hz={"run": rate},
+        frame_rates_hz={"run": 10.0},
     )
 
 
@@ -245,14 +249,37 @@ def test_hysteresis_joins_what_a_threshold_cuts() -> None:
     assert alarms_at("??xx", hysteresis=0.3).false_time_share == 0.5  # it does not begin one
 
 
-def test_alarms_without_a_frame_rate_have_no_seconds() -> None:
-    row = alarms_at("xx.hh", rate=None)
-    assert row.false_activations == 1
-    assert (row.false_activations_per_minute, row.run_lengths, row.mean_delay_s) == (
-        None,
-        None,
-        None,
-    )
+def test_alarms_of_a_run_without_a_known_order_are_left_out() -> None:
+    frames = [frame(0, truth_of(), run_id="video"), frame(0, truth_of(), run_id="stills")]
+    predictions = [found(), found((0.9, FAR))]
+    point = OperatingPoint(objectness=0.5)
+    tier = alarm_tier(frames, predictions, point=point, frame_rates_hz={"video": 10.0})
+    assert tier is not None
+    assert tier.num_procedures == 1
+    assert tier.minutes == pytest.approx(0.1 / 60)
+    assert (tier.rows[0].false_activations, tier.rows[0].false_time_share) == (0, 0)
+    assert alarm_tier(frames, predictions, point=point, frame_rates_hz={}) is None
+
+
+@pytest.mark.parametrize(
+    ("num_clean", "num_flagged", "note"),
+    [
+        (22, 0, None),
+        (0, 0, "there is no clean frame, so the false-positive rate is not known"),
+        (
+            4,
+            0,
+            "4 clean frames are too few for a false-positive rate: use 22 or more (none flagged "
+            "of 4 also fits a rate of 53%)",
+        ),
+        (21, 1, "21 clean frames are too few for a false-positive rate: use 22 or more"),
+    ],
+)
+def test_few_clean_frames_are_a_warning(num_clean: int, num_flagged: int, note: str | None) -> None:
+    truths = [truth_of(BOX), *[truth_of()] * num_clean]
+    predictions = [found(), *[found((0.9, FAR))] * num_flagged]
+    predictions += [found()] * (len(truths) - len(predictions))
+    assert few_clean_frames_note(frame_tier(truths, predictions, threshold=0.5)) == note
 
 
 def test_runs_do_not_run_into_each_other() -> None:
@@ -263,6 +290,7 @@ def test_runs_do_not_run_into_each_other() -> None:
         point=OperatingPoint(objectness=0.5, hold_off_frames=5),
         frame_rates_hz={"a": 10.0, "b": 10.0},
     )
+    assert tier is not None
     assert [row.hold_off_frames for row in tier.rows] == [0, 3, 6, 15, 5]
     assert tier.num_procedures == 2
     assert tier.minutes == pytest.approx(0.2 / 60)

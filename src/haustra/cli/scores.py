@@ -87,9 +87,10 @@ def print_frames(frames: FrameTier, *, calibration: Calibration) -> None:
     """Print what is flagged by frame, and how far scores are from shares, in two lines."""
     print_lines(
         [
-            f"frames: {_percent(frames.sensitivity)} of {frames.num_lesion_frames} with a polyp "
-            f"flagged, {_percent(frames.false_positive_rate)} of {frames.num_clean_frames} clean "
-            f"ones; F1 {frames.f1:.3f}, F2 {frames.f2:.3f}",
+            f"frames: sensitivity {_percent(frames.sensitivity)} ({frames.true_positives} of "
+            f"{frames.num_lesion_frames} with a polyp), false-positive rate "
+            f"{_percent(frames.false_positive_rate)} ({frames.false_positives} of "
+            f"{frames.num_clean_frames} clean)",
             f"calibration: expected error {_text(calibration.expected_error)}, largest "
             f"{_text(calibration.largest_error)}, of {calibration.num_boxes} boxes",
         ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from haustra.core.boxes import iou_matrix
 from haustra.core.detections import Detections
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.evaluation.frame_tier import FLAGGED_IOU
-from haustra.evaluation.frames import EvalFrame, frames_by_run
+from haustra.evaluation.frames import EvalFrame, timed_runs
 from haustra.evaluation.lesion_tier import mean_of_known
 
 HOLD_OFFS = (0, 3, 6, 15)
@@ -28,11 +29,10 @@ class AlarmRow:
     false_activations: int
     """Runs of frames with a shown box that touches no label."""
     false_activations_per_procedure: float
-    false_activations_per_minute: float | None
-    """None where a run has no frame rate."""
+    false_activations_per_minute: float
     false_time_share: float
     """Share of all frames with such a box."""
-    run_lengths: list[int] | None
+    run_lengths: list[int]
     """False activations under 0.5 s, 0.5 to 1 s, 1 to 2 s, and from 2 s."""
     lesions_shown: int
     """Lesions that a shown box ever touches."""
@@ -48,7 +48,7 @@ class AlarmTier:
 
     threshold: float
     num_procedures: int
-    minutes: float | None
+    minutes: float
     rows: list[AlarmRow]
     """By hold-off; the operating point's own comes last where it is none of them."""
 
@@ -61,26 +61,27 @@ class AlarmTier:
 class _Shown:
     """What a filter leaves of the detections, run by run."""
 
-    activation_lengths: list[tuple[int, float | None]]
-    """Frames and frame rate of each false activation."""
+    activation_lengths_s: list[float]
+    """Duration of each false activation."""
     num_false_frames: int
     num_lesion_frames: int
     num_flagged: int
     first_shown_s: dict[str, float | None]
-    """Of each lesion that was ever shown; None without a frame rate."""
+    """When each lesion that was ever shown was shown first; None without a frame number."""
 
 
 def _show(
     frames: Sequence[EvalFrame],
     predictions: Sequence[Detections],
     *,
+    runs: dict[str, list[int]],
     point: OperatingPoint,
-    frame_rates_hz: dict[str, float | None],
+    frame_rates_hz: dict[str, float],
 ) -> _Shown:
-    lengths: list[tuple[int, float | None]] = []
+    lengths_s: list[float] = []
     num_false = num_lesion_frames = num_flagged = 0
     first: dict[str, float | None] = {}
-    for run_id, positions in frames_by_run(frames).items():
+    for run_id, positions in runs.items():
         rate, alarm, length = frame_rates_hz[run_id], AlarmFilter(point), 0
         for index in positions:
             frame = frames[index]
@@ -89,7 +90,7 @@ def _show(
             is_false = bool((~overlaps.any(axis=1)).any())
             num_false += is_false
             if length and not is_false:
-                lengths.append((length, rate))
+                lengths_s.append(length / rate)
             length = length + 1 if is_false else 0
             if len(frame.truth):
                 num_lesion_frames += 1
@@ -97,12 +98,12 @@ def _show(
             touched = np.asarray(overlaps.any(axis=0))
             for lesion, is_found in zip(frame.lesions, touched, strict=True):
                 if lesion is not None and is_found and lesion.lesion_id not in first:
-                    time_s = frame.number / rate if rate and frame.number is not None else None
+                    time_s = frame.number / rate if frame.number is not None else None
                     first[lesion.lesion_id] = time_s
         if length:
-            lengths.append((length, rate))
+            lengths_s.append(length / rate)
     return _Shown(
-        activation_lengths=lengths,
+        activation_lengths_s=lengths_s,
         num_false_frames=num_false,
         num_lesion_frames=num_lesion_frames,
         num_flagged=num_flagged,
@@ -110,22 +111,31 @@ def _show(
     )
 
 
+def _minutes(runs: dict[str, list[int]], frame_rates_hz: dict[str, float]) -> float:
+    return sum(len(positions) / frame_rates_hz[run_id] / 60 for run_id, positions in runs.items())
+
+
 def alarm_row(
     frames: Sequence[EvalFrame],
     predictions: Sequence[Detections],
     *,
     point: OperatingPoint,
-    frame_rates_hz: dict[str, float | None],
+    frame_rates_hz: dict[str, float],
 ) -> AlarmRow:
-    """Count the false activations of an operating point, and what it costs against no hold-off."""
-    runs = frames_by_run(frames)
-    shown = _show(frames, predictions, point=point, frame_rates_hz=frame_rates_hz)
-    at_once = replace(point, hold_off_frames=0, hysteresis=None)
-    base = _show(frames, predictions, point=at_once, frame_rates_hz=frame_rates_hz)
-    rates = [frame_rates_hz[run_id] for run_id in runs]
-    has_time = all(rate is not None for rate in rates)
-    minutes = sum(len(p) / (frame_rates_hz[run_id] or 1) / 60 for run_id, p in runs.items())
-    lengths_s = [length / (rate or 1) for length, rate in shown.activation_lengths]
+    """Count the false activations of an operating point, and what it costs against no hold-off.
+
+    Args:
+        frames: Frames of whole runs, each in order.
+        predictions: Detections on the same frames, at every score.
+        point: Threshold, hold-off and hysteresis.
+        frame_rates_hz: Frame rate of each run in time order; other runs are left out, and at
+            least one run must be left.
+    """
+    runs = timed_runs(frames, frame_rates_hz=frame_rates_hz)
+    show = partial(_show, frames, predictions, runs=runs, frame_rates_hz=frame_rates_hz)
+    shown = show(point=point)
+    base = show(point=replace(point, hold_off_frames=0, hysteresis=None))
+    lengths_s = shown.activation_lengths_s
     histogram = np.bincount(
         np.digitize(lengths_s, RUN_LENGTHS_S), minlength=len(RUN_LENGTHS_S) + 1
     ).tolist()
@@ -139,9 +149,9 @@ def alarm_row(
         lower_threshold=point.lower_threshold,
         false_activations=len(lengths_s),
         false_activations_per_procedure=len(lengths_s) / len(runs),
-        false_activations_per_minute=len(lengths_s) / minutes if has_time else None,
-        false_time_share=shown.num_false_frames / len(frames),
-        run_lengths=histogram if has_time else None,
+        false_activations_per_minute=len(lengths_s) / _minutes(runs, frame_rates_hz),
+        false_time_share=shown.num_false_frames / sum(map(len, runs.values())),
+        run_lengths=histogram,
         lesions_shown=len(shown.first_shown_s),
         mean_delay_s=mean_of_known(delays),
         frame_sensitivity=shown.num_flagged / shown.num_lesion_frames
@@ -155,19 +165,22 @@ def alarm_tier(
     predictions: Sequence[Detections],
     *,
     point: OperatingPoint,
-    frame_rates_hz: dict[str, float | None],
-) -> AlarmTier:
-    """Count alarms at the operating point's threshold for each hold-off; arguments as above."""
+    frame_rates_hz: dict[str, float],
+) -> AlarmTier | None:
+    """Count alarms at the operating point's threshold for each hold-off.
+
+    The arguments are those of `alarm_row`. Returns None without a run in time order.
+    """
+    runs = timed_runs(frames, frame_rates_hz=frame_rates_hz)
+    if not runs:
+        return None
     points = [replace(point, hold_off_frames=n, hysteresis=None) for n in HOLD_OFFS]
     if point.hold_off_frames not in HOLD_OFFS or point.hysteresis is not None:
         points.append(point)
-    runs = frames_by_run(frames)
-    has_time = all(frame_rates_hz[run_id] is not None for run_id in runs)
-    minutes = sum(len(p) / (frame_rates_hz[run_id] or 1) / 60 for run_id, p in runs.items())
     return AlarmTier(
         threshold=point.objectness,
         num_procedures=len(runs),
-        minutes=minutes if has_time else None,
+        minutes=_minutes(runs, frame_rates_hz),
         rows=[
             alarm_row(frames, predictions, point=each, frame_rates_hz=frame_rates_hz)
             for each in points

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from haustra.core.detections import Detections
 from haustra.core.progress import Progress, SilentProgress, track
+from haustra.evaluation.frame_tier import is_flagged
 from haustra.evaluation.metrics import count_at_threshold, precision_recall_f1
 
 LEVEL_PERCENT = 95
@@ -45,6 +46,10 @@ class BootstrapIntervals:
     """At the score threshold of the metrics, as recall and F1."""
     recall: Interval
     f1: Interval
+    sensitivity: Interval | None
+    """Of frames, at the same threshold. None without a frame that shows a polyp."""
+    false_positive_rate: Interval | None
+    """Of frames, at the same threshold. None without a clean frame."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -55,16 +60,21 @@ class BootstrapIntervals:
 class MatchedImages:
     """I images with their K detections matched at T IoUs: all that a resample needs."""
 
-    scores: NDArray[np.float64]
-    """[K], the detections of the first image, then of the next."""
+    ranks: NDArray[np.uint16 | np.uint32]
+    """[K], 0 for the highest score of all, equal for equal scores; the detections of the first
+    image, then of the next. Whole numbers of 16 bits sort ten times faster than scores."""
     hits: NDArray[np.bool_]
     """[T,K], whether a detection matches at each of `COCO_IOUS`."""
+    is_hit: NDArray[np.bool_]
+    """[K], whether it matches at any of them."""
     num_detections: NDArray[np.int64]
     """[I]."""
     num_truths: NDArray[np.int64]
     """[I]."""
     counts: NDArray[np.int64]
     """[I,3] hits, misses and false alarms at the score threshold and IoU 0.5."""
+    flagged: NDArray[np.bool_]
+    """[I], whether the frame tier counts the image as flagged at the score threshold."""
 
     def average_precisions(self, images: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return COCO's average precision at each IoU, [T], of images taken in this order.
@@ -81,9 +91,11 @@ class MatchedImages:
         firsts = (np.cumsum(self.num_detections) - self.num_detections)[images]
         taken = np.repeat(firsts - (np.cumsum(lengths) - lengths), lengths) + np.arange(total)
         # A stable sort, as COCO's: of equal scores, the earlier image's comes first.
-        order = taken[np.argsort(-self.scores[taken], kind="stable")]
-        found = np.cumsum(self.hits[:, order], axis=1)
-        precision = found / np.arange(1, total + 1)
+        order = taken[np.argsort(self.ranks[taken], kind="stable")]
+        # Recall rises and precision peaks only where a detection matches.
+        places = np.flatnonzero(self.is_hit[order])
+        found = np.cumsum(self.hits[:, order[places]], axis=1)
+        precision = found / (places + 1)
         best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         # Recalls that are never reached have precision 0.
         best_from_here = np.pad(best_from_here, ((0, 0), (0, 1)))
@@ -109,6 +121,14 @@ class MatchedImages:
             "precision": precision,
             "recall": recall,
             "f1": f1,
+        }
+
+    def frame_rates(self, images: NDArray[np.int64]) -> dict[str, float]:
+        """Return sensitivity and false-positive rate of images; NaN where no image counts."""
+        has_polyp, flagged = self.num_truths[images] > 0, self.flagged[images]
+        return {
+            name: float(flagged[counted].mean()) if counted.any() else np.nan
+            for name, counted in (("sensitivity", has_polyp), ("false_positive_rate", ~has_polyp))
         }
 
 
@@ -162,12 +182,22 @@ def match_images(
         count_at_threshold(truth, prediction, threshold=threshold)
         for truth, prediction in zip(truths, predictions, strict=True)
     ]
+    scores = np.concatenate([p.scores[:COCO_MAX_DETECTIONS] for p in predictions])
+    distinct, ranks = np.unique(-scores, return_inverse=True)
+    all_hits = np.concatenate(hits, axis=1)
     return MatchedImages(
-        scores=np.concatenate([p.scores[:COCO_MAX_DETECTIONS] for p in predictions]),
-        hits=np.concatenate(hits, axis=1),
+        ranks=ranks.astype(np.uint16 if len(distinct) <= 1 << 16 else np.uint32),
+        hits=all_hits,
+        is_hit=np.asarray(all_hits.any(axis=0)),
         num_detections=np.array([matched.shape[1] for matched in hits]),
         num_truths=np.array([len(truth) for truth in truths]),
         counts=np.array([(c.hits, c.misses, c.false_alarms) for c in counts]),
+        flagged=np.array(
+            [
+                is_flagged(truth, prediction.above(threshold))
+                for truth, prediction in zip(truths, predictions, strict=True)
+            ]
+        ),
     )
 
 
@@ -217,29 +247,31 @@ def bootstrap_intervals(
     matched = match_images(truths, predictions, threshold=threshold)
     members = members_of_groups(groups)
     rng = np.random.default_rng(seed)
-    measured = [
-        matched.measure(draw_groups(members, rng=rng))
-        for _ in track(
-            range(num_resamples),
-            progress=progress or SilentProgress(),
-            description="bootstrap",
-            total=num_resamples,
-        )
-    ]
+    measured = []
+    for _ in track(
+        range(num_resamples),
+        progress=progress or SilentProgress(),
+        description="bootstrap",
+        total=num_resamples,
+    ):
+        images = draw_groups(members, rng=rng)
+        measured.append(matched.measure(images) | matched.frame_rates(images))
     values = {name: np.array([found[name] for found in measured]) for name in measured[0]}
-    labelled = ~np.isnan(values["ap50"])
 
-    def of_average_precision(name: str) -> Interval | None:
-        return percentile_interval(values[name][labelled]) if labelled.any() else None
+    def of_defined(name: str) -> Interval | None:
+        defined = values[name][~np.isnan(values[name])]
+        return percentile_interval(defined) if len(defined) else None
 
     return BootstrapIntervals(
         num_resamples=num_resamples,
         seed=seed,
         num_groups=len(members),
-        ap50=of_average_precision("ap50"),
-        ap75=of_average_precision("ap75"),
-        ap50_95=of_average_precision("ap50_95"),
+        ap50=of_defined("ap50"),
+        ap75=of_defined("ap75"),
+        ap50_95=of_defined("ap50_95"),
         precision=percentile_interval(values["precision"]),
         recall=percentile_interval(values["recall"]),
         f1=percentile_interval(values["f1"]),
+        sensitivity=of_defined("sensitivity"),
+        false_positive_rate=of_defined("false_positive_rate"),
     )

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from haustra.core.backend_names import BackendFlag
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.core.ranges import check_whole_number
 from haustra.evaluation.fitting import FitRule
 from haustra.warehouse.format import SplitName
 
 MAX_RESAMPLES = 100_000
-COMPARE_RESAMPLES = 1000
-"""Of a comparison that names no number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +44,8 @@ class EvalConfig:
     """Also measure on blurred, glaring, dark, ... images: 9 kinds at 3 severities."""
     shuffle_labels_seed: int | None = None
     """Control: measure against labels shuffled among the images; must come out near zero."""
-    bootstrap: int = 0
-    """Resample the frames' groups so often for 95 % intervals, e.g. 1000; 0 gives none."""
+    bootstrap: int = 1000
+    """Number of times to resample the frames' groups for 95 % intervals; 0 gives none."""
     bootstrap_seed: int = 0
     """Seed of the resamples."""
     metrics_out: Path | None = None
@@ -91,6 +89,11 @@ class EvalConfig:
             )
         if self.fit and self.compare is not None:
             raise HaustraError("--fit with --compare: expected one of them")
+        if self.compare is not None and not self.bootstrap:
+            raise HaustraError(
+                f"{option('bootstrap', 0)} with {option('compare')}: expected at least 1, since a "
+                "comparison is a set of intervals"
+            )
         weights = self.detector_weights
         if weights is not None and weights.suffix.lower() == ".json" and (self.fit or self.degrade):
             flag = "--fit" if self.fit else "--degrade"

@@ -17,6 +17,7 @@ from haustra.core.operating_point import OperatingPoint
 from haustra.evaluation.alarm_tier import HOLD_OFFS, AlarmRow, alarm_row
 from haustra.evaluation.evaluation import Evaluation
 from haustra.evaluation.frame_tier import frame_scores, import_true_colon
+from haustra.evaluation.frames import timed_runs
 from haustra.evaluation.metrics import match_detections, precision_recall_f1
 
 FitRule = Literal["fpr", "f1"]
@@ -93,7 +94,7 @@ def _fit_threshold(
 
 
 def _fit_in_time(
-    evaluation: Evaluation, *, point: OperatingPoint, frame_rates_hz: dict[str, float | None]
+    evaluation: Evaluation, *, point: OperatingPoint, frame_rates_hz: dict[str, float]
 ) -> tuple[OperatingPoint, AlarmRow]:
     """Choose the hold-off and hysteresis with the fewest false activations that cost no lesion."""
 
@@ -128,7 +129,7 @@ def fit_operating_point(
     target_fpr: float,
     iou: float,
     name: str,
-    frame_rates_hz: dict[str, float | None] | None,
+    frame_rates_hz: dict[str, float],
 ) -> OperatingPoint:
     """Fit an operating point to a detector's predictions.
 
@@ -139,17 +140,17 @@ def fit_operating_point(
         target_fpr: a share, 0..1.
         iou: overlap threshold that the point keeps.
         name: of the frames, for messages and the record.
-        frame_rates_hz: of each run, where the frames are ordered in time: then hold-off (0, 3, 6,
-            15 frames) and hysteresis (none, 3/4, 1/2 of the threshold) are those with the fewest
+        frame_rates_hz: Frame rate of each run in time order. On these runs hold-off (0, 3, 6, 15
+            frames) and hysteresis (none, 3/4, 1/2 of the threshold) are those with the fewest
             false activations that lose no lesion, delay the first box by 0.5 s at most in the mean,
-            and do not lengthen the false time. None leaves both off.
+            and do not lengthen the false time. Without such a run both stay off.
 
     Raises:
         HaustraError: there are too few clean frames for the rate, or nothing is detected.
     """
     threshold, how = _fit_threshold(evaluation, rule=rule, target_fpr=target_fpr, name=name)
     point = OperatingPoint(objectness=threshold, iou=iou)
-    if frame_rates_hz is not None:
+    if timed_runs(evaluation.frames, frame_rates_hz=frame_rates_hz):
         point, found = _fit_in_time(evaluation, point=point, frame_rates_hz=frame_rates_hz)
         how |= {"false_activations": found.false_activations, "lesions_shown": found.lesions_shown}
     return replace(point, fitted={**how, "fitted_on": name})

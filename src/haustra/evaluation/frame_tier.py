@@ -11,12 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.core.boxes import iou_matrix
 from haustra.core.detections import Detections
 from haustra.core.errors import MissingExtraError
 from haustra.evaluation.frames import Lesion
 
 FLAGGED_IOU = 0.0
 """Strictly more overlap than this is enough (TRUE-Colon)."""
+FEW_CLEAN_FRAMES = 22
+"""With fewer clean frames the false-positive rate is a guess.
+
+At the rate of 4.5 % that TRUE-Colon matches detectors at, fewer than 22 frames hold less than one
+flagged frame on average (22 x 0.045 = 0.99), so such a rate looks like zero. Where none of n
+frames is flagged, the 95 % upper bound of the rate is about 3/n, still 14 % at 22 (Hanley and
+Lippman-Hand 1983, If Nothing Goes Wrong, Is Everything All Right?, JAMA 249).
+"""
 
 
 def import_true_colon() -> Any:
@@ -64,6 +73,13 @@ def to_true_colon(
             )
         ]
     return labels, detections
+
+
+def is_flagged(truth: Detections, shown: Detections) -> bool:
+    """Return whether shown boxes flag a frame: one touches a label, or it is clean and has one."""
+    if not len(truth):
+        return len(shown) > 0
+    return bool((iou_matrix(truth.boxes_px, shown.boxes_px) > FLAGGED_IOU).any())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +158,20 @@ def frame_tier(
         f1=found.f1,
         f2=found.f2,
     )
+
+
+def few_clean_frames_note(frames: FrameTier) -> str | None:
+    """Return a warning where the clean frames are too few for a false-positive rate."""
+    count = frames.num_clean_frames
+    if count >= FEW_CLEAN_FRAMES:
+        return None
+    if not count:
+        return "there is no clean frame, so the false-positive rate is not known"
+    note = f"{count} clean frames are too few for a false-positive rate: use {FEW_CLEAN_FRAMES}"
+    if frames.false_positives:
+        return f"{note} or more"
+    bound = 1 - 0.05 ** (1 / count)
+    return f"{note} or more (none flagged of {count} also fits a rate of {bound:.0%})"
 
 
 def froc_curves(truths: Sequence[Detections], predictions: Sequence[Detections]) -> FrocCurves:

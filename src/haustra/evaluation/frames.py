@@ -4,7 +4,7 @@ A source gives labels and pixels of one frame after the other, so that memory do
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.captures.reader import Frame, read_run, read_runs
+from haustra.captures.schema import RunManifest
 from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames
 from haustra.core.detections import Detections, detections_from_labels
 from haustra.core.errors import HaustraError
@@ -63,12 +64,8 @@ class FrameSource(Protocol):
         """How reports call it."""
 
     @property
-    def is_ordered(self) -> bool:
-        """Whether the frames of a run follow each other in time."""
-
-    @property
-    def frame_rates_hz(self) -> dict[str, float | None]:
-        """Frames per second of each run; None where it is not known."""
+    def frame_rates_hz(self) -> dict[str, float]:
+        """Frame rate of each run whose frames are known to follow each other in time."""
 
     @property
     def problems(self) -> list[str]:
@@ -86,8 +83,7 @@ class SplitFrames:
     def __init__(self, split: Split) -> None:
         self.split = split
         self.name: str = split.name
-        self.is_ordered = False
-        self.frame_rates_hz: dict[str, float | None] = {}
+        self.frame_rates_hz: dict[str, float] = {}
         self.problems: list[str] = []
 
     def __len__(self) -> int:
@@ -130,11 +126,10 @@ class CaptureFrames:
     name: str
     frames: list[Frame]
     """In order, those that cannot be used included."""
-    frame_rates_hz: dict[str, float | None]
+    frame_rates_hz: dict[str, float]
     target_size_wh: tuple[int, int]
     resize_mode: ResizeMode
     problems: list[str] = field(default_factory=list)
-    is_ordered: bool = True
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -189,6 +184,15 @@ def _eval_frame(checked: CheckedFrame, *, letterbox: Letterbox) -> EvalFrame:
     )
 
 
+def _known_frame_rate_hz(manifest: RunManifest) -> float | None:
+    """Return the frame rate of a run in time order; None for stills and where none is stated.
+
+    Simulated stills state a frame rate as well, but each of them is a view of its own.
+    """
+    is_still = (manifest.simulation or {}).get("preset") == "still"
+    return None if is_still else manifest.frame_rate_hz
+
+
 def open_captures(
     path: Path, *, target_size_wh: tuple[int, int], resize_mode: ResizeMode
 ) -> CaptureFrames:
@@ -208,15 +212,20 @@ def open_captures(
     return CaptureFrames(
         name=str(path),
         frames=frames,
-        frame_rates_hz={run.run_id: run.manifest.frame_rate_hz for run in runs},
+        frame_rates_hz={
+            run.run_id: rate for run in runs if (rate := _known_frame_rate_hz(run.manifest))
+        },
         target_size_wh=target_size_wh,
         resize_mode=resize_mode,
     )
 
 
-def frames_by_run(frames: Sequence[EvalFrame]) -> dict[str, list[int]]:
-    """Return the positions of each run's frames, in order."""
+def timed_runs(
+    frames: Sequence[EvalFrame], *, frame_rates_hz: Mapping[str, float]
+) -> dict[str, list[int]]:
+    """Return the positions of each run's frames, in order, for the runs with a frame rate."""
     positions: dict[str, list[int]] = defaultdict(list)
     for index, frame in enumerate(frames):
-        positions[frame.run_id].append(index)
+        if frame.run_id in frame_rates_hz:
+            positions[frame.run_id].append(index)
     return positions

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from haustra.core.boxes import iou_matrix
 from haustra.core.detections import Detections
 from haustra.evaluation.frame_tier import FLAGGED_IOU, import_true_colon, to_true_colon
-from haustra.evaluation.frames import EvalFrame, frames_by_run
+from haustra.evaluation.frames import EvalFrame, timed_runs
 
 STABLE_S = 0.5
 """Detections that "detected within N s" asks for: as many as fill this time (15 at 30 Hz)."""
@@ -46,17 +46,17 @@ class LesionRow:
     detected_25_percent: bool
     """On at least a quarter of its frames."""
     detected_50_percent: bool
-    detected_within_1_s: bool | None
-    """Half a second's worth of detections in the first second; None without a frame rate."""
-    detected_within_3_s: bool | None
-    detected_within_5_s: bool | None
+    detected_within_1_s: bool
+    """Half a second's worth of detections in the first second."""
+    detected_within_3_s: bool
+    detected_within_5_s: bool
     first_detection_frames: int | None
     """Frames from its first appearance to its first detection; None where there is none."""
     first_detection_s: float | None
     longest_gap_frames: int
     """Most visible frames in a row without a detection."""
-    flicker_per_s: float | None
-    """Changes between detected and not, per second in view; None without a frame rate."""
+    flicker_per_s: float
+    """Changes between detected and not, per second in view."""
     size_mm: float | None
     paris_class: str | None
 
@@ -79,7 +79,7 @@ class LesionTier:
     mean_first_detection_frames: float | None
     """Of the lesions that were detected."""
     mean_first_detection_s: float | None
-    mean_flicker_per_s: float | None
+    mean_flicker_per_s: float
     rows: list[LesionRow]
 
     def to_json(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _rows_of_run(
     predictions: Sequence[Detections],
     *,
     threshold: float,
-    frame_rate_hz: float | None,
+    frame_rate_hz: float,
 ) -> list[LesionRow]:
     true_colon = import_true_colon()
     labels, detections = to_true_colon(
@@ -139,7 +139,6 @@ def _rows_of_run(
     if not known:
         return []
     numbers = [frame.number for frame in frames]
-    rate = frame_rate_hz or 1.0
     found = true_colon.compute_lesion_metrics(
         labels,
         detections,
@@ -147,7 +146,8 @@ def _rows_of_run(
         conf=threshold,
         canonicalizer=_FrameNumbers(numbers=numbers),
         config=true_colon.LesionConfig(
-            fps=rate, min_detected_frames_in_window=max(1, round(STABLE_S * rate))
+            fps=frame_rate_hz,
+            min_detected_frames_in_window=max(1, round(STABLE_S * frame_rate_hz)),
         ),
     )
     presence = _presence(frames, [prediction.above(threshold) for prediction in predictions])
@@ -155,7 +155,6 @@ def _rows_of_run(
     for record in found.records:
         states = list(presence[record.lesion_id].values())
         changes = _changes(states, [numbers[index] for index in presence[record.lesion_id]])
-        has_time = frame_rate_hz is not None
         rows.append(
             LesionRow(
                 lesion_id=record.lesion_id,
@@ -165,13 +164,13 @@ def _rows_of_run(
                 detected_ever=record.detected_any,
                 detected_25_percent=record.detected_25pct,
                 detected_50_percent=record.detected_50pct,
-                detected_within_1_s=record.detected_within_1s if has_time else None,
-                detected_within_3_s=record.detected_within_3s if has_time else None,
-                detected_within_5_s=record.detected_within_5s if has_time else None,
+                detected_within_1_s=record.detected_within_1s,
+                detected_within_3_s=record.detected_within_3s,
+                detected_within_5_s=record.detected_within_5s,
                 first_detection_frames=record.latency_frames,
-                first_detection_s=record.latency_seconds if has_time else None,
+                first_detection_s=record.latency_seconds,
                 longest_gap_frames=_longest_gap(states),
-                flicker_per_s=changes * rate / len(states) if has_time else None,
+                flicker_per_s=changes * frame_rate_hz / len(states),
                 size_mm=known[record.lesion_id].size_mm,
                 paris_class=known[record.lesion_id].paris_class,
             )
@@ -184,18 +183,19 @@ def lesion_tier(
     predictions: Sequence[Detections],
     *,
     threshold: float,
-    frame_rates_hz: dict[str, float | None],
+    frame_rates_hz: dict[str, float],
 ) -> LesionTier | None:
-    """Follow each lesion through its run; None where no box names a lesion.
+    """Follow each lesion through its run; return None where no box names a lesion.
 
     Args:
-        frames: of whole runs, each in order.
-        predictions: of the same frames, at every score.
-        threshold: score of a detection.
-        frame_rates_hz: of each run; None gives no numbers in seconds.
+        frames: Frames of whole runs, each in order.
+        predictions: Detections on the same frames, at every score.
+        threshold: Least score of a detection that is shown.
+        frame_rates_hz: Frame rate of each run in time order; other runs are left out.
     """
     rows: list[LesionRow] = []
-    for run_id, positions in frames_by_run(frames).items():
+    runs = timed_runs(frames, frame_rates_hz=frame_rates_hz)
+    for run_id, positions in runs.items():
         rows += _rows_of_run(
             [frames[index] for index in positions],
             [predictions[index] for index in positions],
@@ -207,16 +207,21 @@ def lesion_tier(
     return LesionTier(
         threshold=threshold,
         num_lesions=len(rows),
-        num_boxes_without_identity=sum(lesion is None for f in frames for lesion in f.lesions),
+        num_boxes_without_identity=sum(
+            lesion is None
+            for positions in runs.values()
+            for index in positions
+            for lesion in frames[index].lesions
+        ),
         detected_ever=sum(row.detected_ever for row in rows),
         detected_25_percent=sum(row.detected_25_percent for row in rows),
         detected_50_percent=sum(row.detected_50_percent for row in rows),
-        detected_within_1_s=sum(row.detected_within_1_s or False for row in rows),
-        detected_within_3_s=sum(row.detected_within_3_s or False for row in rows),
-        detected_within_5_s=sum(row.detected_within_5_s or False for row in rows),
+        detected_within_1_s=sum(row.detected_within_1_s for row in rows),
+        detected_within_3_s=sum(row.detected_within_3_s for row in rows),
+        detected_within_5_s=sum(row.detected_within_5_s for row in rows),
         mean_detected_share=float(np.mean([row.detected_share for row in rows])),
         mean_first_detection_frames=mean_of_known([row.first_detection_frames for row in rows]),
         mean_first_detection_s=mean_of_known([row.first_detection_s for row in rows]),
-        mean_flicker_per_s=mean_of_known([row.flicker_per_s for row in rows]),
+        mean_flicker_per_s=float(np.mean([row.flicker_per_s for row in rows])),
         rows=rows,
     )

@@ -14,12 +14,12 @@ from haustra.core.files import write_json_atomic
 from haustra.core.letterbox import ResizeMode
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress
-from haustra.evaluation.alarm_tier import AlarmTier, alarm_tier
-from haustra.evaluation.bootstrap import BootstrapIntervals, bootstrap_intervals
-from haustra.evaluation.calibration import Calibration, calibrate
+from haustra.evaluation.alarm_tier import alarm_tier
+from haustra.evaluation.bootstrap import bootstrap_intervals
+from haustra.evaluation.calibration import calibrate
 from haustra.evaluation.compare import Comparison, compare_detectors
-from haustra.evaluation.config import COMPARE_RESAMPLES, EvalConfig
-from haustra.evaluation.degrade import DegradationResult, measure_degradations
+from haustra.evaluation.config import EvalConfig
+from haustra.evaluation.degrade import measure_degradations
 from haustra.evaluation.evaluation import (
     Evaluation,
     PredictFrames,
@@ -27,9 +27,9 @@ from haustra.evaluation.evaluation import (
     frame_predictor,
 )
 from haustra.evaluation.fitting import fit_operating_point
-from haustra.evaluation.frame_tier import FrameTier, FrocCurves, frame_tier, froc_curves
+from haustra.evaluation.frame_tier import few_clean_frames_note, frame_tier, froc_curves
 from haustra.evaluation.frames import FrameSource, SplitFrames, open_captures
-from haustra.evaluation.lesion_tier import LesionTier, lesion_tier
+from haustra.evaluation.lesion_tier import lesion_tier
 from haustra.evaluation.predictions import (
     StoredPredictions,
     is_predictions_path,
@@ -37,6 +37,7 @@ from haustra.evaluation.predictions import (
     write_predictions,
 )
 from haustra.evaluation.report import ReportInputs, write_report
+from haustra.evaluation.results import EvaluationResult
 from haustra.warehouse.audit import audit_warehouse
 from haustra.warehouse.format import WarehouseManifest
 from haustra.warehouse.reading import open_split
@@ -89,29 +90,6 @@ class MeasurableDetector(Protocol):
 
 
 OpenDetector = Callable[[Path], MeasurableDetector]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationResult:
-    """An evaluation, its summary as JSON values, and the files of its report."""
-
-    evaluation: Evaluation
-    operating_point: OperatingPoint
-    intervals: BootstrapIntervals | None
-    """None unless asked for."""
-    frames: FrameTier
-    froc: FrocCurves
-    calibration: Calibration
-    lesions: LesionTier | None
-    """None where the frames are not ordered in time, or no box names a lesion."""
-    alarms: AlarmTier | None
-    """None where the frames are not ordered in time."""
-    degradations: DegradationResult | None
-    """None unless asked for."""
-    notes: list[str]
-    """What the reader has to know: frames left out, tiers that are missing, leaks."""
-    summary: dict[str, Any]
-    report: list[Path]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +211,23 @@ def _leak_notes(
     return audit, notes
 
 
+def _time_order_note(evaluation: Evaluation, *, source: FrameSource) -> str | None:
+    """Return a line about the runs that lesions and alarms leave out; None where there is none."""
+    if isinstance(source, SplitFrames):
+        return (
+            "lesions and alarms are left out: a split's order in time is not known; use "
+            "`haustra eval --captures`"
+        )
+    runs = list(dict.fromkeys(frame.run_id for frame in evaluation.frames))
+    unordered = [run for run in runs if run not in source.frame_rates_hz]
+    if not unordered:
+        return None
+    return (
+        f"lesions and alarms leave out {len(unordered)} of {len(runs)} runs, not known to be in "
+        f"time order (stills, or no frame_rate_hz): {unordered[0]!r}"
+    )
+
+
 def evaluate_detector(
     config: EvalConfig, *, open_detector: OpenDetector, progress: Progress | None = None
 ) -> EvaluationResult:
@@ -258,9 +253,6 @@ def evaluate_detector(
     )
     evaluation = evaluation.with_threshold(point.objectness)
     truths, predictions = evaluation.truths, evaluation.predictions
-    notes = [f"left out: {problem}" for problem in source.problems]
-    if not source.is_ordered:
-        notes.append("lesions and alarms need frames in time: pass --captures")
     audit, leaks = _leak_notes(config, subject=subject, evaluation=evaluation, progress=progress)
     intervals = None
     if config.bootstrap:
@@ -277,18 +269,12 @@ def evaluate_detector(
     froc = froc_curves(truths, predictions)
     calibration = calibrate(truths, predictions)
     lesions = alarms = degradations = None
-    if source.is_ordered and config.shuffle_labels_seed is None:
-        rates = source.frame_rates_hz
+    rates = source.frame_rates_hz
+    if rates and config.shuffle_labels_seed is None:
         lesions = lesion_tier(
             evaluation.frames, predictions, threshold=point.objectness, frame_rates_hz=rates
         )
         alarms = alarm_tier(evaluation.frames, predictions, point=point, frame_rates_hz=rates)
-        timeless = [run for run, rate in rates.items() if not rate]
-        if timeless:
-            notes.append(
-                f"{len(timeless)} of {len(rates)} runs have no frame_rate_hz, so no seconds: "
-                f"{timeless[0]!r}"
-            )
     if config.degrade and subject.detector is not None:
         degradations = measure_degradations(
             source,
@@ -296,7 +282,12 @@ def evaluate_detector(
             threshold=point.objectness,
             progress=progress,
         )
-    notes = [*leaks, *notes]
+    warnings = (few_clean_frames_note(frames), _time_order_note(evaluation, source=source))
+    notes = [
+        *leaks,
+        *(warning for warning in warnings if warning),
+        *(f"left out: {problem}" for problem in source.problems),
+    ]
     manifest = source.split.manifest if isinstance(source, SplitFrames) else None
     summary = {
         "checkpoint": str(config.detector_weights),
@@ -375,7 +366,7 @@ def _operating_point(
             target_fpr=config.fit_fpr,
             iou=point.iou,
             name=name,
-            frame_rates_hz=source.frame_rates_hz if source.is_ordered else None,
+            frame_rates_hz=source.frame_rates_hz,
         )
         subject.detector.store_operating_point(point)
         return point, f"fitted on {name}"
@@ -422,7 +413,7 @@ def compare_weights(
         b.predictions,
         groups=[frame.group_id for frame in a.frames],
         thresholds=(a.metrics.at_threshold.threshold, b.metrics.at_threshold.threshold),
-        num_resamples=config.bootstrap or COMPARE_RESAMPLES,
+        num_resamples=config.bootstrap,
         seed=config.bootstrap_seed,
         progress=progress,
     )
