@@ -156,7 +156,7 @@ class Exclusion(nn.Module):
     non-maximum suppression (relation networks, Hu et al. 2018, section 4.3). Two boxes belong to
     the same polyp as far as their IoU says so, by a logistic function; a candidate loses by the
     best of the better ones, unless that is itself excluded. Five numbers, all learned; selectors
-    that saw features, and pairs of scores beside the IoU, did worse (docs/lab_log.md).
+    that saw features, and pairs of scores beside the IoU, did worse (dev/lab_log.md).
     """
 
     def __init__(self) -> None:

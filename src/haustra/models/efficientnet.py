@@ -57,7 +57,7 @@ FIRST_FEATURE_BLOCKS = (4, 10)
 """Blocks whose output is a feature map, at strides 8 and 16; the last one's is that at 32."""
 DEPTHS = (8, 6)
 """Blocks that are frozen and blocks that are trained. The last two of BLOCKS are left out: they
-take time, and AP was no lower without them (docs/lab_log.md)."""
+take time, and AP was no lower without them (dev/lab_log.md)."""
 FORMER_DEPTHS = (5, 11)
 """Of checkpoints that do not say so."""
 

@@ -1,7 +1,7 @@
 """Detectors of checkpoint format version 1, as they answered then.
 
 They had selectors in place of the exclusion: small networks per level, which saw the features under
-a head and the objectness of all levels, and raised one cell per polyp. docs/lab_log.md tells why
+a head and the objectness of all levels, and raised one cell per polyp. dev/lab_log.md tells why
 they went. Nothing trains them any more.
 """
 

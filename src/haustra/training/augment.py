@@ -33,7 +33,7 @@ MIN_BOX_SIDE_PX = 3.0
 SIDE_STEP = 64
 """Sides of shrunk images are multiples of this: the sides of their maps down to stride 16 then are
 multiples of 4, which convolutions on CPUs are blocked for. With AVX2 a step at 160x160 takes nine
-tenths of one at 192x192 (docs/lab_log.md)."""
+tenths of one at 192x192 (dev/lab_log.md)."""
 GREY = (0.299, 0.587, 0.114)
 """Luma weights of RGB (ITU-R BT.601)."""
 

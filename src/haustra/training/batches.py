@@ -37,7 +37,7 @@ EASY_EPOCHS = 50
 """The first epoch augments by EASY, this one and all after it by FULL, those between in between."""
 LIGHT_SHARE = 0.3
 """The last share of a training sees frames nearly as they are (YOLOX and YOLO26 end likewise).
-Half as long a share costs 0.01 of AP50 and of AP50-95 after 27 minutes (docs/lab_log.md)."""
+Half as long a share costs 0.01 of AP50 and of AP50-95 after 27 minutes (dev/lab_log.md)."""
 MAX_WORKERS = 8
 
 
