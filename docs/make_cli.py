@@ -5,7 +5,7 @@ The texts are those of `haustra COMMAND --help`, from the same declarations.
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from inspect import Parameter
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def list_commands() -> dict[str, App]:
 
 
 def list_settings(command: App) -> list[Argument]:
-    """Return the arguments and flags of a command without `--help`; a group of commands has none."""
+    """Return the arguments and flags of a command, but not `--help`; of a group none."""
     if command.default_command is None:
         return []
     arguments = command.assemble_argument_collection(parse_docstring=True)
@@ -80,7 +80,7 @@ def _default(setting: Argument) -> str:
     return f"`{value}`"
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Return a Markdown table; columns in which every row is empty are left out."""
     used = [column for column in range(len(header)) if any(row[column] for row in rows)]
     lines = [header, ("---",) * len(header), *rows]

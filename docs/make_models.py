@@ -10,7 +10,6 @@ from pathlib import Path
 
 import matplotlib as mpl
 import torch
-from make_training import replace_part
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,6 +22,7 @@ from haustra.models.detector import (
     build_model,
 )
 from haustra.models.detector import default_config as shape_of
+from make_training import replace_part
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -25,8 +25,8 @@ FLAGS_OF_OTHER_PROGRAMS = {
     "--summary",  # vulkaninfo
 }
 ABSENCE = re.compile(
-    r"\b(do(es)? not exist|(is|are) not (there|supported)|(is|are) not built(?! again)|none yet|not yet|"
-    r"has no|have no|cannot be (resumed|started|exported))\b"
+    r"\b(do(es)? not exist|(is|are) not (there|supported)|(is|are) not built(?! again)|"
+    r"none yet|not yet|has no|have no|cannot be (resumed|started|exported))\b"
 )
 
 
