@@ -34,7 +34,7 @@ from haustra.models.predict import predict_slots
 from haustra.training import averaging, batches, loop, training
 from haustra.training.augment import EASY, FULL, LIGHT
 from haustra.training.config import TrainConfig
-from haustra.warehouse.reading import open_split
+from haustra.warehouse.dataset import open_split
 from kvasir_scoring import dense_with_suppression, score
 from kvasir_steps import build_manifest
 

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from haustra.captures import validation
 from haustra.captures.writer import writing_run
 from haustra.core.images import decode_image_rgb, read_image_rgb
-from haustra.warehouse.etl import ETLConfig, ETLResult, build_warehouse
+from haustra.warehouse.etl import ETLResult, build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 
 ROUNDS = 3
 SIZE_WH = (622, 529)

@@ -24,7 +24,8 @@ from haustra.core.digests import digest_file
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.core.progress import SilentProgress
-from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 
 DISK_FULL = 3
 """Exit code of an ETL that met the end of its disk."""

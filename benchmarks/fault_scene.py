@@ -21,9 +21,10 @@ from haustra.captures.writer import PolypTruth, writing_run
 from haustra.core.digests import digest_bytes
 from haustra.core.images import encode_png
 from haustra.core.progress import SilentProgress
-from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.dataset import open_split
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.format import SPLIT_NAMES, SplitName
-from haustra.warehouse.reading import open_split
 
 NUM_RUNS, FRAMES_PER_RUN = 12, 6
 CHANGED_RUN = 3

@@ -37,7 +37,8 @@ from haustra.training.config import TrainConfig
 from haustra.training.loop import prepare_training, train_detector
 from haustra.training.state import Position
 from haustra.training.training import Training, epoch_batches
-from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 
 FRAMES_PER_RUN = 64
 NUM_CHECKED_STEPS = 30

@@ -23,7 +23,8 @@ from haustra.inference.onnx_detector import OnnxDetector
 from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import read_checkpoint
 from haustra.models.predict import predict_slots
-from haustra.warehouse.reading import open_split, read_manifest
+from haustra.warehouse.dataset import open_split
+from haustra.warehouse.manifest import read_manifest
 from kvasir_scoring import SHUFFLE_SEED, Scores, dense_with_suppression, score
 from kvasir_steps import Settings, StepError, busy_share, minutes_text, now_text, run_logged, say
 

@@ -22,8 +22,9 @@ from haustra.core.detections import PredictSlots, Slots
 from haustra.core.digests import digest_json
 from haustra.core.files import write_json_atomic, write_text_atomic
 from haustra.inference.onnx_detector import open_session
+from haustra.warehouse.dataset import Split, open_split
 from haustra.warehouse.format import SplitName
-from haustra.warehouse.reading import Split, open_split, read_manifest
+from haustra.warehouse.manifest import read_manifest
 from kvasir_scoring import Scores, score, suppress_overlaps
 from kvasir_steps import LATENCY_SIZES, Settings, busy_share, minutes_text, now_text, run_logged
 

@@ -10,7 +10,7 @@ from haustra.core.detections import PredictSlots, Slots
 from haustra.evaluation.evaluation import evaluate_split
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import SlotDetector
-from haustra.warehouse.reading import Split
+from haustra.warehouse.dataset import Split
 
 NUM_CANDIDATES = 300
 """Best boxes of an image that overlap suppression looks at."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from haustra.captures.importers.masks import MaskImportConfig, import_masks
 from haustra.core.digests import digest_json
 from haustra.core.images import list_images
-from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 
 LATENCY_SIZES = (256, 384)
 SECONDS_BETWEEN_LINES = 60.0

@@ -30,7 +30,7 @@ import torch
 
 from haustra.core.errors import HaustraError
 from haustra.core.files import write_json_atomic, write_text_atomic
-from haustra.warehouse.reading import open_split
+from haustra.warehouse.dataset import open_split
 from kvasir_latency import ROUNDS, measure_latencies
 from kvasir_ours import (
     OUR_DETECTORS,

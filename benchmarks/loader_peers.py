@@ -38,10 +38,11 @@ from haustra.captures.importers.masks import MaskImportConfig, import_masks
 from haustra.core.allocator import keep_freed_memory
 from haustra.simulator.config import DatagenConfig
 from haustra.simulator.generate import generate_runs
-from haustra.warehouse.etl import ETLConfig, build_warehouse
-from haustra.warehouse.loader import iterate_batches
+from haustra.warehouse.batches import iterate_batches
+from haustra.warehouse.dataset import Split, open_split
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.order import epoch_order
-from haustra.warehouse.reading import Split, open_split
 from kvasir_steps import StepError, run_logged, say
 
 PACKAGES = (

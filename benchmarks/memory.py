@@ -21,15 +21,17 @@ import pyarrow.parquet as pq
 from haustra.core.digests import digest_file
 from haustra.simulator.config import DatagenConfig
 from haustra.simulator.generate import generate_runs
-from haustra.warehouse.etl import TABLE_SCHEMA, ETLConfig, build_warehouse
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.format import MANIFEST_NAME, manifest_to_text
-from haustra.warehouse.reading import read_manifest
+from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.table import TABLE_SCHEMA
 
 READ_AN_EPOCH = """
-from haustra.warehouse.loader import iterate_batches
+from haustra.warehouse.batches import iterate_batches
 from haustra.warehouse.order import epoch_order
-from haustra.warehouse.reading import open_split
-from haustra.warehouse.store import StoreConfig
+from haustra.warehouse.dataset import open_split
+from haustra.warehouse.shard_stores import StoreConfig
 
 split = open_split(manifest, split="train", config=StoreConfig(kind=store))
 order = epoch_order(split.shard_sizes, seed=0, epoch=0)

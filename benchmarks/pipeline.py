@@ -36,10 +36,11 @@ from haustra.simulator.config import DatagenConfig
 from haustra.simulator.generate import generate_runs
 from haustra.training.config import TrainConfig
 from haustra.training.loop import train_detector
-from haustra.warehouse.etl import ETLConfig, build_warehouse
-from haustra.warehouse.loader import iterate_batches
+from haustra.warehouse.batches import iterate_batches
+from haustra.warehouse.dataset import open_split
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.order import epoch_order
-from haustra.warehouse.reading import open_split
 
 ROUNDS = 5
 

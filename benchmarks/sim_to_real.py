@@ -24,7 +24,7 @@ from typing import Any
 
 from haustra.core.digests import digest_json
 from haustra.core.files import write_text_atomic
-from haustra.warehouse.reading import read_manifest
+from haustra.warehouse.manifest import read_manifest
 from kvasir_ours import digest_packages
 from kvasir_steps import StepError, build_manifest, run_logged, say
 from kvasir_tables import NOTHING, markdown_table

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from haustra.captures import validation
 from haustra.captures.writer import PolypTruth, writing_run
 from haustra.core.images import decode_image_rgb, encode_png
-from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 
 
 def draw_scene(

@@ -13,10 +13,12 @@ from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError
 from haustra.models.checkpoint import read_checkpoint, weights_digest
 from haustra.models.predict import predict_slots
-from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.dataset import open_split
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.format import SPLIT_NAMES
-from haustra.warehouse.reading import open_split, read_manifest
-from haustra.warehouse.store import StoreConfig, StoreName
+from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.shard_stores import StoreConfig, StoreName
 from haustra.warehouse.verify import verify_warehouse
 
 GOLDEN = Path(__file__).parent / "golden" / "format_v1"

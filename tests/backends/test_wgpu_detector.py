@@ -17,7 +17,7 @@ from haustra.training.config import TrainConfig
 from haustra.training.loop import prepare_training, train_detector
 from haustra.training.state import Position
 from haustra.training.training import Training, epoch_batches
-from haustra.warehouse.reading import open_split
+from haustra.warehouse.dataset import open_split
 from scenes import write_warehouse
 from wgpu_adapters import needs_adapter
 

@@ -8,7 +8,8 @@ import pytest
 
 from builders import write_frame
 from haustra.cli.main import main
-from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 from scenes import write_warehouse
 
 

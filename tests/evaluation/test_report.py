@@ -20,7 +20,8 @@ from haustra.evaluation.results import EvaluationResult
 from haustra.evaluation.stage import evaluate_detector
 from haustra.training.config import TrainConfig
 from haustra.training.loop import train_detector
-from haustra.warehouse.reading import open_split, read_manifest
+from haustra.warehouse.dataset import open_split
+from haustra.warehouse.manifest import read_manifest
 from scenes import write_captures, write_warehouse
 from scored_boxes import frame
 

@@ -32,8 +32,8 @@ from haustra.inference.detector import CheckpointDetector, open_detector
 from haustra.inference.onnx_detector import OnnxDetector
 from haustra.models.checkpoint import read_checkpoint, weights_digest, write_checkpoint
 from haustra.models.detector import ModelKind, SlotDetector
+from haustra.warehouse.dataset import Split, open_split
 from haustra.warehouse.format import SplitName
-from haustra.warehouse.reading import Split, open_split
 from scenes import write_warehouse
 
 OPSETS: dict[ModelKind, int] = {"tiny": 18, "big": 21}

@@ -20,9 +20,10 @@ from haustra.core.digests import digest_bytes
 from haustra.models.checkpoint import CheckpointHeader, weights_digest, write_checkpoint
 from haustra.models.detector import ModelConfig, ModelKind, build_model
 from haustra.models.predict import predict_slots
-from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.dataset import open_split
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.format import SPLIT_NAMES
-from haustra.warehouse.reading import open_split
 from scenes import write_captures
 
 

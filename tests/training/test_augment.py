@@ -21,8 +21,8 @@ from haustra.training.augment import (
 from haustra.training.batches import strength_at, training_batches
 from haustra.training.config import TrainConfig
 from haustra.training.schedule import learning_rate
+from haustra.warehouse.dataset import open_split
 from haustra.warehouse.order import epoch_order
-from haustra.warehouse.reading import open_split
 from scenes import write_warehouse
 
 SIDE = 128

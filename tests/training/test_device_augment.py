@@ -11,7 +11,7 @@ from haustra.core.letterbox import PAD_VALUE
 from haustra.training.augment import FULL, LIGHT, AugmentStrength, _recolour, augment_sample
 from haustra.training.device_augment import disturb_pixels, disturbed_batches, without_pixels
 from haustra.training.upload import Uploader, uploaded_batches
-from haustra.warehouse.reading import Batch
+from haustra.warehouse.dataset import Batch
 
 NOTHING = replace(without_pixels(FULL), text=0.0, compression=0.0)
 

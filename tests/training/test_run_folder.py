@@ -23,7 +23,8 @@ from haustra.training.dry_run import dry_run
 from haustra.training.loop import prepare_training, train_detector
 from haustra.training.memory import try_largest_step
 from haustra.training.training import Training
-from haustra.warehouse.reading import Batch, open_split, open_warehouse, read_manifest
+from haustra.warehouse.dataset import Batch, open_split, open_warehouse
+from haustra.warehouse.manifest import read_manifest
 from scenes import write_warehouse
 
 

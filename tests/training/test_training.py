@@ -22,8 +22,10 @@ from haustra.training.config import TrainConfig
 from haustra.training.loop import prepare_training, train_detector
 from haustra.training.state import Position
 from haustra.training.training import Training
-from haustra.warehouse.etl import ETLConfig, build_warehouse
-from haustra.warehouse.reading import open_split, read_manifest
+from haustra.warehouse.dataset import open_split
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
+from haustra.warehouse.manifest import read_manifest
 from scenes import write_captures, write_warehouse
 from servers import BUCKET, FailingLine, s3_server, upload_folder
 

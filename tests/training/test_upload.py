@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from haustra.training.upload import Uploader, uploaded_batches
-from haustra.warehouse.reading import Batch
+from haustra.warehouse.dataset import Batch
 
 CPU = torch.device("cpu")
 

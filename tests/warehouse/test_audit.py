@@ -10,7 +10,8 @@ from haustra.core.errors import HaustraError
 from haustra.core.images import encode_png
 from haustra.warehouse import audit
 from haustra.warehouse.audit import AuditConfig, audit_warehouse, near_pairs, perceptual_hash
-from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 
 
 def smooth_picture(seed: int, *, size_wh: tuple[int, int] = (80, 64)) -> NDArray[np.uint8]:

@@ -7,7 +7,8 @@ import pytest
 from builders import write_frame, write_run
 from haustra.core.errors import HaustraError
 from haustra.warehouse.diff import diff_warehouses
-from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 
 BOX, OTHER_BOX = (2, 3, 12, 13), (2, 3, 12, 14)
 

@@ -13,14 +13,9 @@ from haustra.captures.validation import CheckedFrame, check_frame
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.core.letterbox import plan_letterbox
-from haustra.warehouse.etl import (
-    ETLConfig,
-    ETLResult,
-    build_warehouse,
-    parse_target_size,
-    parse_threshold,
-)
-from haustra.warehouse.reading import open_split
+from haustra.warehouse.dataset import open_split
+from haustra.warehouse.etl import ETLResult, build_warehouse
+from haustra.warehouse.etl_config import ETLConfig, parse_target_size, parse_threshold
 from scenes import count_decodes, write_captures
 
 

@@ -6,9 +6,10 @@ import pytest
 
 from builders import write_run
 from haustra.core.errors import HaustraError
-from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.dataset import open_split
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.explain import explain_sample
-from haustra.warehouse.reading import open_split
 from haustra.warehouse.splits import explain_split, group_hash, group_position
 from scenes import write_warehouse
 

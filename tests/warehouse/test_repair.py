@@ -8,8 +8,10 @@ from builders import files_in
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.warehouse import etl
-from haustra.warehouse.etl import ETLConfig, ETLResult, build_warehouse
+from haustra.warehouse.etl import ETLResult, build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.repair import repair_warehouse
+from haustra.warehouse.table import TABLE_SCHEMA
 from scenes import count_decodes, write_captures
 
 
@@ -182,7 +184,7 @@ def test_another_table_from_the_same_captures_is_refused(
     result = build(tmp_path)
     flip_a_bit(shard_path(result, 0))
     before = files_in(result.manifest_path.parent)
-    schema = etl.TABLE_SCHEMA.with_metadata({"made_by": "another"})
+    schema = TABLE_SCHEMA.with_metadata({"made_by": "another"})
     monkeypatch.setattr(etl, "TABLE_SCHEMA", schema)
     with pytest.raises(HaustraError) as caught:
         repair_warehouse(result.manifest_path, captures=tmp_path / "captures")

@@ -17,8 +17,9 @@ from builders import files_in
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.warehouse import etl
-from haustra.warehouse.etl import ETLConfig, ETLResult, build_warehouse
-from haustra.warehouse.reading import read_manifest
+from haustra.warehouse.etl import ETLResult, build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
+from haustra.warehouse.manifest import read_manifest
 from haustra.warehouse.staging import staging_folder
 from scenes import count_decodes, write_captures
 

@@ -11,7 +11,8 @@ from haustra.cli.terminal import (
     print_problems,
     print_table,
 )
-from haustra.warehouse.etl import ETLConfig, build_warehouse
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.format import SplitCounts, WarehouseManifest
 
 COUNTS = (

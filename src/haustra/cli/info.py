@@ -11,7 +11,7 @@ from haustra.cli.terminal import print_json, print_lines
 from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.inference.onnx_detector import is_onnx_path, open_session, read_metadata
 from haustra.warehouse.format import WarehouseManifest
-from haustra.warehouse.reading import read_manifest, resolve_manifest_path
+from haustra.warehouse.manifest import read_manifest, resolve_manifest_path
 
 
 def info(

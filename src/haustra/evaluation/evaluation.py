@@ -26,7 +26,7 @@ from haustra.evaluation.frames import (
     SplitFrames,
 )
 from haustra.evaluation.metrics import BoxMetrics, box_metrics
-from haustra.warehouse.reading import Split
+from haustra.warehouse.dataset import Split
 
 PredictFrames = Callable[[list[EvalFrame], NDArray[np.uint8]], list[Detections]]
 """From frames and their images uint8 [B,H,W,3] to the detections of each, at every score."""

@@ -18,7 +18,7 @@ from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames
 from haustra.core.detections import Detections, detections_from_labels
 from haustra.core.errors import HaustraError
 from haustra.core.letterbox import Letterbox, ResizeMode, plan_letterbox
-from haustra.warehouse.reading import Split
+from haustra.warehouse.dataset import Split
 
 BATCH_SIZE = 32
 

@@ -39,8 +39,8 @@ from haustra.evaluation.predictions import (
 from haustra.evaluation.report import ReportInputs, write_report
 from haustra.evaluation.results import EvaluationResult
 from haustra.warehouse.audit import audit_warehouse
+from haustra.warehouse.dataset import open_split
 from haustra.warehouse.format import WarehouseManifest
-from haustra.warehouse.reading import open_split
 
 UNKNOWN_SIZE_WH = (256, 256)
 """Of the pictures in a report about stored predictions, whose detector's input is not known."""

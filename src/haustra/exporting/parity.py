@@ -11,7 +11,7 @@ from haustra.core.detections import PredictSlots, Slots
 from haustra.core.progress import Progress
 from haustra.evaluation.evaluation import evaluate_split
 from haustra.evaluation.metrics import AveragePrecision
-from haustra.warehouse.reading import Split
+from haustra.warehouse.dataset import Split
 
 COMPARED_SCORE = 0.05
 """Slots with a lower score are noise that nobody looks at, and swap places at a breath."""

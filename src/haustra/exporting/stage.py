@@ -33,7 +33,7 @@ from haustra.exporting.quantise import quantise_static
 from haustra.inference.onnx_detector import OnnxDetector
 from haustra.models.checkpoint import CheckpointHeader, read_checkpoint
 from haustra.models.predict import predict_slots
-from haustra.warehouse.reading import Split, open_split
+from haustra.warehouse.dataset import Split, open_split
 
 MAX_BOX_SHIFT_PX = 0.5
 MAX_SCORE_SHIFT = 0.001

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.core.letterbox import PAD_VALUE
-from haustra.warehouse.reading import Batch
+from haustra.warehouse.dataset import Batch
 
 Image = NDArray[np.uint8]
 Boxes = NDArray[np.float64]

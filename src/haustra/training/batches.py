@@ -22,9 +22,9 @@ from haustra.training.augment import (
     mix_strengths,
 )
 from haustra.training.upload import DeviceBatch
-from haustra.warehouse.loader import iterate_batches
+from haustra.warehouse.batches import iterate_batches
+from haustra.warehouse.dataset import Batch, Split
 from haustra.warehouse.order import EpochOrder
-from haustra.warehouse.reading import Batch, Split
 
 Item = TypeVar("Item")
 WaitedBatch = tuple[tuple[NDArray[np.int64], Batch | DeviceBatch], float]

@@ -9,7 +9,7 @@ from haustra.core.backend_names import BackendFlag, BackendName
 from haustra.core.errors import HaustraError
 from haustra.core.ranges import check_whole_number
 from haustra.warehouse.order import DEFAULT_WINDOW
-from haustra.warehouse.store import DEFAULT_CACHE_GB, StoreConfig, StoreName
+from haustra.warehouse.shard_stores import DEFAULT_CACHE_GB, StoreConfig, StoreName
 
 DEFAULT_EPOCHS = 60
 

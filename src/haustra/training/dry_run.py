@@ -25,7 +25,7 @@ from haustra.training.memory import (
 )
 from haustra.training.state import NUM_KEPT
 from haustra.training.training import Training, epoch_batches
-from haustra.warehouse.reading import Split
+from haustra.warehouse.dataset import Split
 
 NUM_STEPS = 4
 """The first one is not timed: it also allocates what the others use again."""

@@ -50,7 +50,7 @@ from haustra.training.state import (
     write_state,
 )
 from haustra.training.training import Training, epoch_batches
-from haustra.warehouse.reading import Split, Warehouse, open_warehouse
+from haustra.warehouse.dataset import Split, Warehouse, open_warehouse
 
 
 @dataclass(frozen=True, kw_only=True)

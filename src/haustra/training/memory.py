@@ -11,7 +11,7 @@ import torch
 
 from haustra.core.allocator import release_freed_memory
 from haustra.core.errors import HaustraError
-from haustra.warehouse.reading import Batch
+from haustra.warehouse.dataset import Batch
 
 if TYPE_CHECKING:
     from haustra.training.training import Training

@@ -29,8 +29,8 @@ from haustra.training.run_folder import BAD_BATCH_NAME
 from haustra.training.schedule import learning_rate
 from haustra.training.state import Position, TrainingState
 from haustra.training.upload import DeviceBatch, Uploader, uploaded_batches
+from haustra.warehouse.dataset import Batch, Split
 from haustra.warehouse.order import epoch_order
-from haustra.warehouse.reading import Batch, Split
 
 if TYPE_CHECKING:
     from haustra.backends.wgpu_detector import WgpuLearner, WgpuPredictor

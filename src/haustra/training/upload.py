@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from haustra.warehouse.reading import Batch
+from haustra.warehouse.dataset import Batch
 
 NUM_BUFFERS = 2
 

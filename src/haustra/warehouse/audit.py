@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from haustra.core.progress import Progress, SilentProgress
 from haustra.core.ranges import check_whole_number
 from haustra.warehouse.format import SPLIT_NAMES, SplitName, WarehouseManifest
-from haustra.warehouse.reading import check_warehouse, resolve_manifest_path
-from haustra.warehouse.stored import Row, letterbox_of, open_images, read_rows, rows_by_shard
+from haustra.warehouse.inspection import Row, letterbox_of, open_images, read_rows, rows_by_shard
+from haustra.warehouse.manifest import check_warehouse, resolve_manifest_path
 
 HASH_BITS = 64
 BLOCK_SIZE = 1024

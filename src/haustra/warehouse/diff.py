@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from haustra.warehouse.format import WarehouseManifest
-from haustra.warehouse.stored import StoredSamples, letterbox_of, read_stored
+from haustra.warehouse.inspection import StoredSamples, letterbox_of, read_stored
 
 CONTENT_FIELDS = {
     "version", "splits", "shards", "table", "sources", "truncated_boxes", "validation",

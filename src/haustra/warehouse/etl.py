@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from haustra.captures.negatives import check_empty_ratio, keeps_negative
+from haustra.captures.negatives import keeps_negative
 from haustra.captures.reader import Frame, Run, read_runs
 from haustra.captures.validation import (
     CheckedLabel,
@@ -32,9 +32,9 @@ from haustra.core.boxes import box_areas
 from haustra.core.digests import digest_file, digest_json
 from haustra.core.errors import HaustraError
 from haustra.core.files import move_folder, remove_abandoned, write_text_atomic, writing_file
-from haustra.core.letterbox import PAD_VALUE, Letterbox, ResizeMode, plan_letterbox
+from haustra.core.letterbox import PAD_VALUE, Letterbox, plan_letterbox
 from haustra.core.progress import Progress, SilentProgress, track
-from haustra.core.ranges import check_whole_number
+from haustra.warehouse.etl_config import ETLConfig, parse_target_size, parse_threshold
 from haustra.warehouse.format import (
     CLASS_NAMES,
     FORMAT_NAME,
@@ -52,7 +52,7 @@ from haustra.warehouse.format import (
     WarehouseManifest,
     manifest_to_text,
 )
-from haustra.warehouse.reading import check_warehouse
+from haustra.warehouse.manifest import check_warehouse
 from haustra.warehouse.shard_file import write_shard_file
 from haustra.warehouse.shards import (
     FinishedShard,
@@ -69,91 +69,12 @@ from haustra.warehouse.shards import (
 from haustra.warehouse.splits import (
     SplitAssignment,
     parse_ratios,
-    parse_rule,
     split_by_file,
     split_by_ratios,
     split_by_rule,
 )
 from haustra.warehouse.staging import staging_folder
-
-TABLE_SCHEMA = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("run_id", pa.string()),
-        ("group_id", pa.string()),
-        ("split", pa.string()),
-        ("frame", pa.string()),
-        ("source_name", pa.string()),
-        ("source_image", pa.string()),
-        ("source_sha256", pa.string()),
-        ("source_width", pa.int32()),
-        ("source_height", pa.int32()),
-        ("scale_x", pa.float64()),
-        ("scale_y", pa.float64()),
-        ("offset_x", pa.int32()),
-        ("offset_y", pa.int32()),
-        ("boxes_before", pa.int32()),
-        ("boxes_after", pa.int32()),
-        ("shard", pa.string()),
-        ("row", pa.int32()),
-    ]
-)
-"""Columns of `samples.parquet`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ETLConfig:
-    """Settings of `haustra etl`."""
-
-    captures: Path = Path("captures_filtered")
-    """Capture root to read, or one run folder."""
-    output_root: Path = Path("artifacts/tensor_warehouse")
-    """Where the folder v<version> is made."""
-    target_size: str = "384"
-    """Size of the stored images in pixels: one number for a square, or WIDTHxHEIGHT."""
-    resize_mode: ResizeMode = "letterbox"
-    """Keep the aspect ratio and pad, or stretch."""
-    max_boxes: int = 16
-    """Boxes stored per image at most; of more, the largest stay."""
-    split: str = "0.8,0.1,0.1"
-    """Shares of train,val,test; groups are never cut."""
-    split_file: Path | None = None
-    """JSON file that lists the groups of each split, in place of --split."""
-    split_rule: str | None = None
-    """Rule in place of --split: sha256:5 puts a group in val if its sha256 modulo 5 is 0."""
-    max_invalid: str = "0.1"
-    """Fail if more frames are invalid: a count such as 20, or a share such as 0.1 or 10%."""
-    max_missing: str = "0.1"
-    """Fail if more frames lack their image: a count or a share."""
-    max_empty: str = "1.0"
-    """Fail if more usable frames have no box: a count or a share."""
-    empty_ratio: float = 1.0
-    """Share of the frames without a box to keep, 0 to 1, chosen by a digest of each one's name."""
-    samples_per_shard: int = 256
-    """Samples in a shard file at most; a shard holds one run and one split."""
-    jobs: int = 2
-    """Threads that decode and resize; more than there are cores do not help."""
-
-    def __post_init__(self) -> None:
-        parse_target_size(self.target_size)
-        for flag, number in (
-            ("--max-boxes", self.max_boxes),
-            ("--samples-per-shard", self.samples_per_shard),
-            ("--jobs", self.jobs),
-        ):
-            check_whole_number(flag, number, low=1)
-        check_empty_ratio(self.empty_ratio)
-        parse_ratios(self.split)
-        if self.split_rule is not None:
-            parse_rule(self.split_rule)
-        if self.split_rule is not None and self.split_file is not None:
-            raise HaustraError("--split-rule and --split-file: expected one of them")
-        for flag, text in (
-            ("--max-invalid", self.max_invalid),
-            ("--max-missing", self.max_missing),
-            ("--max-empty", self.max_empty),
-        ):
-            parse_threshold(text, flag=flag)
+from haustra.warehouse.table import TABLE_SCHEMA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,42 +110,6 @@ class WarehousePlan:
 
 
 _Outcome = CheckedLabel | FrameProblem
-
-
-def parse_target_size(text: str) -> tuple[int, int]:
-    """Parse `384` or `640x480` to width and height in pixels.
-
-    Raises:
-        HaustraError: anything else, or a side that is not a positive multiple of 32.
-    """
-    parts = text.lower().split("x")
-    sides = (parts[0], parts[-1]) if len(parts) <= 2 else ("", "")
-    if not all(side.isdecimal() and int(side) > 0 and int(side) % 32 == 0 for side in sides):
-        raise HaustraError(
-            f"--target-size {text!r}: expected a positive multiple of 32, such as 384, or "
-            "WIDTHxHEIGHT"
-        )
-    return int(sides[0]), int(sides[1])
-
-
-def parse_threshold(text: str, *, flag: str) -> tuple[float, bool]:
-    """Parse a count (`20`) or share (`0.1`, `10%`); the second value tells a share.
-
-    Raises:
-        HaustraError: neither.
-    """
-    if text.isdecimal():
-        return float(text), False
-    try:
-        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise HaustraError(
-            f"{flag} {text!r}: expected a count such as 20, or a share from 0 to 1 such as 0.1 "
-            "or 10%"
-        )
-    return share, True
 
 
 def _is_left_out(frame: Frame, *, ratio: float) -> bool:

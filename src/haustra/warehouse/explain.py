@@ -7,9 +7,9 @@ from pathlib import Path
 from haustra.core.errors import HaustraError
 from haustra.core.letterbox import ResizeMode
 from haustra.warehouse.format import SplitName
-from haustra.warehouse.reading import resolve_manifest_path
+from haustra.warehouse.inspection import letterbox_of, read_boxes, read_rows
+from haustra.warehouse.manifest import check_file, resolve_manifest_path
 from haustra.warehouse.splits import explain_split
-from haustra.warehouse.stored import check_file, letterbox_of, read_boxes, read_rows
 
 NUM_CLOSEST = 3
 

@@ -12,9 +12,10 @@ from haustra.captures.reader import read_runs
 from haustra.core.digests import digest_file
 from haustra.core.errors import HaustraError
 from haustra.core.progress import Progress, SilentProgress
-from haustra.warehouse.etl import ETLConfig, ETLResult, build_version, plan_warehouse
+from haustra.warehouse.etl import ETLResult, build_version, plan_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.format import SplitName, WarehouseManifest
-from haustra.warehouse.reading import check_warehouse, read_manifest, resolve_manifest_path
+from haustra.warehouse.manifest import check_warehouse, read_manifest, resolve_manifest_path
 from haustra.warehouse.splits import SplitAssignment
 
 

@@ -26,7 +26,7 @@ from haustra.core.digests import digest_bytes, digest_file, digest_json, is_seal
 from haustra.core.errors import HaustraError
 from haustra.core.files import link_or_copy, read_json, write_json_atomic
 from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, SplitName
-from haustra.warehouse.reading import read_manifest
+from haustra.warehouse.manifest import read_manifest
 from haustra.warehouse.staging import STAGING_NAME
 
 _RECORD_SEAL = "record_sha256"

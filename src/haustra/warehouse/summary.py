@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from haustra.core.errors import HaustraError
 from haustra.core.files import write_bytes_atomic
-from haustra.warehouse.etl import TABLE_SCHEMA
-from haustra.warehouse.reading import resolve_manifest_path
-from haustra.warehouse.stored import letterbox_of, read_rows, read_stored
+from haustra.warehouse.inspection import letterbox_of, read_rows, read_stored
+from haustra.warehouse.manifest import resolve_manifest_path
+from haustra.warehouse.table import TABLE_SCHEMA
 
 BOXES_TYPE = pa.list_(pa.list_(pa.float64()))
 SUMMARY_SCHEMA = pa.schema(

@@ -17,15 +17,15 @@ from safetensors import SafetensorError, safe_open
 
 from haustra.core.digests import digest_file
 from haustra.core.progress import Progress, SilentProgress, track
-from haustra.warehouse.etl import TABLE_SCHEMA
 from haustra.warehouse.format import (
     MANIFEST_NAME,
     SPLIT_NAMES,
     ShardEntry,
     WarehouseManifest,
 )
-from haustra.warehouse.reading import read_manifest, resolve_manifest_path
-from haustra.warehouse.stored import Row, letterbox_of
+from haustra.warehouse.inspection import Row, letterbox_of
+from haustra.warehouse.manifest import read_manifest, resolve_manifest_path
+from haustra.warehouse.table import TABLE_SCHEMA
 
 NULLABLE = ("source_name",)
 """Columns of the table that may hold null."""

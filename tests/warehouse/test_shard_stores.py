@@ -9,11 +9,12 @@ import s3fs
 
 from haustra.core.digests import digest_file
 from haustra.core.errors import HaustraError
-from haustra.warehouse import location, store
-from haustra.warehouse.loader import iterate_batches
+from haustra.warehouse import remote, shard_stores
+from haustra.warehouse.batches import iterate_batches
+from haustra.warehouse.dataset import Batch, open_split, open_warehouse
+from haustra.warehouse.manifest import read_manifest
 from haustra.warehouse.order import epoch_order
-from haustra.warehouse.reading import Batch, open_split, open_warehouse, read_manifest
-from haustra.warehouse.store import ShardCache, StoreConfig, StoreName
+from haustra.warehouse.shard_stores import ShardCache, StoreConfig, StoreName
 from scenes import write_warehouse
 from servers import BUCKET, FailingLine, s3_server, upload_folder
 
@@ -27,7 +28,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(location, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.001)
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_a_shard_is_checked_once_and_only_when_it_is_touched(
         checked.append(path.name)
         return digest_file(path)
 
-    monkeypatch.setattr(store, "digest_file", recorded)
+    monkeypatch.setattr(shard_stores, "digest_file", recorded)
     split = open_split(manifest, split="train")
     assert checked == []
     for _ in range(2):
@@ -126,7 +127,7 @@ def test_without_verification_a_broken_header_is_named(manifest: Path, tmp_path:
 def test_maps_are_given_back_and_come_again(
     manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "MAPPED_BYTES", 20_000)
+    monkeypatch.setattr(shard_stores, "MAPPED_BYTES", 20_000)
     split = open_split(manifest, split="train")
     image, _ = split.view(0)
     assert split.store.num_loaded == 1
@@ -219,8 +220,8 @@ def test_an_unknown_kind_of_url_is_named() -> None:
 def test_the_cache_stays_within_its_room_but_keeps_what_is_needed(
     manifest: Path, memory_url: str, tmp_path: Path
 ) -> None:
-    remote = open_warehouse(memory_url, config=StoreConfig(kind="memory")).location
-    assert isinstance(remote, location.RemoteFolder)
+    location = open_warehouse(memory_url, config=StoreConfig(kind="memory")).location
+    assert isinstance(location, remote.RemoteFolder)
     entries = read_manifest(manifest).shards[:6]
     room = sum(entry.num_bytes for entry in entries[:3])
     cache = ShardCache(tmp_path, capacity_bytes=room)
@@ -230,16 +231,16 @@ def test_the_cache_stays_within_its_room_but_keeps_what_is_needed(
         return [number for number, entry in enumerate(entries) if entry.sha256 in names]
 
     for entry in entries[:3]:
-        cache.fetch(remote, entry=entry)
+        cache.fetch(location, entry=entry)
     assert cached() == [0, 1, 2]
-    cache.fetch(remote, entry=entries[0])
-    cache.fetch(remote, entry=entries[3])
+    cache.fetch(location, entry=entries[0])
+    cache.fetch(location, entry=entries[3])
     assert cached() == [0, 2, 3]  # 1 was used least recently
     cache.keep({entry.sha256 for entry in entries}, owner="a split")
-    cache.fetch(remote, entry=entries[4])
+    cache.fetch(location, entry=entries[4])
     assert cached() == [0, 2, 3, 4]
     cache.keep({entries[4].sha256}, owner="a split")
-    cache.fetch(remote, entry=entries[5])
+    cache.fetch(location, entry=entries[5])
     assert cached() == [3, 4, 5]
 
 
@@ -307,7 +308,7 @@ def test_a_server_that_never_answers_is_named(
     monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # else botocore and s3fs take a minute to give up
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    monkeypatch.setattr(location, "ATTEMPTS", 2)
+    monkeypatch.setattr(remote, "ATTEMPTS", 2)
     s3fs.S3FileSystem.clear_instance_cache()
     try:
         with pytest.raises(HaustraError, match=r"could not be read in 2 attempts, the last failed"):

@@ -15,12 +15,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from haustra.core.digests import digest_file
 from haustra.core.errors import HaustraError
 from haustra.core.letterbox import Letterbox, plan_letterbox
 from haustra.warehouse.format import WarehouseManifest
-from haustra.warehouse.reading import check_warehouse, read_manifest, resolve_manifest_path
-from haustra.warehouse.store import REBUILD_HINT
+from haustra.warehouse.manifest import (
+    check_file,
+    check_warehouse,
+    read_manifest,
+    resolve_manifest_path,
+)
 
 Row = dict[str, Any]
 """One row of `samples.parquet`: column to value."""
@@ -35,16 +38,6 @@ class StoredSamples:
     rows: list[Row]
     boxes: list[NDArray[np.float32]]
     """[n,4] of each sample, normalised to the stored image, largest first."""
-
-
-def check_file(path: Path, *, sha256: str) -> None:
-    """Check one file of a warehouse.
-
-    Raises:
-        HaustraError: it is missing or its bytes have changed.
-    """
-    if not path.is_file() or digest_file(path) != sha256:
-        raise HaustraError(f"{path} is gone or has changed; {REBUILD_HINT}")
 
 
 def read_rows(manifest_path: Path) -> tuple[WarehouseManifest, list[Row]]:

@@ -27,7 +27,7 @@ from haustra.core.digests import digest_bytes, digest_file
 from haustra.core.errors import HaustraError
 from haustra.core.files import writing_file
 from haustra.warehouse.format import ShardEntry, WarehouseManifest
-from haustra.warehouse.location import Folder, Location, RemoteFolder
+from haustra.warehouse.remote import Folder, Location, RemoteFolder
 
 StoreName = Literal["memory", "mmap", "stream"]
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from haustra.core.errors import HaustraError
-from haustra.warehouse.etl import ETLConfig, build_warehouse
-from haustra.warehouse.reading import open_split, read_manifest
+from haustra.warehouse.dataset import open_split
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
+from haustra.warehouse.manifest import read_manifest
 from haustra.warehouse.verify import verify_warehouse
 from scenes import write_captures, write_warehouse
 

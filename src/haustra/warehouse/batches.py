@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.core.ahead import map_ahead
+from haustra.warehouse.dataset import Batch, Split
 from haustra.warehouse.order import EpochOrder
-from haustra.warehouse.reading import Batch, Split
 
 FETCH_THREADS = 4
 """Threads that fetch or check shards before their samples are asked for."""

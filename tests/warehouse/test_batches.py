@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from haustra.training.augment import FULL
 from haustra.training.batches import training_batches, with_waits
-from haustra.warehouse.etl import ETLConfig, build_warehouse
-from haustra.warehouse.loader import iterate_batches
+from haustra.warehouse.batches import iterate_batches
+from haustra.warehouse.dataset import Split, open_split
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.order import EpochOrder, epoch_order, stored_order
-from haustra.warehouse.reading import Split, open_split
 from scenes import write_captures
 
 _folders: list[TemporaryDirectory[str]] = []
