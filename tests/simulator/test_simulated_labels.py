@@ -10,7 +10,7 @@ from haustra.simulator.camera import Camera, Pose
 from haustra.simulator.labels import label_view, pixels_alone
 from haustra.simulator.path import plan_procedure
 from haustra.simulator.polyps import Polyp
-from haustra.simulator.rays import normalised
+from haustra.simulator.rays import normalized
 from haustra.simulator.render import cast_view, develop, draw_lighting, shade_view
 from haustra.simulator.scene import Scene, assemble_scene
 
@@ -42,8 +42,8 @@ def clear_pose(scene: Scene) -> Pose:
 
 
 def look_at(position_mm: Vector, *, target: Vector) -> Pose:
-    ahead = normalised(target - position_mm)
-    right = normalised(np.cross(ahead, [0.3, -0.8, 0.52]))
+    ahead = normalized(target - position_mm)
+    right = normalized(np.cross(ahead, [0.3, -0.8, 0.52]))
     return Pose(position_mm=position_mm, axes=np.stack([right, np.cross(ahead, right), ahead]))
 
 
@@ -139,7 +139,7 @@ def test_a_polyp_behind_the_wall_gets_no_box(scene: Scene) -> None:
     target = scene.polyps[0].center_mm
     bare = assemble_scene(scene.tube, polyps=[], surface=scene.surface)
     to_polyp = target - scene.tube.centers_mm
-    seen_mm = bare.mesh.first_hits(scene.tube.centers_mm, directions=normalised(to_polyp)).distance
+    seen_mm = bare.mesh.first_hits(scene.tube.centers_mm, directions=normalized(to_polyp)).distance
     blocked = seen_mm < 0.7 * np.linalg.norm(to_polyp, axis=1)
     assert blocked.any()
     pose = look_at(scene.tube.centers_mm[blocked][-1], target=target)

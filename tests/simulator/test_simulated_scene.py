@@ -9,7 +9,7 @@ from haustra.core.errors import MissingExtraError
 from haustra.simulator.camera import Camera
 from haustra.simulator.path import CONTACT_MM, plan_procedure, plan_stills
 from haustra.simulator.polyps import NUM_SEGMENTS
-from haustra.simulator.rays import NO_FACE, RayMesh, face_normals, normalised
+from haustra.simulator.rays import NO_FACE, RayMesh, face_normals, normalized
 from haustra.simulator.render import NOTHING, cast_view
 from haustra.simulator.scene import WALL, Scene, build_scene
 from haustra.simulator.tube import SECTIONS, build_tube
@@ -25,14 +25,14 @@ def crowded_scene(request: pytest.FixtureRequest) -> Scene:
 def test_a_scene_is_a_function_of_its_seed() -> None:
     first, again, other = (make_scene(seed, num_polyps=2) for seed in (4, 4, 5))
     assert np.array_equal(first.vertices_mm, again.vertices_mm)
-    assert np.array_equal(first.surface.wall.colour, again.surface.wall.colour)
+    assert np.array_equal(first.surface.wall.color, again.surface.wall.color)
     assert first.vertices_mm.shape != other.vertices_mm.shape or not np.array_equal(
         first.vertices_mm, other.vertices_mm
     )
 
 
 def test_rays_from_the_lumen_never_leave_and_meet_the_inner_side(crowded_scene: Scene) -> None:
-    directions = normalised(np.random.default_rng(0).standard_normal((4000, 3)))
+    directions = normalized(np.random.default_rng(0).standard_normal((4000, 3)))
     normals = face_normals(crowded_scene.vertices_mm, faces=crowded_scene.faces)
     for center in crowded_scene.tube.centers_mm[60:-60:60]:
         hits = crowded_scene.mesh.first_hits(center, directions=directions)
@@ -42,8 +42,8 @@ def test_rays_from_the_lumen_never_leave_and_meet_the_inner_side(crowded_scene: 
 
 
 def test_the_camera_stays_in_the_lumen_clear_of_wall_and_polyps(crowded_scene: Scene) -> None:
-    # Vertices are at most a millimetre apart; rays look at what lies between them.
-    directions = normalised(np.random.default_rng(1).standard_normal((2000, 3)))
+    # Vertices are at most a millimeter apart; rays look at what lies between them.
+    directions = normalized(np.random.default_rng(1).standard_normal((2000, 3)))
     normals = face_normals(crowded_scene.vertices_mm, faces=crowded_scene.faces)
     poses = [
         *plan_procedure(crowded_scene, num_frames=40, rng=np.random.default_rng(2)),

@@ -22,12 +22,9 @@ def radii_mm(tube: Tube) -> NDArray[np.float64]:
     return np.asarray(np.linalg.norm(away, axis=1))
 
 
-def test_a_colon_has_all_sections_from_rectum_to_caecum(colon: Tube) -> None:
-    names = [colon.section_at(along) for along in np.arange(0, colon.length_mm, 5.0)]
-    assert list(dict.fromkeys(names)) == [section.name for section in SECTIONS]
-    assert names[0] == "rectum"
-    assert names[-1] == "caecum"
-    assert 415 < colon.length_mm < 640
+def test_a_colon_is_as_long_as_its_sections(colon: Tube) -> None:
+    shortest, longest = np.sum([section.length_mm for section in SECTIONS], axis=0)
+    assert shortest - STEP_MM < colon.length_mm < longest
 
 
 def test_the_lumen_stays_within_its_limits(colon: Tube) -> None:

@@ -42,7 +42,7 @@ FULL = Aperture()
 class Camera:
     """A lens with square images.
 
-    "fisheye" is equidistant: r = f * theta, with r in pixels from the centre and theta the angle
+    "fisheye" is equidistant: r = f * theta, with r in pixels from the center and theta the angle
     from the optical axis (Kannala and Brandt 2006, k1 alone). "pinhole" is r = f * tan(theta).
     """
 
@@ -72,7 +72,7 @@ class Camera:
 
     @cached_property
     def directions(self) -> NDArray[np.float32]:
-        """Unit rays through the centres of all pixels, [size*size,3]: right, down, ahead."""
+        """Unit rays through the centers of all pixels, [size*size,3]: right, down, ahead."""
         across = (np.arange(self.size_px) + 0.5 - self.size_px / 2) / self.focal_px
         right, down = np.meshgrid(across, across)
         radius = np.hypot(right, down)
@@ -147,5 +147,5 @@ class Pose:
         return np.asarray(turned, dtype=np.float32).reshape(-1, 3)
 
     def to_camera(self, points_mm: FloatArray) -> FloatArray:
-        """Return `points_mm` [N,3] of the world as right, down, ahead in millimetres."""
+        """Return `points_mm` [N,3] of the world as right, down, ahead in millimeters."""
         return np.asarray((points_mm - self.position_mm) @ self.axes.T)

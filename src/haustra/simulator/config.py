@@ -47,14 +47,14 @@ class DatagenConfig:
     min_visible_pixels: int = 40
     """A polyp that shows fewer pixels than this in a frame gets no box there."""
     mesh: Path | None = None
-    """A colon of your own in place of simulated ones: .obj, .glb, .stl or .ply, in millimetres."""
+    """A colon of your own in place of simulated ones: .obj, .glb, .stl or .ply, in millimeters."""
     clean: bool = False
     """Leave out what disturbs: bubbles, stool, blood, blur, text and the like. The same as
     --without disturbances."""
     without: tuple[Feature, ...] = ()
     """Features to leave out, to see what each is good for."""
     truth: bool = False
-    """Also write, per frame, the instance mask, the distance in millimetres and the pose."""
+    """Also write, per frame, the instance mask, the distance in millimeters and the pose."""
     jobs: int = 1
     """Runs that are made at the same time, each by a process of its own."""
     max_cpu: float = 100.0

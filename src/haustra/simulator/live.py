@@ -13,7 +13,7 @@ from haustra.simulator.motion import station_of
 from haustra.simulator.noise import FloatArray
 from haustra.simulator.path import CLEARANCE_MM, PATH_SHARE, turned
 from haustra.simulator.plan import Eye, plan_run, take_picture
-from haustra.simulator.rays import normalised
+from haustra.simulator.rays import normalized
 
 PROCEDURE_S = 90.0
 """Length of the autopilot's way in and out; then it begins again."""
@@ -129,4 +129,4 @@ class LiveColon:
         distance_mm = float(np.linalg.norm(offset))
         if distance_mm <= free_mm:
             return position_mm
-        return np.asarray(center + free_mm * normalised(offset))
+        return np.asarray(center + free_mm * normalized(offset))

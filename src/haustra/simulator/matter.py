@@ -46,15 +46,15 @@ class _Canvas:
 
     def cover(
         self,
-        colour: FloatImage,
+        color: FloatImage,
         alpha: FloatImage,
         *,
         corner_xy: tuple[int, int] = (0, 0),
         opaque: bool,
     ) -> None:
-        """Paint linear `colour` [h,w,3] with `alpha` [h,w] over the window at a corner."""
+        """Paint linear `color` [h,w,3] with `alpha` [h,w] over the window at a corner."""
         window = self._window(alpha, corner_xy)
-        self.light[window] = cv2.blendLinear(colour, self.light[window], alpha, 1 - alpha)
+        self.light[window] = cv2.blendLinear(color, self.light[window], alpha, 1 - alpha)
         if opaque:
             self.through[window] *= 1 - alpha
 
@@ -126,8 +126,8 @@ def _cloud(
         np.array([-np.sin(angle), np.cos(angle)]),
     )
     linear = per_px * (np.outer(along, along) / stretch + np.outer(across, across))
-    centre = (size_px - 1) / 2 + size_px * np.asarray(drift.shift_xy)
-    offset = (len(grid) - 1) / 2 - linear @ centre
+    center = (size_px - 1) / 2 + size_px * np.asarray(drift.shift_xy)
+    offset = (len(grid) - 1) / 2 - linear @ center
     return cv2.warpAffine(  # type: ignore[return-value]
         grid,
         np.column_stack([linear, offset]),
@@ -156,7 +156,7 @@ def _level_of_share(field: FloatImage, share: float) -> float:
 
 
 def _tinted(light: NDArray[np.floating], *, albedo: NDArray[np.floating]) -> FloatImage:
-    """Return `light` [h,w] times a colour [3]."""
+    """Return `light` [h,w] times a color [3]."""
     return cv2.merge([light * np.float32(value) for value in albedo])  # type: ignore[return-value]
 
 
@@ -167,7 +167,7 @@ def _mixed(
     albedo: NDArray[np.floating],
     other: NDArray[np.floating],
 ) -> FloatImage:
-    """Return `light` [h,w] times a mix of two colours [3], `share` [h,w] of the other one."""
+    """Return `light` [h,w] times a mix of two colors [3], `share` [h,w] of the other one."""
     channels = [
         light * (np.float32(own) + np.float32(its - own) * share)
         for own, its in zip(albedo, other, strict=True)
@@ -220,12 +220,12 @@ def _settle(canvas: _Canvas, *, down: float, share: float, turbidity_mm: float) 
     )
 
 
-STOOL_COLOURS = np.array(
+STOOL_COLORS = np.array(
     [[0.68, 0.44, 0.07], [0.60, 0.34, 0.09], [0.42, 0.31, 0.07], [0.30, 0.16, 0.05]]
 )
 """Linear albedo of yellow, ochre, olive and brown."""
 STOOL_SHARES = ((0.4, 0.35, 0.2, 0.05), (0.05, 0.25, 0.3, 0.4))
-"""How often a lump's crumbs, and its dark parts, have each colour."""
+"""How often a lump's crumbs, and its dark parts, have each color."""
 
 
 def _paint_stool(canvas: _Canvas, event: Event) -> None:
@@ -236,7 +236,7 @@ def _paint_stool(canvas: _Canvas, event: Event) -> None:
     coverage, pool_share = rng.uniform(0.02, 0.16), rng.uniform(0.08, 0.35)
     turbidity_mm = rng.uniform(0.8, 4)
     fresh, old = (
-        STOOL_COLOURS[rng.choice(len(STOOL_COLOURS), p=shares)] * rng.uniform(0.8, 1.25)
+        STOOL_COLORS[rng.choice(len(STOOL_COLORS), p=shares)] * rng.uniform(0.8, 1.25)
         for shares in STOOL_SHARES
     )
     drift = _draw_drift(rng, event=event, reach=0.12)
@@ -262,9 +262,9 @@ def _paint_stool(canvas: _Canvas, event: Event) -> None:
     # Lumps stand out most where they are thick, and are dark where they meet the wall.
     thick = _ramp(place, level - 0.1, level + 1.6)
     lit = canvas.lamp * np.clip(0.55 + 0.6 * thick - 0.5 * rise, 0.2, 1.7)
-    colour = _mixed(lit, _ramp(blotches - lumps, -1.2, 1.8), albedo=fresh, other=old)
+    color = _mixed(lit, _ramp(blotches - lumps, -1.2, 1.8), albedo=fresh, other=old)
     alpha = _ramp(place, level, level + 0.3) * np.float32(0.96 * shown)
-    canvas.cover(colour, alpha, opaque=True)
+    canvas.cover(color, alpha, opaque=True)
     canvas.add(2 * canvas.lamp * alpha * _ramp(-rise, 0.8, 1.2))
 
 
@@ -350,13 +350,13 @@ def _paint_bubbles(canvas: _Canvas, event: Event) -> None:
         radius = 0.010 if is_foam else rng.uniform(0.012, 0.022)
         # Bubbles crowd: they cover about the area over which they are spread.
         spread = radius * np.sqrt(num_bubbles) * rng.uniform(0.45, 1.0, size=2)
-        turn, centre_xy = rng.uniform(0, np.pi), rng.uniform(0.15, 0.85, size=2)
+        turn, center_xy = rng.uniform(0, np.pi), rng.uniform(0.15, 0.85, size=2)
         places = rng.normal(size=(num_bubbles, 2)) * spread
         places = places @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
         radii = np.minimum(radius * rng.lognormal(0, 0.5, num_bubbles), 0.055)
         born = rng.uniform(0, 0.85, num_bubbles)
         wobble = rng.uniform(0, 2 * np.pi, num_bubbles)
-        places = drift.zoom * places + centre_xy + drift.shift_xy
+        places = drift.zoom * places + center_xy + drift.shift_xy
         places += 0.004 * np.column_stack([np.cos(wobble), np.sin(wobble)]) * event.progress
         grown = np.clip((event.strength - born) / 0.15, 0, 1)
         alive = np.flatnonzero(grown > 0)
@@ -383,7 +383,7 @@ def _paint_cluster(
 
     Args:
         canvas: what to paint on.
-        places_px: centres.
+        places_px: centers.
         radii_px: [N].
         haze: alpha of the white that many walls of fluid make, 0..1.
         light_angle: where the highlights sit on the bubbles, in radians.
@@ -428,7 +428,7 @@ def _paint_cluster(
 
 
 def _fixed(point_xy: NDArray[np.float64]) -> tuple[int, int]:
-    """Return a point as OpenCV takes it with four binary places, from a pixel's centre."""
+    """Return a point as OpenCV takes it with four binary places, from a pixel's center."""
     return round(float(point_xy[0] - 0.5) * 16), round(float(point_xy[1] - 0.5) * 16)
 
 
@@ -437,7 +437,7 @@ class _Tool:
     """What comes out of the working channel."""
 
     albedo: tuple[float, float, float]
-    """Colour of its sheath, linear."""
+    """Color of its sheath, linear."""
     gloss: float
     tip: Literal["open", "loop", "jaws"]
     width: float
@@ -499,11 +499,11 @@ def _paint_instrument(canvas: _Canvas, event: Event) -> None:
     streak = np.exp(-np.square((round_off - np.float32(highlight_at)) * np.float32(1 / 0.13)))
     near = np.clip(1 - share, 0, 1)
     lit = (0.30 + 0.55 * facing) * (0.55 + 1.1 * near * near)
-    colour = _tinted(lit, albedo=np.array(tool.albedo))
+    color = _tinted(lit, albedo=np.array(tool.albedo))
     shine = tool.gloss * streak * (0.5 + 0.8 * near)
-    colour += cv2.merge([shine, shine, shine])
+    color += cv2.merge([shine, shine, shine])
     corner = (int(low[0]), int(low[1]))
-    canvas.cover(colour, alpha, corner_xy=corner, opaque=True)
+    canvas.cover(color, alpha, corner_xy=corner, opaque=True)
 
 
 def _paint_tip(

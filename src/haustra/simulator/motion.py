@@ -14,7 +14,7 @@ REFRESH_S = 1.0
 REFRESH_MM = 50.0
 """A camera that goes further than this needs a new piece of the colon."""
 BEHIND_MM, AHEAD_MM = REFRESH_MM + 40.0, REFRESH_MM + 180.0
-"""What of the colon a moved scene holds, along the centreline; the rest lies in the dark."""
+"""What of the colon a moved scene holds, along the centerline; the rest lies in the dark."""
 BREATH_S = 4.5
 """One breath."""
 
@@ -24,7 +24,7 @@ class Peristalsis:
     """Waves that narrow the lumen as they pass; all arrays [waves]."""
 
     start_mm: FloatArray
-    """Where along the centreline each wave is at time 0."""
+    """Where along the centerline each wave is at time 0."""
     speed_mm_s: FloatArray
     """Negative towards the anus."""
     share: FloatArray
@@ -34,7 +34,7 @@ class Peristalsis:
     """How much breathing changes the radius, 0..1."""
 
     def narrowing(self, along_mm: FloatArray, *, seconds: float) -> FloatArray:
-        """Return the lost share of the radius at places [N] along the centreline, [N]."""
+        """Return the lost share of the radius at places [N] along the centerline, [N]."""
         middle_mm = self.start_mm + self.speed_mm_s * seconds
         away = (np.asarray(along_mm)[..., None] - middle_mm) / self.width_mm
         waves = (self.share * np.exp(-(away**2))).max(axis=-1, initial=0.0)
@@ -103,7 +103,7 @@ def moved_scene(
 
 
 def station_of(scene: Scene, position_mm: FloatArray) -> int:
-    """Return the row of the centreline that is nearest to a place."""
+    """Return the row of the centerline that is nearest to a place."""
     return int(np.linalg.norm(scene.tube.centers_mm - position_mm, axis=1).argmin())
 
 

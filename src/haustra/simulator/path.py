@@ -5,7 +5,7 @@ import numpy as np
 from haustra.simulator.camera import Camera, Pose
 from haustra.simulator.noise import FloatArray, smooth_wave
 from haustra.simulator.polyps import Polyp
-from haustra.simulator.rays import NO_FACE, normalised
+from haustra.simulator.rays import NO_FACE, normalized
 from haustra.simulator.scene import Scene
 from haustra.simulator.tube import STEP_MM
 
@@ -14,7 +14,7 @@ CLEARANCE_MM = 5.0
 CONTACT_MM = 1.8
 """Distance at which the camera touches the wall; also the least distance of a still."""
 MAX_SWERVE_MM = 6.0
-"""How far the camera strays from the centreline where the lumen allows it."""
+"""How far the camera strays from the centerline where the lumen allows it."""
 MAX_TURN_DEG = 40.0
 """How far the view turns away from the way ahead, to each side."""
 PATH_SHARE = (0.06, 0.9)
@@ -28,7 +28,7 @@ MAX_INTEREST = 2.5
 INTEREST_RANGE_MM = 28.0
 """Distance at which that pull is down to a third."""
 CONTACTS_PER_M = 2.0
-"""Contacts with the wall per metre of the way out."""
+"""Contacts with the wall per meter of the way out."""
 CONTACT_LENGTH_MM = 8.0
 
 EMPTY_STILLS = 0.12
@@ -45,7 +45,7 @@ def plan_procedure(scene: Scene, *, num_frames: int, rng: np.random.Generator) -
 
     The view is towards the far end both ways, as a colonoscopist's is, and turns
     towards most polyps as they come near, where the camera slows down on the way out. Now and
-    then the camera touches the wall. A camera that strays from the centreline by less than the
+    then the camera touches the wall. A camera that strays from the centerline by less than the
     free distance there, less a clearance, keeps that clearance.
 
     Frames are spread over the whole way: fewer frames mean larger steps.
@@ -55,25 +55,25 @@ def plan_procedure(scene: Scene, *, num_frames: int, rng: np.random.Generator) -
     stops_in = _stops_mm(scene, num_frames=num_in, dwells=False)
     stops_out = _stops_mm(scene, num_frames=num_frames - num_in, dwells=True)[::-1]
     along_mm = np.concatenate([stops_in, stops_out])
-    travelled_mm = np.concatenate([stops_in, 2 * tube.length_mm - stops_out])
-    waves = [smooth_wave(travelled_mm, wavelengths=(22, 110), rng=rng) for _ in range(5)]
+    traveled_mm = np.concatenate([stops_in, 2 * tube.length_mm - stops_out])
+    waves = [smooth_wave(traveled_mm, wavelengths=(22, 110), rng=rng) for _ in range(5)]
     swerve_right, swerve_down, turn_right, turn_down, roll = waves
-    roll = roll + smooth_wave(travelled_mm, wavelengths=(200, 600), rng=rng) * 1.5
+    roll = roll + smooth_wave(traveled_mm, wavelengths=(200, 600), rng=rng) * 1.5
     look_ahead_mm = rng.uniform(12, 25)
     start_roll = rng.uniform(0, 2 * np.pi)
     interests = rng.uniform(0, MAX_INTEREST, size=len(scene.polyps))
-    contact = _contacts(travelled_mm, first_mm=tube.length_mm, rng=rng)
+    contact = _contacts(traveled_mm, first_mm=tube.length_mm, rng=rng)
     contact_turn = rng.uniform(0, 2 * np.pi)
     poses = []
     for frame, at_mm in enumerate(along_mm):
         center = _at(tube.centers_mm, at_mm)
         free_mm = scene.free_distance_mm(center) - CLEARANCE_MM
-        ahead = normalised(_at(tube.centers_mm, at_mm + look_ahead_mm) - center)
+        ahead = normalized(_at(tube.centers_mm, at_mm + look_ahead_mm) - center)
         axes = _axes_along(ahead, near=_at(tube.sides, at_mm), roll=start_roll + roll[frame])
         offset = np.array([swerve_right[frame], swerve_down[frame]]) / np.sqrt(2)
         position = center + min(max(free_mm, 0.0), MAX_SWERVE_MM) * (offset @ axes[:2])
         if contact[frame] > 0:
-            turn = contact_turn + travelled_mm[frame] / 60
+            turn = contact_turn + traveled_mm[frame] / 60
             towards = np.cos(turn) * axes[0] + np.sin(turn) * axes[1]
             position = _pushed(scene, position, towards=towards, share=contact[frame])
         looks = 0.4 if frame < num_in else 1.0
@@ -109,7 +109,7 @@ def _look_at_polyp(
     scene: Scene, *, polyp: Polyp, camera: Camera, rng: np.random.Generator
 ) -> Pose | None:
     tilt = np.radians(MAX_TILT_DEG) * np.sqrt(rng.random())
-    across = normalised(np.cross(polyp.axis, rng.standard_normal(3)))
+    across = normalized(np.cross(polyp.axis, rng.standard_normal(3)))
     away = np.cos(tilt) * polyp.axis + np.sin(tilt) * across
     angle = rng.uniform(*APPARENT_SHARE) * np.radians(camera.fov_deg)
     distance_mm = polyp.size_mm / 2 / np.tan(min(angle, 2.6) / 2) + 0.25 * polyp.size_mm
@@ -127,8 +127,8 @@ def _look_at_polyp(
 def _look_around(scene: Scene, *, rng: np.random.Generator) -> Pose:
     tube = scene.tube
     at_mm = rng.uniform(*PATH_SHARE) * tube.length_mm
-    center, ahead = _at(tube.centers_mm, at_mm), normalised(_at(tube.tangents, at_mm))
-    towards = normalised(np.cross(ahead, rng.standard_normal(3)))
+    center, ahead = _at(tube.centers_mm, at_mm), normalized(_at(tube.tangents, at_mm))
+    towards = normalized(np.cross(ahead, rng.standard_normal(3)))
     position = _pushed(scene, center, towards=towards, share=0.9 * rng.random())
     axes = _axes_along(ahead, near=rng.standard_normal(3), roll=0.0)
     return Pose(position_mm=position, axes=turned(axes, np.radians(70) * rng.uniform(-1, 1, 2)))
@@ -149,19 +149,19 @@ def _pushed(
     return position_mm
 
 
-def _contacts(travelled_mm: FloatArray, *, first_mm: float, rng: np.random.Generator) -> FloatArray:
+def _contacts(traveled_mm: FloatArray, *, first_mm: float, rng: np.random.Generator) -> FloatArray:
     """Return how near each frame is to a contact, 0 (not at all) to 1."""
-    last_mm = float(travelled_mm[-1])
-    near = np.zeros(len(travelled_mm))
+    last_mm = float(traveled_mm[-1])
+    near = np.zeros(len(traveled_mm))
     number = rng.poisson(CONTACTS_PER_M * max(last_mm - first_mm, 0.0) / 1000)
     for middle_mm in rng.uniform(min(first_mm, last_mm), last_mm, size=number):
-        bump = np.exp(-(((travelled_mm - middle_mm) / CONTACT_LENGTH_MM) ** 2))
+        bump = np.exp(-(((traveled_mm - middle_mm) / CONTACT_LENGTH_MM) ** 2))
         near = np.maximum(near, np.where(bump > 0.02, bump, 0.0))
     return near
 
 
 def _stops_mm(scene: Scene, *, num_frames: int, dwells: bool) -> FloatArray:
-    """Return positions along the centreline, [num_frames] rising, denser before polyps."""
+    """Return positions along the centerline, [num_frames] rising, denser before polyps."""
     tube = scene.tube
     first, last = (round(share * len(tube.centers_mm)) for share in PATH_SHARE)
     along_mm = np.arange(first, last) * STEP_MM
@@ -182,7 +182,7 @@ def _at(values: FloatArray, position_mm: float) -> FloatArray:
 
 def _axes_along(ahead: FloatArray, *, near: FloatArray, roll: float) -> FloatArray:
     """Return right, down and ahead, where right lies near a given direction before the roll."""
-    right = normalised(near - (near @ ahead) * ahead)
+    right = normalized(near - (near @ ahead) * ahead)
     down = np.cross(ahead, right)
     cos, sin = np.cos(roll), np.sin(roll)
     return np.stack([cos * right + sin * down, cos * down - sin * right, ahead])
@@ -207,5 +207,5 @@ def _drawn_towards(to_polyp: FloatArray, *, gaze: FloatArray, interest: float) -
     distance_mm = float(np.linalg.norm(to_polyp))
     cosine = float(to_polyp @ gaze[2]) / distance_mm
     pull = interest * np.exp(-((distance_mm / INTEREST_RANGE_MM) ** 2)) * max(cosine, 0.0)
-    ahead = normalised(gaze[2] + pull * to_polyp / distance_mm)
+    ahead = normalized(gaze[2] + pull * to_polyp / distance_mm)
     return _axes_along(ahead, near=gaze[0], roll=0.0)

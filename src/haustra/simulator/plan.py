@@ -21,7 +21,7 @@ from haustra.simulator.motion import (
     moved_scene,
 )
 from haustra.simulator.path import plan_procedure, plan_stills
-from haustra.simulator.rays import NO_FACE, face_normals, normalised
+from haustra.simulator.rays import NO_FACE, face_normals, normalized
 from haustra.simulator.render import Lighting, View, cast_view, develop, draw_lighting, shade_view
 from haustra.simulator.scene import Scene, build_scene
 from haustra.simulator.screen import Screen, draw_screen, paint_screen
@@ -29,7 +29,7 @@ from haustra.simulator.tube import SECTIONS, Section, Tube, build_tube
 from haustra.simulator.video import blur_light, disturb_picture
 
 STILL_SECTIONS = 2
-"""Neighbouring sections of the colon that a run of stills has; more would hardly be seen."""
+"""Neighboring sections of the colon that a run of stills has; more would hardly be seen."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,8 +132,8 @@ class Eye:
         plan, pose = self._plan, planned
         if plan.peristalsis is not None:
             step_s = REFRESH_S * int(seconds / REFRESH_S)
-            travelled_mm = float(np.linalg.norm(planned.position_mm - self._moved_for_mm))
-            if step_s != self._moved_at_s or travelled_mm > REFRESH_MM:
+            traveled_mm = float(np.linalg.norm(planned.position_mm - self._moved_for_mm))
+            if step_s != self._moved_at_s or traveled_mm > REFRESH_MM:
                 self._scene = moved_scene(
                     plan.scene,
                     peristalsis=plan.peristalsis,
@@ -178,7 +178,7 @@ def take_picture(
 
 def _check_inside(scene: Scene, *, poses: list[Pose], mesh: Path) -> None:
     """Refuse a mesh whose outside the camera would see."""
-    directions = normalised(np.random.default_rng(0).standard_normal((64, 3)))
+    directions = normalized(np.random.default_rng(0).standard_normal((64, 3)))
     normals = face_normals(scene.vertices_mm, faces=scene.faces)
     for frame, pose in enumerate(poses):
         hits = scene.mesh.first_hits(pose.position_mm, directions=directions)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from haustra.core.errors import HaustraError
 from haustra.simulator.noise import FloatArray
-from haustra.simulator.rays import NO_FACE, RayMesh, face_normals, grid_faces, normalised
+from haustra.simulator.rays import NO_FACE, RayMesh, face_normals, grid_faces, normalized
 from haustra.simulator.tube import Tube
 
 NUM_SEGMENTS = 64
@@ -22,9 +22,9 @@ BURIED_MM = 1.2
 SIZE_MM = (2.0, 30.0)
 """Least and greatest width, unless asked for otherwise."""
 LST_MM = 10.0
-"""From this width on a flat lesion is called a laterally spreading tumour (Kudo 1993)."""
-MIN_CENTRELINE_GAP_MM = 6.0
-"""What a polyp leaves free around the centreline, so that a camera can always pass."""
+"""From this width on a flat lesion is called a laterally spreading tumor (Kudo 1993)."""
+MIN_CENTERLINE_GAP_MM = 6.0
+"""What a polyp leaves free around the centerline, so that a camera can always pass."""
 MIN_FACING = 0.35
 """Least cosine between the polyp's axis and the wall below it: no polyp wraps over a crest."""
 TRIES_PER_SIZE = 30
@@ -42,7 +42,7 @@ logarithmic scale, for training.
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Polyp:
-    """One polyp on the wall, closed, in millimetres of the world."""
+    """One polyp on the wall, closed, in millimeters of the world."""
 
     size_mm: float
     """Largest width across its axis."""
@@ -52,7 +52,7 @@ class Polyp:
     axis: FloatArray
     """[3] unit vector from the foot into the lumen."""
     station: int
-    """Row of the centreline that the foot belongs to."""
+    """Row of the centerline that the foot belongs to."""
     center_mm: FloatArray
     """[3] mean of the exposed vertices."""
     vertices_mm: FloatArray
@@ -108,7 +108,7 @@ def place_polyps(
         HaustraError: the wall has no room for so many of such sizes.
     """
     wall = RayMesh(tube.vertices_mm, faces=tube.faces)
-    wall_normals = normalised(face_normals(tube.vertices_mm, faces=tube.faces))
+    wall_normals = normalized(face_normals(tube.vertices_mm, faces=tube.faces))
     placed: list[Polyp] = []
     for _ in range(num_polyps):
         width_mm = _draw_size_mm(sizes, size_mm=size_mm, rng=rng)
@@ -190,7 +190,7 @@ def _draw_shape(size_mm: float, *, rng: np.random.Generator) -> _Shape:
         ),
         axis=-1,
     ).copy()
-    directions = normalised(grid / [half_mm, half_mm, max(z_mm.max() / 1.5, 0.1)])
+    directions = normalized(grid / [half_mm, half_mm, max(z_mm.max() / 1.5, 0.1)])
     grid *= 1 + _lumps(directions, flat=flat, rng=rng)[..., None]
     grid[:NUM_EXPOSED_ROWS, :, 2] *= z_mm.max() / grid[..., 2].max()  # lumps keep the height
     stretch = rng.uniform(1.0, 1.35)
@@ -216,7 +216,7 @@ def _lumps(directions: FloatArray, *, flat: bool, rng: np.random.Generator) -> F
         # The greatest of the bumps, not their sum: clefts stay between them.
         bumps = np.zeros(directions.shape[:-1])
         for _ in range(int(number)):
-            toward = normalised(rng.standard_normal(3) * flatten)
+            toward = normalized(rng.standard_normal(3) * flatten)
             bump = rng.uniform(*signs) * np.exp(rng.uniform(*sharpness) * (directions @ toward - 1))
             bumps = np.where(np.abs(bump) > np.abs(bumps), bump, bumps)
         swelling += height * bumps
@@ -240,7 +240,7 @@ def _attach(
 ) -> Polyp | None:
     """Drape a shape over the wall at vertex `at`, or return None where it does not fit."""
     foot, axis = tube.vertices_mm[at], tube.normals[at]
-    across = normalised(np.cross(axis, rng.standard_normal(3)))
+    across = normalized(np.cross(axis, rng.standard_normal(3)))
     frame = np.stack([across, np.cross(axis, across), axis])
     points = shape.grid_mm.reshape(-1, 3)
 
@@ -262,7 +262,7 @@ def _attach(
         return None
     vertices = foot + draped @ frame
     gaps = np.linalg.norm(vertices[::3, None] - tube.centers_mm[None, ::4], axis=-1)
-    if gaps.min() < MIN_CENTRELINE_GAP_MM:
+    if gaps.min() < MIN_CENTERLINE_GAP_MM:
         return None
 
     rows = vertices.reshape(shape.grid_mm.shape)

@@ -23,7 +23,7 @@ class Hits:
 
 
 class RayMesh:
-    """A triangle mesh in millimetres that rays can be cast against.
+    """A triangle mesh in millimeters that rays can be cast against.
 
     Args:
         vertices_mm: [V,3].
@@ -86,7 +86,7 @@ def vertex_normals(
     )
 
 
-def normalised(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+def normalized(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return `vectors` [...,3] at unit length; a zero vector stays zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1))

@@ -1,7 +1,7 @@
 """From a scene and a pose to what each pixel meets, and from that to light.
 
 `cast_view` is geometry and the source of the labels; `shade_view` is looks only and cannot change
-what is labelled. There are no cast shadows: the lamps sit beside the lens.
+what is labeled. There are no cast shadows: the lamps sit beside the lens.
 
 Vectors of many pixels are stored as [3,N], so that each component is one run of memory.
 """
@@ -38,7 +38,7 @@ class View:
     directions: NDArray[np.float32]
     """[N,3] unit rays in the world."""
     hits: Hits
-    """Distances are in millimetres along the rays."""
+    """Distances are in millimeters along the rays."""
     instance: NDArray[np.int16]
     """[size,size] `scene.WALL`, a polyp's instance number, or `NOTHING`."""
 
@@ -106,7 +106,7 @@ def draw_lighting(
 
 
 def cast_view(scene: Scene, *, camera: Camera, pose: Pose) -> View:
-    """Cast one ray through each pixel centre within the aperture."""
+    """Cast one ray through each pixel center within the aperture."""
     directions = pose.to_world(camera.inside_directions)
     hits = scene.mesh.first_hits(pose.position_mm, directions=directions)
     instance = np.full(camera.size_px**2, NOTHING, dtype=np.int16)
@@ -199,7 +199,7 @@ def develop(
     small = cv2.resize(np.minimum(light, 4), (size // 4, size // 4), interpolation=cv2.INTER_AREA)
     glare = cv2.resize(cv2.GaussianBlur(small, (0, 0), size / 150), (size, size))
     mixed = cv2.addWeighted(sharp, 0.95, glare, 0.05, 0)
-    # A shoulder that nears 1 keeps colour in bright tissue; the root is a display gamma of 2.
+    # A shoulder that nears 1 keeps color in bright tissue; the root is a display gamma of 2.
     levels = 255 * np.sqrt(1 - np.exp(-1.25 * mixed))
     if lighting.sharpening > 0.05:
         soft = cv2.GaussianBlur(levels, (0, 0), 1.4 * scale)
@@ -229,18 +229,18 @@ def _looks(
     own: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Return albedo [3,N], gloss [N] and relief [3,N]: the wall's, and on polyps their own."""
-    colour, relief = _look_up(scene.surface.wall, texel)
+    color, relief = _look_up(scene.surface.wall, texel)
     on_polyp = np.flatnonzero(own > 0)
     if len(on_polyp):
         share = own[on_polyp, None]
-        own_colour, own_relief = _look_up(scene.surface.polyp, texel[:, on_polyp])
+        own_color, own_relief = _look_up(scene.surface.polyp, texel[:, on_polyp])
         tint = np.ones((len(on_polyp), 4), dtype=np.float32)
         tint[:, :3] = np.sqrt(scene.surface.tints[instance[on_polyp]])
-        under = colour.take(on_polyp, axis=0)
-        colour[on_polyp] = under + share * (own_colour * tint - under)
+        under = color.take(on_polyp, axis=0)
+        color[on_polyp] = under + share * (own_color * tint - under)
         under = relief.take(on_polyp, axis=0)
         relief[on_polyp] = under + share * (own_relief - under)
-    channels = np.ascontiguousarray(colour.T) * np.float32(1 / 255)
+    channels = np.ascontiguousarray(color.T) * np.float32(1 / 255)
     slopes = (np.ascontiguousarray(relief.T[:3]) - 128) * np.float32(RELIEF_SCALE / 127)
     return channels[:3] ** 2, channels[3] * GLOSS_SCALE, slopes
 
@@ -248,17 +248,17 @@ def _looks(
 def _look_up(
     coat: Coat, texel: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return bytes of colour and relief, [N,4] each, at texels [2,N], interpolated, repeated."""
+    """Return bytes of color and relief, [N,4] each, at texels [2,N], interpolated, repeated."""
     number = texel.shape[1]
     rows = -(-number // REMAP_COLUMNS)
     place = np.zeros((2, rows * REMAP_COLUMNS), dtype=np.float32)
     place[:, :number] = texel - TILE_PX * np.floor(texel * np.float32(1 / TILE_PX))
     x, y = place.reshape(2, rows, REMAP_COLUMNS)
-    colour, relief = (
+    color, relief = (
         cv2.remap(tile, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP).reshape(-1, 4)[:number]
-        for tile in (coat.colour, coat.relief)
+        for tile in (coat.color, coat.relief)
     )
-    return colour.astype(np.float32), relief.astype(np.float32)
+    return color.astype(np.float32), relief.astype(np.float32)
 
 
 def _dot(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from haustra.simulator.noise import FloatArray
 from haustra.simulator.polyps import NUM_SEGMENTS, SIZE_MM, Polyp, Sizes, place_polyps
-from haustra.simulator.rays import RayMesh, normalised, vertex_normals
+from haustra.simulator.rays import RayMesh, normalized, vertex_normals
 from haustra.simulator.surface import Surface, build_surface
 from haustra.simulator.tube import PX_PER_MM, Tube
 
@@ -91,13 +91,13 @@ def assemble_scene(tube: Tube, *, polyps: list[Polyp], surface: Surface) -> Scen
     instances = [np.full(len(tube.faces), WALL)]
     offset = len(tube.vertices_mm)
     for number, polyp in enumerate(polyps, start=1):
-        normals = normalised(vertex_normals(polyp.vertices_mm, faces=polyp.faces))
+        normals = normalized(vertex_normals(polyp.vertices_mm, faces=polyp.faces))
         # All vertices of the first row stand on the apex.
-        normals[:NUM_SEGMENTS] = normalised(normals[:NUM_SEGMENTS].mean(axis=0))
+        normals[:NUM_SEGMENTS] = normalized(normals[:NUM_SEGMENTS].mean(axis=0))
         # Each polyp takes its texture from another place of the tile.
         patch_px = polyp.surface_mm * PX_PER_MM + [number * 311.0, number * 577.0]
         rise = polyp.rise[:, None]
-        normals = normalised(rise * normals + (1 - rise) * polyp.wall_normals)
+        normals = normalized(rise * normals + (1 - rise) * polyp.wall_normals)
         vertices.append(polyp.vertices_mm)
         attributes.append(np.concatenate([normals, patch_px, polyp.own_look * rise], axis=1))
         faces.append(polyp.faces + offset)

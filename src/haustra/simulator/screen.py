@@ -11,19 +11,19 @@ from haustra.simulator.noise import smooth_wave
 ByteImage = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 TEXT_SHARE = 0.5
 """Share of runs with text on the screen."""
 SQUARE_SHARE = 0.4
 """Share of runs with the square of a scope guide."""
-TEXT_COLOURS: tuple[Colour, ...] = ((235, 235, 235), (190, 190, 190), (235, 225, 110))
-SQUARE_COLOURS: tuple[tuple[Colour, Colour], ...] = (
+TEXT_COLORS: tuple[Color, ...] = ((235, 235, 235), (190, 190, 190), (235, 225, 110))
+SQUARE_COLORS: tuple[tuple[Color, Color], ...] = (
     ((0, 0, 0), (60, 200, 120)),
     ((20, 165, 135), (25, 35, 30)),
     ((15, 25, 60), (225, 225, 225)),
 )
-"""Colours of the square and of what is drawn in it."""
+"""Colors of the square and of what is drawn in it."""
 SCOPES = ("CF-HQ190L", "CF-H180AL", "PCF-H190", "EC-760R", "EC-600WL", "EC38-i10L")
 LAYOUTS: tuple[tuple[tuple[float, str], ...], ...] = (
     ((0, "{date}"), (1, "{clock}"), (2, "CVP:{photo}"), (3, "D:N     Eh:A5")),
@@ -53,7 +53,7 @@ class Text:
     """Where the first line starts, as shares of the side; a little outside cuts it off."""
     height: float
     """Of a capital letter, as a share of the side."""
-    colour: Colour
+    color: Color
     fields: dict[str, str]
     """What stays the same over the run."""
     clock_s: int
@@ -68,8 +68,8 @@ class Square:
 
     side: float
     """As a share of the picture's."""
-    colour: Colour
-    line_colour: Colour
+    color: Color
+    line_color: Color
     path: tuple[tuple[float, float], ...]
     """Points of the scope's drawing as shares of the square; empty when it is blank."""
 
@@ -104,7 +104,7 @@ def _draw_text(rng: np.random.Generator) -> Text:
             float(rng.uniform(0.05, 0.3) if at_left else rng.choice([0.05, 0.85])),
         ),
         height=float(rng.uniform(0.014, 0.024)),
-        colour=TEXT_COLOURS[rng.choice(len(TEXT_COLOURS), p=[0.6, 0.25, 0.15])],
+        color=TEXT_COLORS[rng.choice(len(TEXT_COLORS), p=[0.6, 0.25, 0.15])],
         fields={
             "date": str(date).format(year, month, day),
             "photo": str(rng.integers(1, 9)),
@@ -117,8 +117,8 @@ def _draw_text(rng: np.random.Generator) -> Text:
 
 
 def _draw_square(rng: np.random.Generator) -> Square:
-    colour, line_colour = SQUARE_COLOURS[rng.choice(len(SQUARE_COLOURS), p=[0.75, 0.17, 0.08])]
-    is_blank = colour == (0, 0, 0) and rng.random() < 0.7
+    color, line_color = SQUARE_COLORS[rng.choice(len(SQUARE_COLORS), p=[0.75, 0.17, 0.08])]
+    is_blank = color == (0, 0, 0) and rng.random() < 0.7
     # The shaft comes from below and winds at random.
     turns = smooth_wave(np.linspace(0, 1, 48), wavelengths=(0.5, 1.5), rng=rng)
     heading = rng.uniform(2.5, 5.0) * (turns - turns[0]) - np.pi / 2
@@ -127,8 +127,8 @@ def _draw_square(rng: np.random.Generator) -> Square:
     path = 0.15 + 0.7 * path / path.max()
     return Square(
         side=float(rng.uniform(0.2, 0.32)),
-        colour=colour,
-        line_colour=line_colour,
+        color=color,
+        line_color=line_color,
         path=() if is_blank else tuple((float(x), float(y)) for x, y in path.T),
     )
 
@@ -162,13 +162,13 @@ def paint_screen(
 
 def _paint_square(corner: ByteImage, square: Square) -> None:
     side = len(corner)
-    corner[:] = square.colour
+    corner[:] = square.color
     if square.path:
         points = np.rint(np.array(square.path) * side * 16).astype(np.int32)
         line = max(1, round(0.014 * side))
         # OpenCV cannot draw into a part of a larger array.
         drawn = np.ascontiguousarray(corner)
-        cv2.polylines(drawn, [points], False, square.line_colour, line, cv2.LINE_AA, 4)
+        cv2.polylines(drawn, [points], False, square.line_color, line, cv2.LINE_AA, 4)
         corner[:] = drawn
 
 
@@ -192,7 +192,7 @@ def _paint_text(levels: ByteImage, text: Text, *, frame_number: int, seconds: fl
             (x, y),
             cv2.FONT_HERSHEY_SIMPLEX,
             scale,
-            text.colour,
+            text.color,
             max(1, round(height_px / 9)),
             cv2.LINE_AA,
         )

@@ -1,6 +1,6 @@
-"""How tissue looks: colour and relief tiles of one colon, of its wall and of its polyps.
+"""How tissue looks: color and relief tiles of one colon, of its wall and of its polyps.
 
-Colours are linear RGB albedo. Nothing here knows geometry or light.
+Colors are linear RGB albedo. Nothing here knows geometry or light.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ VESSEL_ABSORPTION = np.array([0.45, 0.9, 0.75], dtype=np.float32)
 class Coat:
     """The looks of one kind of tissue as tiles of bytes, [TILE_PX,TILE_PX,4], without a seam."""
 
-    colour: NDArray[np.uint8]
+    color: NDArray[np.uint8]
     """Square roots of linear RGB albedo in 0..1 (3) and the wet film's gloss (1)."""
     relief: NDArray[np.uint8]
     """What is added to unit normals (3); the fourth channel is not used."""
@@ -53,7 +53,7 @@ def build_surface(
     red, green, blue = rng.uniform([0.65, 0.20, 0.38], [0.92, 0.44, 0.90])
     base = np.array([red, red * green, red * green * blue], dtype=np.float32)
     wall_rng, polyp_rng = rng.spawn(2)
-    # Polyps are nearly of the wall's colour: a give-away hue would teach a detector nothing.
+    # Polyps are nearly of the wall's color: a give-away hue would teach a detector nothing.
     tints = rng.uniform(0.85, 1.12, size=(num_polyps + 1, 1)) * rng.normal(
         [1.0, 0.92, 0.93], [0.03, 0.10, 0.10], size=(num_polyps + 1, 3)
     )
@@ -107,10 +107,10 @@ def _coat(albedo: FloatTile, *, relief: FloatTile, film: float, rng: np.random.G
     # Mucus lies in patches, which breaks highlights up (Perlin noise is the usual means).
     patches = noise_tile(TILE_PX, wavelengths_px=(38, 300), slope=1.0, rng=rng)
     gloss = np.float32(film) * np.clip(0.5 + 0.6 * patches, 0.05, 1.6)
-    colour = np.dstack([np.sqrt(np.clip(albedo, 0.01, 0.95)), gloss / GLOSS_SCALE])
+    color = np.dstack([np.sqrt(np.clip(albedo, 0.01, 0.95)), gloss / GLOSS_SCALE])
     slopes = np.dstack([relief, np.zeros(relief.shape[:2])]) / RELIEF_SCALE
     return Coat(
-        colour=np.clip(colour * 255 + 0.5, 0, 255).astype(np.uint8),
+        color=np.clip(color * 255 + 0.5, 0, 255).astype(np.uint8),
         relief=np.clip(slopes * 127 + 128.5, 1, 255).astype(np.uint8),
     )
 

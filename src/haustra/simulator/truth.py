@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from haustra.simulator.camera import Pose
 
 DISTANCE_STEPS_PER_MM = 100
-"""The distance image counts hundredths of a millimetre, so it ends at 655.35 mm."""
+"""The distance image counts hundredths of a millimeter, so it ends at 655.35 mm."""
 
 
 def write_truth(

@@ -1,16 +1,17 @@
-"""The colon wall: a bent tube with haustral folds, closed at both ends, as a mesh in millimetres.
+"""The colon wall: a bent tube with haustral folds, closed at both ends, as a mesh in millimeters.
 
-Only the wall's shape is made here; polyps, colours and the camera are not.
+Only the wall's shape is made here; polyps, colors and the camera are not.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from haustra.simulator.noise import FloatArray, smooth_wave
-from haustra.simulator.rays import grid_faces, normalised, vertex_normals
+from haustra.simulator.rays import grid_faces, normalized, vertex_normals
 
 STEP_MM = 0.7
 NUM_COLUMNS = 184
@@ -23,16 +24,15 @@ BLEND_MM = 12.0
 """Over this length one section of the colon turns into the next."""
 
 PX_PER_MM = 6.0
-"""Texels per millimetre of wall."""
+"""Texels per millimeter of wall."""
 TILE_PX = 768
 """Side of the texture tiles; a tile is stretched to one whole turn of the tube."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """What tells one part of the colon from the others; ranges are drawn from once per colon.
+class Section(NamedTuple):
+    """The shape of one part of the colon; each range is drawn from once per colon.
 
-    Lengths are a third to a half of the real ones, so that a fly-through is not mostly the same.
+    Lengths are a third to a half of the real ones, so that a fly-through shows less of the same.
     """
 
     name: str
@@ -44,81 +44,23 @@ class Section:
     """Height of folds as a share of the radius."""
     fold_width_mm: tuple[float, float]
     missing_folds: float
-    """Chance that one of a ring's three ridges is not there."""
+    """Chance that one of a ring's three ridges is missing."""
     triangle: float
-    """How much the taeniae pull the wall into a triangle, as a share of the radius."""
+    """How far the taeniae pull the wall into a triangle, as a share of the radius."""
     max_bend_deg: float
 
 
-SECTIONS = (
-    Section(
-        name="rectum",
-        length_mm=(60, 90),
-        radius_mm=(20, 27),
-        fold_gap_mm=(24, 34),
-        fold_share=(0.3, 0.5),
-        fold_width_mm=(2.6, 3.8),
-        missing_folds=0.6,  # Houston's valves stand one by one
-        triangle=0.0,
-        max_bend_deg=60,
-    ),
-    Section(
-        name="sigmoid",
-        length_mm=(90, 140),
-        radius_mm=(16, 20),
-        fold_gap_mm=(14, 22),
-        fold_share=(0.28, 0.45),
-        fold_width_mm=(2.4, 4.0),
-        missing_folds=0.25,
-        triangle=0.01,
-        max_bend_deg=130,
-    ),
-    Section(
-        name="descending",
-        length_mm=(70, 110),
-        radius_mm=(17, 22),
-        fold_gap_mm=(20, 34),
-        fold_share=(0.15, 0.35),
-        fold_width_mm=(2.2, 3.4),
-        missing_folds=0.3,
-        triangle=0.03,
-        max_bend_deg=50,
-    ),
-    Section(
-        name="transverse",
-        length_mm=(90, 140),
-        radius_mm=(20, 26),
-        fold_gap_mm=(18, 28),
-        fold_share=(0.3, 0.5),
-        fold_width_mm=(1.8, 2.8),
-        missing_folds=0.1,
-        triangle=0.11,
-        max_bend_deg=90,
-    ),
-    Section(
-        name="ascending",
-        length_mm=(60, 90),
-        radius_mm=(22, 28),
-        fold_gap_mm=(18, 30),
-        fold_share=(0.35, 0.55),
-        fold_width_mm=(2.0, 3.2),
-        missing_folds=0.12,
-        triangle=0.07,
-        max_bend_deg=60,
-    ),
-    Section(
-        name="caecum",
-        length_mm=(45, 60),
-        radius_mm=(25, 30),
-        fold_gap_mm=(20, 30),
-        fold_share=(0.2, 0.4),
-        fold_width_mm=(2.6, 4.2),
-        missing_folds=0.4,
-        triangle=0.06,
-        max_bend_deg=20,
-    ),
+# fmt: off
+SECTIONS = (  # Houston's valves in the rectum stand alone, so most of its folds are missing
+    Section("rectum",     (60, 90),  (20, 27), (24, 34), (0.30, 0.50), (2.6, 3.8), 0.60, 0.00, 60),
+    Section("sigmoid",    (90, 140), (16, 20), (14, 22), (0.28, 0.45), (2.4, 4.0), 0.25, 0.01, 130),
+    Section("descending", (70, 110), (17, 22), (20, 34), (0.15, 0.35), (2.2, 3.4), 0.30, 0.03, 50),
+    Section("transverse", (90, 140), (20, 26), (18, 28), (0.30, 0.50), (1.8, 2.8), 0.10, 0.11, 90),
+    Section("ascending",  (60, 90),  (22, 28), (18, 30), (0.35, 0.55), (2.0, 3.2), 0.12, 0.07, 60),
+    Section("cecum",      (45, 60),  (25, 30), (20, 30), (0.20, 0.40), (2.6, 4.2), 0.40, 0.06, 20),
 )
-"""From the anus inwards."""
+# fmt: on
+"""From the anus inward; the columns are the fields of `Section`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,11 +68,11 @@ class Tube:
     """The wall and the line through its middle."""
 
     centers_mm: FloatArray
-    """[S,3] the centreline, `STEP_MM` apart."""
+    """[S,3] the centerline, `STEP_MM` apart."""
     tangents: FloatArray
-    """[S,3] unit vectors along the centreline."""
+    """[S,3] unit vectors along the centerline."""
     sides: FloatArray
-    """[S,3] unit vectors across the centreline that do not twist about it."""
+    """[S,3] unit vectors across the centerline that do not twist about it."""
     vertices_mm: FloatArray
     """[V,3]."""
     normals: FloatArray
@@ -138,23 +80,14 @@ class Tube:
     texture_px: FloatArray
     """[V,2] place of each vertex on the texture tiles, in texels; tiles repeat."""
     station: NDArray[np.int32]
-    """[V] the row of the centreline that each vertex belongs to."""
+    """[V] the row of the centerline that each vertex belongs to."""
     faces: NDArray[np.int32]
     """[F,3], right-handed normals into the lumen."""
-    section_names: tuple[str, ...]
-    section_ends_mm: tuple[float, ...]
-    """Along the centreline, where each section ends."""
 
     @property
     def length_mm(self) -> float:
-        """Length of the centreline."""
+        """Length of the centerline."""
         return STEP_MM * (len(self.centers_mm) - 1)
-
-    def section_at(self, along_mm: float) -> str:
-        """Return the name of the section at a place along the centreline."""
-        ends = np.asarray(self.section_ends_mm)
-        index = int(np.searchsorted(ends, along_mm).clip(0, len(ends) - 1))
-        return self.section_names[index]
 
 
 def build_tube(
@@ -177,7 +110,7 @@ def build_tube(
     width = smooth_wave(along_mm, wavelengths=(50, 160), rng=rng)
     base_mm = np.clip(wide * (1 + 0.12 * width), MIN_RADIUS_MM, MAX_RADIUS_MM)
     while True:
-        centers, tangents, sides, ups = _centreline(
+        centers, tangents, sides, ups = _centerline(
             along_mm, sections=sections, ends_mm=ends_mm, rng=rng
         )
         if not _touches_itself(centers):
@@ -209,12 +142,10 @@ def build_tube(
         tangents=tangents,
         sides=sides,
         vertices_mm=vertices,
-        normals=normalised(normals).reshape(-1, 3),
+        normals=normalized(normals).reshape(-1, 3),
         texture_px=_texture_px(grid),
         station=np.repeat(np.arange(num_rows, dtype=np.int32), NUM_COLUMNS + 1),
         faces=np.ascontiguousarray(faces),
-        section_names=tuple(section.name for section in sections),
-        section_ends_mm=tuple(float(end) for end in ends_mm),
     )
 
 
@@ -225,14 +156,14 @@ def _section_shares(along_mm: FloatArray, *, ends_mm: FloatArray) -> FloatArray:
     return np.asarray(past[:, :-1] - past[:, 1:])
 
 
-def _centreline(
+def _centerline(
     along_mm: FloatArray,
     *,
     sections: Sequence[Section],
     ends_mm: FloatArray,
     rng: np.random.Generator,
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Return centres, tangents and two side vectors, each [S,3].
+    """Return centers, tangents and two side vectors, each [S,3].
 
     The side vectors do not twist about the tangent: T' = a U + b V, U' = -a T, V' = -b T
     (Bishop 1975, "There is more than one way to frame a curve").

@@ -20,18 +20,18 @@ ByteImage = NDArray[np.uint8]
 def _slide_fluid(linear: FloatImage, event: Event) -> FloatImage:
     """Let a drop on the lens bend and blur what is behind it, and slide down."""
     rng, size = looks_of(event), len(linear)
-    centre_xy, radius = rng.uniform(0.2, 0.8, size=2), rng.uniform(0.15, 0.32)
+    center_xy, radius = rng.uniform(0.2, 0.8, size=2), rng.uniform(0.15, 0.32)
     squeeze, turn = rng.uniform(0.6, 1.0), rng.uniform(0, np.pi)
     power, softness = rng.uniform(0.02, 0.05) * rng.choice([-1, 1]), rng.uniform(0.3, 1.0)
     slide = rng.uniform(0.05, 0.15)
-    centre = (centre_xy + np.array([0, slide * (event.progress - 0.5)])) * size
+    center = (center_xy + np.array([0, slide * (event.progress - 0.5)])) * size
     reach = radius * size
-    low = np.clip(np.floor(centre - reach), 0, size).astype(int)
-    high = np.clip(np.ceil(centre + reach), 0, size).astype(int)
+    low = np.clip(np.floor(center - reach), 0, size).astype(int)
+    high = np.clip(np.ceil(center + reach), 0, size).astype(int)
     xs = np.arange(low[0], high[0], dtype=np.float32)[None, :]
     ys = np.arange(low[1], high[1], dtype=np.float32)[:, None]
-    right = (xs + np.float32(0.5 - centre[0])) * np.float32(1 / reach)
-    lower = (ys + np.float32(0.5 - centre[1])) * np.float32(1 / reach)
+    right = (xs + np.float32(0.5 - center[0])) * np.float32(1 / reach)
+    lower = (ys + np.float32(0.5 - center[1])) * np.float32(1 / reach)
     along = right * np.float32(np.cos(turn)) + lower * np.float32(np.sin(turn))
     across = lower * np.float32(np.cos(turn)) - right * np.float32(np.sin(turn))
     across = across * np.float32(1 / squeeze)
@@ -66,11 +66,11 @@ def _overexpose(linear: FloatImage, event: Event) -> FloatImage:
     small = cv2.resize(linear, (small_px, small_px), interpolation=cv2.INTER_AREA)
     weight = np.square(np.square(np.minimum(small, 2).sum(axis=2))) + np.float32(1e-9)
     at = (np.arange(small_px) + 0.5) / small_px
-    centre = weight.sum(axis=0) @ at / weight.sum(), weight.sum(axis=1) @ at / weight.sum()
+    center = weight.sum(axis=0) @ at / weight.sum(), weight.sum(axis=1) @ at / weight.sum()
     along = (np.arange(size, dtype=np.float32) + 0.5) / size
     right, lower = (
         np.exp(-0.5 * np.square((along - np.float32(middle)) * np.float32(1 / radius)))
-        for middle in centre
+        for middle in center
     )
     strength = np.float32(event.strength)
     factor = 1 + strength * (np.float32(gain) + np.float32(bloom) * lower[:, None] * right[None])
@@ -159,7 +159,7 @@ def _interlace(levels: ByteImage, event: Event) -> ByteImage:
 
 
 def _add_noise(levels: ByteImage, event: Event) -> ByteImage:
-    """Add a sensor's noise at high gain: grain in brightness, coarser blotches in colour."""
+    """Add a sensor's noise at high gain: grain in brightness, coarser blotches in color."""
     looks, size = looks_of(event), len(levels)
     grain, blotch = looks.uniform(3, 9), looks.uniform(2, 7)
     rng = np.random.default_rng([event.seed, KINDS.index(event.kind), _moment(event)])
@@ -179,7 +179,7 @@ def _moment(event: Event) -> int:
 def _compress(levels: ByteImage, event: Event) -> ByteImage:
     """Code as JPEG of quality 80 down to 25."""
     options = [cv2.IMWRITE_JPEG_QUALITY, round(80 - 55 * event.strength)]
-    # OpenCV codes blue first; the other order would treat the colours unlike a camera does.
+    # OpenCV codes blue first; the other order would treat the colors unlike a camera does.
     _, coded = cv2.imencode(".jpg", cv2.cvtColor(levels, cv2.COLOR_RGB2BGR), options)
     decoded: ByteImage = cv2.imdecode(coded, cv2.IMREAD_COLOR)  # type: ignore[assignment]
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
