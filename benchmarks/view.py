@@ -34,13 +34,14 @@ from playwright.sync_api import sync_playwright
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from haustra.captures.sources import Source as AnySource
-from haustra.captures.sources import SourceFrame
+from haustra.captures.sources import Source, SourceFrame
 from haustra.core.detections import Detections
-from haustra.view import server
+from haustra.core.operating_point import OperatingPoint
 from haustra.view.config import ViewConfig
-from haustra.view.feed import WatchedDetector
-from haustra.view.sources import LiveSource
+from haustra.view.feed import Feed
+from haustra.view.server import serve
+from haustra.view.session import open_detectors
+from haustra.view.watched_detector import WatchedDetector
 
 RATE_HZ = 30.0
 RATE_OF_MANY_HZ = 200.0
@@ -52,12 +53,13 @@ LIMIT_MS = 1000 * (SLOW_S + 2 / RATE_HZ)
 WEIGHTS = Path(__file__).parent.parent / "tests" / "view" / "tinydet_sim.bin"
 
 
-class Moving(AnySource):
+class Moving(Source):
     """A live source of noise with a square that moves, as fast as it is asked."""
 
-    name, seekable, num_frames, frame_rate_hz = "moving", False, None, None
+    name, seekable, num_frames = "moving", False, None
 
-    def __init__(self) -> None:
+    def __init__(self, rate_hz: float) -> None:
+        self.frame_rate_hz = rate_hz
         rng = np.random.default_rng(0)
         self._ground = rng.integers(60, 90, (SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
 
@@ -89,18 +91,16 @@ class Slow:
         return Detections(boxes_px=box, scores=np.array([0.9]), image_size_wh=(SIZE_PX, SIZE_PX))
 
 
-def serve(port: int, *, kind: str) -> None:
+def serve_page(port: int, *, kind: str) -> None:
     """Serve the page over this file's source, with the slow detector or TinyDet."""
-    is_slow, rate_hz = kind == "slow", RATE_OF_MANY_HZ if kind == "many" else RATE_HZ
-    source = LiveSource(Moving(), name="moving", rate_hz=rate_hz)
-    setattr(server, "open_source", lambda *_, **__: source)  # noqa: B010
-    if is_slow:
-        slow = WatchedDetector(Slow, path=None)
-        setattr(server, "open_detectors", lambda _: [slow])  # noqa: B010
+    is_slow = kind == "slow"
+    source = Moving(RATE_OF_MANY_HZ if kind == "many" else RATE_HZ)
     config = ViewConfig(
         detector_weights=None if is_slow else WEIGHTS, port=port, open_browser=False
     )
-    server.serve(config, tell=lambda line: print(line, flush=True))
+    detectors = [WatchedDetector(Slow, path=None)] if is_slow else open_detectors(config)
+    feed = Feed(source, detectors, point=OperatingPoint(), recordings="recordings")
+    serve(config, print_line=lambda line: print(line, flush=True), build=lambda _: feed)
 
 
 @contextmanager
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.port, kind=arguments.serve)
+        serve_page(arguments.port, kind=arguments.serve)
         return
     measure_ages(arguments.seconds)
     for kind in ("tiny", "many"):

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.captures.sources import Source as AnySource
-from haustra.captures.sources import SourceFrame
+from haustra.captures.sources import Source, SourceFrame
 from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
 from haustra.core.images import write_png
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.videos import writing_video
-from haustra.view.feed import Feed, WatchedDetector
-from haustra.view.sources import LiveSource, Source
+from haustra.view.feed import Feed
+from haustra.view.watched_detector import WatchedDetector
 
 
 class FindsBright:
@@ -58,13 +57,15 @@ def write_pictures(folder: Path, *scores: float) -> Path:
     return folder
 
 
-class Ticks(AnySource):
+class Ticks(Source):
     """A live source of pictures at a rate, without an end or up to a number."""
 
     name, seekable, num_frames, frame_rate_hz = "ticks", False, None, None
 
-    def __init__(self, *, rate_hz: float = 100.0, count: int | None = None) -> None:
-        self._period_s, self._count = 1 / rate_hz, count
+    def __init__(
+        self, *, rate_hz: float = 100.0, count: int | None = None, pausable: bool = False
+    ) -> None:
+        self._period_s, self._count, self.pausable = 1 / rate_hz, count, pausable
         self.is_closed = threading.Event()
 
     def read(self, number: int) -> SourceFrame:
@@ -80,10 +81,6 @@ class Ticks(AnySource):
 
     def close(self) -> None:
         self.is_closed.set()
-
-
-def live(grabber: Ticks | None = None, *, can_pause: bool = False) -> LiveSource:
-    return LiveSource(grabber or Ticks(), name="ticks", can_pause=can_pause)
 
 
 def watched(detector: Any = None) -> WatchedDetector:

@@ -10,15 +10,16 @@ import pytest
 
 from builders import write_run
 from haustra.captures.reader import read_run
+from haustra.captures.sources import open_source
 from haustra.captures.validation import CheckedFrame, check_frame
 from haustra.core.detections import detections_from_labels
 from haustra.core.images import decode_image_rgb, write_png
-from haustra.view.feed import Feed, WatchedDetector, verdict_of
-from haustra.view.sources import open_source
+from haustra.view.feed import Feed
+from haustra.view.history import verdict_of
+from haustra.view.watched_detector import WatchedDetector
 from viewing import (
     FindsBright,
     Ticks,
-    live,
     paused_at,
     picture,
     running_feed,
@@ -30,7 +31,7 @@ from viewing import (
 
 
 def folder_source(folder: Path) -> Any:
-    return open_source(str(folder), size_px=64)
+    return open_source(folder)
 
 
 def scores(feed: Feed, which: int = 0) -> list[float]:
@@ -102,8 +103,8 @@ def test_hold_off_and_hysteresis_follow_the_frames_before(tmp_path: Path) -> Non
 
 
 def test_a_slow_detector_drops_frames_and_stays_fresh() -> None:
-    grabber = Ticks(rate_hz=50)
-    with running_feed(live(grabber), Path("unused"), watched(FindsBright(sleep_s=0.1))) as feed:
+    source = Ticks(rate_hz=50)
+    with running_feed(source, Path("unused"), watched(FindsBright(sleep_s=0.1))) as feed:
         ages = []
         feed.listen(lambda: ages.append(time.monotonic() - shown(feed)["captured_at"]))
         until(lambda: len(ages) >= 10)
@@ -111,7 +112,7 @@ def test_a_slow_detector_drops_frames_and_stays_fresh() -> None:
     # Were frames queued, the tenth would be 10 x 0.08 s late. No time is promised here, only that.
     assert np.median(ages[5:]) < 0.5
     assert header["dropped"] >= 20
-    assert grabber.is_closed.is_set()
+    assert source.is_closed.is_set()
 
 
 def test_a_recorded_source_drops_frames_too(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_recorded_source_drops_frames_too(tmp_path: Path) -> None:
 
 
 def test_a_paused_simulator_stands_still_and_steps(tmp_path: Path) -> None:
-    with running_feed(live(can_pause=True), tmp_path) as feed:
+    with running_feed(Ticks(pausable=True), tmp_path) as feed:
         until(lambda: shown(feed)["frame"] > 3)
         feed.command({"do": "pause"})
         until(lambda: not shown(feed)["playing"])
@@ -141,26 +142,26 @@ def test_a_paused_simulator_stands_still_and_steps(tmp_path: Path) -> None:
 
 
 def test_the_end_of_a_live_source_is_told(tmp_path: Path) -> None:
-    with running_feed(live(Ticks(count=3)), tmp_path) as feed:
+    with running_feed(Ticks(count=3), tmp_path) as feed:
         until(lambda: "ticks: it gave no further frame" in notices(feed))
         assert scores(feed)
 
 
-def test_next_miss_and_next_false_alarm_search_unseen_frames(tmp_path: Path) -> None:
-    # Scores and labels: clean, hit, clean, miss, false.
-    folder = write_run(
-        tmp_path / "run_a",
-        [],
-        [(20, 20, 36, 36)],
-        [],
-        [(2, 2, 10, 10)],
-        [],
-        frame_rate_hz=0.05,
-    )
+@pytest.fixture
+def labeled_run(tmp_path: Path) -> Path:
+    """A run whose frames show, at a threshold of 0.5: clean, hit, clean, miss, false."""
+    boxes = ([], [(20, 20, 36, 36)], [], [(2, 2, 10, 10)], [])
+    folder = write_run(tmp_path / "run_a", *boxes, frame_rate_hz=0.05)
     images = sorted((folder / "images").iterdir())
     for path, score in zip(images, (0.15, 0.8, 0.15, 0.8, 0.8), strict=True):
         write_png(path, image_rgb=picture(score))
-    with running_feed(folder_source(folder), tmp_path, objectness=0.5) as feed:
+    return folder
+
+
+def test_next_miss_and_next_false_alarm_search_unseen_frames(
+    labeled_run: Path, tmp_path: Path
+) -> None:
+    with running_feed(folder_source(labeled_run), tmp_path, objectness=0.5) as feed:
         feed.command({"do": "find", "verdict": "miss"})
         until(lambda: shown(feed)["frame"] == 3)
         assert shown(feed)["verdict"] == "miss"
@@ -168,8 +169,69 @@ def test_next_miss_and_next_false_alarm_search_unseen_frames(tmp_path: Path) -> 
         until(lambda: shown(feed)["frame"] == 4)
         assert feed.timeline()["verdict"] == ["clean", "hit", "clean", "miss", "false"]
         assert feed.timeline()["polyp"] == [False, True, False, True, False]
+
+
+def test_previous_miss_and_previous_false_alarm_search_backward(
+    labeled_run: Path, tmp_path: Path
+) -> None:
+    with running_feed(folder_source(labeled_run), tmp_path, objectness=0.1) as feed:
+        paused_at(feed, 4)
+        feed.command({"do": "find", "verdict": "miss", "backward": True})
+        until(lambda: shown(feed)["frame"] == 3)
+        feed.command({"do": "find", "verdict": "false", "backward": True})
+        until(lambda: shown(feed)["frame"] == 2)
+
+
+def test_a_search_looks_at_the_frames_that_hold_off_asks_for(tmp_path: Path) -> None:
+    boxes = [[(20, 20, 36, 36)]] * 6
+    folder = write_run(tmp_path / "run_a", *boxes, frame_rate_hz=0.05)
+    for path in (folder / "images").iterdir():
+        write_png(path, image_rgb=picture(0.8))
+    with running_feed(folder_source(folder), tmp_path, hold_off_frames=2) as feed:
+        paused_at(feed, 5)
+        feed.command({"do": "find", "verdict": "miss", "backward": True})
+        until(lambda: shown(feed)["frame"] == 1)
+
+
+def test_a_search_that_finds_nothing_counts_frames_from_1_as_the_page_does(
+    labeled_run: Path, tmp_path: Path
+) -> None:
+    with running_feed(folder_source(labeled_run), tmp_path, objectness=0.5) as feed:
+        paused_at(feed, 3)
         feed.command({"do": "find", "verdict": "miss"})
         until(lambda: "no miss after frame 4" in notices(feed))
+        feed.command({"do": "find", "verdict": "false", "backward": True})
+        until(lambda: "no false alarm before frame 4" in notices(feed))
+        assert shown(feed)["frame"] == 3
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        {"do": "step", "by": -1},
+        {"do": "seek", "frame": 0},
+        {"do": "find", "verdict": "miss"},
+        {"do": "find", "verdict": "false", "backward": True},
+    ],
+)
+def test_what_a_live_source_cannot_do_does_not_pause_it(
+    tmp_path: Path, command: dict[str, Any]
+) -> None:
+    with running_feed(Ticks(), tmp_path) as feed:
+        until(lambda: feed.shot)
+        feed.command(command)
+        until(lambda: any("ticks is live: it cannot" in text for text in notices(feed)))
+        number = shown(feed)["frame"]
+        until(lambda: shown(feed)["frame"] > number + 3)
+        assert shown(feed)["playing"]
+
+
+def test_a_live_source_that_has_ended_does_not_play_again(tmp_path: Path) -> None:
+    with running_feed(Ticks(count=3), tmp_path) as feed:
+        until(lambda: "ticks: it gave no further frame" in notices(feed))
+        assert not shown(feed)["playing"]
+        feed.command({"do": "play"})
+        until(lambda: "ticks has ended" in notices(feed))
 
 
 def test_a_recording_is_a_run_folder_of_what_was_shown(tmp_path: Path) -> None:
@@ -229,7 +291,7 @@ def test_changed_weights_are_loaded_and_broken_ones_refused(tmp_path: Path) -> N
             replacement.write_text(text)
             replacement.replace(weights)
             if text == "broken":
-                wanted = f"{weights} is broken; the weights that were loaded before go on"
+                wanted = f"{weights} is broken; the weights that were loaded before stay in use"
                 until(lambda: wanted in notices(feed))  # noqa: B023
                 assert shown(feed)["detectors"][0]["name"] == "second one"
                 feed.command({"do": "step", "by": -1})

@@ -22,7 +22,7 @@ WATCHED_SERVER = """
 import os, sys
 from haustra.cli.main import main
 import haustra.view.connections
-haustra.view.connections.REQUEST_WITHIN_S = 1.0
+haustra.view.connections.MAX_REQUEST_S = 1.0
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 def hook(event, arguments):
     if event in ("open", "os.listdir", "os.scandir", "subprocess.Popen", "os.remove", "os.rename"):

@@ -340,7 +340,9 @@ def test_changed_weights_are_loaded_and_broken_ones_refused(
         (weights.parent / "new").replace(weights)
 
     put(TRAINED.read_bytes()[:-100])
-    page.locator("#notices li", has_text="the weights that were loaded before go on").wait_for()
+    page.locator(
+        "#notices li", has_text="the weights that were loaded before stay in use"
+    ).wait_for()
     assert boxes(page) == first
     put(training.read_bytes())
     page.locator("#notices li", has_text="has changed and was loaded").wait_for()

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from haustra.captures.reader import read_run
+from haustra.captures.sources import open_source
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import OperatingPoint
 from haustra.view.commands import parse_command
@@ -23,9 +24,8 @@ from haustra.view.config import ViewConfig
 from haustra.view.feed import Feed
 from haustra.view.guard import Access
 from haustra.view.server import PAGES, STATIC, build_app, serve
-from haustra.view.sources import open_source
 from haustra.view.training_page import TrainingFolder
-from viewing import live, watched, write_pictures
+from viewing import Ticks, watched, write_pictures
 
 HOST = "127.0.0.1:8765"
 ACCESS = Access(hosts=frozenset({"127.0.0.1", "localhost"}), port=8765, token=None)
@@ -36,7 +36,7 @@ def client(
     tmp_path: Path, *, access: Access = ACCESS, training: Path | None = None
 ) -> Iterator[TestClient]:
     folder = tmp_path / "pictures"
-    source = open_source(str(write_pictures(folder, 0.6, 0.7, 0.8)), size_px=64)
+    source = open_source(write_pictures(folder, 0.6, 0.7, 0.8))
     feed = Feed(source, [watched()], point=OperatingPoint(), recordings=tmp_path / "recordings")
     app = build_app(feed, access=access, training=TrainingFolder(folder=training))
     with TestClient(app, base_url=f"http://{HOST}") as opened:
@@ -200,6 +200,7 @@ GOOD = [
     {"do": "step", "by": -1},
     {"do": "seek", "frame": 3},
     {"do": "find", "verdict": "miss"},
+    {"do": "find", "verdict": "false", "backward": True},
     {"do": "set", "objectness": 0.5, "hysteresis": None},
     {"do": "drive", "ahead": 1.0},
     {"do": "record", "on": True},
@@ -286,7 +287,7 @@ def test_a_taken_port_names_the_next_free_one(tmp_path: Path) -> None:
         if port > 65000:
             pytest.skip("no room above this port")
         with pytest.raises(HaustraError) as error:
-            serve(ViewConfig(source=source, port=port), tell=print)
+            serve(ViewConfig(source=source, port=port), print_line=print)
     words = str(error.value).split()
     assert words[:4] == ["--port", str(port), "is", "taken;"]
     assert (words[4], int(words[5]) > port, words[6:]) == ("--port", True, ["is", "free"])
@@ -315,9 +316,9 @@ def test_ctrl_c_ends_it_at_once_and_finishes_a_recording(tmp_path: Path) -> None
 
 
 def test_live_sources_are_closed_with_the_server(tmp_path: Path) -> None:
-    source = live()
+    source = Ticks()
     feed = Feed(source, [watched()], point=OperatingPoint(), recordings=tmp_path)
     app = build_app(feed, access=ACCESS, training=TrainingFolder(folder=None))
     with TestClient(app, base_url=f"http://{HOST}"):
         pass
-    assert source.grabber.is_closed.is_set()  # type: ignore[attr-defined]
+    assert source.is_closed.is_set()

@@ -11,6 +11,7 @@ import pytest
 
 from checkpoints import write_lively_checkpoint
 from haustra.captures.reader import read_run
+from haustra.cli.main import main
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
 from haustra.inference.config import InferConfig
@@ -24,27 +25,48 @@ from viewing import write_pictures
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"infer_obj_thresh": 1.5}, "--infer-obj-thresh 1.5: expected a number from 0 to 1"),
         (
             {"max_frames": 5},
-            "--max-frames 5: expected --headless with it; the page runs until Ctrl-C",
+            "max_frames=5: expected headless=True with it; the page runs until Ctrl-C",
         ),
         (
             {"headless": True},
-            "--headless: expected --output-root, the folder that gets the run",
+            "headless=True: expected output_root, the folder that receives the run folder",
         ),
         (
             {"headless": True, "output_root": Path("out"), "record": True},
-            "--record: a headless run writes its run folder anyway; leave it out",
+            "record=True: a headless run is always recorded; leave it out",
         ),
-        ({"model": "tiny"}, "--model tiny: expected --detector-weights with it"),
-        ({"compare": Path("b.bin")}, "--compare b.bin: expected --detector-weights with it"),
+        (
+            {"headless": True, "output_root": "out", "compare": "b.bin", "detector_weights": "a"},
+            "compare='b.bin': a headless run has one detector; run it once for each",
+        ),
+        ({"model": "tiny"}, "model='tiny': expected detector_weights with it"),
+        ({"compare": Path("b.bin")}, "compare='b.bin': expected detector_weights with it"),
     ],
 )
 def test_settings_that_do_not_fit(values: dict[str, Any], message: str) -> None:
     with pytest.raises(HaustraError) as error:
         ViewConfig(**values)
     assert str(error.value) == message
+
+
+def test_thresholds_are_checked() -> None:
+    with pytest.raises(HaustraError, match=r"1\.5: expected a number from 0 to 1"):
+        ViewConfig(infer_obj_thresh=1.5)
+
+
+def test_settings_take_paths_as_text() -> None:
+    given: Any = {"detector_weights": "a", "compare": "b", "training": "t", "output_root": "out"}
+    config = ViewConfig(**given)
+    paths = (config.detector_weights, config.compare, config.training, config.output_root)
+    assert paths == (Path("a"), Path("b"), Path("t"), Path("out"))
+
+
+def test_the_command_line_names_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["view", "--max-frames", "5"])
+    assert "--max-frames 5: expected --headless with it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("hold_off", [0, 2])
@@ -94,7 +116,9 @@ def test_a_headless_simulator_needs_an_end_and_repeats_itself(tmp_path: Path) ->
     config: dict[str, Any] = {"source": "simulator:3", "size": 64, "headless": True}
     with pytest.raises(HaustraError) as error:
         run_headless(ViewConfig(output_root=tmp_path, **config))
-    assert str(error.value) == "--source simulator:3: it has no end; expected --max-frames"
+    assert str(error.value) == (
+        "source='simulator:3': a live source has no end; expected max_frames"
+    )
     images = []
     for name in ("a", "b"):
         result = run_headless(ViewConfig(output_root=tmp_path / name, max_frames=3, **config))

@@ -27,7 +27,7 @@ def view(
         return
     from haustra.view.server import serve
 
-    serve(settings, tell=lambda line: print_lines([line]))
+    serve(settings, print_line=lambda line: print_lines([line]))
 
 
 def _run_headless(settings: ViewConfig, *, as_json: bool) -> None:

@@ -30,6 +30,7 @@ class _Seek(_Command):
 class _Find(_Command):
     do: Literal["find"]
     verdict: Literal["miss", "false"]
+    backward: bool = False
 
 
 class _Set(_Command):

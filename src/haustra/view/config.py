@@ -1,12 +1,13 @@
-"""What `haustra view` can be told. Imports nothing heavy: flags and help are built from it."""
+"""Settings of `haustra view`. Imports nothing heavy: flags and help are built from it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from haustra.core.backend_names import BackendFlag
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.core.operating_point import check_flags
+from haustra.core.paths import convert_paths
 from haustra.core.ranges import check_whole_number
 
 DEFAULT_PORT = 8765
@@ -17,48 +18,53 @@ class ViewConfig:
     """Settings of the live view.
 
     Raises:
-        HaustraError: a value is out of its range; the message names the flag.
+        HaustraError: A value is out of range, or two settings do not fit together.
     """
 
     detector_weights: Path | None = None
-    """A checkpoint of `haustra train` or a model of `haustra export`; loaded again when it changes.
-    Without one a plain heuristic draws the boxes and says so."""
+    """Checkpoint of `haustra train` or model of `haustra export`; loaded again when the file
+    changes. Without it, a color and shape heuristic draws the boxes."""
     compare: Path | None = None
-    """Weights of a second detector, shown beside the first."""
+    """Weights of a second detector to show beside the first."""
     model: Literal["tiny", "big"] | None = None
-    """Refuse weights of another kind."""
+    """Kind of model that the weights must have."""
     backend: BackendFlag | None = None
-    """What computes: ndarray (the CPU), cuda, mps, wgpu, or auto, the best there is;
-    HAUSTRA_BACKEND's value by default, else ndarray."""
+    """Device that runs the detector: ndarray (the CPU), cuda, mps, wgpu, or auto, the best that is
+    available; by default the value of HAUSTRA_BACKEND, or else ndarray."""
     source: str = "simulator"
-    """simulator or simulator:SEED, a run folder, a folder of images, a video file, camera:0, or a
-    URL that OpenCV opens."""
+    """Source of the frames: simulator or simulator:SEED, a run folder, a folder of images, a video
+    file, camera:0, or a URL that OpenCV opens."""
     infer_obj_thresh: float | None = None
-    """Show boxes of at least this score; the weights' operating point (0.3) by default."""
+    """Lowest score of a box that is shown, from 0 to 1; by default that of the weights' operating
+    point (0.3 if they have none)."""
     infer_iou_thresh: float | None = None
-    """Of two boxes that overlap more than this show the better; 0.5 by default, 1 shows both."""
+    """IoU above which only the better of two boxes is shown, from 0 to 1; by default that of the
+    operating point (0.5). With 1 both are shown."""
     infer_hold_off: int | None = None
-    """Frames that an activation is held back; the operating point's by default, 0 none."""
+    """Number of frames for which a new alarm is held back; by default that of the operating
+    point."""
     size: int = 384
-    """Width and height of the simulator's pictures in pixels."""
+    """Width and height of the simulator's frames in pixels."""
     host: str = "127.0.0.1"
-    """Address to listen on. Beyond loopback the page asks for the token that is printed."""
+    """Address to listen on. On any address but loopback, the page requires the token that is
+    printed."""
     port: int = DEFAULT_PORT
     """Port to listen on."""
     training: Path | None = None
-    """Run folder of a training to show at /training; the one beside the weights by default."""
+    """Run folder of a training to show at /training; by default the one beside the weights."""
     open_browser: bool = True
-    """Open the page in the browser, where there is a screen."""
+    """Open the page in the browser, if there is a screen."""
     record: bool = False
-    """Record from the first frame on, as R does on the page."""
+    """Record from the first frame on, like the key R on the page."""
     headless: bool = False
-    """Show no page: run over the source and write a run folder."""
+    """Run over the source without a page, and write a run folder."""
     max_frames: int | None = None
-    """Frames of a headless run; all by default, and required where a source has no end."""
+    """Number of frames of a headless run; by default all. Required for a live source."""
     output_root: Path | None = None
-    """Folder for the run folders of headless runs and recordings; recordings/ by default."""
+    """Folder that receives headless runs and recordings; recordings/ by default."""
 
     def __post_init__(self) -> None:
+        convert_paths(self)
         check_flags(
             objectness=self.infer_obj_thresh,
             iou=self.infer_iou_thresh,
@@ -70,19 +76,30 @@ class ViewConfig:
             check_whole_number("max_frames", self.max_frames, low=1)
             if not self.headless:
                 raise HaustraError(
-                    f"--max-frames {self.max_frames}: expected --headless with it; the page runs "
-                    "until Ctrl-C"
+                    f"{option('max_frames', self.max_frames)}: expected {option('headless', True)} "
+                    "with it; the page runs until Ctrl-C"
                 )
-        if self.headless and self.output_root is None:
-            raise HaustraError("--headless: expected --output-root, the folder that gets the run")
-        if self.headless and self.record:
+        if self.headless:
+            self._check_headless()
+        if self.detector_weights is None:
+            for name in ("model", "compare"):
+                if (value := getattr(self, name)) is not None:
+                    raise HaustraError(
+                        f"{option(name, value)}: expected {option('detector_weights')} with it"
+                    )
+
+    def _check_headless(self) -> None:
+        if self.output_root is None:
             raise HaustraError(
-                "--record: a headless run writes its run folder anyway; leave it out"
+                f"{option('headless', True)}: expected {option('output_root')}, the folder that "
+                "receives the run folder"
             )
-        if self.headless and self.compare is not None:
+        if self.record:
             raise HaustraError(
-                f"--compare {self.compare}: a headless run has one detector; run it once for each"
+                f"{option('record', True)}: a headless run is always recorded; leave it out"
             )
-        if (self.model is not None or self.compare is not None) and self.detector_weights is None:
-            flag = f"--model {self.model}" if self.model else f"--compare {self.compare}"
-            raise HaustraError(f"{flag}: expected --detector-weights with it")
+        if self.compare is not None:
+            raise HaustraError(
+                f"{option('compare', self.compare)}: a headless run has one detector; run it once "
+                "for each"
+            )

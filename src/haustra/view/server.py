@@ -22,8 +22,8 @@ from typing import Any
 from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.view.config import ViewConfig
 from haustra.view.feed import Feed, Shot
-from haustra.view.session import DEFAULT_RECORDINGS, open_detectors, operating_point
-from haustra.view.sources import open_source
+from haustra.view.session import open_detectors, operating_point
+from haustra.view.simulator_source import open_source
 
 try:
     import uvicorn
@@ -36,10 +36,11 @@ except ImportError:
     raise MissingExtraError("starlette", extra="view", needed_for="haustra view") from None
 
 from haustra.view.commands import MAX_BYTES, parse_command
-from haustra.view.connections import ImpatientProtocol, cut_who_does_not_read
+from haustra.view.connections import TimedProtocol, limit_unread_time
 from haustra.view.guard import LOOPBACK, Access, Guard
 from haustra.view.training_page import TrainingFolder
 
+DEFAULT_RECORDINGS = Path("recordings")
 STATIC = Path(__file__).parent / "static"
 PAGES = {"/": "view.html", "/training": "training.html"}
 MEDIA = {
@@ -273,32 +274,25 @@ def _has_screen() -> bool:
 
 
 class _Server(uvicorn.Server):
-    """Tells when it serves: from then on, Ctrl-C is its own."""
+    """Calls `started` once it serves; from then on it handles Ctrl-C."""
 
     def __init__(self, config: uvicorn.Config, *, started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._tell_started = started
+        self._on_started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
-            self._tell_started()
+            self._on_started()
 
 
-def serve(config: ViewConfig, *, tell: Callable[[str], Any]) -> None:
-    """Serve the page until Ctrl-C.
-
-    Args:
-        config: what to show and where.
-        tell: gets the lines for the user.
+def build_feed(config: ViewConfig) -> Feed:
+    """Open detectors and source.
 
     Raises:
-        HaustraError: weights or source do not open, or the port is taken.
-        MissingExtraError: a package is not installed.
-        KeyboardInterrupt: the user ended it.
+        HaustraError: Weights or source do not open.
+        MissingExtraError: A package that they need is not installed.
     """
-    listening = _listen(config)
-    cut_who_does_not_read(listening)
     detectors = open_detectors(config)
     feed = Feed(
         open_source(config.source, size_px=config.size),
@@ -308,23 +302,47 @@ def serve(config: ViewConfig, *, tell: Callable[[str], Any]) -> None:
     )
     if config.record:
         feed.command({"do": "record", "on": True})
-    access = _access(config)
-    app = build_app(feed, access=access, training=TrainingFolder.beside(config))
-    shown_host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104
-    name = f"[{shown_host}]" if ":" in shown_host else shown_host
-    address = f"http://{name}:{config.port}/" + (f"?token={access.token}" if access.token else "")
+    return feed
+
+
+def serve(
+    config: ViewConfig,
+    *,
+    print_line: Callable[[str], Any],
+    build: Callable[[ViewConfig], Feed] = build_feed,
+) -> None:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        config: Settings.
+        print_line: Receives the lines for the user.
+        build: Opens the feed, once the port is known to be free.
+
+    Raises:
+        HaustraError: Weights or source do not open, or the port is taken.
+        MissingExtraError: A package is not installed.
+        KeyboardInterrupt: The user ended it.
+    """
+    listening = _listen(config)
+    limit_unread_time(listening)
+    feed, access = build(config), _access(config)
+    address = _address(config, access)
 
     def started() -> None:
         if config.detector_weights is None:
-            tell("no --detector-weights: a colour and shape heuristic draws the boxes, no detector")
-        tell(f"{detectors[0].detector.caption} on {feed.source.name}: {address} (Ctrl-C ends)")
+            print_line(
+                "no --detector-weights: a color and shape heuristic draws the boxes, not a trained "
+                "detector"
+            )
+        caption = feed.detectors[0].detector.caption
+        print_line(f"{caption} on {feed.source.name}: {address} (Ctrl-C ends)")
         if config.open_browser and _has_screen():
             webbrowser.open(address)
 
     server = _Server(
         uvicorn.Config(
-            app,
-            http=ImpatientProtocol,
+            build_app(feed, access=access, training=TrainingFolder.beside(config)),
+            http=TimedProtocol,
             log_level="error",
             access_log=False,
             server_header=False,
@@ -338,3 +356,9 @@ def serve(config: ViewConfig, *, tell: Callable[[str], Any]) -> None:
         started=started,
     )
     server.run(sockets=[listening])
+
+
+def _address(config: ViewConfig, access: Access) -> str:
+    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{config.port}/" + (f"?token={access.token}" if access.token else "")

@@ -1,6 +1,7 @@
-"""`haustra view`: opens what it needs; the headless run. The page is in `haustra.view.server`."""
+"""Opens the detectors of `haustra view`, and runs it without a page."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from haustra.captures.sources import SourceFrame
-from haustra.core.errors import HaustraError
+from haustra.captures.sources import Source, SourceFrame
+from haustra.core.errors import HaustraError, option
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
-from haustra.core.progress import Progress, SilentProgress
+from haustra.core.progress import Progress, SilentProgress, track
 from haustra.inference.detector import open_detector
 from haustra.inference.heuristic import HeuristicDetector
 from haustra.inference.image_detector import ImageDetector, TrainedDetector
 from haustra.view.config import ViewConfig
-from haustra.view.feed import WatchedDetector, verdict_of
-from haustra.view.recording import Recorder
-from haustra.view.sources import LiveSource, Source, open_source
+from haustra.view.history import verdict_of
+from haustra.view.recording import Recording, recording_run
+from haustra.view.simulator_source import open_source
+from haustra.view.watched_detector import WatchedDetector
 
-DEFAULT_RECORDINGS = Path("recordings")
 NUMBERS_NAME = "numbers.json"
 
 
@@ -28,25 +29,24 @@ def open_detectors(config: ViewConfig) -> list[WatchedDetector]:
     """Open the detector, and the one to compare with it.
 
     Raises:
-        HaustraError: weights do not load.
-        MissingExtraError: what runs them is not installed.
+        HaustraError: Weights do not load.
+        MissingExtraError: A package that runs them is not installed.
     """
     if config.detector_weights is None:
         return [WatchedDetector(HeuristicDetector, path=None)]
 
     def watched(path: Path) -> WatchedDetector:
-        def load() -> ImageDetector:
-            kind = config.model if path != config.compare else None
-            return open_detector(path, kind=kind, backend=config.backend)
-
-        return WatchedDetector(load, path=path)
+        kind = config.model if path != config.compare else None
+        return WatchedDetector(
+            lambda: open_detector(path, kind=kind, backend=config.backend), path=path
+        )
 
     paths = [config.detector_weights, *([config.compare] if config.compare else [])]
     return [watched(path) for path in paths]
 
 
 def operating_point(config: ViewConfig, detector: ImageDetector) -> OperatingPoint:
-    """Return the detector's own operating point with what the flags put in its place."""
+    """Return the detector's own operating point with the user's thresholds applied."""
     point = OperatingPoint()
     if isinstance(detector, TrainedDetector):
         point = detector.operating_point
@@ -59,110 +59,120 @@ def operating_point(config: ViewConfig, detector: ImageDetector) -> OperatingPoi
 
 @dataclass(frozen=True, kw_only=True)
 class HeadlessResult:
-    """What a headless run leaves behind."""
+    """Outcome of a headless run."""
 
     folder: Path
+    """The run folder."""
     numbers: dict[str, Any]
-    """As JSON values; the same are in the folder's numbers.json."""
+    """JSON values, which are also in the folder's numbers.json."""
     unreadable: list[str]
-    """A line per frame that could not be read."""
+    """One message per frame that could not be read."""
 
 
 def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> HeadlessResult:
-    """Run a detector over a source, frame after frame, and write a run folder of what it saw.
+    """Run a detector over a source, frame by frame, and write a run folder of its detections.
 
-    No frame is dropped, also of a simulator; of a camera, those that pass meanwhile are.
+    No frame of a recorded source or of the simulator is dropped. A camera goes on while a frame is
+    processed.
 
     Raises:
-        HaustraError: weights or source do not open, no frame can be read, or a source without an
-            end has no --max-frames.
+        HaustraError: Weights or source do not open, no frame can be read, or a live source has no
+            `max_frames`.
     """
     if config.output_root is None:
-        raise AssertionError("the config asks for --output-root with --headless")
+        raise AssertionError("ViewConfig requires output_root for a headless run")
     [detector] = open_detectors(config)
     point = operating_point(config, detector.detector)
-    source = open_source(config.source, size_px=config.size)
-    total = config.max_frames
-    if isinstance(source, LiveSource):
-        if total is None:
-            source.close()
-            raise HaustraError(f"--source {source.name}: it has no end; expected --max-frames")
-    else:
-        total = min(total or source.num_frames, source.num_frames)
-    recorder = Recorder(config.output_root)
-    alarm, seen = AlarmFilter(point), _Seen()
-    unreadable: list[str] = []
-    progress = progress or SilentProgress()
-    recorder.begin(
-        frame_rate_hz=getattr(source, "frame_rate_hz", None), caption=detector.detector.caption
-    )
-    progress.start("view", total=total)
-    try:
-        for count, frame in enumerate(_frames(source, total=total), start=1):
-            if isinstance(frame, HaustraError):
-                unreadable.append(str(frame))
-                continue
-            # What `infer` draws: all boxes without overlaps, then those that hold-off lets through.
-            found = alarm.show(detector.detect(frame.image_rgb).without_overlaps(point.iou))
-            recorder.add(frame, found)
-            seen.add(num_boxes=len(found), verdict=verdict_of(found, frame.truth))
-            progress.update(count)
-        if not recorder.num_frames:
-            raise HaustraError(unreadable[0] if unreadable else f"{source.name} gave no frame")
-        numbers = {
-            "detector": detector.detector.caption,
-            "source": source.name,
-            "operating_point": point.to_json(),
-            "unreadable": unreadable,
-            **seen.numbers(np.array(detector.latencies_s)),
-        }
-        recorder.add_file(NUMBERS_NAME, value=numbers)
-        folder = recorder.finish()
-    except BaseException as error:
-        recorder.abandon(error)
-        raise
-    finally:
-        progress.stop()
-        if isinstance(source, LiveSource):
-            source.close()
-    return HeadlessResult(folder=folder, numbers=numbers, unreadable=unreadable)
+    caption = detector.detector.caption
+    with open_source(config.source, size_px=config.size) as source:
+        total = _num_frames(source, max_frames=config.max_frames)
+        rate_hz = source.frame_rate_hz if source.seekable else None
+        with recording_run(config.output_root, frame_rate_hz=rate_hz, caption=caption) as recording:
+            started = time.monotonic()
+            counts = _record(
+                track(
+                    _frames(source, total=total),
+                    progress=progress or SilentProgress(),
+                    description="view",
+                    total=total,
+                    unit="frames",
+                ),
+                detector,
+                point=point,
+                recording=recording,
+            )
+            elapsed_s = time.monotonic() - started
+            p50, p95 = np.percentile(np.array(detector.latencies_s) * 1000, [50, 95])
+            numbers = {
+                "detector": caption,
+                "source": source.name,
+                "operating_point": point.to_json(),
+                "unreadable": counts.unreadable,
+                "frames": recording.num_frames,
+                "frames_with_boxes": counts.num_with_boxes,
+                "boxes": counts.num_boxes,
+                "frames_per_s": round(recording.num_frames / elapsed_s, 2),
+                "inference_p50_ms": round(float(p50), 2),
+                "inference_p95_ms": round(float(p95), 2),
+                "labelled_frames": counts.labeled_frames(),
+            }
+            recording.add_file(NUMBERS_NAME, value=numbers)
+    return HeadlessResult(folder=recording.folder, numbers=numbers, unreadable=counts.unreadable)
+
+
+class _Counts:
+    """Counts of the frames and boxes of a run."""
+
+    def __init__(self) -> None:
+        self.num_boxes, self.num_with_boxes = 0, 0
+        self.verdicts: Counter[str | None] = Counter()
+        self.unreadable: list[str] = []
+
+    def labeled_frames(self) -> dict[str, int] | None:
+        """Return the number of frames with each verdict; None if no frame has a label."""
+        frames = {name: self.verdicts[name] for name in ("hit", "miss", "false", "clean")}
+        return frames if any(frames.values()) else None
+
+
+def _record(
+    frames: Iterator[SourceFrame | HaustraError],
+    detector: WatchedDetector,
+    *,
+    point: OperatingPoint,
+    recording: Recording,
+) -> _Counts:
+    alarm, counts = AlarmFilter(point), _Counts()
+    for frame in frames:
+        if isinstance(frame, HaustraError):
+            counts.unreadable.append(str(frame))
+            continue
+        # The order of `infer`: remove overlaps among all detections, then apply the alarm filter.
+        shown = alarm.show(detector.detect(frame.image_rgb).without_overlaps(point.iou))
+        recording.add(frame, shown)
+        counts.num_boxes += len(shown)
+        counts.num_with_boxes += len(shown) > 0
+        counts.verdicts[verdict_of(shown, frame.truth)] += 1
+    if not recording.num_frames:
+        raise HaustraError(counts.unreadable[0])
+    return counts
+
+
+def _num_frames(source: Source, *, max_frames: int | None) -> int:
+    if source.num_frames is not None:
+        return min(max_frames or source.num_frames, source.num_frames)
+    if max_frames is None:
+        raise HaustraError(
+            f"{option('source', source.name)}: a live source has no end; expected "
+            f"{option('max_frames')}"
+        )
+    return max_frames
 
 
 def _frames(source: Source, *, total: int) -> Iterator[SourceFrame | HaustraError]:
-    if isinstance(source, LiveSource):
-        for number in range(total):
-            yield source.grabber.read(number)
-        return
     for number in range(total):
         try:
             yield source.read(number)
         except HaustraError as error:
+            if not source.seekable:
+                raise
             yield error
-
-
-class _Seen:
-    """Counts what a run showed."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._boxes: list[int] = []
-        self._verdicts: list[str | None] = []
-
-    def add(self, *, num_boxes: int, verdict: str | None) -> None:
-        self._boxes.append(num_boxes)
-        self._verdicts.append(verdict)
-
-    def numbers(self, latencies_s: "np.ndarray[Any, Any]") -> dict[str, Any]:
-        elapsed_s = time.monotonic() - self._started
-        p50, p95 = np.percentile(latencies_s * 1000, [50, 95])
-        labelled = [verdict for verdict in self._verdicts if verdict is not None]
-        frames = {name: labelled.count(name) for name in ("hit", "miss", "false", "clean")}
-        return {
-            "frames": len(self._boxes),
-            "frames_with_boxes": sum(count > 0 for count in self._boxes),
-            "boxes": sum(self._boxes),
-            "frames_per_s": round(len(self._boxes) / elapsed_s, 2),
-            "inference_p50_ms": round(float(p50), 2),
-            "inference_p95_ms": round(float(p95), 2),
-            "labelled_frames": frames if labelled else None,
-        }
