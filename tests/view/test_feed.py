@@ -150,7 +150,7 @@ def test_the_end_of_a_live_source_is_told(tmp_path: Path) -> None:
 @pytest.fixture
 def labeled_run(tmp_path: Path) -> Path:
     """A run whose frames show, at a threshold of 0.5: clean, hit, clean, miss, false."""
-    boxes = ([], [(20, 20, 36, 36)], [], [(2, 2, 10, 10)], [])
+    boxes: tuple[Any, ...] = ([], [(20, 20, 36, 36)], [], [(2, 2, 10, 10)], [])
     folder = write_run(tmp_path / "run_a", *boxes, frame_rate_hz=0.05)
     images = sorted((folder / "images").iterdir())
     for path, score in zip(images, (0.15, 0.8, 0.15, 0.8, 0.8), strict=True):
