@@ -144,11 +144,11 @@ class StopAfter(SilentProgress):
     def __init__(self, num_frames: int) -> None:
         self.num_frames, self.is_decoding = num_frames, False
 
-    def start(self, description: str, *, total: float) -> None:  # noqa: ARG002
+    def start(self, description: str, *, total: float) -> None:
         """Note what begins."""
         self.is_decoding = description == "etl"
 
-    def update(self, completed: float, *, note: str = "") -> None:  # noqa: ARG002
+    def update(self, completed: float, *, note: str = "") -> None:
         """Stop where it is time."""
         if self.is_decoding and completed >= self.num_frames:
             raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""Speed and accuracy, measured by scripts: `python -m benchmarks.NAME` from the repository root."""

@@ -1,0 +1,1 @@
+"""The loader beside other libraries: `python -m benchmarks.loader.compare`."""
