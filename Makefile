@@ -1,17 +1,22 @@
-# The one door for chores. `make demo` and `make test` set everything up by themselves.
+# All chores. `make demo` and `make test` install everything they need.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check fix bench bench-warehouse bench-kvasir docs clean
+.PHONY: demo test stress check fix bench bench-warehouse bench-kvasir docs clean
 
 demo: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash runs/tiny.sh
 
-# One process per core, one thread each.
+# One process per CPU core, one thread each.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# 200 seeded faults in warehouses, and trainings killed at random moments: half an hour. The tests of
+# a full disk need root.
+stress: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m stress tests/stress
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -23,21 +28,20 @@ fix: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The others' loaders come into an environment of their own, in a temporary folder: some gigabytes.
+# The other libraries' loaders are installed into a temporary folder: several gigabytes.
 bench: $(READY)
-	$(BIN)/python benchmarks/pipeline.py
-	$(BIN)/python benchmarks/loader_peers.py
-	$(BIN)/python benchmarks/view.py
+	$(BIN)/python -m benchmarks.pipeline
+	$(BIN)/python -m benchmarks.loader.compare
+	$(BIN)/python -m benchmarks.view
 
-# Half an hour and 45 GB of disk: adding to a warehouse, 200 faults, a training over 20 GB.
+# Half an hour and 45 GB of disk: adding a run to a warehouse, a training over 20 GB.
 bench-warehouse: $(READY)
-	$(BIN)/python benchmarks/etl_reuse.py
-	$(BIN)/python benchmarks/faults.py
-	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python -m benchmarks.etl_reuse
+	$(BIN)/python -m benchmarks.memory
 
-# Hours; stop it and call it again as you like.
+# Hours; it can be stopped, and continues when it is called again.
 bench-kvasir: $(READY)
-	$(BIN)/python benchmarks/kvasir_vs_yolo.py
+	$(BIN)/python -m benchmarks.kvasir.compare
 
 docs: $(READY)
 	$(BIN)/python docs/make_cli.py

@@ -1,6 +1,6 @@
 """What each part of the detectors and of their recipe brings, on Kvasir-SEG.
 
-    python benchmarks/ablation.py [--data FOLDER] [--size 256] [--epochs 40] [--seed 0]
+    python -m benchmarks.ablation [--data FOLDER] [--size 256] [--epochs 40] [--seed 0]
         [--only NAME ...]
 
 Trains BigDet once as shipped and once without each part, all with the same seed, order and epochs,
@@ -26,6 +26,8 @@ from unittest.mock import patch
 import torch
 from torch.nn import functional
 
+from benchmarks.kvasir.data import build_manifest
+from benchmarks.kvasir.scoring import dense_with_suppression, score
 from haustra.core.errors import HaustraError
 from haustra.core.files import write_json_atomic
 from haustra.models import detector, losses, matching
@@ -35,8 +37,6 @@ from haustra.training import averaging, batches, loop, training
 from haustra.training.augment import EASY, FULL, LIGHT
 from haustra.training.config import TrainConfig
 from haustra.warehouse.dataset import open_split
-from kvasir_scoring import dense_with_suppression, score
-from kvasir_steps import build_manifest
 
 Change = Callable[[], AbstractContextManager[object]]
 
@@ -228,7 +228,8 @@ def main() -> None:
     def run(name: str) -> None:
         if not (folder / f"{name}.json").exists():
             print(f"training {name}", flush=True)
-            command = [sys.executable, __file__, "--worker", name, "--data", str(options.data)]
+            command = [sys.executable, "-m", "benchmarks.ablation", "--worker", name]
+            command += ["--data", str(options.data)]
             command += ["--work", str(options.work), "--epochs", str(options.epochs)]
             command += ["--seed", str(options.seed), "--threads", str(options.threads)]
             command += ["--size", str(options.size)]

@@ -1,6 +1,6 @@
 """Training and checks on every backend of this machine, beside the CPU.
 
-    python benchmarks/gpu.py
+    python -m benchmarks.gpu
 
 For TinyDet and BigDet and each batch size: images/s of the bare step on a fixed batch that lies on
 the device, images/s of whole steps with loading, augmentation and upload, and their ratio (0.9 is a

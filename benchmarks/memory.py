@@ -1,13 +1,12 @@
 """Memory of a training over a warehouse that is much larger than memory.
 
-    python benchmarks/memory.py --gigabytes 20
+    python -m benchmarks.memory --gigabytes 20
 
-Copies one shard's bytes until the warehouse has its size, reads a whole epoch of it, checked,
-through each store, and trains for a while; prints the peak of resident memory of each process
-beside that of the same work on a tenth of the shards. The warehouse is deleted afterwards.
+Copies one shard until the warehouse has its size, reads a whole epoch of it through each store,
+with checks, and trains for a while. Prints the peak of resident memory of each process beside that
+of the same work on a tenth of the shards. The warehouse is deleted afterwards.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.measure import build_parser, markdown_table
 from haustra.core.digests import digest_file
 from haustra.simulator.config import DatagenConfig
 from haustra.simulator.generate import generate_runs
@@ -54,7 +54,7 @@ with tempfile.TemporaryDirectory() as folder:
     entry = train_detector(config).header.history[-1]
 num_images = round(entry["images_per_s"] * entry["seconds"])
 """
-TELL = """
+REPORT = """
 import json, resource
 peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 print(json.dumps({"peak_mb": peak_mb, "num_images": num_images}))
@@ -108,7 +108,7 @@ def measure(code: str, **settings: str) -> tuple[float, int]:
     """Run code in a process of its own; return its peak of resident memory in MB, and images."""
     lines = [f"{name} = {value!r}" for name, value in settings.items()]
     run = subprocess.run(
-        [sys.executable, "-c", "\n".join([*lines, code, TELL])],
+        [sys.executable, "-c", "\n".join([*lines, code, REPORT])],
         capture_output=True,
         text=True,
         check=True,
@@ -119,10 +119,10 @@ def measure(code: str, **settings: str) -> tuple[float, int]:
 
 def main() -> None:
     """Build the warehouses, measure, and delete them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gigabytes", type=float, default=20.0)
+    parser = build_parser(__doc__)
+    parser.add_argument("--gigabytes", type=float, default=20.0, help="size of the warehouse")
     parser.add_argument("--budget", default="60s", help="time of each training")
-    parser.add_argument("--work", type=Path, help="a folder on the disk to use")
+    parser.add_argument("--work", type=Path, help="folder on the disk to use")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.work) as temporary:
         folder = Path(temporary)
@@ -134,10 +134,7 @@ def main() -> None:
             name: repeat_shard(base, folder / f"shards_{count}", num_shards=count)
             for name, count in sizes.items()
         }
-        print(
-            f"{num_large} shards, {num_large * shard_bytes / 1e9:.1f} GB; peak resident memory, MB"
-        )
-        print(f"{'':<28} {'a tenth':>10} {'all':>10} {'images of all':>14}")
+        print(f"{num_large} shards, {num_large * shard_bytes / 1e9:.1f} GB; peak memory in MB")
         work: list[tuple[str, str, dict[str, str]]] = [
             (f"read an epoch, {store}", READ_AN_EPOCH, {"store": store})
             for store in ("mmap", "stream")
@@ -151,15 +148,14 @@ def main() -> None:
             for model in ("tiny", "big")
             for store in ("mmap", "stream")
         ]
+        rows = []
         for name, code, settings in work:
-            found = [
+            (tenth_mb, _), (all_mb, num_images) = (
                 measure(code, manifest=str(manifests[size]), **settings)
                 for size in ("a tenth", "all")
-            ]
-            print(
-                f"{name:<28} {found[0][0]:>10.0f} {found[1][0]:>10.0f} {found[1][1]:>14}",
-                flush=True,
             )
+            rows.append((name, f"{tenth_mb:.0f}", f"{all_mb:.0f}", str(num_images)))
+        print("\n".join(markdown_table(("work", "a tenth", "all", "images of all"), rows)))
 
 
 if __name__ == "__main__":

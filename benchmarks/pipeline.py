@@ -1,15 +1,13 @@
-"""Speed of each stage as a ratio to what limits it, measured in one run and in turns.
+"""Speed of each stage as a ratio to its limit, in turns.
 
-    python benchmarks/pipeline.py
+    python -m benchmarks.pipeline
 
-Absolute times drift between machines and on shared ones; a ratio of two things that were timed in
-turns does not. The median of the rounds is printed with the lowest and highest.
+A ratio of 1 is as fast as the limit: decoding alone, a copy from memory, the bare training step,
+the network alone.
 """
 
-import argparse
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.measure import build_parser, range_text, ratios_in_turns, seconds_of
 from haustra.captures.writer import writing_run
 from haustra.core.allocator import keep_freed_memory
 from haustra.core.images import list_images, read_image_rgb
@@ -42,29 +41,21 @@ from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.order import epoch_order
 
-ROUNDS = 5
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """Time one call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
 
 def print_ratio(name: str, *, limit: Callable[[], object], ours: Callable[[], object]) -> None:
     """Print time(limit) / time(ours): 1 is as fast as the limit."""
-    limit()
-    ours()
-    ratios = [seconds_of(limit) / seconds_of(ours) for _ in range(ROUNDS)]
-    middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
-    print(f"{name:<58} {middle:5.2f}  ({low:.2f} to {high:.2f})", flush=True)
+    print_ratios(name, ratios_in_turns(limit, ours))
+
+
+def print_ratios(name: str, ratios: list[float]) -> None:
+    """Print the median, the lowest and the highest of some ratios."""
+    print(f"{name:<58} {range_text(ratios)}", flush=True)
 
 
 def write_photographs(captures: Path, *, folder: Path) -> list[Path]:
-    """Write the frames as JPEG of 622x529, a usual size of colonoscopy stills: three runs.
+    """Write three runs of JPEG images of 622x529, a common size of stills; return their paths.
 
-    Returns the images. Each run shows all frames, as they are or flipped.
+    Each run shows all frames, as they are or flipped.
     """
     images = []
     for name, flip in (("as_it_is", None), ("vertical", 0), ("horizontal", 1)):
@@ -82,7 +73,8 @@ def write_photographs(captures: Path, *, folder: Path) -> list[Path]:
 def measure_etl(captures: Path, folder: Path) -> None:
     """Compare the ETL with decoding and resizing the same files, and two jobs with one.
 
-    Of one core unless two are said. The letterboxed images have fewer pixels than the limit's.
+    One CPU core computes unless the line says two. The letterboxed images have fewer pixels than
+    those of the limit.
     """
     images = write_photographs(captures, folder=folder / "photographs")
     cores = sorted(os.sched_getaffinity(0))
@@ -114,7 +106,7 @@ def measure_etl(captures: Path, folder: Path) -> None:
             build_warehouse(config)
 
     cv2.setNumThreads(1)
-    keep_freed_memory()  # as the ETL does, and so the limit too
+    keep_freed_memory()  # as the ETL does, so that the limit has it too
     print_ratio("etl on one core / imread + resize alone", limit=limit_alone, ours=partial(ours, 1))
     if len(cores) > 1:
         print_ratio("etl, two jobs / one", limit=partial(ours, 1), ours=partial(ours, 2))
@@ -129,7 +121,7 @@ def measure_etl(captures: Path, folder: Path) -> None:
 
 @contextmanager
 def on_cores(cores: list[int]) -> Iterator[None]:
-    """Keep this thread, and those that it starts, on these cores."""
+    """Keep this thread, and those that it starts, on these CPU cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -159,7 +151,7 @@ def measure_loader(manifest: Path) -> None:
 
 
 class SourceImages(torch.utils.data.Dataset[NDArray[np.uint8]]):
-    """Images that are decoded and letterboxed each time they are asked for."""
+    """Images that are decoded and letterboxed at each access."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -203,7 +195,7 @@ def measure_training(manifest: Path, folder: Path) -> None:
     boxes, mask = torch.from_numpy(batch.boxes_xyxy), torch.from_numpy(batch.mask).bool()
     rows = max(1, int(mask.any(dim=0).sum()))
     model = build_model(default_config("big", max_boxes=split.manifest.max_boxes))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     bfloat16 = resolve_cpu_precision() == "bfloat16"
 
     def limit() -> None:
@@ -217,9 +209,9 @@ def measure_training(manifest: Path, folder: Path) -> None:
                 mask=mask[:, :rows],
                 weights=LossWeights(),
             )["loss"]
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()
 
     seconds: list[float] = []
 
@@ -238,10 +230,7 @@ def measure_training(manifest: Path, folder: Path) -> None:
         limited = seconds_of(limit)
         ours()
         ratios.append(limited / seconds[-1])
-    text = f"({min(ratios):.2f} to {max(ratios):.2f})"
-    print(
-        f"{'train step / bare step on a fixed batch':<58} {statistics.median(ratios):5.2f}  {text}"
-    )
+    print_ratios("train step / bare step on a fixed batch", ratios)
 
 
 def measure_inference(captures: Path, folder: Path) -> None:
@@ -264,7 +253,7 @@ def measure_inference(captures: Path, folder: Path) -> None:
 
 def main() -> None:
     """Measure every stage on simulated captures in a temporary folder."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    build_parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         captures = folder / "captures"

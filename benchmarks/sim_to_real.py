@@ -1,6 +1,6 @@
 """What each part of the simulator brings to a detector that has seen no real image.
 
-    python benchmarks/sim_to_real.py [--data DIR] [--work DIR] [--epochs 20] [--variants full,...]
+    python -m benchmarks.sim_to_real [--data DIR] [--work DIR] [--epochs 20] [--variants full,...]
 
 Makes simulated stills once as shipped and once without each part, of the same seeds and as many,
 trains a detector on each alone for the same epochs, and measures it on the 783 training images of
@@ -22,16 +22,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kvasir.data import build_manifest
+from benchmarks.measure import NOTHING, markdown_table
+from benchmarks.sources import digest_packages
+from benchmarks.steps import StepError, run_logged, say
 from haustra.core.digests import digest_json
 from haustra.core.files import write_text_atomic
 from haustra.warehouse.manifest import read_manifest
-from kvasir_ours import digest_packages
-from kvasir_steps import StepError, build_manifest, run_logged, say
-from kvasir_tables import NOTHING, markdown_table
 
 SIZE = 256
 NUM_RESAMPLES = 1000
-PACKAGES = ("captures", "core", "evaluate", "infer", "models", "simulate", "train", "warehouse")
+PACKAGES = (
+    *("captures", "core", "evaluation", "inference"),
+    *("models", "simulator", "training", "warehouse"),
+)
 """What decides a result; it is of no use once one of these has changed."""
 
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -1,6 +1,6 @@
 """Speed of the simulator: frames a second beside those of its rays alone, and one job beside two.
 
-    python benchmarks/simulator.py [--frames 60] [--runs 6]
+    python -m benchmarks.simulator [--frames 60] [--runs 6]
 
 The ratios are of things that were timed in one run of this script; the absolute numbers are of
 this machine as busy as it was.

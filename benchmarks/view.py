@@ -1,6 +1,6 @@
 """How fresh the shown boxes are, whether memory stays flat, and what more tabs cost.
 
-    python benchmarks/view.py [--seconds 60]
+    python -m benchmarks.view [--seconds 60]
 
 1. A detector that takes 200 ms a frame on a source of 30 frames a second, in Chromium: the age of
    each box at the moment when it is drawn, from when its frame was there, against 200 ms and two

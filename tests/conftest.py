@@ -1,10 +1,6 @@
 """What every test begins with."""
 
 import signal
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 
 def pytest_configure() -> None:

@@ -20,11 +20,11 @@ ROUNDS = 150
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """How long one model takes for one image."""
+    """Time that one model takes for one image."""
 
     median_ms: float
     ratio: tuple[float, float, float] | None
-    """To the reference's time in the same round: lower quartile, median, upper quartile."""
+    """Ratio to the reference in the same round: lower quartile, median, upper quartile."""
 
 
 def open_single_thread(path: Path) -> onnxruntime.InferenceSession:
@@ -39,7 +39,7 @@ def open_single_thread(path: Path) -> onnxruntime.InferenceSession:
 def prepare_feed(
     session: onnxruntime.InferenceSession, *, image: NDArray[np.uint8]
 ) -> dict[str, NDArray[Any]]:
-    """Return an image uint8 [H,W,3] as the model wants it; making it so is not timed.
+    """Return an image uint8 [H,W,3] as the input of a model; this is not timed.
 
     haustra's models take the stored bytes, the peer's takes float32 [1,3,H,W] in 0..1.
     """
@@ -50,7 +50,7 @@ def prepare_feed(
     return {wanted.name: np.ascontiguousarray(pixels)}
 
 
-def summarise(seconds: NDArray[np.float64], *, reference: int | None) -> list[Latency]:
+def summarize(seconds: NDArray[np.float64], *, reference: int | None) -> list[Latency]:
     """Turn the times [rounds, models] into medians and ratios to one model's column."""
     medians = np.median(seconds, axis=0) * 1000
     if reference is None:
@@ -68,9 +68,9 @@ def measure_latencies(
     """Time models in turns on one image, each round beginning with another model.
 
     Args:
-        paths: the models by name.
-        image: uint8 [H,W,3] of the size that they take.
-        reference: whose time the others are divided by; may be absent.
+        paths: The models by name.
+        image: Image uint8 [H,W,3] of the size that they take.
+        reference: Name of the model whose time divides the others; it may be absent.
     """
     sessions = [open_single_thread(path) for path in paths.values()]
     feeds = [prepare_feed(session, image=image) for session in sessions]
@@ -83,4 +83,4 @@ def measure_latencies(
             row[position] = time.perf_counter() - started
     names = list(paths)
     column = names.index(reference) if reference in names else None
-    return dict(zip(names, summarise(seconds[WARM_UP_ROUNDS:], reference=column), strict=True))
+    return dict(zip(names, summarize(seconds[WARM_UP_ROUNDS:], reference=column), strict=True))

@@ -1,6 +1,5 @@
 """haustra's own detectors: trained by the command, scored, exported to ONNX."""
 
-import ast
 import json
 import os
 import statistics
@@ -12,8 +11,11 @@ from typing import Any
 
 import onnx
 
-import haustra
-from haustra.core.digests import digest_bytes, digest_json
+from benchmarks.kvasir.results import Result, Settings
+from benchmarks.kvasir.scoring import SHUFFLE_SEED, Scores, dense_with_suppression, score
+from benchmarks.sources import digest_packages
+from benchmarks.steps import StepError, busy_share, now_text, run_logged, say
+from haustra.core.digests import digest_json
 from haustra.core.files import write_json_atomic
 from haustra.exporting.config import LOWEST_OPSET
 from haustra.exporting.onnx_graph import describe_model, export_onnx, write_model
@@ -25,12 +27,11 @@ from haustra.models.checkpoint import read_checkpoint
 from haustra.models.predict import predict_slots
 from haustra.warehouse.dataset import open_split
 from haustra.warehouse.manifest import read_manifest
-from kvasir_scoring import SHUFFLE_SEED, Scores, dense_with_suppression, score
-from kvasir_steps import Settings, StepError, busy_share, minutes_text, now_text, run_logged, say
 
-TRAINING_PACKAGES = ("core", "models", "train", "warehouse")
-"""What decides a training; a result is of no use once one of these has changed."""
-SCORING_PACKAGES = ("core", "evaluate", "export", "infer", "models", "warehouse")
+FORMS = ("float32", "int8")
+TRAINING_PACKAGES = ("core", "models", "training", "warehouse")
+"""Packages that decide a training; a finished training is reused until one of them changes."""
+SCORING_PACKAGES = ("core", "evaluation", "exporting", "inference", "models", "warehouse")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class OurDetector:
     key: str
     name: str
     flags: tuple[str, ...]
-    """Of `haustra train`."""
+    """Flags of `haustra train`."""
 
 
 OUR_DETECTORS = (
@@ -65,58 +66,20 @@ class Training:
     """Median over the last quarter of the epochs, whose images have the full size."""
     finished_at: str
     busy_before: float | None
-    """Share of the machine that others used when it began."""
+    """Share of the machine that other programs used when it began."""
     reused: bool
     """An earlier call of the script made it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OurScores:
-    """What a trained detector reaches on the validation images."""
-
-    parameters: int
-    shipped: Scores
-    """One-to-one slots in float32, no suppression."""
-    dense_nms: Scores
-    """The one-to-many head with overlap suppression, of the same weights."""
-    shuffled: Scores
-    """As shipped, against labels shuffled among the images."""
-    int8: Scores
-    """The quantised ONNX model."""
-
-
-def digest_source(text: str) -> str:
-    """Return a digest of what Python source does: comments and docstrings do not count."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [part for part in node.body if not _is_text(part)]
-    return digest_bytes(ast.dump(tree).encode())
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
-
-
-def digest_packages(names: tuple[str, ...]) -> str:
-    """Return a digest of what some packages of haustra do."""
-    root = Path(haustra.__file__).parent
-    files = sorted(path for name in names for path in (root / name).rglob("*.py"))
-    return digest_json(
-        {str(path.relative_to(root)): digest_source(path.read_text()) for path in files}
-    )
-
-
-def run_folder(detector: OurDetector, *, seed: int, settings: Settings, sources: str) -> Path:
-    """Return the folder of one training: its name holds all that decides the result."""
+def run_folder(detector: OurDetector, *, seed: int, settings: Settings) -> Path:
+    """Return the folder of one training; its name holds all that decides the result."""
     manifest = read_manifest(settings.manifests[settings.size])
+    sources = digest_packages(TRAINING_PACKAGES)
     decisive = digest_json({"sources": sources, "warehouse": manifest.version})[:12]
-    minutes = minutes_text(settings.minutes)
-    name = f"{detector.key}_{minutes}_{settings.size}_t{settings.threads}_s{seed}_{decisive}"
+    name = (
+        f"{detector.key}_{settings.time_budget}_{settings.size}_t{settings.threads}_s{seed}"
+        f"_{decisive}"
+    )
     return settings.work / "runs" / name
 
 
@@ -136,31 +99,30 @@ def _read_metrics(path: Path) -> tuple[int, float]:
     return len(epochs), statistics.median(entry["images_per_s"] for entry in last)
 
 
-def train(detector: OurDetector, *, seed: int, settings: Settings, sources: str) -> Training:
+def train(detector: OurDetector, *, seed: int, settings: Settings) -> Training:
     """Train one detector by `haustra train`, or return the finished training of an earlier call.
 
     Raises:
-        StepError: it failed, or haustra's sources are no longer those of `sources`.
+        StepError: It failed, or haustra's sources changed while it ran.
     """
-    folder = run_folder(detector, seed=seed, settings=settings, sources=sources)
+    folder = run_folder(detector, seed=seed, settings=settings)
     finished = read_training(folder, seed=seed)
     if finished:
         return finished
-    if digest_packages(TRAINING_PACKAGES) != sources:
-        raise StepError("haustra's sources changed while this ran; start again")
-    minutes = minutes_text(settings.minutes)
     busy = busy_share()
     run_logged(
         [
             *(sys.executable, "-m", "haustra", "train", *detector.flags),
-            *("--manifest", settings.manifests[settings.size], "--time-budget", minutes),
-            *("--seed", str(seed), "--val-every", "1000"),
+            *("--manifest", settings.manifests[settings.size]),
+            *("--time-budget", settings.time_budget, "--seed", str(seed), "--val-every", "1000"),
             *("--checkpoint-out", folder / "detector.bin", "--overwrite"),
         ],
         log=folder / "train.log",
-        what=f"train {detector.name}, seed {seed}, {minutes}",
+        what=f"train {detector.name}, seed {seed}, {settings.time_budget}",
         environment=os.environ | {"OMP_NUM_THREADS": str(settings.threads)},
     )
+    if run_folder(detector, seed=seed, settings=settings) != folder:
+        raise StepError("haustra's sources changed during the training; start again")
     epochs, images_per_s = _read_metrics(folder / "detector.run" / "metrics.jsonl")
     stored: dict[str, Any] = {
         "epochs": epochs,
@@ -172,18 +134,19 @@ def train(detector: OurDetector, *, seed: int, settings: Settings, sources: str)
     return Training(seed=seed, checkpoint=folder / "detector.bin", reused=False, **stored)
 
 
-def onnx_path(checkpoint: Path, *, form: str, size: int, sources: str) -> Path:
-    """Return where an exported form of a checkpoint lies: `float32` or `int8`, at a side."""
+def onnx_path(checkpoint: Path, *, form: str, size: int) -> Path:
+    """Return the path of an exported form of a checkpoint: `float32` or `int8`, at one size."""
+    sources = digest_packages(SCORING_PACKAGES)
     return checkpoint.parent / f"onnx_{sources[:12]}" / f"{size}.{form}.onnx"
 
 
-def export_checked(training: Training, *, settings: Settings, sources: str) -> None:
+def export_checked(training: Training, *, settings: Settings) -> None:
     """Export the float32 form by `haustra export`, which refuses a model that answers otherwise.
 
     Raises:
-        StepError: it was refused.
+        StepError: It was refused.
     """
-    path = onnx_path(training.checkpoint, form="float32", size=settings.size, sources=sources)
+    path = onnx_path(training.checkpoint, form="float32", size=settings.size)
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,18 +161,15 @@ def export_checked(training: Training, *, settings: Settings, sources: str) -> N
     )
 
 
-def export_forms(training: Training, *, size: int, settings: Settings, sources: str) -> None:
-    """Export the float32 and int8 forms at a side, where they are not there yet.
+def export_forms(training: Training, *, size: int, settings: Settings) -> list[Path]:
+    """Return the float32 and int8 forms at one size; export those that do not exist yet.
 
-    The library's parts, since `haustra export --int8` writes nothing where 8 bits cost too much,
-    and exports for the size of the training only; here both are to be measured.
+    `haustra export --int8` writes nothing where 8 bits cost too much, and exports for the size of
+    the training only; both are to be measured here, so this calls the library's parts.
     """
-    paths = [
-        onnx_path(training.checkpoint, form=form, size=size, sources=sources)
-        for form in ("float32", "int8")
-    ]
+    paths = [onnx_path(training.checkpoint, form=form, size=size) for form in FORMS]
     if all(path.exists() for path in paths):
-        return
+        return paths
     say(f"export {training.checkpoint.parent.name} at {size}x{size}, float32 and int8")
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     header, model = read_checkpoint(training.checkpoint)
@@ -222,36 +182,42 @@ def export_forms(training: Training, *, size: int, settings: Settings, sources: 
     description = describe_model(model, header=header, opset=LOWEST_OPSET, precision="int8")
     write_model(unfinished, proto=onnx.load(unfinished), description=description)
     unfinished.replace(paths[1])
+    return paths
 
 
-def _measure(training: Training, *, settings: Settings, int8_path: Path) -> OurScores:
+def _score_forms(training: Training, *, settings: Settings, int8_path: Path) -> dict[str, Any]:
     header, model = read_checkpoint(training.checkpoint)
     split = open_split(settings.manifests[settings.size], split="val")
     threshold = header.operating_point.objectness
     shipped = predict_slots(model)
-    return OurScores(
-        parameters=count_parameters(model),
-        shipped=score(split, shipped, threshold=threshold),
-        dense_nms=score(split, dense_with_suppression(model), threshold=threshold),
-        shuffled=score(split, shipped, threshold=threshold, shuffle_labels_seed=SHUFFLE_SEED),
-        int8=score(split, OnnxDetector(int8_path).predict_slots, threshold=threshold),
-    )
+    forms = {
+        "scores": score(split, shipped, threshold=threshold),
+        "dense_nms": score(split, dense_with_suppression(model), threshold=threshold),
+        "shuffled": score(split, shipped, threshold=threshold, shuffle_labels_seed=SHUFFLE_SEED),
+        "int8": score(split, OnnxDetector(int8_path).predict_slots, threshold=threshold),
+    }
+    return {"parameters": count_parameters(model)} | {k: asdict(v) for k, v in forms.items()}
 
 
-def _read_scores(path: Path) -> OurScores:
-    stored: dict[str, Any] = json.loads(path.read_text())
-    parameters = stored.pop("parameters")
-    return OurScores(parameters=parameters, **{k: Scores(**v) for k, v in stored.items()})
-
-
-def score_training(training: Training, *, settings: Settings, sources: str) -> OurScores:
-    """Score a trained detector, its int8 form too, or return the scores of an earlier call."""
-    export_forms(training, size=settings.size, settings=settings, sources=sources)
-    int8_path = onnx_path(training.checkpoint, form="int8", size=settings.size, sources=sources)
+def score_training(training: Training, *, settings: Settings) -> Result:
+    """Score a trained detector in every form, or return the scores of an earlier call."""
+    _, int8_path = export_forms(training, size=settings.size, settings=settings)
     path = int8_path.with_name("scores.json")
-    if path.is_file():
-        return _read_scores(path)
-    say(f"score {training.checkpoint.parent.name}")
-    scores = _measure(training, settings=settings, int8_path=int8_path)
-    write_json_atomic(path, value=asdict(scores))
-    return scores
+    if not path.is_file():
+        say(f"score {training.checkpoint.parent.name}")
+        stored = _score_forms(training, settings=settings, int8_path=int8_path)
+        write_json_atomic(path, value=stored)
+    stored = json.loads(path.read_text())
+    return Result(
+        seed=training.seed,
+        reused=training.reused,
+        finished_at=training.finished_at,
+        busy_before=training.busy_before,
+        epochs=training.epochs,
+        images_per_s=training.images_per_s,
+        scores=Scores(**stored["scores"]),
+        dense_nms_ap50=stored["dense_nms"]["ap50"],
+        shuffled_ap50=stored["shuffled"]["ap50"],
+        int8=Scores(**stored["int8"]),
+        parameters=stored["parameters"],
+    )

@@ -1,16 +1,15 @@
 """The peer, YOLO11n of Ultralytics: trained, scored and exported in an interpreter of its own.
 
-Ultralytics is under the AGPL and no dependency of haustra: it lives in a throw-away environment in
-the work folder (or in one that the caller names), and only files go between the two.
+Ultralytics is under the AGPL and not a dependency of haustra: it lives in a throw-away environment
+in the work folder (or in one that the caller names), and only files go between the two.
 """
 
 import json
 import os
 import shutil
 import statistics
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.kvasir.results import LATENCY_SIZES, Result, Settings
+from benchmarks.kvasir.scoring import SHUFFLE_SEED, Scores, score, suppress_overlaps
+from benchmarks.steps import busy_share, now_text, run_logged
 from haustra.core.detections import PredictSlots, Slots
 from haustra.core.digests import digest_json
 from haustra.core.files import write_json_atomic, write_text_atomic
@@ -25,65 +27,33 @@ from haustra.inference.onnx_detector import open_session
 from haustra.warehouse.dataset import Split, open_split
 from haustra.warehouse.format import SplitName
 from haustra.warehouse.manifest import read_manifest
-from kvasir_scoring import Scores, score, suppress_overlaps
-from kvasir_steps import LATENCY_SIZES, Settings, busy_share, minutes_text, now_text, run_logged
 
 PEER_KEY, PEER_NAME = "yolo11n", "YOLO11n (Ultralytics)"
 PACKAGES = ("torch==2.14.1", "torchvision==0.29.1", "ultralytics==8.4.190", "onnx==1.23.2")
 PEER_NMS_IOU = 0.7
-"""Of Ultralytics' own validation."""
+"""IoU of the suppression in Ultralytics' own validation."""
 THRESHOLD = 0.3
 """Score for duplicates, haustra's default operating point."""
 MAX_DETECTIONS = 100
-"""The most that COCO's average precision looks at."""
+"""Number of boxes that COCO's average precision takes per image."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeerResult:
-    """A finished training of the peer."""
+class PeerTraining:
+    """A finished training of the peer, scored twice."""
 
-    seed: int
-    epochs: int
-    images_per_s: float
-    """Median over the epochs, its validation not counted."""
-    by_itself: Scores
-    """By Ultralytics' own validation of the best epoch's weights."""
-    by_ours: Scores
+    by_itself: Result
+    """Ultralytics' own validation of the best epoch's weights."""
+    by_ours: Result
     """The exported model of the same weights, by haustra's metrics."""
-    shuffled: Scores
     versions: str
     threads: int
-    """That PyTorch computed on."""
+    """Threads of PyTorch."""
     onnx_paths: dict[int, Path]
-    finished_at: str
-    busy_before: float | None
-    reused: bool
-
-
-def prepare_interpreter(work: Path) -> Path:
-    """Make the throw-away environment in the work folder, and return its interpreter.
-
-    Raises:
-        StepError: it could not be made.
-    """
-    folder = work / "peer_environment"
-    python, ready = folder / "bin" / "python", folder / "ready"
-    if not ready.exists():
-        log = work / "peer_environment.log"
-        run_logged(
-            [sys.executable, "-m", "venv", "--clear", folder], log=log, what="make an environment"
-        )
-        run_logged(
-            [python, "-m", "pip", "install", "--disable-pip-version-check", *PACKAGES],
-            log=log,
-            what="install " + " ".join(PACKAGES),
-        )
-        ready.touch()
-    return python
 
 
 def _write_split(split: Split, *, captures: Path, folder: Path) -> None:
-    """Write one split as YOLO wants it: images, and `0 x y w h` in 0..1 of the image per box."""
+    """Write one split as YOLO reads it: images, and `0 x y w h` in 0..1 of the image per box."""
     images, labels = folder / "images" / split.name, folder / "labels" / split.name
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
@@ -93,7 +63,7 @@ def _write_split(split: Split, *, captures: Path, folder: Path) -> None:
         names, split.letterboxes(), batch.boxes_xyxy, batch.mask, strict=True
     ):
         source = captures / source_image
-        # A copy, since Ultralytics mends damaged files where they lie.
+        # A copy, since Ultralytics repairs damaged files in place.
         shutil.copyfile(source, images / source.name)
         boxes_px = letterbox.boxes_to_source(boxes[mask.astype(bool)])
         lines = yolo_lines(boxes_px, size_wh=letterbox.source_size_wh)
@@ -103,15 +73,15 @@ def _write_split(split: Split, *, captures: Path, folder: Path) -> None:
 def yolo_lines(boxes_px: NDArray[np.float64], *, size_wh: tuple[int, int]) -> list[str]:
     """Return the lines of a YOLO label file for boxes [N,4] in pixels."""
     boxes = boxes_px / np.tile(size_wh, 2)
-    centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    centers, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     return [
         "0 " + " ".join(f"{value:.6f}" for value in row) + "\n"
-        for row in np.hstack([centres, sizes])
+        for row in np.hstack([centers, sizes])
     ]
 
 
-def write_data_set(*, settings: Settings) -> Path:
-    """Write the warehouse's split as a YOLO data set and return the file that describes it.
+def write_dataset(*, settings: Settings) -> Path:
+    """Write the warehouse's split as a YOLO dataset and return the file that describes it.
 
     The images are the captures' own files, so the peer resizes them its own way.
     """
@@ -131,7 +101,7 @@ def write_data_set(*, settings: Settings) -> Path:
 
 
 def training_arguments(*, settings: Settings, seed: int) -> dict[str, Any]:
-    """Return what decides the peer's training, as arguments of its `train`."""
+    """Return the arguments of the peer's `train`."""
     return {
         "imgsz": settings.size,
         "batch": 16,
@@ -150,8 +120,8 @@ def median_images_per_s(epoch_times_s: Sequence[float], *, epoch_images: Sequenc
     """Return the median over the epochs of images per second.
 
     Args:
-        epoch_times_s: seconds of training at the end of each epoch.
-        epoch_images: images of each epoch.
+        epoch_times_s: Seconds of training at the end of each epoch.
+        epoch_images: Number of images of each epoch.
     """
     seconds = [after - before for before, after in pairwise([0.0, *epoch_times_s])]
     return statistics.median(
@@ -162,8 +132,8 @@ def median_images_per_s(epoch_times_s: Sequence[float], *, epoch_images: Sequenc
 def peer_slots(path: Path) -> PredictSlots:
     """Return the peer's exported model as a function from stored images to slots.
 
-    Its graph takes RGB float32 [1,3,H,W] in 0..1 and gives [1,5,N]: centre and size in pixels, and
-    a score.
+    Its graph takes RGB float32 [1,3,H,W] in 0..1 and returns [1,5,N]: center and size in pixels,
+    and a score.
     """
     session = open_session(path)
     name = session.get_inputs()[0].name
@@ -196,34 +166,40 @@ def _folder(*, settings: Settings, seed: int, threads: int) -> Path:
             "threads": threads,
         }
     )[:12]
-    minutes = minutes_text(settings.minutes)
-    return settings.work / "runs" / f"{PEER_KEY}_{minutes}_{settings.size}_s{seed}_{decisive}"
+    name = f"{PEER_KEY}_{settings.time_budget}_{settings.size}_s{seed}_{decisive}"
+    return settings.work / "runs" / name
 
 
-def _read_result(folder: Path, *, settings: Settings, seed: int, reused: bool) -> PeerResult:
+def _read_result(folder: Path, *, settings: Settings, seed: int, reused: bool) -> PeerTraining:
     answer = json.loads((folder / "training.json").read_text())
     split = open_split(settings.manifests[settings.size], split="val")
-    onnx_paths = {size: folder / f"{size}.onnx" for size in LATENCY_SIZES}
     predict = peer_slots(folder / f"{settings.size}.onnx")
-    return PeerResult(
+    shuffled = score(split, predict, threshold=THRESHOLD, shuffle_labels_seed=SHUFFLE_SEED)
+    by_itself = Result(
         seed=seed,
+        reused=reused,
+        finished_at=answer["finished_at"],
+        busy_before=answer["busy_before"],
         epochs=len(answer["epoch_times_s"]),
         images_per_s=median_images_per_s(
             answer["epoch_times_s"], epoch_images=answer["epoch_images"]
         ),
-        by_itself=Scores(ap50=answer["ap50"], ap75=answer["ap75"], ap50_95=answer["ap50_95"]),
-        by_ours=score(split, predict, threshold=THRESHOLD),
-        shuffled=score(split, predict, threshold=THRESHOLD, shuffle_labels_seed=0),
+        scores=Scores(ap50=answer["ap50"], ap75=answer["ap75"], ap50_95=answer["ap50_95"]),
+    )
+    return PeerTraining(
+        by_itself=by_itself,
+        by_ours=replace(
+            by_itself,
+            scores=score(split, predict, threshold=THRESHOLD),
+            shuffled_ap50=shuffled.ap50,
+        ),
         versions=f"Ultralytics {answer['ultralytics']}, PyTorch {answer['torch']}",
         threads=answer["threads"],
-        onnx_paths=onnx_paths,
-        finished_at=answer["finished_at"],
-        busy_before=answer["busy_before"],
-        reused=reused,
+        onnx_paths={size: folder / f"{size}.onnx" for size in LATENCY_SIZES},
     )
 
 
-def read_peer(*, seed: int, settings: Settings, threads: int) -> PeerResult | None:
+def read_peer(*, seed: int, settings: Settings, threads: int) -> PeerTraining | None:
     """Return the peer's finished training of an earlier call, or None."""
     folder = _folder(settings=settings, seed=seed, threads=threads)
     if not (folder / "training.json").is_file():
@@ -231,16 +207,16 @@ def read_peer(*, seed: int, settings: Settings, threads: int) -> PeerResult | No
     return _read_result(folder, settings=settings, seed=seed, reused=True)
 
 
-def measure_peer(*, python: Path, seed: int, settings: Settings, threads: int) -> PeerResult:
+def measure_peer(*, python: Path, seed: int, settings: Settings, threads: int) -> PeerTraining:
     """Train, score and export the peer.
 
     Raises:
-        StepError: its process failed.
+        StepError: Its process failed.
     """
     folder = _folder(settings=settings, seed=seed, threads=threads)
     shutil.rmtree(folder, ignore_errors=True)  # its tables would go on where they stopped
     folder.mkdir(parents=True)
-    data = write_data_set(settings=settings)
+    data = write_dataset(settings=settings)
     request = {
         "folder": str(folder),
         "architecture": "yolo11n.yaml",
@@ -251,11 +227,11 @@ def measure_peer(*, python: Path, seed: int, settings: Settings, threads: int) -
     busy = busy_share()
     run_logged(
         [
-            *(python, Path(__file__).with_name("kvasir_peer_script.py")),
+            *(python, Path(__file__).with_name("peer_script.py")),
             *(folder / "request.json", folder / "answer.json"),
         ],
         log=folder / "train.log",
-        what=f"train {PEER_NAME}, seed {seed}, {minutes_text(settings.minutes)}",
+        what=f"train {PEER_NAME}, seed {seed}, {settings.time_budget}",
         environment=_environment(settings.work, threads=threads),
     )
     answer = json.loads((folder / "answer.json").read_text())

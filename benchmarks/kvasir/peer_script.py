@@ -1,9 +1,9 @@
 """Train, score and export the peer. Runs in an interpreter that has Ultralytics, not in haustra's.
 
-    python kvasir_peer_script.py REQUEST.json ANSWER.json
+    python peer_script.py REQUEST.json ANSWER.json
 
-`kvasir_peer.py` writes the request and reads the answer. Nothing of haustra is imported here, and
-nothing of haustra imports this.
+`peer.py` writes the request and reads the answer. This script imports nothing of haustra, and
+nothing of haustra imports it.
 """
 
 import csv
@@ -19,7 +19,7 @@ from ultralytics import YOLO, __version__  # type: ignore[import-not-found]
 
 
 def leave_out_validation(model: Any) -> None:
-    """Let the training's clock stand still while it validates, as haustra's does."""
+    """Stop the training's clock while it validates, as haustra does."""
     started = 0.0
 
     def on_val_start(_: Any) -> None:
@@ -57,7 +57,7 @@ def read_epoch_times(path: Path) -> list[float]:
 
 
 def main() -> None:
-    """Do what the request says and write the answer, last of all."""
+    """Train, score and export as the request says, and write the answer last."""
     request = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(request["folder"])
     model = YOLO(request["architecture"])

@@ -1,4 +1,4 @@
-"""Scoring detectors on the validation split with haustra's own metrics, the peer's included."""
+"""Scores of detectors, the peer's included, on the validation split by haustra's own metrics."""
 
 from dataclasses import dataclass
 
@@ -13,20 +13,20 @@ from haustra.models.detector import SlotDetector
 from haustra.warehouse.dataset import Split
 
 NUM_CANDIDATES = 300
-"""Best boxes of an image that overlap suppression looks at."""
+"""Number of best boxes of an image that overlap suppression considers."""
 DENSE_NMS_IOU = 0.6
 SHUFFLE_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What one form of one detector reaches on the validation images."""
+    """Average precision of one form of one detector on the validation images."""
 
     ap50: float
     ap75: float
     ap50_95: float
     duplicates: float | None = None
-    """Extra detections per labelled polyp at the detector's score threshold."""
+    """Extra detections per labeled polyp at the detector's score threshold."""
 
 
 def score(
@@ -69,13 +69,13 @@ def suppress_overlaps(
     """Keep the best boxes of each image that do not overlap a better one (greedy, as YOLO does).
 
     Args:
-        boxes: [B,N,4].
-        scores: [B,N].
-        iou: a box goes if it overlaps a kept, better one by more.
-        num_kept: boxes to return per image.
+        boxes: Boxes [B,N,4].
+        scores: Scores [B,N].
+        iou: A box is dropped if its IoU with a kept, better one is larger.
+        num_kept: Number of boxes to return per image.
 
     Returns:
-        [B,num_kept,4] and [B,num_kept], scores falling; missing boxes are zero.
+        Boxes [B,num_kept,4] and scores [B,num_kept], highest first; missing boxes are zero.
     """
     best = np.argsort(-scores, axis=1, kind="stable")[:, :NUM_CANDIDATES]
     boxes = np.take_along_axis(boxes, best[..., None], axis=1)
@@ -94,7 +94,7 @@ def suppress_overlaps(
 
 
 def dense_with_suppression(model: SlotDetector) -> PredictSlots:
-    """Return the one-to-many head with overlap suppression: what one-to-one is compared with."""
+    """Return the one-to-many head with overlap suppression, to compare the one-to-one head with."""
     model.eval()
 
     @torch.inference_mode()

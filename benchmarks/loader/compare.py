@@ -1,7 +1,7 @@
-"""The loader against others that deliver the same samples, in images/s and in turns.
+"""The loader beside others that deliver the same samples, in images/s and in turns.
 
-    python benchmarks/loader_peers.py                        # simulated frames
-    python benchmarks/loader_peers.py --data kvasir-seg      # a folder with images/ and masks/
+    python -m benchmarks.loader.compare                      # simulated frames
+    python -m benchmarks.loader.compare --data kvasir-seg    # a folder with images/ and masks/
 
 Every loader delivers shuffled batches of 16 images uint8 [16,H,W,3] (or [16,3,H,W]) and their boxes
 to the main process, from a warm page cache:
@@ -11,16 +11,14 @@ to the main process, from a warm page cache:
   of the stored size;
 - litdata and MosaicML Streaming, each from raw pixels and from JPEG.
 
-The others have two persistent worker processes each, and from raw pixels also none, as haustra has
-(a copy is faster than its way through another process); `loader_peer_script.py` tells the rest of
-their settings. They live in an environment of their own, which is made in the work folder unless
-`--peer-python` names one, and take some gigabytes of disk with the tensors. In each round every
-peer's epoch follows one of haustra's; the median of the rounds is printed with lowest and highest.
+The others have two persistent worker processes each. From raw pixels they are also measured without
+workers, as haustra reads (a copy is faster than its way through another process).
+`peer_script.py` documents the rest of their settings. They live in an environment of their own,
+which is made in the work folder unless `--peer-python` names one, and take some gigabytes of disk
+with the tensors. In each round every peer's epoch follows one of haustra's.
 """
 
-import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,7 +32,9 @@ from typing import IO, Any, Self
 import cv2
 import numpy as np
 
-from haustra.captures.importers.masks import MaskImportConfig, import_masks
+from benchmarks.kvasir.data import import_captures
+from benchmarks.measure import NOTHING, build_parser, markdown_table, range_text
+from benchmarks.steps import StepError, make_environment, say
 from haustra.core.allocator import keep_freed_memory
 from haustra.simulator.config import DatagenConfig
 from haustra.simulator.generate import generate_runs
@@ -43,7 +43,6 @@ from haustra.warehouse.dataset import Split, open_split
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.order import epoch_order
-from kvasir_steps import StepError, run_logged, say
 
 PACKAGES = (
     "torch==2.14.1",
@@ -62,57 +61,30 @@ PEERS = (
     "litdata, raw, no workers",
     "MosaicML Streaming, raw, no workers",
 )
-"""Names that `loader_peer_script.py` knows."""
+"""The names in `peer_script.py`."""
 BATCH_SIZE = 16
 JPEG_QUALITY = 95
 SECONDS_OF_OURS = 1.0
-"""Our epochs are short: as many are timed together as last so long."""
+"""Our epochs are short: those of this many seconds are timed together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Of one or more epochs."""
+    """Speed of one or more epochs."""
 
     whole: float
     """Images/s of whole epochs."""
     flowing: float
-    """Images/s from the first batch of an epoch to its end, that batch not counted."""
-
-
-def make_peer_environment(work: Path) -> Path:
-    """Make the peers' environment in the work folder, unless it is there; return its Python."""
-    folder = work / "environment"
-    python, ready = folder / "bin" / "python", folder / "ready"
-    if not ready.exists():
-        log = work / "environment.log"
-        run_logged(
-            [sys.executable, "-m", "venv", "--clear", folder], log=log, what="make an environment"
-        )
-        run_logged(
-            [python, "-m", "pip", "install", "--disable-pip-version-check", *PACKAGES],
-            log=log,
-            what="install " + " ".join(PACKAGES),
-        )
-        ready.touch()
-    return python
+    """Images/s after the first batch of an epoch."""
 
 
 def build_split(data: Path | None, *, work: Path, size: int) -> tuple[Split, list[Path]]:
     """Build a warehouse with all samples in training; return it and the source image of each."""
-    captures = work / "captures"
     if data is None:
+        captures = work / "captures"
         generate_runs(DatagenConfig(output_root=captures, frames=400, size=512))
     else:
-        import_masks(
-            data / "images",
-            data / "masks",
-            config=MaskImportConfig(
-                output_root=captures,
-                dataset="Kvasir-SEG",
-                licence="research and education only",
-                citation=None,
-            ),
-        )
+        captures = import_captures(data, work=work).parent
     manifest = build_warehouse(
         ETLConfig(
             captures=captures, output_root=work / "warehouse", target_size=str(size), split="1,0,0"
@@ -149,7 +121,7 @@ class Peer:
         self.name, self._log = name, folder / f"{name}.log"
         self._errors = self._log.open("w")
         self._process = subprocess.Popen(
-            [python, Path(__file__).with_name("loader_peer_script.py"), name, folder],
+            [python, Path(__file__).with_name("peer_script.py"), name, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -226,45 +198,38 @@ def measure_ours(split: Split) -> Speed:
     )
 
 
-def _text(values: list[float], *, digits: int) -> str:
-    middle = statistics.median(values)
-    return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
 def result_table(pairs: dict[str, list[tuple[Speed, Speed]]]) -> list[str]:
     """Return the lines of a Markdown table from (theirs, ours) of each round, by peer."""
-    lines = [
-        "| loader | images/s | ours / it, whole epochs | ours / it, from the first batch on |",
-        "|---|---|---|---|",
-    ]
     ours = [mine.whole for rounds in pairs.values() for _, mine in rounds]
-    lines.append(f"| haustra | {_text(ours, digits=0)} | | |")
-    for name, rounds in pairs.items():
-        speed = _text([theirs.whole for theirs, _ in rounds], digits=0)
-        whole = _text([mine.whole / theirs.whole for theirs, mine in rounds], digits=1)
-        flowing = _text([mine.flowing / theirs.flowing for theirs, mine in rounds], digits=1)
-        lines.append(f"| {name} | {speed} | {whole} | {flowing} |")
-    return lines
+    rows = [("haustra", range_text(ours, digits=0), NOTHING, NOTHING)]
+    rows += [
+        (
+            name,
+            range_text([theirs.whole for theirs, _ in rounds], digits=0),
+            range_text([mine.whole / theirs.whole for theirs, mine in rounds], digits=1),
+            range_text([mine.flowing / theirs.flowing for theirs, mine in rounds], digits=1),
+        )
+        for name, rounds in pairs.items()
+    ]
+    columns = ("loader", "images/s", "ours / it, whole epochs", "ours / it, after the first batch")
+    return markdown_table(columns, rows)
 
 
 def main() -> None:
     """Measure all loaders and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--data", type=Path, help="images/ and masks/; simulated frames if left out"
-    )
-    parser.add_argument("--peer-python", type=Path, help="Python that has the peers' packages")
-    parser.add_argument(
-        "--work", type=Path, help="folder for all files; a temporary one by default"
-    )
-    parser.add_argument("--size", type=int, default=384, help="side in pixels of the stored images")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
+    parser = build_parser(__doc__)
+    add = parser.add_argument
+    add("--data", type=Path, help="folder with images/ and masks/; simulated frames by default")
+    add("--peer-python", type=Path, help="Python that has the peers' packages")
+    add("--work", type=Path, help="folder for all files; a temporary one by default")
+    add("--size", type=int, default=384, help="side in pixels of the stored images")
+    add("--rounds", type=int, default=5, help="epochs of each peer")
+    add("--peers", nargs="+", choices=PEERS, default=PEERS, help="loaders to compare with")
     arguments = parser.parse_args()
     with ExitStack() as stack:
         work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         work.mkdir(parents=True, exist_ok=True)
-        python = arguments.peer_python or make_peer_environment(work)
+        python = arguments.peer_python or make_environment(work / "environment", packages=PACKAGES)
         run = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=work)))
         split, sources = build_split(arguments.data, work=run, size=arguments.size)
         write_samples(split, sources=sources, folder=run / "samples")

@@ -1,15 +1,15 @@
 """One peer's loader. Runs in an interpreter that has the peers' packages, not in haustra's.
 
-    python loader_peer_script.py PEER FOLDER
+    python peer_script.py PEER FOLDER
 
-Converts the samples that `loader_peers.py` wrote to FOLDER, warms up, tells the shapes of a batch,
-and then answers each line on standard input with the times of one shuffled epoch, as a line of
-JSON. Nothing of haustra is imported here, and nothing of haustra imports this.
+Converts the samples that `compare.py` wrote to FOLDER, warms up, and prints the shapes of a batch.
+Then it answers each line on standard input with the times of one shuffled epoch, as a line of JSON.
+This script imports nothing of haustra, and nothing of haustra imports it.
 
-Settings, as the peers' documentations advise for a local disk: two persistent workers, or for raw
+The settings follow the peers' documentation for a local disk: two persistent workers, or for raw
 pixels also none, since there is nothing to decode; batches of 16; litdata with chunks of 64 MB, its
 StreamingDataLoader and its JPEG serializer; MosaicML Streaming with shards of 64 MB, the batch size
-known to the data set, no compression and no hashes.
+passed to the dataset, no compression and no hashes.
 """
 
 import json
@@ -47,12 +47,12 @@ def decode(path: Path) -> np.ndarray[Any, Any]:
     """Return an image file's pixels, uint8 [H,W,3] RGB."""
     image = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError(f"{path} is no image")
+        raise ValueError(f"{path} is not an image")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def letterbox(image: np.ndarray[Any, Any], *, size_hw: tuple[int, int]) -> np.ndarray[Any, Any]:
-    """Scale an image to fit, and pad with grey."""
+    """Scale an image to fit, and pad with gray."""
     height, width = size_hw
     scale = min(height / image.shape[0], width / image.shape[1])
     inner = (round(image.shape[1] * scale), round(image.shape[0] * scale))
@@ -65,7 +65,7 @@ def letterbox(image: np.ndarray[Any, Any], *, size_hw: tuple[int, int]) -> np.nd
 
 
 class Files(torch.utils.data.Dataset[Sample]):
-    """Image files that are decoded each time they are asked for."""
+    """Image files that are decoded at each access."""
 
     def __init__(
         self, paths: list[Path], boxes: np.ndarray[Any, Any], size_hw: tuple[int, int] | None
@@ -77,7 +77,7 @@ class Files(torch.utils.data.Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """Return an image [H,W,3] and its boxes [M,4]."""
-        cv2.setNumThreads(0)  # in a worker, of which there are as many as cores
+        cv2.setNumThreads(0)  # there are as many workers as CPU cores
         image = decode(self.paths[index])
         if self.size_hw is not None:
             image = letterbox(image, size_hw=self.size_hw)
@@ -109,13 +109,13 @@ def decode_small(folder: Path) -> Iterable[Sample]:
 
 
 class LitdataSamples:
-    """Gives `optimize` one sample; a class, since its workers pickle it."""
+    """Returns one sample to `optimize`; a class, since its workers pickle it."""
 
     def __init__(self, folder: Path, *, is_jpeg: bool) -> None:
         self.folder, self.is_jpeg = folder, is_jpeg
 
     def __call__(self, index: int) -> Sample:
-        """Return sample `index` as it is to be stored."""
+        """Return sample `index` in the form to store."""
         boxes = torch.from_numpy(read_boxes(self.folder)[index])
         if self.is_jpeg:
             from PIL import Image
@@ -166,7 +166,7 @@ def streaming_loader(
     output = folder / ("mds_jpeg" if is_jpeg else "mds_raw")
 
     class Decoded(StreamingDataset):  # type: ignore[misc]
-        """Makes an array of a decoded image, which PyTorch can put into batches."""
+        """Returns decoded images as arrays, which PyTorch can put into batches."""
 
         def __getitem__(self, at: Any) -> Sample:
             """Return an image [H,W,3] and its boxes [M,4]."""
@@ -179,15 +179,15 @@ def streaming_loader(
     }
     if not (output / "index.json").exists():
         with MDSWriter(out=str(output), columns=columns, size_limit=CHUNK_BYTES) as writer:
-            for index, of_sample in enumerate(boxes):
+            for index, sample_boxes in enumerate(boxes):
                 if is_jpeg:
                     from PIL import Image
 
                     path = sorted((folder / "jpeg").iterdir())[index]
-                    writer.write({"image": Image.open(path), "boxes": of_sample})
+                    writer.write({"image": Image.open(path), "boxes": sample_boxes})
                 else:
                     image = np.array(read_images(folder)[index])
-                    writer.write({"image": image, "boxes": of_sample})
+                    writer.write({"image": image, "boxes": sample_boxes})
     kind = Decoded if is_jpeg else StreamingDataset
     data = kind(local=str(output), shuffle=True, batch_size=BATCH_SIZE)
     return torch_loader(data, shuffle=False, num_workers=num_workers)
@@ -208,7 +208,7 @@ PEERS: dict[str, Callable[[Path], Iterable[Sample]]] = {
 
 
 def time_epoch(loader: Iterable[Sample]) -> dict[str, float]:
-    """Return the images of an epoch, its seconds, and those until its first batch."""
+    """Return the number of images of an epoch, its seconds, and the seconds to its first batch."""
     started = time.perf_counter()
     first_s, num_images = 0.0, 0
     for batch in loader:
@@ -219,7 +219,7 @@ def time_epoch(loader: Iterable[Sample]) -> dict[str, float]:
 
 def main() -> None:
     """Answer each line of standard input with the times of an epoch."""
-    # Packages print to standard output: let that be standard error, and keep the way for answers.
+    # Packages print to standard output: send that to standard error, and keep it for answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     folder = Path(sys.argv[2])

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-import ablation
-from ablation import VARIANTS, train_variant
+from benchmarks import ablation
+from benchmarks.ablation import VARIANTS, train_variant
+from benchmarks.kvasir.scoring import Scores
 from haustra.models import detector
-from kvasir_scoring import Scores
 from scenes import write_warehouse
 
 

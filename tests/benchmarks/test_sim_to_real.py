@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sim_to_real import VARIANTS, Recipe, _variants, results_table, variant_folder
+from benchmarks.sim_to_real import VARIANTS, Recipe, _variants, results_table, variant_folder
 
 RECIPE = Recipe(runs=3, frames=2, epochs=1, model="tiny", seed=0)
 DECISIVE = {"sources": "a", "kvasir": "b"}
