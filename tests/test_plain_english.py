@@ -31,7 +31,6 @@ PLACES = {
 }
 STILL_TO_DO: list[str] = [
     "README.md",
-    "CHANGELOG.md",
     "docs",
     "benchmarks",
     "src/haustra/backends",
