@@ -18,7 +18,12 @@ PLACES = {
     "CHANGELOG.md": [ROOT / "CHANGELOG.md"],
     **{
         folder: sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES)
-        for folder in ("docs", "examples", "benchmarks", "runs")
+        for folder in ("examples", "benchmarks", "runs")
+    },
+    **{
+        str(path.relative_to(ROOT)): [path]
+        for path in sorted((ROOT / "docs").iterdir())
+        if path.suffix in SUFFIXES
     },
     "src/haustra": sorted(PACKAGE.glob("*.py")),
     **{
@@ -31,8 +36,23 @@ PLACES = {
 }
 STILL_TO_DO: list[str] = [
     "README.md",
-    "docs",
     "benchmarks",
+    "docs/backends.md",
+    "docs/captures.md",
+    "docs/cli.md",
+    "docs/evaluation.md",
+    "docs/export.md",
+    "docs/format.md",
+    "docs/from-cortenforge.md",
+    "docs/inference.md",
+    "docs/loader.md",
+    "docs/make_models.py",
+    "docs/models.md",
+    "docs/robustness.md",
+    "docs/simulator.md",
+    "docs/training.md",
+    "docs/view.md",
+    "docs/warehouse.md",
     "src/haustra/backends",
     "src/haustra/captures",
     "src/haustra/cli",
