@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from haustra.core.letterbox import PAD_VALUE
-from haustra.training.augment import FULL, LIGHT, AugmentStrength, _recolour, augment_sample
+from haustra.training.augment import FULL, LIGHT, AugmentStrength, _recolor, augment_sample
 from haustra.training.device_augment import disturb_pixels, disturbed_batches, without_pixels
 from haustra.training.upload import Uploader, uploaded_batches
 from haustra.warehouse.dataset import Batch
@@ -39,7 +39,7 @@ def test_colours_change_as_on_the_cpu() -> None:
     strength = replace(FULL, speculars=0.0, blur=0.0, noise=0.0)
     changed = disturb(images, strength)
     for row, (image, ours) in enumerate(zip(images, changed, strict=True)):
-        theirs = _recolour(image.numpy(), strength=strength, rng=np.random.default_rng([0, row]))
+        theirs = _recolor(image.numpy(), strength=strength, rng=np.random.default_rng([0, row]))
         # One rounding on the way here, two there.
         assert np.abs(ours.numpy().astype(int) - theirs.astype(int)).max() <= 3
         assert np.abs(ours.numpy().astype(int) - image.numpy().astype(int)).mean() > 1

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.core import effects
 from haustra.core.boxes import box_areas
 from haustra.core.detections import Detections, PredictSlots, detections_from_labels
 from haustra.core.drawing import draw_text
@@ -95,8 +96,7 @@ def _bubbles(image: Image, count: float, rng: np.random.Generator) -> Image:
 
 def _expose(image: Image, gain: float, _rng: np.random.Generator) -> Image:
     light = (np.arange(256) / 255) ** GAMMA * gain
-    table = 255 * np.clip(light, 0, 1) ** (1 / GAMMA)
-    return np.asarray(table.round().astype(np.uint8)[image])
+    return effects.apply_curve(image, 255 * np.clip(light, 0, 1) ** (1 / GAMMA))
 
 
 def _noise(image: Image, deviation: float, rng: np.random.Generator) -> Image:
@@ -105,10 +105,7 @@ def _noise(image: Image, deviation: float, rng: np.random.Generator) -> Image:
 
 
 def _jpeg(image: Image, quality: float, _rng: np.random.Generator) -> Image:
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
-    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)
-    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return effects.recode_jpeg_rgb(image, quality=int(quality))
 
 
 def _crop(image: Image, share: float, _rng: np.random.Generator) -> Image:
@@ -133,10 +130,13 @@ def _text(image: Image, count: float, rng: np.random.Generator) -> Image:
     for _ in range(int(count)):
         place = (int(rng.uniform(0, 0.7) * width), int(rng.uniform(0.05, 1) * height))
         words = TEXTS[int(rng.integers(len(TEXTS)))]
-        colour = (235, 235, 235) if rng.random() < 0.7 else (250, 220, 60)
-        thickness = max(1, round(2 * scale))
-        cv2.putText(
-            found, words, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA
+        effects.put_text(
+            found,
+            words,
+            bottom_left_xy=place,
+            scale=scale,
+            color=(235, 235, 235) if rng.random() < 0.7 else (250, 220, 60),
+            thickness=max(1, round(2 * scale)),
         )
     return found
 

@@ -138,10 +138,12 @@ def tinted(light: NDArray[np.floating], *, albedo: NDArray[np.floating]) -> Floa
     return cv2.merge([light * np.float32(value) for value in albedo])  # type: ignore[return-value]
 
 
-def turned_axes(right: FloatImage, lower: FloatImage, *, angle: float) -> list[FloatImage]:
+def turned_axes(
+    right: NDArray[np.floating], lower: NDArray[np.floating], *, angle: float
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return positions along and across a direction, from those to the right and below."""
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    return [right * cos + lower * sin, lower * cos - right * sin]
+    return right * cos + lower * sin, lower * cos - right * sin
 
 
 def in_sixteenths(point_xy: NDArray[np.float64]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.core.effects import put_text
 from haustra.simulator.noise import smooth_wave
 
 ByteImage = NDArray[np.uint8]
@@ -181,20 +182,16 @@ def _paint_text(levels: ByteImage, text: Text, *, frame_number: int, seconds: fl
         "frame": f"{frame_number:05}",
     }
     height_px = max(text.height * size, 4.0)
-    # A capital letter of this font is 21 units of 1 / 22 of its scale high.
-    scale = height_px / 21
     for row, line in text.rows:
         x = round(text.corner_xy[0] * size)
         y = round(text.corner_xy[1] * size + (1.65 * row + 1) * height_px)
-        cv2.putText(
+        put_text(
             levels,
             line.format(**fields),
-            (x, y),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            scale,
-            text.color,
-            max(1, round(height_px / 9)),
-            cv2.LINE_AA,
+            bottom_left_xy=(x, y),
+            scale=height_px / 21,
+            color=text.color,
+            thickness=max(1, round(height_px / 9)),
         )
 
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.core import effects
 from haustra.simulator.events import KINDS, Event, Kind, looks_of
 from haustra.simulator.noise import smooth_step
 
@@ -167,8 +168,7 @@ def _add_noise(levels: ByteImage, event: Event) -> ByteImage:
     coarse *= np.float32(blotch * event.strength)
     noise = cv2.resize(coarse, (size, size))
     fine = rng.standard_normal((size, size), dtype=np.float32) * np.float32(grain * event.strength)
-    noise = cv2.add(noise, cv2.merge([fine] * 3))
-    return cv2.add(levels, noise, dtype=cv2.CV_8U)  # type: ignore[return-value]
+    return effects.add_noise(levels, np.asarray(cv2.add(noise, cv2.merge([fine] * 3))))
 
 
 def _moment(event: Event) -> int:
@@ -178,11 +178,7 @@ def _moment(event: Event) -> int:
 
 def _compress(levels: ByteImage, event: Event) -> ByteImage:
     """Code as JPEG of quality 80 down to 25."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, round(80 - 55 * event.strength)]
-    # OpenCV codes blue first; the other order would treat the colors unlike a camera does.
-    _, coded = cv2.imencode(".jpg", cv2.cvtColor(levels, cv2.COLOR_RGB2BGR), options)
-    decoded: ByteImage = cv2.imdecode(coded, cv2.IMREAD_COLOR)  # type: ignore[assignment]
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+    return effects.recode_jpeg_rgb(levels, quality=round(80 - 55 * event.strength))
 
 
 VIDEO: dict[Kind, Callable[[ByteImage, Event], ByteImage]] = {

@@ -14,11 +14,13 @@ Shapes: B batch, M boxes, H and W of the image. Coordinates are pixels: a pixel'
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.core import effects
 from haustra.core.letterbox import PAD_VALUE
 from haustra.warehouse.dataset import Batch
 
@@ -309,8 +311,16 @@ def _paste_polyp(
     return blended, np.concatenate([boxes, placed])
 
 
-def _recolour(image: Image, *, strength: AugmentStrength, rng: np.random.Generator) -> Image:
-    """Change brightness, contrast, saturation and white balance by one matrix, and gamma."""
+class ColorChange(NamedTuple):
+    """Factors on the channels, a factor on the contrast, and a mix of the channels."""
+
+    gain: NDArray[np.float64]  # [3]
+    contrast: NDArray[np.float64]  # [1]
+    mix: NDArray[np.float64]  # [3,3] of the channels, the contrast included
+
+
+def draw_color_change(strength: AugmentStrength, rng: np.random.Generator) -> ColorChange:
+    """Draw a change of brightness, white balance, contrast and saturation."""
 
     def factor(spread: float, count: int = 1) -> NDArray[np.float64]:
         return 1 + rng.uniform(-spread, spread, size=count)
@@ -318,14 +328,19 @@ def _recolour(image: Image, *, strength: AugmentStrength, rng: np.random.Generat
     gain = factor(strength.gain) * factor(strength.channel_gain, 3)
     contrast, saturation = factor(strength.gain), factor(strength.gain)
     mix = contrast * (saturation * np.eye(3) + (1 - saturation) * np.asarray(GREY))
+    return ColorChange(gain, contrast, mix)
+
+
+def _recolor(image: Image, *, strength: AugmentStrength, rng: np.random.Generator) -> Image:
+    """Change brightness, contrast, saturation and white balance by one matrix, and gamma."""
+    gain, contrast, mix = draw_color_change(strength, rng)
     mean = float(np.mean(cv2.mean(image)[:3]))
     matrix = np.column_stack([gain[:, None] * mix, gain * mean * (1 - contrast)])
-    coloured: Image = cv2.transform(image, matrix)  # type: ignore[assignment]
+    recolored: Image = cv2.transform(image, matrix)  # type: ignore[assignment]
     if strength.gamma:
         power = math.exp(rng.uniform(-strength.gamma, strength.gamma))
-        table = (np.linspace(0, 1, 256) ** power * 255).round().astype(np.uint8)
-        coloured = cv2.LUT(coloured, table)  # type: ignore[assignment]
-    return coloured
+        recolored = effects.apply_curve(recolored, np.linspace(0, 1, 256) ** power * 255)
+    return recolored
 
 
 def _blur(image: Image, rng: np.random.Generator) -> Image:
@@ -333,12 +348,8 @@ def _blur(image: Image, rng: np.random.Generator) -> Image:
     if rng.random() < 0.5:
         return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 2.0))  # type: ignore[return-value]
     length = int(rng.integers(3, 10))
-    kernel = np.zeros((length, length), dtype=np.float32)
-    angle, middle = rng.uniform(0, math.pi), (length - 1) / 2
-    reach = middle * np.array([math.cos(angle), math.sin(angle)])
-    start, end = np.rint(middle - reach).astype(int), np.rint(middle + reach).astype(int)
-    cv2.line(kernel, start.tolist(), end.tolist(), 1.0)
-    return cv2.filter2D(image, -1, kernel / kernel.sum())  # type: ignore[return-value]
+    kernel = effects.motion_blur_kernel(length, angle=rng.uniform(0, math.pi), side=length)
+    return cv2.filter2D(image, -1, kernel)  # type: ignore[return-value]
 
 
 def _noise(image: Image, rng: np.random.Generator) -> Image:
@@ -347,15 +358,12 @@ def _noise(image: Image, rng: np.random.Generator) -> Image:
     scale = int(rng.integers(1, 3))
     noise = rng.standard_normal((height // scale, width // scale, 3), dtype=np.float32)
     noise *= rng.uniform(3, 12)
-    if scale > 1:
-        noise = cv2.resize(noise, (width, height))  # type: ignore[assignment]
-    return cv2.add(image, noise, dtype=cv2.CV_8U)  # type: ignore[return-value]
+    return effects.add_noise(image, noise)
 
 
 def _compress(image: Image, rng: np.random.Generator) -> Image:
-    quality = int(rng.integers(25, 80))
-    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)  # type: ignore[return-value]
+    # As if the image were BGR: the codec then loses more red than blue detail.
+    return effects.recode_jpeg(image, quality=int(rng.integers(25, 80)))
 
 
 def _add_speculars(image: Image, rng: np.random.Generator) -> Image:
@@ -392,10 +400,10 @@ def _add_text(image: Image, rng: np.random.Generator) -> Image:
         drawn[y : y + side, x : x + side] = rng.integers(0, brightest, size=3)
         return drawn
     letters = "".join(chr(rng.integers(48, 91)) for _ in range(rng.integers(3, 14)))
-    colour = (255, 255, 255) if rng.random() < 0.7 else (240, 230, 60)
+    color = (255, 255, 255) if rng.random() < 0.7 else (240, 230, 60)
     place = (int(rng.uniform(0, 0.7) * width), int(rng.uniform(0.05, 1) * height))
     scale = rng.uniform(0.25, 0.6) * width / 256
-    cv2.putText(drawn, letters, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+    effects.put_text(drawn, letters, bottom_left_xy=place, scale=scale, color=color)
     return drawn
 
 
@@ -428,7 +436,7 @@ def augment_sample(
         image, boxes = _single(read, index, strength=strength, rng=rng)
         if rng.random() < strength.paste:
             image, boxes = _paste_polyp(read, image, boxes, partners=partners, rng=rng)
-    image = _recolour(image, strength=strength, rng=rng)
+    image = _recolor(image, strength=strength, rng=rng)
     for chance, change in (
         (strength.speculars, _add_speculars),
         (strength.blur, _blur),

@@ -13,14 +13,14 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from haustra.training.augment import GREY, AugmentStrength
+from haustra.core.effects import motion_blur_kernel
+from haustra.training.augment import AugmentStrength, draw_color_change
 from haustra.training.upload import DeviceBatch
 
 BLUR_SIDE = 13
@@ -38,19 +38,13 @@ def without_pixels(strength: AugmentStrength) -> AugmentStrength:
     )
 
 
-def _colour(
+def _color(
     pixels: Tensor, *, strength: AugmentStrength, rngs: Sequence[np.random.Generator]
 ) -> Tensor:
     """Change brightness, contrast, saturation, white balance and gamma of [B,3,H,W] in 0..255."""
-
-    def factor(rng: np.random.Generator, spread: float, count: int = 1) -> NDArray[np.float64]:
-        return 1 + rng.uniform(-spread, spread, size=count)
-
     mixes, offsets, powers = [], [], []
     for rng in rngs:
-        gain = factor(rng, strength.gain) * factor(rng, strength.channel_gain, 3)
-        contrast, saturation = factor(rng, strength.gain), factor(rng, strength.gain)
-        mix = contrast * (saturation * np.eye(3) + (1 - saturation) * np.asarray(GREY))
+        gain, contrast, mix = draw_color_change(strength, rng)
         mixes.append(gain[:, None] * mix)
         offsets.append(gain * (1 - contrast))
         powers.append(math.exp(rng.uniform(-strength.gamma, strength.gamma)))
@@ -97,18 +91,13 @@ def _add_speculars(pixels: Tensor, rngs: Sequence[np.random.Generator]) -> Tenso
 
 def _blur_kernel(rng: np.random.Generator) -> NDArray[np.float32]:
     """Return [BLUR_SIDE,BLUR_SIDE] of defocus, or of the camera's motion along a line."""
-    middle = BLUR_SIDE // 2
-    kernel = np.zeros((BLUR_SIDE, BLUR_SIDE), dtype=np.float32)
-    if rng.random() < 0.5:
-        line = np.exp(-0.5 * (np.arange(-middle, middle + 1) / rng.uniform(0.5, MAX_SIGMA_PX)) ** 2)
-        kernel[:] = np.outer(line, line)
-    else:
+    if rng.random() >= 0.5:
         angle, length = rng.uniform(0, math.pi), int(rng.integers(3, 10))
-        reach = (length - 1) / 2 * np.array([math.cos(angle), math.sin(angle)])
-        start, end = np.rint(middle - reach).astype(int), np.rint(middle + reach).astype(int)
-        cv2.line(kernel, start.tolist(), end.tolist(), 1.0)
-    normalised: NDArray[np.float32] = kernel / kernel.sum()
-    return normalised
+        return motion_blur_kernel(length, angle=angle, side=BLUR_SIDE)
+    offsets_px = np.arange(BLUR_SIDE) - BLUR_SIDE // 2
+    line = np.exp(-0.5 * (offsets_px / rng.uniform(0.5, MAX_SIGMA_PX)) ** 2)
+    kernel = np.outer(line, line).astype(np.float32)
+    return np.asarray(kernel / kernel.sum())
 
 
 def _blur(pixels: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
@@ -162,7 +151,7 @@ def disturb_pixels(
     Returns:
         uint8 [B,H,W,3] on the same device.
     """
-    pixels = _colour(images.permute(0, 3, 1, 2).float(), strength=strength, rngs=rngs)
+    pixels = _color(images.permute(0, 3, 1, 2).float(), strength=strength, rngs=rngs)
     for chance, change in (
         (strength.speculars, _add_speculars),
         (strength.blur, _blur),
