@@ -1,4 +1,4 @@
-"""What the benchmarks share: their command line, timing in turns, and tables.
+"""Shared by the benchmarks: their command line, timing in turns, and tables.
 
 Absolute times drift on a shared machine. A ratio of two things that were timed in turns does not,
 so the benchmarks print the median ratio of the rounds with the lowest and the highest.

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Both models on real colonoscopy images: Kvasir-SEG (Jha et al. 2020) at 256x256, ten minutes of
-# training each on the CPU, measured on the 215 validation images, with the shuffled-label control.
+# Train both models on real colonoscopy images: Kvasir-SEG (Jha et al. 2020) at 256x256, ten minutes
+# each on the CPU. Measure them on the 215 validation images, with the shuffled-label control.
 #   runs/kvasir.sh [--with-sim] [DATA [OUT [BUDGET]]]
 # DATA holds images/ and masks/; the data are not part of this repository.
 # --with-sim trains BigDet twice instead, for the same time on the same real images: from scratch, and
-# from weights that saw simulated frames first (runs/sim_to_real.sh, half an hour more).
+# from weights trained on simulated frames (runs/sim_to_real.sh, half an hour more).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 with_sim=

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What would a detector say during whole procedures? BigDet from simulated frames, its operating
-# point fitted on three simulated procedures, measured on four others: lesions, alarms, hold-off.
-# About half an hour on two cores.
+# Measure a detector during whole procedures: lesions, alarms, hold-off. BigDet is trained on simulated
+# frames, fitted on three simulated procedures and measured on four others. Half an hour on two CPU
+# cores.
 #   runs/procedure.sh [OUT]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,13 +9,13 @@ out=${1:-reports/procedure}
 TRAIN_BUDGET=${TRAIN_BUDGET:-15m}
 mkdir -p "$out"
 
-echo "== 1/5 frames to train on: stills, and procedures for what they show between polyps"
+echo "== 1/5 training frames: stills, and procedures for the views between polyps"
 haustra datagen --runs 70 --frames 12 --size 256 --seed 0 --jobs 2 --output-root "$out/train"
 haustra datagen --preset procedure --runs 5 --frames 250 --size 256 --seed 1000 --jobs 2 \
     --output-root "$out/train"
 haustra etl --captures "$out/train" --target-size 256 --output-root "$out/warehouse"
 
-echo "== 2/5 procedures to fit and to measure on, of other seeds"
+echo "== 2/5 procedures of other seeds, to fit and to measure on"
 haustra datagen --preset procedure --runs 3 --frames 600 --size 256 --seed 2000 --jobs 2 \
     --output-root "$out/validation"
 haustra datagen --preset procedure --runs 4 --frames 600 --size 256 --seed 3000 --jobs 2 \

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# What AP50 does BigDet reach on real images when it has seen simulated ones only? Simulated stills
-# to train on; the 215 validation images of Kvasir-SEG (Jha et al. 2020) to measure on, nothing else.
-# At most half an hour on two cores.
+# Train BigDet on simulated stills only, and measure it on real images: the 215 validation images of
+# Kvasir-SEG (Jha et al. 2020). At most half an hour on two CPU cores.
 #   runs/sim_to_real.sh [DATA [OUT]]
 # DATA holds images/ and masks/; the data are not part of this repository.
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# One epoch on WebGPU, end to end: simulated frames of 64x64, TinyDet, and the detector measured on
-# the CPU and on WebGPU, beside a control with shuffled labels. On Mesa's software Vulkan it takes
-# about five minutes on two cores; on a GPU mostly the minute that the kernels are compiled.
+# Train TinyDet for one epoch on WebGPU (experimental): simulated frames of 64x64, the detector measured
+# on the CPU and on WebGPU, and a control with shuffled labels. Mesa's software Vulkan takes about five
+# minutes on two CPU cores. On a GPU most of the time is the minute in which kernels are compiled.
 #
 #     bash runs/wgpu.sh [FOLDER]
 set -euo pipefail

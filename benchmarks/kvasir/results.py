@@ -1,4 +1,4 @@
-"""What the comparison measures: its settings, and the result of each training."""
+"""Settings of the comparison, and the result of each training."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
