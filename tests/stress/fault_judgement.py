@@ -1,20 +1,19 @@
 """Seeded faults in a warehouse and in its ETL: each must be harmless, named or repaired.
 
-Each fault has a seed, which draws where and how a copy of a small warehouse is damaged. Then what a
-user would do is done: every split is read as training reads it (and in one fault of ten a detector
-is trained for an epoch), `verify` runs, and `haustra warehouse repair` or `haustra etl` is run.
+The seed of a fault decides where and how a copy of a small warehouse is damaged. Then the steps of
+a user follow: every split is read as training reads it (and after one fault in ten a detector is
+trained for an epoch), `verify` runs, and `haustra warehouse repair` or `haustra etl` runs.
 
-- *harmless*: all that training and evaluation see is as before, and nobody complains.
-- *named*: an error or a line of `verify` names the file that is wrong. What the other splits give
-  is as before.
-- *repaired*: of the harmless and the named, those whose warehouse is in the end what it was before,
-  to the byte. Hidden folders that a killed ETL left do not count.
-- *wrong data*: something else was read, and no error said so. None may be.
+- *harmless*: training and evaluation see the same data as before, and there is no error.
+- *named*: an error or a line of `verify` names the damaged file. The other splits are as before.
+- *repaired*: in the end the warehouse has the same bytes as before the fault. Hidden folders that a
+  killed ETL left do not count.
+- *wrong data*: other data were read without an error. This must not happen.
 - *unexpected*: a traceback, an error that does not name the file, or a warehouse that stays broken.
-  None may be.
+  This must not happen.
 
-A killed process leaves to the disk what it has written; a power cut does not. What a power cut does
-to files is simulated by the cut, zeroed and missing ones.
+What a killed process has written reaches the disk; in a power cut it may not. Cut, zeroed and
+missing files simulate that.
 """
 
 import traceback
@@ -37,25 +36,25 @@ from haustra.warehouse.verify import verify_warehouse
 
 @dataclass(kw_only=True)
 class Judgement:
-    """What became of one fault."""
+    """Outcome of one fault."""
 
     kind: str
     seed: int
     text: str = ""
     messages: list[str] = field(default_factory=list)
-    """What was said by reading, training and verifying, before any repair."""
+    """Messages of reading, training and verifying, before any repair."""
     wrong: list[str] = field(default_factory=list)
-    """What was read that is not as before, without an error."""
+    """Data that were read without an error and differ from before."""
     unexpected: list[str] = field(default_factory=list)
     repaired: bool = False
     trained: bool = False
 
 
 def train(manifest: Path, *, folder: Path) -> dict[str, Any]:
-    """Train TinyDet for an epoch, and return all of the checkpoint that depends on the data.
+    """Train TinyDet for an epoch, and return the parts of the checkpoint that depend on the data.
 
     Raises:
-        HaustraError: the warehouse is damaged, and says so.
+        HaustraError: The warehouse is damaged.
     """
     result = train_detector(
         TrainConfig(
@@ -106,7 +105,7 @@ def _read(case: Case, judgement: Judgement, *, golden_training: dict[str, Any] |
 
 
 def _repair(case: Case, injected: Injected, judgement: Judgement) -> None:
-    """Do what the messages tell to do, and compare the warehouse with the golden one."""
+    """Repair the warehouse as the messages advise, and compare it with the golden one."""
     scene = case.scene
     if injected.builds_second:
         build_warehouse(case.second_config)  # may take shards of the damaged first version
@@ -145,14 +144,14 @@ def _repair(case: Case, injected: Injected, judgement: Judgement) -> None:
 def judge(
     scene: Scene, *, kind: str, seed: int, folder: Path, golden_training: dict[str, Any] | None
 ) -> Judgement:
-    """Do one fault and what a user would do after it.
+    """Make one fault and follow the steps of a user after it.
 
     Args:
-        scene: to copy.
-        kind: of the fault.
-        seed: of the fault.
-        folder: an empty folder for the copy.
-        golden_training: what training gives on the sound warehouse; None not to train.
+        scene: Scene to copy.
+        kind: Kind of the fault.
+        seed: Seed of the fault.
+        folder: Empty folder for the copy.
+        golden_training: Result of training on the undamaged warehouse; None skips the training.
     """
     judgement = Judgement(kind=kind, seed=seed)
     versions = KINDS[kind].versions
@@ -160,7 +159,7 @@ def judge(
         with copied_case(scene, folder=folder, versions=versions, seed=seed) as case:
             injected = KINDS[kind].inject(case)
             judgement.text = injected.text
-            judgement.messages += [injected.said] if injected.said else []
+            judgement.messages += [injected.error] if injected.error else []
             _read(case, judgement, golden_training=golden_training)
             _say_or(judgement, lambda: _verify(case, judgement))
             files = (*injected.files, *(("manifest.json",) if not case.manifest.exists() else ()))

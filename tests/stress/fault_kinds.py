@@ -26,11 +26,11 @@ from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 
 DISK_FULL = 3
-"""Exit code of an ETL that met the end of its disk."""
+"""Exit code of an ETL whose disk was full."""
 MAX_OPERATIONS = 360
-"""As many as an ETL of the scene does on files below its output root; half where it mends one."""
+"""Number of file operations of an ETL of the scene; a repair has about half."""
 MAX_FILE_BYTES = 56_000
-"""A little more than the largest shard of the scene has."""
+"""Slightly more than the size of the largest shard of the scene."""
 CHANGING_EVENTS = {
     "open",
     "os.link",
@@ -46,17 +46,17 @@ CHANGING_EVENTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Injected:
-    """What was done."""
+    """A fault that was made."""
 
     text: str
     files: tuple[str, ...]
-    """Names of which an error has to hold one."""
-    said: str | None = None
-    """What an ETL said about the fault while it happened."""
+    """File names; an error must contain one of them."""
+    error: str | None = None
+    """Error of an ETL that ran during the fault."""
     leftovers: tuple[str, ...] = ()
-    """Files below the output root that nobody needs and nobody has to remove."""
+    """Files below the output root that are unused and may stay."""
     builds_second: bool = False
-    """Whether the second version is to be built beside the damaged first one."""
+    """True if the second version is built beside the damaged first one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,9 @@ class Kind:
 
     inject: Callable[[Case], Injected]
     versions: str
-    """What `copied_case` is to put there."""
+    """Versions that `copied_case` copies."""
     weight: int = 1
-    """How often it is drawn, relative to the others."""
+    """Relative frequency."""
 
 
 def _cut_short(path: Path, rng: random.Random) -> str:
@@ -86,7 +86,7 @@ def _flip_bit(path: Path, rng: random.Random) -> str:
 
 
 def _zero_block(path: Path, rng: random.Random) -> str:
-    """Write zeros over a block, as a write that was lost in a power cut leaves."""
+    """Overwrite a block with zeros, as a write that was lost in a power cut does."""
     data = bytearray(path.read_bytes())
     start = rng.randrange(-(-len(data) // 4096)) * 4096
     stop = min(start + 4096, len(data))
@@ -155,7 +155,7 @@ def _edit_manifest(case: Case) -> Injected:
 
 
 def _claim_other_content(case: Case) -> Injected:
-    """Let the first version's entry claim to be the shard that the second version lacks."""
+    """Make an entry of the first version claim the content of a shard of the second."""
     golden = json.loads(case.scene.golden[f"{case.scene.second}/manifest.json"])
     value = case.read_manifest()
     pairs = list(zip(value["shards"], golden["shards"], strict=True))
@@ -179,7 +179,7 @@ def _hurt_donor(case: Case) -> Injected:
 
 
 def _leave_temporary_files(case: Case) -> Injected:
-    """Leave what writers leave that were killed: parts of files under temporary names."""
+    """Leave parts of files under temporary names, as killed writers do."""
     written = []
     for path in case.rng.sample([*case.shard_files(), case.manifest], 3):
         data = path.read_bytes()
@@ -242,7 +242,7 @@ def _edit_record(case: Case) -> Injected:
 
 
 def _begin(case: Case) -> tuple[str, tuple[str, ...]]:
-    """Let the coming ETL build from nothing, or replace a version of which a file is damaged."""
+    """Prepare an empty output root, or one with a version of which a file is damaged."""
     if case.rng.random() < 0.5:
         return "", ("manifest.json",)
     shutil.copytree(case.scene.root / case.scene.first, case.folder)
@@ -301,7 +301,7 @@ def etl_dying(config: ETLConfig, *, operation: int) -> None:
 
 
 def etl_on_small_disk(config: ETLConfig, *, num_bytes: int) -> None:
-    """Run an ETL that cannot write a file of more than so many bytes."""
+    """Run an ETL that cannot write a file of more than `num_bytes`."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
     try:
         build_warehouse(config)
@@ -337,7 +337,7 @@ def _fill_disk(case: Case) -> Injected:
 
 
 class _ChangeAt(SilentProgress):
-    """Calls `change` when so many frames are decoded."""
+    """Calls `change` when `num_frames` are decoded."""
 
     def __init__(self, num_frames: int, change: Callable[[], None]) -> None:
         self.num_frames, self.change, self.is_decoding = num_frames, change, False
@@ -361,17 +361,17 @@ def _change_captures(case: Case) -> Injected:
         damages.append(_change_pixel)
     damage = case.rng.choice(damages)
     texts: list[str] = []
-    said = None
+    message = None
     at = case.rng.randrange(1, STOPPED_AFTER_FRAMES)
     try:
         build_warehouse(
             config, progress=_ChangeAt(at, lambda: texts.append(damage(path, case.rng)))
         )
     except HaustraError as error:
-        said = str(error)
+        message = str(error)
     path.write_bytes(whole)
     name = f"r{path.parts[-3].removeprefix('run_')}/{path.stem}"
-    return Injected(text=f"{name} {folder}: {texts[0]}", files=(name,), said=said)
+    return Injected(text=f"{name} {folder}: {texts[0]}", files=(name,), error=message)
 
 
 def _change_pixel(path: Path, _: random.Random) -> str:
@@ -422,7 +422,7 @@ KINDS: dict[str, Kind] = {
 
 
 def draw_kinds(num_faults: int) -> list[str]:
-    """Return the kind of each fault: the kinds in turn, each as often as its weight."""
+    """Return the kind of each fault: all kinds in turn, each as many times as its weight."""
     rounds = max(kind.weight for kind in KINDS.values())
     turn = [name for done in range(rounds) for name, kind in KINDS.items() if kind.weight > done]
     return [turn[index % len(turn)] for index in range(num_faults)]

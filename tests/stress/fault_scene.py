@@ -1,4 +1,4 @@
-"""What `faults.py` damages: small seeded captures, the warehouses built from them, and copies.
+"""Small seeded captures, the warehouses built from them, and copies of these to damage.
 
 Two versions lie under one output root. `first` holds all captures; `second` those in which one run
 has other pixels, so that it shares all other shards with `first` by hard links.
@@ -37,22 +37,22 @@ Files = dict[str, bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What every fault begins from; nobody changes it."""
+    """The state before every fault; it is never changed."""
 
     captures: Path
     captures_changed: Path
-    """The same with other pixels in one run: of the second version."""
+    """The same with other pixels in one run, for the second version."""
     root: Path
     """Output root with both versions."""
     first: str
     """Name of the first version's folder."""
     second: str
     interrupted: Path
-    """Output root with what an ETL of the first version left that was stopped half-way."""
+    """Output root that an ETL of the first version left when it was stopped half-way."""
     golden: Files
     """Both versions, by path below the output root."""
     observed: dict[SplitName, Any]
-    """What training and evaluation see of the first version."""
+    """The first version as training and evaluation see it."""
     etl_s: float
     """Seconds that the first version took."""
 
@@ -78,12 +78,12 @@ class Case:
 
     @property
     def config(self) -> ETLConfig:
-        """Of the ETL that gives the first version."""
+        """Settings of the ETL that builds the first version."""
         return etl_config(self.scene.captures, root=self.root)
 
     @property
     def second_config(self) -> ETLConfig:
-        """Of the ETL that gives the second version."""
+        """Settings of the ETL that builds the second version."""
         return etl_config(self.scene.captures_changed, root=self.root)
 
     def read_manifest(self) -> dict[str, Any]:
@@ -139,17 +139,17 @@ def write_captures(root: Path, *, changed_run: int | None) -> None:
 
 
 class StopAfter(SilentProgress):
-    """Stops an ETL after so many decoded frames, as Ctrl-C does."""
+    """Stops an ETL after `num_frames` decoded frames, as Ctrl-C does."""
 
     def __init__(self, num_frames: int) -> None:
         self.num_frames, self.is_decoding = num_frames, False
 
     def start(self, description: str, *, total: float) -> None:
-        """Note what begins."""
+        """Note whether decoding begins."""
         self.is_decoding = description == "etl"
 
     def update(self, completed: float, *, note: str = "") -> None:
-        """Stop where it is time."""
+        """Stop after the last frame."""
         if self.is_decoding and completed >= self.num_frames:
             raise KeyboardInterrupt
 
@@ -167,7 +167,7 @@ def observe(manifest: Path, *, split: SplitName) -> dict[str, Any]:
     """Return all that a training or an evaluation takes from one split, large things as digests.
 
     Raises:
-        HaustraError: the warehouse is damaged, and says so.
+        HaustraError: The warehouse is damaged.
     """
     opened = open_split(manifest, split=split)
     batch = opened.gather(np.arange(len(opened)))
@@ -219,14 +219,14 @@ def build_scene(folder: Path) -> Scene:
 
 @contextmanager
 def copied_case(scene: Scene, *, folder: Path, versions: str, seed: int) -> Iterator[Case]:
-    """Yield a case in an empty `folder`, which is removed in the end.
+    """Yield a case in an empty `folder`, which is removed at the end.
 
     Args:
-        scene: to copy.
-        folder: of the case.
-        versions: what is there: `none`, `first`, `both`, `linked` (both, sharing files) or
+        scene: Scene to copy.
+        folder: Folder of the case.
+        versions: Versions to copy: `none`, `first`, `both`, `linked` (both, sharing files) or
             `interrupted`.
-        seed: of the fault.
+        seed: Seed of the fault.
     """
     root = folder / "warehouse"
     names = {"first": (scene.first,), "both": (scene.first, scene.second)}

@@ -12,7 +12,7 @@ from haustra.core.digests import digest_file
 
 Edit = Callable[[dict[str, Any], Case], None]
 PLACE = ("file", "num_bytes", "sha256", "content")
-"""Fields of a shard's entry that say which file it is."""
+"""Fields of a shard's entry that identify its file."""
 
 
 def _two_shards(
@@ -82,7 +82,7 @@ def _edit_sha256(value: dict[str, Any], case: Case) -> None:
 
 
 def _edit_to_other_pixels(value: dict[str, Any], case: Case) -> None:
-    """Let a shard's entry name the other version's shard of the same frames."""
+    """Make a shard's entry name the other version's shard of the same frames."""
     second = json.loads((case.root / case.scene.second / "manifest.json").read_text())
     at = [
         index

@@ -18,7 +18,7 @@ HAUSTRA = (sys.executable, "-c", "from haustra.cli.main import main; main()")
 NUM_KILLS = 20
 SMALL_DISK_BYTES = 64_000_000
 EPOCHS = {"tiny": 60, "big": 16}
-"""Enough that no training ends between two kills."""
+"""Number of epochs; no training of them ends between two kills."""
 FAULT_EPOCHS = 8
 
 pytestmark = [pytest.mark.slow, pytest.mark.stress]
@@ -88,7 +88,7 @@ def test_a_training_killed_twenty_times_ends_with_the_same_weights(
 def break_and_resume(
     manifest: Path, checkpoint: Path, *, fault: Callable[[], Callable[[], object]]
 ) -> None:
-    """Break something once there is a checkpoint, mend it, and continue to the same weights."""
+    """Break something once there is a checkpoint, repair it, and continue to the same weights."""
     whole = checkpoint.with_name("whole.bin")
     finish(start(manifest, whole, model="tiny", epochs=FAULT_EPOCHS))
     expected = digest(whole)
@@ -97,9 +97,9 @@ def break_and_resume(
     numbers = steps(process)
     while not checkpoint.exists():
         next(numbers)
-    mend = fault()
+    repair = fault()
     _, errors = process.communicate()
-    mend()
+    repair()
     assert (process.returncode, errors.count("\n")) == (2, 1), errors
     read_checkpoint(checkpoint)  # the last one is whole
     finish(start(manifest, checkpoint, model="tiny", epochs=FAULT_EPOCHS, store="stream"))
@@ -121,7 +121,7 @@ def test_a_training_whose_warehouse_vanishes_ends_with_one_line_and_continues(
 
 @contextmanager
 def mounted(folder: Path, *options: str) -> Iterator[Path]:
-    """Mount a file system of its own on a folder."""
+    """Mount a separate file system on a folder."""
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], check=True)
     try:
@@ -131,7 +131,7 @@ def mounted(folder: Path, *options: str) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Callable[[], object]:
-    """Leave no room on a disk; return a function that gives it back."""
+    """Fill a disk; return a function that empties it."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -143,7 +143,7 @@ def fill(folder: Path) -> Callable[[], object]:
 
 
 def make_read_only(folder: Path) -> Callable[[], object]:
-    """Cover a folder by an empty read-only disk; return a function that uncovers it."""
+    """Mount an empty read-only disk over a folder; return a function that unmounts it."""
     options = ("-t", "tmpfs", "-o", "ro", "tmpfs", str(folder))
     subprocess.run(["mount", *options], check=True)
     return lambda: subprocess.run(["umount", str(folder)], check=True)
