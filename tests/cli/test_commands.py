@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -245,11 +246,10 @@ def test_eval_prints_and_stores_intervals(
     assert run([*measure, "--bootstrap", "20", "--bootstrap-seed", "3"]) == 0
     stored = json.loads(metrics.read_text())["bootstrap"]
     assert (stored["num_resamples"], stored["seed"]) == (20, 3)
-    low, high = stored["ap50"]
-    groups = stored["num_groups"]
-    (line,) = [text for text in capsys.readouterr().out.splitlines() if "interval" in text]
-    assert line.startswith(f"95 % interval over groups: AP50 {low:.3f} to {high:.3f}, AP75 ")
-    assert line.endswith(f"({groups} groups, 20 resamples)")
+    printed = capsys.readouterr().out
+    for name, end in zip((r"95% from", "to"), stored["ap50"], strict=True):
+        assert re.search(rf"^  {name} +{end:.3f} ", printed, flags=re.MULTILINE)
+    assert f"95% intervals: 20 resamples of {stored['num_groups']} groups\n" in printed
 
 
 def test_eval_refuses_an_empty_split_and_another_size(

@@ -13,9 +13,8 @@ from haustra.core.letterbox import ResizeMode
 from haustra.core.operating_point import OperatingPoint
 from haustra.evaluation.config import EvalConfig
 from haustra.evaluation.evaluation import Evaluation
-from haustra.evaluation.gallery import spread_evenly
+from haustra.evaluation.gallery import choose_examples, spread_evenly
 from haustra.evaluation.metrics import box_metrics
-from haustra.evaluation.report import worst_mistakes
 from haustra.evaluation.results import EvaluationResult
 from haustra.evaluation.stage import evaluate_detector
 from haustra.training.config import TrainConfig
@@ -52,12 +51,27 @@ def test_mistakes_come_worst_first_and_duplicates_are_none() -> None:
         truths=truths,
         predictions=predictions,
     )
-    missed, alarmed = worst_mistakes(evaluation)
-    assert missed.tolist() == [2, 1]
-    assert alarmed.tolist() == [4, 3]
-    assert worst_mistakes(evaluation, count=1)[0].tolist() == [2]
-    assert spread_evenly(evaluation, count=3).tolist() == [0, 2, 5]
-    assert spread_evenly(evaluation, count=99).tolist() == [0, 1, 2, 3, 4, 5]
+    examples = choose_examples(evaluation)
+    assert (examples.misses, examples.false_alarms) == ([2, 1], [4, 3])
+    assert choose_examples(evaluation, count=1).misses == [2]
+    assert spread_evenly(evaluation, count=3) == [0, 2, 5]
+    assert spread_evenly(evaluation, count=99) == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_typical_hit_has_the_median_score_of_the_frames_without_a_mistake() -> None:
+    pairs = [
+        (detections((SMALL, 1)), detections((SMALL, 0.9))),
+        (detections((SMALL, 1)), detections((SMALL, 0.5))),
+        (detections((SMALL, 1)), detections((SMALL, 0.7))),
+        (detections((SMALL, 1)), detections((SMALL, 0.8), (LARGE, 0.8))),  # and a false box
+        (detections((SMALL, 1), (LARGE, 1)), detections((SMALL, 0.8))),  # and a miss
+        (detections(), detections()),
+    ]
+    truths, predictions = map(list, zip(*pairs, strict=True))
+    metrics = box_metrics(truths, predictions, threshold=0.3)
+    examples = choose_examples(Evaluation(metrics=metrics, truths=truths, predictions=predictions))
+    assert examples.hit == 2
+    assert examples.titles() == {2: "A hit", 4: "A miss", 3: "A false box"}
 
 
 def test_of_frames_close_in_time_only_the_worst_mistake_is_shown() -> None:
@@ -69,9 +83,10 @@ def test_of_frames_close_in_time_only_the_worst_mistake_is_shown() -> None:
         predictions=predictions,
         frames=[frame(index, truth) for index, truth in enumerate(truths)],
     )
-    missed, alarmed = worst_mistakes(evaluation)
-    assert alarmed.tolist() == [39, 24, 9]
-    assert len(missed) == 3
+    examples = choose_examples(evaluation)
+    assert examples.false_alarms == [39, 24, 9]
+    assert len(examples.misses) == 3
+    assert len(examples.titles()) == 2  # no frame is shown twice
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +116,11 @@ def test_the_report_shows_mistakes_only_where_there_are_some(
         names[predict] = {path.name for path in (tmp_path / "report").iterdir()}
         assert {path.name for path in result.report} == names[predict]
         page = (tmp_path / "report" / "report.html").read_text()
-        assert page.count("<figure>") == (16 if predict is wrong else 0)
+        titles = ["A miss", "A false box"] if predict is wrong else ["A hit"]
+        assert re.findall("<b>(A .*)</b>", page) == titles
+        assert page.count("<figure>") == len(titles) + 12 + (16 if predict is wrong else 0)
+        assert ("Missed polyps" in page) == ("False boxes, the" in page) == (predict is wrong)
+        assert not re.search("<h2>(Lesions|Alarms|Degraded images)</h2>", page)
     always = {"report.html", "report.json", "curves.png", "clinical.png", "gallery.png"}
     assert names[wrong] == always | {"misses.png", "false_alarms.png"}
     assert names[right] == always
@@ -150,8 +169,16 @@ def test_the_report_needs_no_other_file_and_shows_the_intervals(
     assert result.intervals is not None
     assert result.intervals.num_groups == split.manifest.splits["train"].groups
     page = (tmp_path / "report.html").read_text()
-    assert "<tr><th>AP50</th><td>1.0000</td><td>[1.0000, 1.0000]</td></tr>" in page
-    assert f"10 resamples of {result.intervals.num_groups} groups" in page
+    text = " ".join(re.sub("<.*?>", " ", page.split("</style>")[1]).split())
+    num_groups, num_truths = result.intervals.num_groups, result.evaluation.metrics.num_truths
+    assert "Sensitivity 100.0% " in text
+    assert "False-positive rate 0.0% 0 of " in text
+    assert "clean frames are too few for a false-positive rate: use 22 or more" in text
+    assert (
+        f"AP50 1.000 1.000 to 1.000 , 95% interval {num_truths} labeled polyps in "
+        f"{result.evaluation.metrics.num_images} images of {num_groups} groups"
+    ) in text
+    assert f"10 resamples of {num_groups} groups" in text
     sources = re.findall(r'(?:src|href)="([^"]{1,40})', page)
     assert sources
     assert all(source.startswith("data:image/") for source in sources)
@@ -177,7 +204,7 @@ def test_captures_are_measured_in_time_and_the_report_leads_to_the_frames(
         "threshold 0.3: the default, not fitted",
         "r000/disc_0",
         "all 4 lesions",
-        "hold-off  kept on from",
+        "hold-off  off below",
         "recall when degraded",
         "leakage: which groups it was trained on is not known",
     ):
@@ -187,6 +214,12 @@ def test_captures_are_measured_in_time_and_the_report_leads_to_the_frames(
     assert [row["hold_off_frames"] for row in measured["alarms"]["rows"]] == [0, 3, 6, 15]
     assert len(measured["lesions"]["rows"]) == 4
     page = (report / "report.html").read_text()
+    assert "False alarms a minute <b>" in page
+    assert re.findall("<h2>(Lesions|Alarms|Degraded images)</h2>", page) == [
+        "Lesions",
+        "Alarms",
+        "Degraded images",
+    ]
     links = re.findall(r'<a href="([^"]+)">', page)
     assert links
     for link in links:
@@ -216,6 +249,27 @@ def test_captures_in_no_known_time_order_have_no_lesions_and_no_alarms(
     assert (measured["lesions"], measured["alarms"]) == (None, None)
 
 
+def test_names_from_the_data_are_text_on_the_page(tmp_path: Path, manifest: Path) -> None:
+    folder = tmp_path / "a <b> & c"
+    write_captures(folder, num_runs=1, frames_per_run=2)
+    weights, report = tmp_path / "detector.bin", tmp_path / "report"
+    write_lively_checkpoint(weights, manifest=manifest, kind="big")
+    main(
+        [
+            "eval",
+            "--captures",
+            str(folder),
+            "--detector-weights",
+            str(weights),
+            "--report",
+            str(report),
+        ]
+    )
+    page = (report / "report.html").read_text()
+    assert "a &lt;b&gt; &amp; c" in page
+    assert "a <b>" not in page
+
+
 def test_frames_are_printed_by_the_names_of_their_rates(
     tmp_path: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,14 +281,14 @@ def test_frames_are_printed_by_the_names_of_their_rates(
     frames = json.loads(metrics.read_text())["frames"]
     num_lesion, num_clean = frames["num_lesion_frames"], frames["num_clean_frames"]
     assert 0 < num_clean < 22
-    for text in (
-        f"sensitivity {frames['sensitivity']:.1%} "
-        f"({frames['true_positives']} of {num_lesion} with a polyp)",
-        f"false-positive rate {frames['false_positive_rate']:.1%} "
-        f"({frames['false_positives']} of {num_clean} clean)",
+    sensitivity, rate = f"{frames['sensitivity']:.1%}", f"{frames['false_positive_rate']:.1%}"
+    hits, alarms = frames["true_positives"], frames["false_positives"]
+    for pattern in (
+        rf"sensitivity +{sensitivity} .* {hits} of {num_lesion} with a polyp",
+        rf"false-positive rate +{rate} .* {alarms} of {num_clean} clean",
         f"{num_clean} clean frames are too few for a false-positive rate",
     ):
-        assert text in printed
+        assert re.search(pattern, printed)
 
 
 def test_groups_that_were_trained_on_are_a_leak_that_is_named(

@@ -1,22 +1,23 @@
 """`haustra eval`."""
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from haustra.cli.scores import (
-    print_alarms,
-    print_comparison,
-    print_degradations,
-    print_frames,
-    print_intervals,
-    print_lesions,
-    print_scores,
+from haustra.cli.scores import print_evaluation
+from haustra.cli.terminal import (
+    build_progress,
+    print_json,
+    print_lines,
+    print_problems,
+    print_table,
 )
-from haustra.cli.terminal import build_progress, print_json, print_lines, print_problems
 from haustra.core.backend_names import wanted_backend
+from haustra.evaluation.compare import Comparison
 from haustra.evaluation.config import EvalConfig
+from haustra.evaluation.tables import comparison_table
 
 
 def evaluate(
@@ -42,7 +43,7 @@ def evaluate(
         if as_json:
             print_json(comparison.to_json())
         else:
-            print_comparison(comparison, paths=config.compare)
+            _print_comparison(comparison, paths=config.compare)
         return
     result = evaluate_detector(config, open_detector=opener, progress=progress)
     if as_json:
@@ -53,23 +54,19 @@ def evaluate(
     name: str = "captures" if config.captures is not None else config.split_name
     if config.shuffle_labels_seed is not None:
         name += " (labels shuffled)"
-    print_scores({name: result.evaluation.metrics})
-    point = result.operating_point
-    text = f"threshold {point.objectness:.3g}: {result.summary['threshold_from']}"
-    if point.fitted is not None:
-        text += (
-            f"; hold-off {point.hold_off_frames} frames, kept on from {point.lower_threshold:.3g}"
-        )
-    print_lines([text])
-    if result.intervals is not None:
-        print_intervals(result.intervals)
-    print_frames(result.frames, calibration=result.calibration)
-    if result.lesions is not None:
-        print_lesions(result.lesions)
-    if result.alarms is not None:
-        print_alarms(result.alarms)
-    if result.degradations is not None:
-        print_degradations(result.degradations)
+    print_evaluation(result, name=name)
     print_problems(result.notes)
     written = [*result.report, config.metrics_out, config.predictions_out]
     print_lines(f"wrote {path}" for path in written if path)
+
+
+def _print_comparison(comparison: Comparison, *, paths: tuple[Path, Path]) -> None:
+    table = comparison_table(comparison)
+    print_lines([f"A {paths[0]}", f"B {paths[1]}"])
+    print_table(table.columns, rows=table.rows)
+    print_lines(
+        [
+            f"{comparison.num_images} images, {comparison.num_groups} groups, "
+            f"{comparison.num_resamples} resamples, paired"
+        ]
+    )

@@ -1,9 +1,8 @@
 """Alarms: how often boxes appear on nothing, run by run, and what hold-off saves and costs."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -51,10 +50,6 @@ class AlarmTier:
     minutes: float
     rows: list[AlarmRow]
     """By hold-off; the operating point's own comes last where it is none of them."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +153,12 @@ def alarm_row(
         if shown.num_lesion_frames
         else None,
     )
+
+
+def operating_row(alarms: AlarmTier, *, point: OperatingPoint) -> AlarmRow:
+    """Return the row of the operating point's own hold-off and hysteresis."""
+    own = (point.hold_off_frames, point.lower_threshold)
+    return next(row for row in alarms.rows if (row.hold_off_frames, row.lower_threshold) == own)
 
 
 def alarm_tier(

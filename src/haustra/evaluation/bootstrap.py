@@ -10,15 +10,14 @@ once; a resample only sorts the scores anew and counts.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from haustra.core.detections import Detections
 from haustra.core.progress import Progress, SilentProgress, track
-from haustra.evaluation.frame_tier import is_flagged
+from haustra.evaluation.frame_tier import LEAST_THRESHOLD, frame_scores
 from haustra.evaluation.metrics import count_at_threshold, precision_recall_f1
 
 LEVEL_PERCENT = 95
@@ -26,6 +25,9 @@ COCO_IOUS = np.linspace(0.5, 0.95, 10)
 COCO_RECALLS = np.linspace(0.0, 1.0, 101)
 COCO_MAX_DETECTIONS = 100
 """Best detections of an image that take part in average precision."""
+
+FEW_GROUPS = 20
+"""With fewer groups the percentile interval is too narrow; one group gives a single point."""
 
 Interval = tuple[float, float]
 
@@ -47,13 +49,9 @@ class BootstrapIntervals:
     recall: Interval
     f1: Interval
     sensitivity: Interval | None
-    """Of frames, at the same threshold. None without a frame that shows a polyp."""
+    """Share of the frames with a polyp that are flagged; None where no draw changes it."""
     false_positive_rate: Interval | None
-    """Of frames, at the same threshold. None without a clean frame."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+    """Share of the clean frames that are flagged; None where no draw changes it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,6 +168,16 @@ def _match_at_coco_ious(truth: Detections, prediction: Detections) -> NDArray[np
     return hits
 
 
+def _flagged(
+    truths: Sequence[Detections], predictions: Sequence[Detections], *, threshold: float
+) -> NDArray[np.bool_]:
+    """Return whether the frame tier counts each image as flagged, [I]."""
+    has_polyp = np.array([len(truth) > 0 for truth in truths])
+    scores = np.zeros(len(truths))
+    scores[has_polyp], scores[~has_polyp] = frame_scores(truths, predictions)
+    return scores >= max(threshold, LEAST_THRESHOLD)
+
+
 def match_images(
     truths: Sequence[Detections], predictions: Sequence[Detections], *, threshold: float
 ) -> MatchedImages:
@@ -192,12 +200,7 @@ def match_images(
         num_detections=np.array([matched.shape[1] for matched in hits]),
         num_truths=np.array([len(truth) for truth in truths]),
         counts=np.array([(c.hits, c.misses, c.false_alarms) for c in counts]),
-        flagged=np.array(
-            [
-                is_flagged(truth, prediction.above(threshold))
-                for truth, prediction in zip(truths, predictions, strict=True)
-            ]
-        ),
+        flagged=_flagged(truths, predictions, threshold=threshold),
     )
 
 
@@ -262,6 +265,11 @@ def bootstrap_intervals(
         defined = values[name][~np.isnan(values[name])]
         return percentile_interval(defined) if len(defined) else None
 
+    def of_rate(name: str) -> Interval | None:
+        # Where none is flagged, an interval from 0 to 0 would promise too much.
+        ends = of_defined(name)
+        return None if ends is None or ends[0] == ends[1] else ends
+
     return BootstrapIntervals(
         num_resamples=num_resamples,
         seed=seed,
@@ -272,6 +280,16 @@ def bootstrap_intervals(
         precision=percentile_interval(values["precision"]),
         recall=percentile_interval(values["recall"]),
         f1=percentile_interval(values["f1"]),
-        sensitivity=of_defined("sensitivity"),
-        false_positive_rate=of_defined("false_positive_rate"),
+        sensitivity=of_rate("sensitivity"),
+        false_positive_rate=of_rate("false_positive_rate"),
+    )
+
+
+def few_groups_note(intervals: BootstrapIntervals | None) -> str | None:
+    """Return a warning where the groups are too few for the intervals."""
+    if intervals is None or intervals.num_groups >= FEW_GROUPS:
+        return None
+    return (
+        f"the intervals are too narrow: {intervals.num_groups} groups are few, use {FEW_GROUPS} "
+        "or more"
     )

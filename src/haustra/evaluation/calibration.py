@@ -6,8 +6,7 @@ Multivariate Confidence Calibration for Object Detection.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -45,10 +44,6 @@ class Calibration:
     right_counts: list[int]
     """Right boxes by bin."""
     wrong_counts: list[int]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 def calibrate(truths: Sequence[Detections], predictions: Sequence[Detections]) -> Calibration:

@@ -5,19 +5,19 @@ https://arxiv.org/abs/2608.13711). Its rule for "flagged" is any overlap with a 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from haustra.core.boxes import iou_matrix
 from haustra.core.detections import Detections
 from haustra.core.errors import MissingExtraError
 from haustra.evaluation.frames import Lesion
+from haustra.evaluation.metrics import to_coco
 
 FLAGGED_IOU = 0.0
 """Strictly more overlap than this is enough (TRUE-Colon)."""
+LEAST_THRESHOLD = 1e-9
+"""A threshold of 0 would flag frames without a detection, whose score is 0."""
 FEW_CLEAN_FRAMES = 22
 """With fewer clean frames the false-positive rate is a guess.
 
@@ -41,45 +41,23 @@ def import_true_colon() -> Any:
     return true_colon
 
 
-def _entries(boxes_px: NDArray[np.float64], *, index: int) -> list[dict[str, Any]]:
-    return [
-        {"image_id": str(index), "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
-        for x0, y0, x1, y1 in boxes_px.tolist()
-    ]
-
-
 def to_true_colon(
     truths: Sequence[Detections],
     predictions: Sequence[Detections],
     *,
     lesions: Sequence[tuple[Lesion | None, ...]] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return labels and detections as true-colon takes them, images named by their number."""
-    labels: dict[str, Any] = {
-        "images": [{"id": str(index)} for index in range(len(truths))],
-        "annotations": [],
-    }
-    detections = []
-    for index, (truth, prediction) in enumerate(zip(truths, predictions, strict=True)):
-        entries = _entries(truth.boxes_px, index=index)
-        for entry, lesion in zip(entries, lesions[index] if lesions else (), strict=bool(lesions)):
+    """Return labels and detections as true-colon takes them: COCO's, image ids as text from 0."""
+    labels, detections = to_coco(truths, predictions)
+    labels["images"] = [{"id": str(index)} for index in range(len(truths))]
+    for entry in (*labels["annotations"], *detections):
+        entry["image_id"] = str(entry["image_id"] - 1)
+    if lesions is not None:
+        every = chain.from_iterable(lesions)
+        for annotation, lesion in zip(labels["annotations"], every, strict=True):
             if lesion is not None:
-                entry["unique_id"] = lesion.lesion_id
-        labels["annotations"] += entries
-        detections += [
-            entry | {"score": score}
-            for entry, score in zip(
-                _entries(prediction.boxes_px, index=index), prediction.scores.tolist(), strict=True
-            )
-        ]
+                annotation["unique_id"] = lesion.lesion_id
     return labels, detections
-
-
-def is_flagged(truth: Detections, shown: Detections) -> bool:
-    """Return whether shown boxes flag a frame: one touches a label, or it is clean and has one."""
-    if not len(truth):
-        return len(shown) > 0
-    return bool((iou_matrix(truth.boxes_px, shown.boxes_px) > FLAGGED_IOU).any())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +81,6 @@ class FrameTier:
     f1: float
     f2: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class FrocCurves:
@@ -119,10 +93,6 @@ class FrocCurves:
     """FROC's axis."""
     flagged_clean_share: list[float] | None
     """AFROC's axis: share of the clean frames with a box; None without any."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 def frame_scores(
@@ -142,7 +112,7 @@ def frame_tier(
     """Count flagged frames at a score threshold above 0."""
     scores = frame_scores(truths, predictions)
     found = import_true_colon().compute_frame_metrics(
-        {}, [], iou_thr=FLAGGED_IOU, conf=max(threshold, 1e-9), scores=scores
+        {}, [], iou_thr=FLAGGED_IOU, conf=max(threshold, LEAST_THRESHOLD), scores=scores
     )
     has_lesions, has_clean = bool(scores[0]), bool(scores[1])
     return FrameTier(

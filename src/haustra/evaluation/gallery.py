@@ -1,87 +1,171 @@
-"""Pictures of evaluated frames with their labels and what was found, side by side."""
+"""Pictures of evaluated frames with their labels and what was found: which ones, and drawn."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.core.boxes import box_areas
 from haustra.core.detections import Detections
 from haustra.core.drawing import PREDICTION_RGB, TRUTH_RGB, draw_boxes, draw_text
 from haustra.core.images import write_png
 from haustra.core.letterbox import Letterbox
+from haustra.core.paths import StrPath
 from haustra.evaluation.evaluation import Evaluation
 from haustra.evaluation.frames import FrameSource
+from haustra.evaluation.metrics import match_detections
 
 NUM_PICTURES = 12
+NUM_MISTAKES = 8
+NEAR_FRAMES = 15
+"""Frames of a run that are less far apart look alike."""
 PICTURE_SIDE_PX = 288
 
 Image = NDArray[np.uint8]
 
 
-def write_gallery(path: Path, *, evaluation: Evaluation, source: FrameSource) -> None:
+def write_gallery(path: StrPath, *, evaluation: Evaluation, source: FrameSource) -> None:
     """Write pictures of frames spread evenly over all as one PNG, whole or not at all.
 
     Args:
-        path: the PNG file.
-        evaluation: what was found, shown at its threshold.
-        source: of the evaluated frames.
+        path: The PNG file.
+        evaluation: Labels and detections, which are shown from its threshold on.
+        source: The evaluated frames.
     """
     tiles = draw_tiles(evaluation, source=source, indices=spread_evenly(evaluation))
-    write_png(path, image_rgb=sheet_of(tiles))
+    write_png(Path(path), image_rgb=sheet_of(list(tiles.values())))
 
 
-def spread_evenly(evaluation: Evaluation, *, count: int = NUM_PICTURES) -> NDArray[np.int64]:
+def spread_evenly(evaluation: Evaluation, *, count: int = NUM_PICTURES) -> list[int]:
     """Return the numbers of `count` images (fewer if there are fewer) spread over all."""
     last = len(evaluation.truths) - 1
-    return np.unique(np.linspace(0, last, count).round().astype(np.int64))
+    return sorted({round(number) for number in np.linspace(0, last, count).tolist()})
 
 
-def _to_stored(detections: Detections, *, letterbox: Letterbox) -> Detections:
-    """Map detections from the source image to the stored, letterboxed one, in its pixels."""
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Images that show how a detector does, by their number."""
+
+    hit: int | None
+    """An image on which all labels and nothing else is found; the median one by its best score."""
+    misses: list[int]
+    """Images with the largest missed polyps, the largest first."""
+    false_alarms: list[int]
+    """Images with the false boxes of the highest scores, the highest first."""
+
+    def titles(self) -> dict[int, str]:
+        """Return one image of each kind that there is, all different, with its title."""
+        hits = [] if self.hit is None else [self.hit]
+        titles: dict[int, str] = {}
+        kinds = (("A hit", hits), ("A miss", self.misses), ("A false box", self.false_alarms))
+        for title, indices in kinds:
+            unused = [index for index in indices if index not in titles]
+            titles |= dict.fromkeys(unused[:1], title)
+        return titles
+
+
+def choose_examples(evaluation: Evaluation, *, count: int = NUM_MISTAKES) -> Examples:
+    """Choose a typical hit and the worst `count` mistakes of each kind, at IoU 0.5.
+
+    A second box on a polyp that is found is a duplicate, not a false alarm. Of frames that follow
+    each other in time, only the worst is taken.
+    """
+    threshold = evaluation.metrics.at_threshold.threshold
+    hits: list[tuple[float, int]] = []
+    missed: list[tuple[float, int]] = []
+    alarmed: list[tuple[float, int]] = []
+    pairs = zip(evaluation.truths, evaluation.predictions, strict=True)
+    for index, (truth, prediction) in enumerate(pairs):
+        shown = prediction.above(threshold)
+        matched, duplicate, _ = match_detections(truth, shown)
+        shares = box_areas(truth.boxes_px) / np.prod(truth.image_size_wh)
+        left = np.delete(shares, matched[matched >= 0])
+        if len(left):
+            missed.append((float(left.max()), index))
+        wrong = shown.scores[(matched < 0) & ~duplicate]
+        if len(wrong):
+            alarmed.append((float(wrong.max()), index))
+        if len(truth) and len(shown) == len(truth) and not len(left):
+            hits.append((float(shown.scores.max()), index))
+    return Examples(
+        hit=sorted(hits)[len(hits) // 2][1] if hits else None,
+        misses=_worst(missed, evaluation=evaluation, count=count),
+        false_alarms=_worst(alarmed, evaluation=evaluation, count=count),
+    )
+
+
+def _worst(found: list[tuple[float, int]], *, evaluation: Evaluation, count: int) -> list[int]:
+    chosen: list[int] = []
+    for _, index in sorted(found, reverse=True):
+        if len(chosen) == count:
+            break
+        if not any(_are_near(evaluation, index, other) for other in chosen):
+            chosen.append(index)
+    return chosen
+
+
+def _are_near(evaluation: Evaluation, a: int, b: int) -> bool:
+    """Return whether two frames of one run are so close in time that they look alike."""
+    if not evaluation.frames:
+        return False
+    one, other = evaluation.frames[a], evaluation.frames[b]
+    if one.number is None or other.number is None or one.run_id != other.run_id:
+        return False
+    return abs(one.number - other.number) < NEAR_FRAMES
+
+
+def _to_tile(detections: Detections, *, letterbox: Letterbox, factor: float) -> Detections:
+    """Map detections from the source image to the stored, letterboxed one, enlarged."""
     size_wh = letterbox.target_size_wh
     boxes = letterbox.boxes_to_target(detections.boxes_px) * np.tile(size_wh, 2)
-    return Detections(boxes_px=boxes, scores=detections.scores, image_size_wh=size_wh)
+    return Detections(
+        boxes_px=boxes * factor,
+        scores=detections.scores,
+        image_size_wh=(round(size_wh[0] * factor), round(size_wh[1] * factor)),
+    )
 
 
-def _draw_tile(image: Image, evaluation: Evaluation, index: int) -> Image:
+def _draw_tile(image: Image, evaluation: Evaluation, index: int, *, side_px: int) -> Image:
     """Return one frame with labels (blue) and shown detections (green)."""
-    factor = PICTURE_SIDE_PX / image.shape[0]
+    factor = side_px / image.shape[0]
     tile = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     threshold = evaluation.metrics.at_threshold.threshold
-    pair = (evaluation.truths[index], evaluation.predictions[index].above(threshold))
+    letterbox = evaluation.frames[index].letterbox
     truth, shown = (
-        Detections(
-            boxes_px=stored.boxes_px * factor,
-            scores=stored.scores,
-            image_size_wh=(tile.shape[1], tile.shape[0]),
-        )
-        for stored in (
-            _to_stored(found, letterbox=evaluation.frames[index].letterbox) for found in pair
-        )
+        _to_tile(found, letterbox=letterbox, factor=factor)
+        for found in (evaluation.truths[index], evaluation.predictions[index].above(threshold))
     )
     drawn = draw_boxes(
         np.asarray(tile, dtype=np.uint8), truth, rgb=TRUTH_RGB, labels=[""] * len(truth)
     )
     drawn = draw_boxes(drawn, shown, rgb=PREDICTION_RGB)
-    caption = f"{len(truth)} labelled, {len(shown)} found"
+    caption = f"{len(truth)} labeled, {len(shown)} found"
     draw_text(drawn, caption, top_left_xy=(0, drawn.shape[0]), rgb=(235, 235, 235))
     return drawn
 
 
 def draw_tiles(
-    evaluation: Evaluation, *, source: FrameSource, indices: NDArray[np.int64]
-) -> list[Image]:
-    """Return pictures of some frames with labels and detections, in the order of `indices`."""
-    numbers = {evaluation.frames[index].sample_id: int(index) for index in indices}
+    evaluation: Evaluation,
+    *,
+    source: FrameSource,
+    indices: Sequence[int],
+    side_px: int = PICTURE_SIDE_PX,
+) -> dict[int, Image]:
+    """Return pictures of some frames with labels and detections by number, as in `indices`."""
+    numbers = {evaluation.frames[index].sample_id: index for index in indices}
     drawn = {
-        frame.sample_id: _draw_tile(image, evaluation, numbers[frame.sample_id])
+        numbers[frame.sample_id]: _draw_tile(
+            image, evaluation, numbers[frame.sample_id], side_px=side_px
+        )
         for frame, image in source.read(list(numbers))
     }
-    return [drawn[sample_id] for sample_id in numbers]
+    return {index: drawn[index] for index in numbers.values()}
 
 
-def sheet_of(tiles: list[Image]) -> Image:
+def sheet_of(tiles: Sequence[Image]) -> Image:
     """Return pictures of one size as one, four in a row."""
     columns = min(4, len(tiles))
     filled = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % columns)]

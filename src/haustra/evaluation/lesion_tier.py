@@ -5,8 +5,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,10 +80,6 @@ class LesionTier:
     mean_first_detection_s: float | None
     mean_flicker_per_s: float
     rows: list[LesionRow]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 def mean_of_known(values: Sequence[float | None]) -> float | None:

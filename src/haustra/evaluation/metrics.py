@@ -19,6 +19,11 @@ from haustra.core.detections import Detections
 from haustra.core.errors import MissingExtraError
 
 MATCH_IOU = 0.5
+COCO_STATS = (
+    *("ap50_95", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("ar_1", "ar_10", "ar_100"),
+)
+"""The first numbers of a COCO evaluation, in its order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +65,7 @@ class ThresholdMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxMetrics:
-    """All of tier 1."""
+    """All metrics of boxes."""
 
     num_images: int
     num_truths: int
@@ -137,37 +142,16 @@ def average_precision(
     if not ground_truth["annotations"]:
         return AveragePrecision(**dict.fromkeys(AveragePrecision.__annotations__))
     if not detections:
-        # COCO's loader refuses an empty list; nothing found is an average precision of zero.
-        sizes = np.sqrt([annotation["area"] for annotation in ground_truth["annotations"]])
-        return AveragePrecision(
-            ap50=0.0,
-            ap75=0.0,
-            ap50_95=0.0,
-            ap_small=0.0 if (sizes < 32).any() else None,
-            ap_medium=0.0 if ((sizes >= 32) & (sizes < 96)).any() else None,
-            ap_large=0.0 if (sizes >= 96).any() else None,
-            ar_1=0.0,
-            ar_10=0.0,
-            ar_100=0.0,
-        )
+        # COCO's loader refuses an empty list, so a box without an area stands for nothing found.
+        detections = _coco_entries(np.zeros((1, 4)), image_id=1)
+        detections[0]["score"] = 0.0
     with contextlib.redirect_stdout(io.StringIO()):
         truth_set = COCO(ground_truth)
         evaluation = COCOeval_faster(truth_set, truth_set.loadRes(detections), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    names = {
-        "ap50_95": 0,
-        "ap50": 1,
-        "ap75": 2,
-        "ap_small": 3,
-        "ap_medium": 4,
-        "ap_large": 5,
-        "ar_1": 6,
-        "ar_10": 7,
-        "ar_100": 8,
-    }
-    values = {name: float(evaluation.stats[index]) for name, index in names.items()}
+    values = dict(zip(COCO_STATS, evaluation.stats.tolist(), strict=False))
     # COCO writes -1 where there is no truth of that size.
     return AveragePrecision(**{name: v if v >= 0 else None for name, v in values.items()})
 

@@ -1,5 +1,10 @@
-"""The plots of an evaluation: learning curves, precision and recall, FROC, calibration, alarms."""
+"""The plots of an evaluation: learning curves, precision and recall, FROC, calibration, alarms.
 
+A panel is a function that draws on one pair of axes; panels without data are left out.
+"""
+
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +12,16 @@ import numpy as np
 
 from haustra.core.boxes import FloatArray
 from haustra.core.errors import MissingExtraError
+from haustra.evaluation.calibration import Calibration
+from haustra.evaluation.degrade import KINDS, SEVERITIES, DegradationResult
 from haustra.evaluation.evaluation import Evaluation
 from haustra.evaluation.metrics import match_detections
+from haustra.evaluation.results import EvaluationResult
+
+COLUMNS = 3
+PANEL_WIDTH_IN, PANEL_HEIGHT_IN = 4.3, 3.7
+
+Panel = Callable[[Any], None]
 
 
 def import_pyplot() -> Any:
@@ -20,11 +33,26 @@ def import_pyplot() -> Any:
     try:
         import matplotlib as mpl
     except ImportError:
-        raise MissingExtraError("matplotlib", extra="train", needed_for="--report") from None
+        raise MissingExtraError("matplotlib", extra="train", needed_for="a report") from None
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     return plt
+
+
+def _draw_panels(path: Path, panels: list[Panel], *, width_in: float = PANEL_WIDTH_IN) -> None:
+    """Draw panels as one PNG, three in a row."""
+    pyplot = import_pyplot()
+    columns, rows = min(COLUMNS, len(panels)), -(-len(panels) // COLUMNS)
+    size = (width_in * columns, PANEL_HEIGHT_IN * rows)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        panel(axis)
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def precision_recall(evaluation: Evaluation) -> tuple[FloatArray, FloatArray]:
@@ -40,130 +68,123 @@ def precision_recall(evaluation: Evaluation) -> tuple[FloatArray, FloatArray]:
     return recall, found / np.arange(1, len(found) + 1)
 
 
-def _finish(figure: Any, axes: Any, *, path: Path) -> None:
-    for axis in np.ravel(axes):
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
-    import_pyplot().close(figure)
+def draw_curves(path: Path, *, history: list[dict[str, Any]], evaluation: Evaluation) -> None:
+    """Draw precision against recall and, where it is known, the training by epoch.
 
-
-def draw_curves(
-    path: Path, *, history: list[dict[str, Any]], evaluation: Evaluation, name: str
-) -> None:
-    """Draw the training's loss and validation, and precision against recall."""
-    figure, axes = import_pyplot().subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    epochs = [entry["epoch"] for entry in history]
-    axes[0].plot(epochs, [entry["loss"] for entry in history], color="tab:blue")
-    axes[0].set(title="training loss", xlabel="epoch", yscale="log" if history else "linear")
+    Args:
+        path: The PNG file.
+        history: One entry per epoch of the training; may be empty.
+        evaluation: Labels and detections.
+    """
+    panels: list[Panel] = [partial(_draw_precision_recall, evaluation=evaluation)]
     validated = [entry for entry in history if "val" in entry]
+    if validated:
+        panels.insert(0, partial(_draw_validation, validated=validated))
+    if history:
+        panels.insert(0, partial(_draw_loss, history=history))
+    _draw_panels(path, panels)
+
+
+def _draw_loss(axis: Any, *, history: list[dict[str, Any]]) -> None:
+    epochs = [entry["epoch"] for entry in history]
+    axis.plot(epochs, [entry["loss"] for entry in history], color="tab:blue")
+    axis.set(title="training loss", xlabel="epoch", yscale="log")
+
+
+def _draw_validation(axis: Any, *, validated: list[dict[str, Any]]) -> None:
     for key, label in (("ap50", "AP50"), ("ap50_95", "AP50-95")):
         values = [entry["val"]["average_precision"][key] for entry in validated]
-        axes[1].plot([entry["epoch"] for entry in validated], values, marker="o", label=label)
-    axes[1].set(title="validation during training", xlabel="epoch", ylim=(0, 1))
-    axes[1].legend(loc="lower right")
+        axis.plot([entry["epoch"] for entry in validated], values, marker="o", label=label)
+    axis.set(title="validation during training", xlabel="epoch", ylim=(0, 1))
+    axis.legend(loc="lower right")
+
+
+def _draw_precision_recall(axis: Any, *, evaluation: Evaluation) -> None:
     recall, precision = precision_recall(evaluation)
-    axes[2].plot(recall, precision, color="tab:green")
-    axes[2].set(
-        title=f"precision against recall, {name}, IoU 0.5",
-        xlabel="recall",
-        xlim=(0, 1),
-        ylim=(0, 1.02),
-    )
-    _finish(figure, axes, path=path)
+    axis.plot(recall, precision, color="tab:green")
+    axis.set(title="precision against recall, IoU 0.5", xlabel="recall", ylabel="precision")
+    axis.set(xlim=(0, 1), ylim=(0, 1.02))
 
 
-def draw_clinical(path: Path, *, summary: dict[str, Any]) -> None:
+def draw_clinical(path: Path, *, result: EvaluationResult) -> None:
     """Draw FROC, AFROC, reliability, score histograms and, of frames in time, the hold-off sweep.
 
     Args:
-        path: the PNG file.
-        summary: of the evaluation, as JSON values.
+        path: The PNG file.
+        result: The evaluation.
     """
-    figure, axes = import_pyplot().subplots(2, 3, figsize=(13, 7.4), layout="constrained")
-    _draw_froc(axes[0, 0], axes[0, 1], summary=summary)
-    _draw_calibration(axes[0, 2], axes[1, 0], calibration=summary["calibration"])
-    _draw_alarms(axes[1, 1], axes[1, 2], alarms=summary["alarms"])
-    _finish(figure, axes, path=path)
+    panels: list[Panel] = [partial(_draw_froc, result=result)]
+    if result.froc.flagged_clean_share is not None:
+        panels.append(partial(_draw_afroc, result=result))
+    if result.calibration.num_boxes:
+        panels.append(partial(_draw_reliability, calibration=result.calibration))
+        panels.append(partial(_draw_scores, calibration=result.calibration))
+    if result.alarms is not None:
+        rows, threshold = result.alarms.rows, result.alarms.threshold
+        marks = ("*" if row.lower_threshold < threshold else "" for row in rows)
+        names = [f"{row.hold_off_frames}{mark}" for row, mark in zip(rows, marks, strict=True)]
+        saved = {"false alarms a minute": [row.false_activations_per_minute for row in rows]}
+        spent = {"mean delay of the first box, s": [row.mean_delay_s or 0 for row in rows]}
+        panels.append(partial(_draw_hold_off, names=names, values=saved))
+        panels.append(partial(_draw_hold_off, names=names, values=spent))
+    _draw_panels(path, panels)
 
 
-def _draw_froc(froc_axis: Any, afroc_axis: Any, *, summary: dict[str, Any]) -> None:
-    froc = summary["froc"]
-    for axis, values, title, label in (
-        (froc_axis, froc["false_boxes_per_image"], "FROC", "false boxes per image"),
-        (afroc_axis, froc["flagged_clean_share"], "AFROC", "share of clean frames flagged"),
-    ):
-        axis.set(title=title, xlabel=label, ylabel="sensitivity, any overlap", ylim=(0, 1.02))
-        if values is None:
-            axis.text(0.5, 0.5, "no clean frame", ha="center", transform=axis.transAxes)
-            continue
-        axis.plot(values, froc["sensitivity"], marker=".", color="tab:purple")
-    froc_axis.set(xlim=(0, 4))
-    frames = summary["frames"]
-    if froc["flagged_clean_share"] is not None and frames["sensitivity"] is not None:
-        afroc_axis.set(xlim=(0, 1))
-        afroc_axis.axvline(
-            frames["false_positive_rate"], color="tab:red", ls="--", label="operating point"
-        )
-        afroc_axis.legend(loc="lower right")
+def _draw_froc(axis: Any, *, result: EvaluationResult) -> None:
+    froc = result.froc
+    axis.plot(froc.false_boxes_per_image, froc.sensitivity, marker=".", color="tab:purple")
+    axis.set(title="FROC", xlabel="false boxes per image", ylabel="sensitivity, any overlap")
+    axis.set(xlim=(0, 4), ylim=(0, 1.02))
 
 
-def _draw_calibration(reliability: Any, histogram: Any, *, calibration: dict[str, Any]) -> None:
-    filled = [found for found in calibration["bins"] if found["count"]]
-    reliability.plot([0, 1], [0, 1], color="grey", lw=1)
-    reliability.plot(
-        [found["mean_score"] for found in filled],
-        [found["share_right"] for found in filled],
-        marker="o",
-        color="tab:orange",
-    )
-    error = calibration["expected_error"]
-    text = "" if error is None else f", expected error {error:.3f}"
-    reliability.set(title=f"reliability{text}", xlabel="score", ylabel="share right", ylim=(0, 1))
-    middles = [(found["low"] + found["high"]) / 2 for found in calibration["bins"]]
-    width = calibration["bins"][0]["high"]
-    histogram.bar(middles, calibration["right_counts"], width, label="right", color="tab:green")
-    histogram.bar(
-        middles,
-        calibration["wrong_counts"],
-        width,
-        bottom=calibration["right_counts"],
-        label="false",
-        color="tab:red",
-    )
-    histogram.set(title="boxes by score", xlabel="score", yscale="symlog")
-    histogram.legend()
+def _draw_afroc(axis: Any, *, result: EvaluationResult) -> None:
+    froc = result.froc
+    axis.plot(froc.flagged_clean_share, froc.sensitivity, marker=".", color="tab:purple")
+    axis.set(title="AFROC", xlabel="false-positive rate", ylabel="sensitivity, any overlap")
+    axis.set(xlim=(0, 1), ylim=(0, 1.02))
+    rate = result.frames.false_positive_rate
+    axis.axvline(rate, color="tab:red", ls="--", label="operating point")
+    axis.legend(loc="lower right")
 
 
-def _draw_alarms(sweep: Any, cost: Any, *, alarms: dict[str, Any] | None) -> None:
-    if alarms is None:
-        for axis in (sweep, cost):
-            axis.text(0.5, 0.5, "frames not in time", ha="center", transform=axis.transAxes)
-        return
-    rows = alarms["rows"]
-    names = [
-        str(row["hold_off_frames"]) + ("*" if row["lower_threshold"] < alarms["threshold"] else "")
-        for row in rows
-    ]
-    sweep.bar(names, [row["false_activations_per_procedure"] for row in rows], color="tab:red")
-    sweep.set(title="what hold-off saves", xlabel="hold-off, frames (* with hysteresis)")
-    sweep.set_ylabel("false activations per procedure")
-    cost.bar(names, [row["mean_delay_s"] or 0 for row in rows], color="tab:blue")
-    cost.set(title="what it costs", xlabel="hold-off, frames (* with hysteresis)")
-    cost.set_ylabel("mean delay of the first box, s")
+def _draw_reliability(axis: Any, *, calibration: Calibration) -> None:
+    filled = [found for found in calibration.bins if found.count]
+    scores, shares = zip(*((found.mean_score, found.share_right) for found in filled), strict=True)
+    axis.plot([0, 1], [0, 1], color="grey", lw=1)
+    axis.plot(scores, shares, marker="o", color="tab:orange")
+    title = f"reliability, expected error {calibration.expected_error:.3f}"
+    axis.set(title=title, xlabel="score", ylabel="share right", ylim=(0, 1))
 
 
-def draw_degradation_scores(path: Path, *, degradations: dict[str, Any]) -> None:
-    """Draw recall by kind and severity of degradation."""
-    scores = degradations["scores"]
-    kinds = list(dict.fromkeys(score["kind"] for score in scores))
-    severities = sorted({score["severity"] for score in scores})
-    figure, axis = import_pyplot().subplots(figsize=(13, 3.6), layout="constrained")
-    for offset, severity in enumerate(severities):
-        values = [score["recall"] for score in scores if score["severity"] == severity]
-        places = np.arange(len(kinds)) + 0.27 * (offset - 1)
+def _draw_scores(axis: Any, *, calibration: Calibration) -> None:
+    middles = [(found.low + found.high) / 2 for found in calibration.bins]
+    width = calibration.bins[0].high
+    right, wrong = calibration.right_counts, calibration.wrong_counts
+    axis.bar(middles, right, width, label="right", color="tab:green")
+    axis.bar(middles, wrong, width, bottom=right, label="false", color="tab:red")
+    axis.set(title="boxes by score", xlabel="score", ylabel="boxes", yscale="symlog")
+    axis.legend()
+
+
+def _draw_hold_off(axis: Any, *, names: list[str], values: dict[str, list[float]]) -> None:
+    ((label, heights),) = values.items()
+    axis.bar(names, heights)
+    axis.set(title=label, xlabel="hold-off, frames (* with hysteresis)")
+    axis.set_ylim(0, 1.05 * max(heights) or 1)
+
+
+def draw_degradation_scores(path: Path, *, degradations: DegradationResult) -> None:
+    """Draw recall by kind and severity of degradation as one PNG."""
+    panel = partial(_draw_degradations, degradations=degradations)
+    _draw_panels(path, [panel], width_in=COLUMNS * PANEL_WIDTH_IN)
+
+
+def _draw_degradations(axis: Any, *, degradations: DegradationResult) -> None:
+    for offset, severity in enumerate(SEVERITIES):
+        values = [score.recall for score in degradations.scores if score.severity == severity]
+        places = np.arange(len(KINDS)) + 0.27 * (offset - 1)
         axis.bar(places, values, 0.25, label=f"severity {severity}", alpha=0.95 - 0.2 * offset)
-    axis.axhline(degradations["clean"]["recall"], color="black", ls="--", label="clean")
-    axis.set(title="recall, degraded images", ylim=(0, 1), xticks=range(len(kinds)))
-    axis.set_xticklabels(kinds)
+    axis.axhline(degradations.clean.recall, color="black", ls="--", label="clean")
+    axis.set(title="recall, degraded images", ylim=(0, 1), xticks=range(len(KINDS)))
+    axis.set_xticklabels(KINDS)
     axis.legend(loc="lower right", ncols=4)
-    _finish(figure, axis, path=path)

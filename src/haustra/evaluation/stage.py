@@ -1,21 +1,20 @@
 """The eval stage: a detector measured on frames, with metrics and report on disk."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from haustra import __version__
 from haustra.core.detections import PredictSlots
 from haustra.core.digests import digest_file, digest_group
-from haustra.core.environment import describe_environment
 from haustra.core.errors import HaustraError
 from haustra.core.files import write_json_atomic
 from haustra.core.letterbox import ResizeMode
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress
 from haustra.evaluation.alarm_tier import alarm_tier
-from haustra.evaluation.bootstrap import bootstrap_intervals
+from haustra.evaluation.bootstrap import bootstrap_intervals, few_groups_note
 from haustra.evaluation.calibration import calibrate
 from haustra.evaluation.compare import Comparison, compare_detectors
 from haustra.evaluation.config import EvalConfig
@@ -36,7 +35,7 @@ from haustra.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
-from haustra.evaluation.report import ReportInputs, write_report
+from haustra.evaluation.report import write_report
 from haustra.evaluation.results import EvaluationResult
 from haustra.warehouse.audit import audit_warehouse
 from haustra.warehouse.dataset import open_split
@@ -282,10 +281,14 @@ def evaluate_detector(
             threshold=point.objectness,
             progress=progress,
         )
-    warnings = (few_clean_frames_note(frames), _time_order_note(evaluation, source=source))
+    cautions = (
+        few_clean_frames_note(frames),
+        few_groups_note(intervals),
+        _time_order_note(evaluation, source=source),
+    )
     notes = [
         *leaks,
-        *(warning for warning in warnings if warning),
+        *(note for note in cautions if note),
         *(f"left out: {problem}" for problem in source.problems),
     ]
     manifest = source.split.manifest if isinstance(source, SplitFrames) else None
@@ -301,13 +304,13 @@ def evaluate_detector(
         "operating_point": point.to_json(),
         "threshold_from": threshold_from,
         **evaluation.metrics.to_json(),
-        "frames": frames.to_json(),
-        "calibration": calibration.to_json(),
-        "lesions": lesions and lesions.to_json(),
-        "alarms": alarms and alarms.to_json(),
-        "froc": froc.to_json(),
+        "frames": asdict(frames),
+        "calibration": asdict(calibration),
+        "lesions": lesions and asdict(lesions),
+        "alarms": alarms and asdict(alarms),
+        "froc": asdict(froc),
         "degradations": degradations and degradations.to_json(),
-        "bootstrap": intervals and intervals.to_json(),
+        "bootstrap": intervals and asdict(intervals),
         "leakage_audit": audit,
         "notes": notes,
         "settings": config.to_json(),
@@ -328,14 +331,14 @@ def evaluate_detector(
         report=[],
     )
     if config.report:
-        inputs = ReportInputs(
-            evaluation=evaluation,
+        report = write_report(
+            config.report,
+            result=result,
             source=source,
-            summary=summary | {"environment": describe_environment()},
             history=subject.detector.history if subject.detector else [],
             data_sources=[entry.model_dump() for entry in manifest.sources] if manifest else [],
         )
-        result = replace(result, report=write_report(config.report, inputs=inputs))
+        result = replace(result, report=report)
     if config.metrics_out:
         write_json_atomic(config.metrics_out, value=summary)
     if config.predictions_out:

@@ -1,0 +1,209 @@
+"""The tables of an evaluation in words, the same in the terminal and in the report."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from haustra.evaluation.alarm_tier import AlarmRow, AlarmTier
+from haustra.evaluation.bootstrap import LEVEL_PERCENT, BootstrapIntervals, Interval
+from haustra.evaluation.calibration import Calibration
+from haustra.evaluation.compare import Comparison, Difference
+from haustra.evaluation.degrade import KINDS, SEVERITIES, DegradationResult
+from haustra.evaluation.frame_tier import FrameTier
+from haustra.evaluation.lesion_tier import LesionRow, LesionTier
+from haustra.evaluation.metrics import BoxMetrics
+
+T = TypeVar("T")
+Columns = dict[str, Callable[[T], str]]
+"""Headings, each with the function from a typed row to its cell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Cells as text, the name of each row first."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def _table(columns: Columns[T], rows: Iterable[T]) -> Table:
+    cells = [[cell(row) for cell in columns.values()] for row in rows]
+    return Table(columns=list(columns), rows=cells)
+
+
+def decimal(value: float | None) -> str:
+    """Return a number with three decimals, or a dash where it is not defined."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share (0..1) in percent, or a dash where it is not defined."""
+    return "-" if share is None else f"{share:.1%}"
+
+
+def interval(ends: Interval | None, text: Callable[[float], str] = decimal) -> str:
+    """Return the ends of an interval, or a dash where it is not defined."""
+    return "-" if ends is None else f"{text(ends[0])} to {text(ends[1])}"
+
+
+def _yes_or_no(value: bool) -> str:  # noqa: FBT001
+    return "yes" if value else "no"
+
+
+_SCORES: Columns[tuple[str, BoxMetrics]] = {
+    "split": lambda row: row[0],
+    "images": lambda row: str(row[1].num_images),
+    "polyps": lambda row: str(row[1].num_truths),
+    "AP50": lambda row: decimal(row[1].average_precision.ap50),
+    "AP75": lambda row: decimal(row[1].average_precision.ap75),
+    "AP50-95": lambda row: decimal(row[1].average_precision.ap50_95),
+    "score >=": lambda row: f"{row[1].at_threshold.threshold:.3g}",
+    "precision": lambda row: decimal(row[1].at_threshold.precision),
+    "recall": lambda row: decimal(row[1].at_threshold.recall),
+    "F1": lambda row: decimal(row[1].at_threshold.f1),
+    "duplicates": lambda row: decimal(row[1].at_threshold.duplicates_per_truth),
+}
+
+
+def score_table(metrics: dict[str, BoxMetrics], *, intervals: BootstrapIntervals | None) -> Table:
+    """Return a row of box metrics per name, and the ends of the intervals below them."""
+    table = _table(_SCORES, metrics.items())
+    if intervals is not None:
+        ranking = (intervals.ap50, intervals.ap75, intervals.ap50_95)
+        counted = (intervals.precision, intervals.recall, intervals.f1)
+        for end, name in enumerate((f"  {LEVEL_PERCENT}% from", "  to")):
+            before = [decimal(ends and ends[end]) for ends in ranking]
+            after = [decimal(ends[end]) for ends in counted]
+            table.rows.append([name, "", "", *before, "", *after, ""])
+    return table
+
+
+def frame_table(frames: FrameTier, *, intervals: BootstrapIntervals | None) -> Table:
+    """Return the rates of flagged frames with their counts, the two main ones first."""
+    polyps = f"{frames.true_positives} of {frames.num_lesion_frames} with a polyp"
+    clean = f"{frames.false_positives} of {frames.num_clean_frames} clean"
+
+    def row(name: str, value: str, counts: str = "", ends: Interval | None = None) -> list[str]:
+        return [name, value, interval(ends, text=percent) if ends else "", counts]
+
+    polyp_ends = intervals.sensitivity if intervals else None
+    clean_ends = intervals.false_positive_rate if intervals else None
+    sensitivity, rate = percent(frames.sensitivity), percent(frames.false_positive_rate)
+    return Table(
+        columns=["frames", "value", f"{LEVEL_PERCENT}% interval" if intervals else "", "flagged"],
+        rows=[
+            row("sensitivity", sensitivity, polyps, polyp_ends),
+            row("false-positive rate", rate, clean, clean_ends),
+            row("specificity", percent(frames.specificity)),
+            row("precision", percent(frames.precision)),
+            row("F1", decimal(frames.f1)),
+            row("F2", decimal(frames.f2)),
+        ],
+    )
+
+
+def calibration_text(calibration: Calibration) -> str:
+    """Return how far scores are from the shares of right boxes, in one line."""
+    return (
+        f"calibration: expected error {decimal(calibration.expected_error)}, largest "
+        f"{decimal(calibration.largest_error)}, of {calibration.num_boxes} boxes"
+    )
+
+
+_LESIONS: Columns[LesionRow] = {
+    "lesion": lambda row: row.lesion_id,
+    "frames": lambda row: str(row.num_visible_frames),
+    "detected": lambda row: percent(row.detected_share),
+    "ever": lambda row: _yes_or_no(row.detected_ever),
+    ">= 25%": lambda row: _yes_or_no(row.detected_25_percent),
+    ">= 50%": lambda row: _yes_or_no(row.detected_50_percent),
+    "in 1 s": lambda row: _yes_or_no(row.detected_within_1_s),
+    "in 3 s": lambda row: _yes_or_no(row.detected_within_3_s),
+    "in 5 s": lambda row: _yes_or_no(row.detected_within_5_s),
+    "first, s": lambda row: decimal(row.first_detection_s),
+    "gap": lambda row: str(row.longest_gap_frames),
+    "flicker/s": lambda row: decimal(row.flicker_per_s),
+}
+
+
+def lesion_table(lesions: LesionTier, *, limit: int | None = None) -> Table:
+    """Return a row per lesion, at most `limit`, and a row of all."""
+    table = _table(_LESIONS, lesions.rows[:limit])
+    left = len(lesions.rows) - len(table.rows)
+    counts = (
+        lesions.detected_ever,
+        lesions.detected_25_percent,
+        lesions.detected_50_percent,
+        lesions.detected_within_1_s,
+        lesions.detected_within_3_s,
+        lesions.detected_within_5_s,
+    )
+    table.rows.append(
+        [
+            f"all {lesions.num_lesions} lesions" + (f" ({left} not shown)" if left else ""),
+            str(sum(row.num_visible_frames for row in lesions.rows)),
+            percent(lesions.mean_detected_share),
+            *map(str, counts),
+            decimal(lesions.mean_first_detection_s),
+            str(max(row.longest_gap_frames for row in lesions.rows)),
+            decimal(lesions.mean_flicker_per_s),
+        ]
+    )
+    return table
+
+
+_ALARMS: Columns[AlarmRow] = {
+    "hold-off": lambda row: str(row.hold_off_frames),
+    "off below": lambda row: f"{row.lower_threshold:.3g}",
+    "false alarms": lambda row: str(row.false_activations),
+    "per minute": lambda row: f"{row.false_activations_per_minute:.2f}",
+    "per run": lambda row: f"{row.false_activations_per_procedure:.2f}",
+    "false time": lambda row: percent(row.false_time_share),
+    "<0.5 s": lambda row: str(row.run_lengths[0]),
+    "<1 s": lambda row: str(row.run_lengths[1]),
+    "<2 s": lambda row: str(row.run_lengths[2]),
+    ">=2 s": lambda row: str(row.run_lengths[3]),
+    "lesions": lambda row: str(row.lesions_shown),
+    "delay, s": lambda row: decimal(row.mean_delay_s),
+    "sensitivity": lambda row: percent(row.frame_sensitivity),
+}
+
+
+def alarm_table(alarms: AlarmTier) -> Table:
+    """Return a row of false alarms, and of what silence costs, per hold-off."""
+    return _table(_ALARMS, alarms.rows)
+
+
+def degradation_table(result: DegradationResult) -> Table:
+    """Return recall by kind and severity."""
+    recall = {(score.kind, score.severity): score.recall for score in result.scores}
+    rows = [[kind, *(decimal(recall[kind, severity]) for severity in SEVERITIES)] for kind in KINDS]
+    return Table(
+        columns=["recall when degraded", *(f"severity {severity}" for severity in SEVERITIES)],
+        rows=[["clean", *[decimal(result.clean.recall)] * len(SEVERITIES)], *rows],
+    )
+
+
+def worst_degradation_text(result: DegradationResult) -> str:
+    """Return the degradation that costs the most recall, in one line."""
+    worst = result.worst
+    return (
+        f"worst: {worst.kind} {worst.severity}, recall {worst.recall:.3f}; "
+        f"clean {result.clean.recall:.3f}"
+    )
+
+
+_METRIC_NAMES = {"ap50": "AP50", "ap75": "AP75", "ap50_95": "AP50-95", "f1": "F1"}
+_DIFFERENCES: Columns[Difference] = {
+    "metric": lambda row: _METRIC_NAMES.get(row.metric, row.metric),
+    "A": lambda row: decimal(row.a),
+    "B": lambda row: decimal(row.b),
+    "B - A": lambda row: f"{row.difference:+.3f}",
+    f"{LEVEL_PERCENT}% interval": lambda row: interval(row.interval, text="{:+.3f}".format),
+    "B better in": lambda row: percent(row.share_b_better),
+}
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return a row per metric: both detectors, the difference and its interval."""
+    return _table(_DIFFERENCES, comparison.differences)
