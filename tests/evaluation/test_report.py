@@ -58,7 +58,7 @@ def test_mistakes_come_worst_first_and_duplicates_are_none() -> None:
     assert spread_evenly(evaluation, count=99) == [0, 1, 2, 3, 4, 5]
 
 
-def test_the_typical_hit_has_the_median_score_of_the_frames_without_a_mistake() -> None:
+def test_the_typical_hit_has_the_median_score_of_the_frames_with_the_fewest_mistakes() -> None:
     pairs = [
         (detections((SMALL, 1)), detections((SMALL, 0.9))),
         (detections((SMALL, 1)), detections((SMALL, 0.5))),
@@ -72,6 +72,8 @@ def test_the_typical_hit_has_the_median_score_of_the_frames_without_a_mistake() 
     examples = choose_examples(Evaluation(metrics=metrics, truths=truths, predictions=predictions))
     assert examples.hit == 2
     assert examples.titles() == {2: "A hit", 4: "A miss", 3: "A false box"}
+    some = Evaluation(metrics=metrics, truths=truths[3:], predictions=predictions[3:])
+    assert choose_examples(some).hit == 1
 
 
 def test_of_frames_close_in_time_only_the_worst_mistake_is_shown() -> None:

@@ -50,7 +50,8 @@ class Examples:
     """Images that show how a detector does, by their number."""
 
     hit: int | None
-    """An image on which all labels and nothing else is found; the median one by its best score."""
+    """An image with a polyp that is found and as few mistakes as any; of several such images the
+    median one by its best score."""
     misses: list[int]
     """Images with the largest missed polyps, the largest first."""
     false_alarms: list[int]
@@ -74,7 +75,7 @@ def choose_examples(evaluation: Evaluation, *, count: int = NUM_MISTAKES) -> Exa
     each other in time, only the worst is taken.
     """
     threshold = evaluation.metrics.at_threshold.threshold
-    hits: list[tuple[float, int]] = []
+    hits: list[tuple[int, float, int]] = []
     missed: list[tuple[float, int]] = []
     alarmed: list[tuple[float, int]] = []
     pairs = zip(evaluation.truths, evaluation.predictions, strict=True)
@@ -88,10 +89,12 @@ def choose_examples(evaluation: Evaluation, *, count: int = NUM_MISTAKES) -> Exa
         wrong = shown.scores[(matched < 0) & ~duplicate]
         if len(wrong):
             alarmed.append((float(wrong.max()), index))
-        if len(truth) and len(shown) == len(truth) and not len(left):
-            hits.append((float(shown.scores.max()), index))
+        if (matched >= 0).any():
+            num_mistakes = len(left) + int((matched < 0).sum())
+            hits.append((num_mistakes, float(shown.scores.max()), index))
+    cleanest = sorted(hit for hit in hits if hit[0] == min(hits)[0])
     return Examples(
-        hit=sorted(hits)[len(hits) // 2][1] if hits else None,
+        hit=cleanest[len(cleanest) // 2][-1] if cleanest else None,
         misses=_worst(missed, evaluation=evaluation, count=count),
         false_alarms=_worst(alarmed, evaluation=evaluation, count=count),
     )
