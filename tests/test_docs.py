@@ -98,9 +98,14 @@ def test_every_flag_has_its_row_and_text_in_the_reference(words: str) -> None:
         assert row, f"{words} {setting.names[0]} has no text; run `python docs/make_cli.py`"
 
 
-@pytest.mark.parametrize("page", USER_PAGES, ids=lambda page: page.name)
-def test_every_command_line_in_a_page_is_one_that_the_program_takes(page: Path) -> None:
-    for words, call in calls_in(page.read_text()):
+@pytest.mark.parametrize(
+    "page", [*USER_PAGES, *sorted((ROOT / "runs").glob("*.sh"))], ids=lambda page: page.name
+)
+def test_every_command_line_in_a_page_or_script_is_one_that_the_program_takes(page: Path) -> None:
+    text = page.read_text()
+    calls = list(calls_in(f"```sh\n{text}\n```" if page.suffix == ".sh" else text))
+    assert calls or page.suffix != ".sh"
+    for words, call in calls:
         assert words in COMMANDS or re.match(r"-|[A-Z]+$", words), f"{page.name}: haustra {call}"
         unknown = flags_in(call) - FLAGS.get(words, EVERY_FLAG)
         assert not unknown, f"{page.name}: haustra {call}: no such flag: {unknown}"
