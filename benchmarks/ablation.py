@@ -1,4 +1,4 @@
-"""What each part of the detectors and of their recipe brings, on Kvasir-SEG.
+"""Measures what each part of the detectors and of their recipe brings, on Kvasir-SEG.
 
     python -m benchmarks.ablation [--data FOLDER] [--size 256] [--epochs 40] [--seed 0]
         [--only NAME ...]
@@ -10,144 +10,122 @@ one thread each take less time side by side than one after the other: --threads 
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
-from torch.nn import functional
 
 from benchmarks.kvasir.data import build_manifest
 from benchmarks.kvasir.scoring import dense_with_suppression, score
+from haustra.core.checked import settings_to_json
 from haustra.core.errors import HaustraError
 from haustra.core.files import write_json_atomic
-from haustra.models import detector, losses, matching
-from haustra.models.checkpoint import read_checkpoint
+from haustra.models.checkpoint import CheckpointHeader, read_checkpoint, write_checkpoint
+from haustra.models.detector import build_model, default_config
 from haustra.models.predict import predict_slots
-from haustra.training import averaging, batches, loop, training
-from haustra.training.augment import EASY, FULL, LIGHT
 from haustra.training.config import TrainConfig
+from haustra.training.loop import train_detector
+from haustra.training.recipe import FULL, parse_recipe
 from haustra.warehouse.dataset import open_split
 
-Change = Callable[[], AbstractContextManager[object]]
+NO_EXCLUSION_LOG_STRENGTH = -100.0
+"""exp(-100) excludes nothing. It has no gradient, so that it stays."""
 
 
-def _plain_slot_loss(candidates: detector.Candidates, wanted: torch.Tensor) -> torch.Tensor:
-    bce = functional.binary_cross_entropy_with_logits(candidates.logits, wanted, reduction="sum")
-    return bce / wanted.sum().clamp(min=1.0)
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A training that differs from the shipped one in one part."""
+
+    label: str
+    """Row of the table."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Fields of `TrainConfig`."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Changes of the recipe, in its JSON form."""
+    excludes: bool = True
+    """False begins with an exclusion without strength, which stays so."""
 
 
-class _AdamWAlone(torch.optim.AdamW):
-    """The optimiser of a training, without Muon; same arguments as `DetectorOptimiser`."""
-
-    def __init__(self, model: detector.SlotDetector, *, weight_decay: float) -> None:
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        super().__init__(
-            [
-                {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-            ],
-            fused=True,
-        )
-
-    def set_rate(self, rate: float) -> None:
-        for group in self.param_groups:
-            group["lr"] = rate
+def _always(**changes: Any) -> dict[str, Any]:
+    """Return the recipe that augments with these changes in every epoch."""
+    return {"augmentation": dict.fromkeys(("easy", "full", "light"), changes)}
 
 
-@contextmanager
-def _changed_augmentation(**changes: Any) -> Iterator[None]:
-    with (
-        patch.object(batches, "EASY", dataclasses.replace(EASY, **changes)),
-        patch.object(batches, "FULL", dataclasses.replace(FULL, **changes)),
-        patch.object(batches, "LIGHT", dataclasses.replace(LIGHT, **changes)),
-    ):
-        yield
-
-
-NO_COLOUR = {"gain": 0.0, "channel_gain": 0.0, "gamma": 0.0}
-NO_DISTURBANCE = {
-    "blur": 0.0, "noise": 0.0, "compression": 0.0, "speculars": 0.0, "text": 0.0,
-}  # fmt: skip
-
-VARIANTS: dict[str, tuple[str, dict[str, Any], Change | None]] = {
-    "shipped": ("as shipped", {}, None),
-    "pretrained": ("--pretrained", {"pretrained": True}, None),
-    "strong-at-once": (
-        "full augmentation from the first epoch",
-        {},
-        lambda: patch.object(batches, "EASY", FULL),
+VARIANTS = {
+    "shipped": Variant(label="as shipped"),
+    "pretrained": Variant(label="--pretrained", settings={"pretrained": True}),
+    "strong-at-once": Variant(
+        label="full augmentation from the first epoch",
+        recipe={"augmentation": {"easy": settings_to_json(FULL)}},
     ),
-    "no-mosaic": ("without mosaics", {}, lambda: _changed_augmentation(mosaic=0.0)),
-    "no-paste": ("without pasted polyps", {}, lambda: _changed_augmentation(paste=0.0)),
-    "no-colour": (
-        "without changes of brightness, contrast, colour, gamma",
-        {},
-        lambda: _changed_augmentation(**NO_COLOUR),
+    "no-mosaic": Variant(label="without mosaics", recipe=_always(mosaic=0)),
+    "no-paste": Variant(label="without pasted polyps", recipe=_always(paste=0)),
+    "no-color": Variant(
+        label="without changes of brightness, contrast, color, gamma",
+        recipe=_always(gain=0, channel_gain=0, gamma=0),
     ),
-    "no-disturbance": (
-        "without blur, noise, JPEG, speculars, text",
-        {},
-        lambda: _changed_augmentation(**NO_DISTURBANCE),
+    "no-disturbance": Variant(
+        label="without blur, noise, JPEG, speculars, text",
+        recipe=_always(blur=0, noise=0, compression=0, speculars=0, text=0),
     ),
-    "no-augment": ("without augmentation", {"augment": False}, None),
-    "no-turn": (
-        "without turns by any angle",
-        {},
-        lambda: _changed_augmentation(turn=0.0),
+    "no-augment": Variant(label="without augmentation", settings={"augment": False}),
+    "no-turn": Variant(label="without turns by any angle", recipe=_always(turn=0)),
+    "no-growth": Variant(
+        label="images of their own size throughout", recipe={"growth": {"first_resolution": 1}}
     ),
-    "no-growth": (
-        "images of their own size throughout",
-        {},
-        lambda: patch.object(batches, "FIRST_RESOLUTION", 1.0),
+    "no-light-end": Variant(
+        label="without light augmentation at the end", recipe={"augmentation": {"light_share": 0}}
     ),
-    "no-light-end": (
-        "without light augmentation at the end",
-        {},
-        lambda: patch.object(batches, "LIGHT_SHARE", 0.0),
+    "no-average": Variant(
+        label="without the moving average", recipe={"averaging": {"max_decay": 0}}
     ),
-    "no-average": (
-        "without the moving average",
-        {},
-        lambda: patch.object(averaging, "MAX_DECAY", 0.0),
+    "adamw": Variant(
+        label="kernels learn by AdamW too", recipe={"optimizer": {"kernels": "adamw"}}
     ),
-    "adamw": (
-        "kernels learn by AdamW too",
-        {},
-        lambda: patch.object(training, "DetectorOptimiser", _AdamWAlone),
+    "no-exclusion": Variant(label="without the exclusion", excludes=False),
+    "plain-bce": Variant(
+        label="the exclusion learns by plain BCE", recipe={"loss": {"exclusion_focus": 0}}
     ),
-    "no-exclusion": (
-        "without the exclusion",
-        {},
-        lambda: patch.object(detector, "EXCLUSION_ROUNDS", 0),
+    "one-cell": Variant(
+        label="dense heads learn from one cell per polyp", recipe={"matching": {"num_top_cells": 1}}
     ),
-    "plain-bce": (
-        "the exclusion learns by plain BCE",
-        {},
-        lambda: patch.object(losses, "slot_loss", _plain_slot_loss),
-    ),
-    "one-cell": (
-        "dense heads learn from one cell per polyp",
-        {},
-        lambda: patch.object(matching, "NUM_TOP_CELLS", 1),
-    ),
-    "no-iou": ("without the IoU term", {"iou_weight": 0.0}, None),
-    "float32": ("in float32", {"precision": "float32"}, None),
+    "no-iou": Variant(label="without the IoU term", settings={"iou_weight": 0.0}),
+    "float32": Variant(label="in float32", settings={"precision": "float32"}),
 }
+
+
+def write_model_without_exclusion(path: Path, *, manifest: Path, seed: int) -> None:
+    """Write an untrained BigDet whose exclusion has no strength, to begin a training from."""
+    warehouse = open_split(manifest, split="train").manifest
+    torch.manual_seed(seed)
+    model = build_model(default_config("big", max_boxes=warehouse.max_boxes))
+    state = model.state_dict()
+    state["exclusion.logarithmic_strength"].fill_(NO_EXCLUSION_LOG_STRENGTH)
+    header = CheckpointHeader(
+        model=model.config,
+        input_size_wh=warehouse.target_size_wh,
+        resize_mode=warehouse.resize_mode,
+        max_boxes=warehouse.max_boxes,
+        class_names=tuple(warehouse.class_names),
+        warehouse_version=warehouse.version,
+        training={},
+    )
+    write_checkpoint(path, header=header, state=state)
 
 
 def train_variant(name: str, *, manifest: Path, folder: Path, epochs: int, seed: int) -> None:
     """Train and measure one variant in this process, and write its result."""
-    _, settings, change = VARIANTS[name]
+    variant = VARIANTS[name]
+    settings = dict(variant.settings)
+    if not variant.excludes:
+        settings["init_from"] = folder / f"{name}.start.bin"
+        write_model_without_exclusion(settings["init_from"], manifest=manifest, seed=seed)
     config = TrainConfig(
         manifest=manifest,
         model="big",
@@ -156,22 +134,20 @@ def train_variant(name: str, *, manifest: Path, folder: Path, epochs: int, seed:
         seed=seed,
         checkpoint_out=folder / f"{name}.bin",
         overwrite=True,
+        recipe=parse_recipe(variant.recipe, name=name),
         **settings,
     )
-    with ExitStack() as stack:
-        if change is not None:
-            stack.enter_context(change())
-        result = loop.train_detector(config)
-        _, model = read_checkpoint(result.checkpoint_path)
-        split = open_split(manifest, split="val")
-        threshold = result.header.operating_point.objectness
-        forms = {
-            form: asdict(score(split, predict, threshold=threshold))
-            for form, predict in (
-                ("own", predict_slots(model)),
-                ("dense", dense_with_suppression(model)),
-            )
-        }
+    result = train_detector(config)
+    _, model = read_checkpoint(result.checkpoint)
+    split = open_split(manifest, split="val")
+    threshold = result.header.operating_point.objectness
+    forms = {
+        form: asdict(score(split, predict, threshold=threshold))
+        for form, predict in (
+            ("own", predict_slots(model)),
+            ("dense", dense_with_suppression(model)),
+        )
+    }
     write_json_atomic(folder / f"{name}.json", value={"seconds": result.seconds, **forms})
 
 
@@ -185,7 +161,7 @@ def print_table(folder: Path, *, names: list[str]) -> None:
             result = json.loads(path.read_text())
             own, dense = result["own"], result["dense"]
             print(
-                f"| {VARIANTS[name][0]} | {own['ap50']:.3f} | {own['ap50_95']:.3f} | "
+                f"| {VARIANTS[name].label} | {own['ap50']:.3f} | {own['ap50_95']:.3f} | "
                 f"{own['duplicates']:.3f} | {dense['ap50']:.3f} |"
             )
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import repeat
+from itertools import count, repeat
 from pathlib import Path
 from typing import get_args
 
@@ -31,12 +31,13 @@ from haustra.core.allocator import keep_freed_memory
 from haustra.core.backend_names import BackendName
 from haustra.core.errors import HaustraError
 from haustra.models.detector import ModelKind
-from haustra.training.augment import FULL
 from haustra.training.batches import WaitedBatch
 from haustra.training.config import TrainConfig
-from haustra.training.loop import prepare_training, train_detector
+from haustra.training.loop import train_detector
+from haustra.training.prepare import prepare_training
+from haustra.training.recipe import FULL, AugmentationSettings, GrowthSettings, Recipe
 from haustra.training.state import Position
-from haustra.training.training import Training, epoch_batches
+from haustra.training.training import Training
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 
@@ -92,7 +93,7 @@ def steps(training: Training, *, count: int) -> list[float]:
     epoch = 0
     while len(losses) < count:
         training.position = Position(epoch=epoch)
-        with closing(epoch_batches(training, epoch=epoch, strength=None)) as batches:
+        with closing(training.batches()) as batches:
             while len(losses) < count:
                 loss = training.take_step(batches)
                 if loss is None:
@@ -104,14 +105,14 @@ def steps(training: Training, *, count: int) -> list[float]:
 
 def first_gradient(training: Training) -> torch.Tensor:
     """Return the gradient of the first batch as one vector on the CPU; the weights stay."""
-    with closing(epoch_batches(training, epoch=0, strength=None)) as batches:
+    with closing(training.batches()) as batches:
         (_, batch), _ = next(batches)
         training.loss_terms(batch)["loss"].backward()  # type: ignore[no-untyped-call]
     weights = [weight for weight in training.model.parameters() if weight.grad is not None]
     gradient = torch.cat(
         [weight.grad.flatten().cpu() for weight in weights if weight.grad is not None]
     )
-    training.optimiser.zero_grad()
+    training.optimizer.zero_grad()
     return gradient
 
 
@@ -121,6 +122,7 @@ def check(config: TrainConfig, *, names: Sequence[BackendName]) -> None:
     Before it the boxes of all cells are equal but for rounding, and which one is matched is chance.
     """
     first = train_detector(replace(config, backend="ndarray", precision="float32", epochs=1))
+    config = replace(config, augment=False)
     found = {}
     for name in names:
         settings = replace(
@@ -130,7 +132,7 @@ def check(config: TrainConfig, *, names: Sequence[BackendName]) -> None:
             batch_size=CHECK_BATCH,
             lr_start=CHECK_RATE,
             lr_end=CHECK_RATE / 2,
-            init_from=first.checkpoint_path,
+            init_from=first.checkpoint,
             checkpoint_out=config.checkpoint_path.with_name("checked.bin"),
         )
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -161,12 +163,16 @@ def images_per_s(training: Training, batches: Iterator[WaitedBatch], *, count: i
 
 def measure(config: TrainConfig) -> tuple[float, float]:
     """Return images/s of the bare step and of whole steps, medians of rounds in turns."""
-    training = open_training(config)
-    epochs = iter(range(10**6))
+    recipe = Recipe(
+        augmentation=AugmentationSettings(easy=FULL, light=FULL),
+        growth=GrowthSettings(first_resolution=1.0),
+    )
+    training = open_training(replace(config, recipe=recipe))
 
     def endless() -> Iterator[WaitedBatch]:
-        while True:
-            with closing(epoch_batches(training, epoch=next(epochs), strength=FULL)) as batches:
+        for epoch in count():
+            training.position.epoch, training.position.num_batches = epoch, 0
+            with closing(training.batches()) as batches:
                 for (indices, batch), waited_s in batches:
                     if len(indices) == config.batch_size:
                         yield (indices, batch), waited_s

@@ -29,7 +29,8 @@ from haustra.core.letterbox import plan_letterbox
 from haustra.inference.detector import CheckpointDetector
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import build_model, default_config
-from haustra.models.losses import LossWeights, detection_loss
+from haustra.models.loss_settings import LossSettings, MatchingSettings
+from haustra.models.losses import detection_loss
 from haustra.models.predict import resolve_cpu_precision
 from haustra.simulator.config import DatagenConfig
 from haustra.simulator.generate import generate_runs
@@ -207,7 +208,9 @@ def measure_training(manifest: Path, folder: Path) -> None:
                 model.candidates(output),
                 boxes_xyxy=boxes[:, :rows],
                 mask=mask[:, :rows],
-                weights=LossWeights(),
+                matching=MatchingSettings(),
+                settings=LossSettings(),
+                iou_weight=3.6,
             )["loss"]
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

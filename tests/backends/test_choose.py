@@ -149,6 +149,6 @@ def test_torch_compile_has_no_part_in_wgpu() -> None:
     with pytest.raises(HaustraError) as caught:
         TrainConfig(**settings, compile="on")
     assert str(caught.value) == (
-        "--compile on with --backend wgpu: expected auto or off, since tinygrad always compiles "
-        "and torch.compile has no part in it"
+        "compile='on' with backend='wgpu': expected auto or off, since tinygrad always compiles "
+        "and does not use torch.compile"
     )

@@ -300,7 +300,7 @@ def test_groups_that_were_trained_on_are_a_leak_that_is_named(
     result = train_detector(
         TrainConfig(manifest=manifest, epochs=1, checkpoint_out=tmp_path / "detector.bin")
     )
-    measure = ["eval", "--detector-weights", str(result.checkpoint_path), "--json"]
+    measure = ["eval", "--detector-weights", str(result.checkpoint), "--json"]
 
     def audit_of(*arguments: object) -> tuple[dict[str, Any], list[str]]:
         main([*measure, *map(str, arguments)])

@@ -130,8 +130,8 @@ def test_another_kind_than_wanted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HaustraError) as caught:
         check_kind(path, header=read_header(path), wanted="tiny")
     assert str(caught.value) == (
-        f"{path} holds bigdet, but --model tiny was asked for; expected a tinydet checkpoint, or "
-        "pass --model big"
+        f"{path} holds bigdet, but model='tiny' was asked for; expected a tinydet checkpoint, or "
+        "model='big'"
     )
     check_kind(path, header=read_header(path), wanted="big")
     check_kind(path, header=read_header(path), wanted=None)

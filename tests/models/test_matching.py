@@ -58,7 +58,7 @@ def test_top_cells_give_each_cell_at_most_one_box_and_its_best(
     seed: int, cells: int, boxes: int
 ) -> None:
     quality = random_quality(seed, batch=2, cells=cells, boxes=boxes)
-    box_of_cell, positive = match_top_cells(quality)
+    box_of_cell, positive = match_top_cells(quality, num_top_cells=10)
     for image, cell in np.ndindex(2, cells):
         if not positive[image, cell]:
             continue
@@ -91,5 +91,5 @@ def test_every_box_has_a_candidate_cell_however_small(size: float) -> None:
     cells = torch.stack([x, y], dim=-1).reshape(-1, 2)
     for centre in np.random.default_rng(1).uniform(0.06, 0.94, (50, 2)):
         box = torch.tensor([[[*(centre - size / 2), *(centre + size / 2)]]]).float()
-        candidates = candidate_cells(cells, torch.full((64, 2), 1 / 8), box)
+        candidates = candidate_cells(cells, torch.full((64, 2), 1 / 8), box, least_width_cells=1.5)
         assert candidates.any()

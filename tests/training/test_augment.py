@@ -9,17 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from haustra.training.augment import (
-    EASY,
-    FULL,
-    LIGHT,
-    AugmentStrength,
-    ReadSample,
-    augment_sample,
-    batch_samples,
-)
-from haustra.training.batches import strength_at, training_batches
+from haustra.training.augment import ReadSample, augment_sample, batch_samples, resized
+from haustra.training.batches import EpochAugmentation, epoch_augmentation, training_batches
 from haustra.training.config import TrainConfig
+from haustra.training.recipe import EASY, FULL, LIGHT, AugmentStrength, Recipe
 from haustra.training.schedule import learning_rate
 from haustra.warehouse.dataset import open_split
 from haustra.warehouse.order import epoch_order
@@ -206,7 +199,12 @@ def test_the_batches_of_an_epoch_do_not_depend_on_the_number_of_workers(
         monkeypatch.setattr("os.cpu_count", lambda: num_cpus)
         order = epoch_order(split.shard_sizes, seed=1, epoch=epoch)
         batches = training_batches(
-            split, order=order, batch_size=3, seed=1, epoch=epoch, strength=FULL
+            split,
+            order=order,
+            batch_size=3,
+            seed=1,
+            epoch=epoch,
+            augmentation=EpochAugmentation(FULL, (64, 64)),
         )
         return [batch.images.tobytes() + batch.boxes_xyxy.tobytes() for _, batch in batches]
 
@@ -215,39 +213,40 @@ def test_the_batches_of_an_epoch_do_not_depend_on_the_number_of_workers(
 
 
 def test_a_smaller_image_has_the_same_boxes() -> None:
-    read = white_rectangle((32, 48, 96, 80))
-    still = dataclasses.replace(GEOMETRY, scale=(1.0, 1.0), shift=0.0, resolution=0.5)
+    read = resized(white_rectangle((32, 48, 96, 80)), size_wh=(64, 64))
+    still = dataclasses.replace(GEOMETRY, scale=(1.0, 1.0), shift=0.0)
     image, boxes = augment(read, strength=still, seed=3)
     assert image.shape == (64, 64, 3)
     np.testing.assert_allclose(boxes, bright_boxes(image), atol=1.0)
 
 
-def test_images_grow_to_their_own_size() -> None:
-    shares = [strength_at(done, epoch=0, halfway=done).resolution for done in np.linspace(0, 1, 50)]
-    assert shares == sorted(shares)
-    assert shares[0] < 0.7
-    assert set(shares[30:]) == {1.0}
-    read = white_rectangle((32, 48, 96, 80))
-    strengths = [strength_at(done, epoch=0, halfway=done) for done in (0, 0.5, 1)]
-    sides = {augment(read, strength=strength, seed=0)[0].shape[0] for strength in strengths}
-    assert sides == {64, 128}  # steps of 64
+def augmentation_at(done: float, *, epoch: int = 0, halfway: float = 1.0) -> EpochAugmentation:
+    return epoch_augmentation(Recipe(), size_wh=(256, 192), done=done, epoch=epoch, halfway=halfway)
+
+
+def test_images_grow_to_their_stored_size() -> None:
+    sizes = [augmentation_at(done, halfway=done).size_wh for done in np.linspace(0, 1, 50)]
+    assert sizes == sorted(sizes)
+    # In steps of 64 pixels; an image that would not be smaller on both sides is left alone.
+    assert set(sizes) == {(128, 128), (192, 128), (256, 192)}
+    assert set(sizes[30:]) == {(256, 192)}
 
 
 def test_augmentation_grows_with_the_epochs_and_is_light_at_the_end() -> None:
-    first, middle, last = (strength_at(0.5, epoch=e, halfway=1.0) for e in (0, 25, 50))
+    first, middle, last = (augmentation_at(0.5, epoch=epoch).strength for epoch in (0, 25, 50))
     assert (first, last) == (EASY, FULL)
     assert EASY.gain < middle.gain < FULL.gain
     assert middle.gain == pytest.approx((EASY.gain + FULL.gain) / 2)
     assert middle.scale == FULL.scale
-    assert strength_at(0.69, epoch=500, halfway=1.0) == FULL
+    assert augmentation_at(0.69, epoch=500).strength == FULL
     for done in (0.71, 1.0):
-        assert strength_at(done, epoch=25, halfway=1.0) is LIGHT
+        assert augmentation_at(done, epoch=25).strength is LIGHT
 
 
 @pytest.mark.parametrize("scheduler", ["linear", "cosine"])
 def test_the_rate_rises_then_falls_from_start_to_end(scheduler: str) -> None:
     rates = [
-        learning_rate(p, start=1e-3, end=1e-5, scheduler=scheduler)  # type: ignore[arg-type]
+        learning_rate(p, start=1e-3, end=1e-5, scheduler=scheduler, warm_up_share=0.03)  # type: ignore[arg-type]
         for p in np.linspace(0, 1, 201)
     ]
     peak = int(np.argmax(rates))

@@ -132,7 +132,7 @@ def test_when_all_states_are_damaged_nothing_starts_afresh_by_itself(
     interrupt(config, after=2)
     (state,) = list_states(tmp_path / "detector.run" / "states")
     state.write_bytes(b"junk")
-    message = rf"^{state} is damaged \(.*\), as are all states in .*; pass --overwrite$"
+    message = rf"^{state} is damaged \(.*\), as are all states in .*; use overwrite=True to"
     with pytest.raises(HaustraError, match=message):
         train_detector(config)
     train_detector(config_for(manifest, tmp_path, overwrite=True))
@@ -146,9 +146,9 @@ def test_other_settings_are_named_and_overwrite_starts_afresh(
     with pytest.raises(HaustraError) as error:
         train_detector(config_for(manifest, tmp_path, **other))
     assert str(error.value) == (
-        f"{tmp_path}/detector.run holds an interrupted training with other settings: --batch-size "
-        "3 (now 4), --seed 0 (now 1); give its settings to continue it, or --overwrite to start "
-        "afresh"
+        f"{tmp_path}/detector.run holds an interrupted training with other settings: batch_size=3 "
+        "(now 4), seed=0 (now 1); give its settings to continue it, or overwrite=True to start "
+        "again"
     )
     fresh = train_detector(config_for(manifest, tmp_path, **other, overwrite=True))
     assert len(fresh.header.history) == 3
@@ -174,7 +174,7 @@ def test_resume_without_an_interrupted_training_is_an_error(tmp_path: Path, mani
     with pytest.raises(HaustraError) as error:
         train_detector(config_for(manifest, tmp_path, resume=True))
     assert str(error.value) == (
-        f"--resume: {tmp_path}/detector.run holds no interrupted training; leave --resume out to "
+        f"resume=True: {tmp_path}/detector.run holds no interrupted training; leave resume out to "
         "start one"
     )
     assert not (tmp_path / "detector.run").exists()
@@ -268,7 +268,7 @@ def test_a_failing_worker_stops_the_training_after_saving(
 
     with monkeypatch.context() as patch:
         patch.setattr("haustra.training.batches.augment_sample", failing)
-        with pytest.raises(HaustraError, match=r"^out of memory with --batch-size 3 at 64x64; "):
+        with pytest.raises(HaustraError, match=r"^out of memory with batch_size=3 at 64x64; "):
             train_detector(config)
     (state, *_) = list_states(config.run_folder / "states")
     assert read_state(state).position.epoch >= 1

@@ -20,8 +20,10 @@ from haustra.models.checkpoint import read_checkpoint, read_header, weights_dige
 from haustra.models.losses import detection_loss
 from haustra.training.config import TrainConfig
 from haustra.training.dry_run import dry_run
-from haustra.training.loop import prepare_training, train_detector
+from haustra.training.loop import train_detector
 from haustra.training.memory import try_largest_step
+from haustra.training.prepare import prepare_training
+from haustra.training.recipe import read_recipe
 from haustra.training.training import Training
 from haustra.warehouse.dataset import Batch, open_split, open_warehouse
 from haustra.warehouse.manifest import read_manifest
@@ -115,9 +117,9 @@ def test_a_checkpoint_that_a_training_began_from_is_named_with_its_licences(
     tmp_path: Path, manifest: Path
 ) -> None:
     first = train_detector(config_for(manifest, tmp_path / "first"))
-    train_detector(config_for(manifest, tmp_path, init_from=first.checkpoint_path))
+    train_detector(config_for(manifest, tmp_path, init_from=first.checkpoint))
     weights = read(tmp_path / "detector.run" / "environment.json")["initial_weights"]
-    assert weights["source"] == str(first.checkpoint_path)
+    assert weights["source"] == str(first.checkpoint)
     assert weights["weights_sha256"] == first.weights_sha256
     assert len(weights["licence"]) == len(weights["trained_on"]) == 8
 
@@ -134,6 +136,40 @@ def test_the_config_of_a_run_repeats_it_and_flags_count_more(
     assert read_header(tmp_path / "other.bin").training["batch_size"] == 3
 
 
+def test_a_recipe_file_decides_what_is_learned_and_a_config_repeats_it(
+    tmp_path: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text('{"averaging": {"max_decay": 0.5}, "matching": {"num_top_cells": 3}}')
+    plain = train_detector(config_for(manifest, tmp_path / "plain"))
+    settings = ("--manifest", manifest, "--epochs", 1, "--batch-size", 4)
+    changed = tmp_path / "changed.bin"
+    run("train", *settings, "--recipe", recipe, "--checkpoint-out", changed)
+    assert weights_of(changed) != plain.weights_sha256
+    stored = read_header(changed).training["recipe"]
+    assert stored["averaging"] == {"max_decay": 0.5, "warm_up_steps": 10}
+    assert stored["matching"]["num_top_cells"] == 3
+    assert read(tmp_path / "changed.run" / "config.json")["recipe"] == stored
+    again = tmp_path / "again.bin"
+    run("train", "--config", tmp_path / "changed.run" / "config.json", "--checkpoint-out", again)
+    assert weights_of(again) == weights_of(changed)
+    same = config_for(manifest, tmp_path / "python", recipe=read_recipe(recipe))
+    assert train_detector(same).weights_sha256 == weights_of(changed)
+
+
+def test_a_wrong_recipe_file_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text('{"averaging": {"max_decay": 2}}')
+    with pytest.raises(SystemExit) as stop:
+        run("train", "--manifest", "m.json", "--recipe", path)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        f"haustra: {path}: averaging: max_decay=2: expected a number from 0 to 1\n"
+    )
+
+
 def weights_of(path: Path) -> str:
     return weights_digest(read_checkpoint(path)[1].state_dict())
 
@@ -147,12 +183,12 @@ def weights_of(path: Path) -> str:
         ),
         (
             '{"sead": 1}',
-            "{path}: 'sead' is no setting of `haustra train`; expected one of the flags of "
+            "{path}: 'sead' is not a setting of `haustra train`; expected one of the flags of "
             "`haustra train --help`, with _ for -",
         ),
         (
             '{"config": 1}',
-            "{path}: 'config' is no setting of `haustra train`; expected one of the flags of "
+            "{path}: 'config' is not a setting of `haustra train`; expected one of the flags of "
             "`haustra train --help`, with _ for -",
         ),
     ],
@@ -243,8 +279,8 @@ def test_a_gradient_that_is_not_finite_names_and_saves_the_batch(
     assert (bad["not_finite"], bad["epoch"], bad["step"]) == ("gradient", 1, 1)
     assert str(error.value) == (
         f"the gradient is nan at epoch 1, step 1 (batch with {', '.join(bad['sample_ids'][:4])} "
-        f"and 2 more; all in {tmp_path}/detector.run/nonfinite_batch.json); lower --lr-start 0.01 "
-        "or pass --precision float32"
+        f"and 2 more; all in {tmp_path}/detector.run/nonfinite_batch.json); lower lr_start=0.01 "
+        "or use precision='float32'"
     )
 
 
@@ -290,7 +326,7 @@ def test_patience_ends_a_training_and_keeps_the_best_weights(
     # The weights of epoch 2 of the same nine epochs.
     scores_of(monkeypatch, [0.1, 0.3, 0.2, 0.2])
     again = train_detector(config_for(manifest, tmp_path / "b", **settings))
-    assert again.weights_sha256 == result.weights_sha256 == weights_of(result.checkpoint_path)
+    assert again.weights_sha256 == result.weights_sha256 == weights_of(result.checkpoint)
     scores_of(monkeypatch, [0.1, 0.2, 0.3, 0.2, 0.2])
     later = train_detector(config_for(manifest, tmp_path / "c", **settings))
     assert later.weights_sha256 != result.weights_sha256
@@ -301,8 +337,8 @@ def test_patience_needs_boxes_to_be_better_at(tmp_path: Path) -> None:
     with pytest.raises(HaustraError) as error:
         train_detector(config_for(manifest, tmp_path, patience=1))
     assert str(error.value) == (
-        f"--patience 1: the validation split of {manifest} has no box to be better at; leave "
-        "--patience out, or build a warehouse with more groups"
+        f"patience=1: the validation split of {manifest} has no box to measure a gain with; leave "
+        "patience out, or build a warehouse with more groups"
     )
 
 
@@ -329,7 +365,7 @@ def test_an_accumulated_gradient_is_the_mean_of_its_batches(tmp_path: Path, mani
         training.loss_terms(batch)["loss"].backward()  # type: ignore[no-untyped-call]
         wanted.append([weight.grad for weight in training.model.parameters()])
     training = Training(config, split=split)
-    training.optimiser.step = lambda: None  # type: ignore[method-assign]
+    training.optimizer.step = lambda: None  # type: ignore[method-assign]
     assert training.take_step(iter(batches)) is not None
     for weight, first, second in zip(training.model.parameters(), *wanted, strict=True):
         if weight.grad is None:
@@ -374,13 +410,12 @@ def test_a_dry_run_finds_what_would_stop_the_training(tmp_path: Path, manifest: 
     [
         (
             5,
-            "--batch-size 4 fits here, and with --accumulate 4 each step sees as many images as "
-            "before",
+            "batch_size=4 fits here, and with accumulate=4 each step sees as many images as before",
         ),
         (
             0,
-            "not even one image fits in what is left; free memory, or build a warehouse with a "
-            "smaller --target-size",
+            "not even one image fits in what is left; free memory, or build a warehouse of "
+            "smaller images with `haustra etl --target-size`",
         ),
     ],
 )
@@ -402,7 +437,7 @@ def test_out_of_memory_names_a_batch_size_that_fits(
     for attempt in (train_detector, dry_run):
         with pytest.raises(HaustraError) as error:
             attempt(config)
-        assert str(error.value) == f"out of memory with --batch-size 16 at 64x64; {advice}"
+        assert str(error.value) == f"out of memory with batch_size=16 at 64x64; {advice}"
 
 
 def test_another_error_of_pytorch_is_no_lack_of_memory(

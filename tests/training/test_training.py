@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ from haustra.models.checkpoint import read_checkpoint, read_header, weights_dige
 from haustra.models.efficientnet import EfficientNetLite0
 from haustra.models.predict import resolve_cpu_precision
 from haustra.training.config import TrainConfig
-from haustra.training.loop import prepare_training, train_detector
+from haustra.training.loop import train_detector
+from haustra.training.prepare import prepare_training
+from haustra.training.recipe import GrowthSettings, Recipe
 from haustra.training.state import Position
 from haustra.training.training import Training
 from haustra.warehouse.dataset import open_split
@@ -89,7 +92,7 @@ def test_the_same_seed_gives_the_same_weight_bytes(
 def test_the_checkpoint_holds_what_inference_needs(tmp_path: Path, manifest: Path) -> None:
     config = config_for(manifest, tmp_path, model="big", epochs=3, val_every=2)
     result = train_detector(config)
-    header = read_header(result.checkpoint_path)
+    header = read_header(result.checkpoint)
     warehouse = open_split(manifest, split="train").manifest
     assert header.model.kind == "big"
     assert header.model.num_slots == header.max_boxes == warehouse.max_boxes
@@ -111,7 +114,7 @@ def test_training_learns_and_shuffled_labels_show_no_leak(
     result = train_detector(
         config_for(manifest, tmp_path, model=model, epochs=30, batch_size=8, val_every=30)
     )
-    detector = CheckpointDetector(result.checkpoint_path)
+    detector = CheckpointDetector(result.checkpoint)
     split = open_split(manifest, split="test")
     honest, control = (
         evaluate_split(
@@ -127,8 +130,17 @@ def test_training_learns_and_shuffled_labels_show_no_leak(
     assert honest.at_threshold.recall >= 0.5
 
 
+def test_a_result_prints_what_was_trained(tmp_path: Path, manifest: Path) -> None:
+    text = repr(train_detector(config_for(manifest, tmp_path, epochs=2)))
+    assert re.fullmatch(
+        rf"TrainResult\(tinydet, checkpoint '{tmp_path}/detector.bin', 2 epochs, \d+ s, "
+        r"val AP50 0\.\d{3}, AP50-95 0\.\d{3}\)",
+        text,
+    )
+
+
 def test_etl_and_inference_feed_the_model_identical_pixels(tmp_path: Path, manifest: Path) -> None:
-    detector = CheckpointDetector(train_detector(config_for(manifest, tmp_path)).checkpoint_path)
+    detector = CheckpointDetector(train_detector(config_for(manifest, tmp_path)).checkpoint)
     captures = manifest.parents[2] / "captures"
     frames = {f.sample_id: f for run in read_runs(captures) for f in run.frames}
     split = open_split(manifest, split="train")
@@ -143,7 +155,7 @@ def test_evaluation_in_training_equals_evaluation_of_the_checkpoint(
     tmp_path: Path, manifest: Path
 ) -> None:
     result = train_detector(config_for(manifest, tmp_path, epochs=2))
-    detector = CheckpointDetector(result.checkpoint_path)
+    detector = CheckpointDetector(result.checkpoint)
     again = evaluate_split(
         open_split(manifest, split="val"), predict_slots=detector.predict_slots, threshold=0.3
     )
@@ -156,7 +168,7 @@ def test_another_max_boxes_than_the_manifests_is_refused_naming_both(
     with pytest.raises(HaustraError) as caught:
         train_detector(config_for(manifest, tmp_path, max_boxes=9))
     assert str(caught.value) == (
-        "--max-boxes 9 differs from the warehouse's max_boxes 4; leave it out, or build a "
+        "max_boxes=9 differs from the warehouse's max_boxes 4; leave it out, or build a "
         "warehouse with `haustra etl --max-boxes 9`"
     )
 
@@ -183,8 +195,7 @@ def test_a_checkpoint_of_the_other_kind_is_kept_unless_told(tmp_path: Path, mani
     with pytest.raises(HaustraError) as caught:
         train_detector(config_for(manifest, tmp_path, model="big"))
     assert str(caught.value) == (
-        f"--checkpoint-out {path} holds tinydet, not bigdet; expected a new name, or pass "
-        "--overwrite"
+        f"checkpoint_out='{path}' holds tinydet, not bigdet; expected a new name or overwrite=True"
     )
     assert path.read_bytes() == before
     train_detector(config_for(manifest, tmp_path, model="big", overwrite=True))
@@ -197,8 +208,8 @@ def test_a_file_that_is_no_checkpoint_is_kept_unless_told(tmp_path: Path, manife
     with pytest.raises(HaustraError) as caught:
         train_detector(config_for(manifest, tmp_path))
     assert str(caught.value) == (
-        f"--checkpoint-out {path} exists and is not a haustra checkpoint; expected a new name, or "
-        "pass --overwrite"
+        f"checkpoint_out='{path}' exists and is not a haustra checkpoint; expected a new name or "
+        "overwrite=True"
     )
     assert path.read_text() == "my thesis"
 
@@ -232,7 +243,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
 def test_a_time_budget_ends_the_training(tmp_path: Path, manifest: Path) -> None:
     result = train_detector(config_for(manifest, tmp_path, epochs=None, time_budget="2s"))
     assert result.seconds >= 2
-    header, _ = read_checkpoint(result.checkpoint_path)
+    header, _ = read_checkpoint(result.checkpoint)
     assert header.history[-1]["epoch"] >= 1
 
 
@@ -263,12 +274,14 @@ def test_images_grow_with_what_is_done_in_the_middle_of_an_epoch(
     done: float,
     resolution: float,
 ) -> None:
-    prepared = prepare_training(config_for(manifest, tmp_path, **({"epochs": None} | settings)))
+    recipe = Recipe(growth=GrowthSettings(side_step_px=1))
+    config = config_for(manifest, tmp_path, recipe=recipe, **({"epochs": None} | settings))
+    prepared = prepare_training(config)
     training = Training(prepared.config, split=prepared.split, backend=prepared.backend)
     training.position = Position(epoch=epoch, share_at_epoch_start=done)
-    strength = training.augment_strength()
-    assert strength is not None
-    assert strength.resolution == pytest.approx(resolution, abs=1e-3)
+    augmentation = training.augmentation()
+    assert augmentation is not None
+    assert augmentation.size_wh == (round(64 * resolution), round(64 * resolution))
 
 
 def test_validating_does_not_count_against_the_time_budget(
@@ -294,36 +307,35 @@ def test_a_training_can_begin_from_a_checkpoint(tmp_path: Path, manifest: Path, 
         manifest,
         tmp_path / "second",
         model=model,
-        init_from=first.checkpoint_path,
+        init_from=first.checkpoint,
         lr_start=1e-9,
         lr_end=1e-9,
         weight_decay=0.0,
     )
     second = train_detector(begin)
     before, after = (
-        dict(read_checkpoint(result.checkpoint_path)[1].named_parameters())
-        for result in (first, second)
+        dict(read_checkpoint(result.checkpoint)[1].named_parameters()) for result in (first, second)
     )
     for name, parameter in after.items():
         torch.testing.assert_close(parameter, before[name], atol=1e-6, rtol=0)
-    assert second.header.training["init_from"] == str(first.checkpoint_path)
+    assert second.header.training["init_from"] == str(first.checkpoint)
 
 
 def test_a_checkpoint_of_the_other_kind_cannot_begin_a_training(
     tmp_path: Path, manifest: Path
 ) -> None:
-    tiny = train_detector(config_for(manifest, tmp_path / "tiny", model="tiny")).checkpoint_path
+    tiny = train_detector(config_for(manifest, tmp_path / "tiny", model="tiny")).checkpoint
     with pytest.raises(HaustraError) as caught:
         train_detector(config_for(manifest, tmp_path / "big", model="big", init_from=tiny))
     assert str(caught.value) == (
-        f"{tiny} holds tinydet, but --model big was asked for; expected a bigdet checkpoint, or "
-        "pass --model tiny"
+        f"{tiny} holds tinydet, but model='big' was asked for; expected a bigdet checkpoint, or "
+        "model='tiny'"
     )
 
 
 def test_a_pretrained_bigdet_trains_and_is_read_again(tmp_path: Path, manifest: Path) -> None:
     result = train_detector(config_for(manifest, tmp_path, model="big", pretrained=True))
-    header, model = read_checkpoint(result.checkpoint_path)
+    header, model = read_checkpoint(result.checkpoint)
     assert header.model.backbone == "efficientnet-lite0"
     imagenet = EfficientNetLite0()
     imagenet.load_imagenet_weights()
@@ -339,28 +351,28 @@ def test_a_pretrained_bigdet_trains_and_is_read_again(tmp_path: Path, manifest: 
         ({"epochs": 0}, "epochs=0: expected a whole number of at least 1"),
         ({"batch_size": -2}, "batch_size=-2: expected a whole number of at least 1"),
         ({"max_boxes": 0}, "max_boxes=0: expected a whole number of at least 1"),
-        ({"seed": -1}, "--seed -1: expected a whole number from 0 to 2^32 - 1"),
+        ({"seed": -1}, "seed=-1: expected a whole number from 0 to 2^32 - 1"),
         ({"val_every": 0}, "val_every=0: expected a whole number of at least 1"),
-        ({"lr_start": 0.0}, "--lr-start 0.0: expected a rate above 0 and below 1"),
-        ({"lr_end": -1e-3}, "--lr-end -0.001: expected a rate above 0 and below 1"),
-        ({"iou_weight": -1.0}, "--iou-weight -1.0: expected a number of at least 0"),
+        ({"lr_start": 0.0}, "lr_start=0.0: expected a rate above 0 and below 1"),
+        ({"lr_end": -1e-3}, "lr_end=-0.001: expected a rate above 0 and below 1"),
+        ({"iou_weight": -1.0}, "iou_weight=-1.0: expected a number of at least 0"),
         (
             {"epochs": None, "time_budget": "0m"},
-            "--time-budget '0m': expected a time above zero such as 90s, 10m or 1h",
+            "time_budget='0m': expected a time above zero such as 90s, 10m or 1h",
         ),
         (
             {"pretrained": True, "model": "tiny"},
-            "--pretrained with --model tiny: expected --model big, since the pretrained backbone "
-            "is larger than all of TinyDet",
+            "pretrained=True with model='tiny': expected model='big', since the pretrained "
+            "backbone is larger than all of TinyDet",
         ),
         (
             {"pretrained": True, "model": "big", "init_from": "old.bin"},
-            "--pretrained and --init-from old.bin: expected one of them, since both say with which "
-            "weights to begin",
+            "pretrained=True and init_from='old.bin': expected one of them, since both set the "
+            "first weights",
         ),
         (
             {"epochs": 3, "time_budget": "10m"},
-            "--epochs 3 and --time-budget 10m: expected one of them",
+            "epochs=3 and time_budget='10m': expected one of them",
         ),
     ],
 )
@@ -416,7 +428,7 @@ def test_training_stops_at_a_changed_shard_and_keeps_the_last_checkpoint(tmp_pat
     shard.write_bytes(data)
     with pytest.raises(HaustraError, match=f"^{shard} does not have the SHA-256"):
         train_detector(config_for(manifest, tmp_path))
-    assert weights_digest(read_checkpoint(first.checkpoint_path)[1].state_dict()) == (
+    assert weights_digest(read_checkpoint(first.checkpoint)[1].state_dict()) == (
         first.weights_sha256
     )
     train_detector(config_for(manifest, tmp_path, verify=False))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from haustra.training.augment import FULL
-from haustra.training.batches import training_batches, with_waits
+from haustra.training.batches import EpochAugmentation, training_batches, with_waits
+from haustra.training.recipe import FULL
 from haustra.warehouse.batches import iterate_batches
 from haustra.warehouse.dataset import Split, open_split
 from haustra.warehouse.etl import build_warehouse
@@ -126,7 +126,7 @@ def test_augmented_batches_go_on_where_they_were_left() -> None:
             batch_size=4,
             seed=5,
             epoch=1,
-            strength=FULL,
+            augmentation=EpochAugmentation(FULL, (32, 32)),
             first_batch=first_batch,
         )
         return [batch.images.tobytes() + batch.boxes_xyxy.tobytes() for _, batch in made]
@@ -154,7 +154,7 @@ def test_mosaics_take_samples_of_their_own_window_only(monkeypatch: pytest.Monke
             batch_size=1,
             seed=0,
             epoch=0,
-            strength=FULL,
+            augmentation=EpochAugmentation(FULL, (32, 32)),
             first_batch=window.start,
         ):
             pass

@@ -26,9 +26,9 @@ from haustra.backends.aten import Program
 from haustra.backends.webgpu import DEVICE, open_device
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import DenseOutput, SlotDetector
+from haustra.models.loss_settings import LossSettings, MatchingSettings
 from haustra.models.losses import (
     CellTargets,
-    LossWeights,
     assign_slots,
     assign_targets,
     loss_from_targets,
@@ -51,9 +51,9 @@ class _Predicting(nn.Module):
 
 
 class _Loss(nn.Module):
-    def __init__(self, weights: LossWeights) -> None:
+    def __init__(self, settings: LossSettings, *, iou_weight: float) -> None:
         super().__init__()
-        self._weights = weights
+        self._settings, self._iou_weight = settings, iou_weight
 
     def forward(self, *tensors: Tensor) -> list[Tensor]:
         predictions, targets = tensors[:NUM_PREDICTIONS], tensors[NUM_PREDICTIONS:]
@@ -62,7 +62,8 @@ class _Loss(nn.Module):
         terms = loss_from_targets(
             DenseOutput(logits, boxes, cells_xy=boxes, cell_sizes=boxes),
             CellTargets(*targets),
-            weights=self._weights,
+            settings=self._settings,
+            iou_weight=self._iou_weight,
             every_cell=True,
         )
         return [terms[name] for name in TERM_NAMES]
@@ -179,12 +180,22 @@ class WgpuLearner:
 
     Args of the constructor:
         model: on the CPU, float32.
-        loss_weights: of the terms.
+        matching: Settings of the matching.
+        settings: Settings of the loss.
+        iou_weight: Weight of the IoU term.
     """
 
-    def __init__(self, model: SlotDetector, *, loss_weights: LossWeights) -> None:
+    def __init__(
+        self,
+        model: SlotDetector,
+        *,
+        matching: MatchingSettings,
+        settings: LossSettings,
+        iou_weight: float,
+    ) -> None:
         open_device()
-        self._model, self._loss_weights = model, loss_weights
+        self._model, self._matching = model, matching
+        self._settings, self._iou_weight = settings, iou_weight
         self._steps: dict[tuple[int, ...], _CompiledStep] = {}
         self._weights: _DeviceWeights | None = None
         self._trained: list[str] = []
@@ -205,7 +216,8 @@ class WgpuLearner:
         logits = torch.zeros(shape[0], len(places[0]))
         boxes = torch.zeros(*logits.shape, 4)
         loss_program = Program(
-            _Loss(self._loss_weights), (logits, boxes, logits, logits.bool(), boxes)
+            _Loss(self._settings, iou_weight=self._iou_weight),
+            (logits, boxes, logits, logits.bool(), boxes),
         )
 
         def predict(images: GpuTensor, tensors: list[GpuTensor]) -> list[GpuTensor]:
@@ -264,7 +276,7 @@ class WgpuLearner:
         uploaded = _upload(images)
         predictions = step.predict(uploaded, self._weights.tensors)
         output = DenseOutput(*(torch.from_numpy(x.numpy()) for x in predictions), *step.places)
-        targets = assign_targets(output, boxes_xyxy=boxes_xyxy, mask=mask)
+        targets = assign_targets(output, boxes_xyxy=boxes_xyxy, mask=mask, matching=self._matching)
         results = step.learn(
             uploaded, [_upload(values) for values in targets], self._weights.tensors
         )
@@ -285,8 +297,10 @@ class WgpuLearner:
         if self._model.exclusion is not None:
             # Of a few numbers, and learns five: no work for the card.
             candidates = self._model.candidates(output)
-            wanted = assign_slots(candidates, output, boxes_xyxy=boxes_xyxy, mask=mask)
-            of_slots = slot_loss(candidates, wanted)
+            wanted = assign_slots(
+                candidates, output, boxes_xyxy=boxes_xyxy, mask=mask, matching=self._matching
+            )
+            of_slots = slot_loss(candidates, wanted, settings=self._settings)
             loss = loss + of_slots
             by_name["slots"] = of_slots.detach()
         return {"loss": loss, **by_name}

@@ -1,6 +1,7 @@
 """`haustra train`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,18 +13,31 @@ from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.core.files import read_json
 from haustra.core.progress_bars import duration_text
 from haustra.training.config import TrainConfig
+from haustra.training.recipe import Recipe, parse_recipe, read_recipe
 
 CONFIG_FLAG = "--config"
 BYTES_PER_GB = 1e9
 
 
+def _convert_recipe(_kind: object, tokens: Sequence[Token]) -> Recipe:
+    """Return the recipe of `--recipe FILE`, or the one that `--config` found in a config.json."""
+    (token,) = tokens
+    if token.source == "cli":
+        return read_recipe(token.value)
+    return parse_recipe(json.loads(token.value), name=f"{token.source}: recipe")
+
+
+# One flag that takes a file, instead of a flag per setting.
+Parameter(converter=_convert_recipe, accepts_keys=False, n_tokens=1, show_default=False)(Recipe)
+
+
 def settings_from_file(
     _app: App, _commands: tuple[str, ...], arguments: ArgumentCollection
 ) -> None:
-    """Fill the flags that were not given from the file of `--config`, the way cyclopts asks for it.
+    """Fill the flags that were not given from the file of `--config`, as cyclopts asks for it.
 
     Raises:
-        HaustraError: the file is missing or not such a file, or names a setting that there is not.
+        HaustraError: The file does not exist, is not an object of settings, or has an unknown one.
     """
     given = {argument.name: argument for argument in arguments}
     if CONFIG_FLAG not in given or not given[CONFIG_FLAG].tokens:
@@ -38,8 +52,8 @@ def settings_from_file(
         flag = f"--{name.replace('_', '-')}"
         if flag not in given or flag == CONFIG_FLAG:
             raise HaustraError(
-                f"{path}: {name!r} is no setting of `haustra train`; expected one of the flags of "
-                "`haustra train --help`, with _ for -"
+                f"{path}: {name!r} is not a setting of `haustra train`; expected one of the flags "
+                "of `haustra train --help`, with _ for -"
             )
         if value is not None and not given[flag].tokens:
             text = value if isinstance(value, str) else json.dumps(value)
@@ -97,7 +111,7 @@ def train(
     if as_json:
         print_json(
             {
-                "checkpoint": str(result.checkpoint_path),
+                "checkpoint": str(result.checkpoint),
                 "run_folder": str(result.run_folder),
                 "metrics": str(result.metrics_path),
                 "weights_sha256": result.weights_sha256,
@@ -111,9 +125,9 @@ def train(
     print_lines(
         [
             (
-                f"checkpoint {result.checkpoint_path} (weights {result.weights_sha256[:16]}), "
+                f"checkpoint {result.checkpoint} (weights {result.weights_sha256[:16]}), "
                 f"metrics and curves in {result.run_folder}, {result.seconds:.0f} s"
             ),
-            f"next: haustra infer --detector-weights {result.checkpoint_path} --image IMAGE",
+            f"next: haustra infer --detector-weights {result.checkpoint} --image IMAGE",
         ]
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from haustra import __version__
 from haustra.core.digests import digest_bytes
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_bytes_atomic
 from haustra.core.letterbox import ResizeMode
 from haustra.core.operating_point import OperatingPoint
@@ -181,8 +181,8 @@ def check_kind(path: Path, *, header: CheckpointHeader, wanted: ModelKind | None
     """
     if wanted is not None and header.model.kind != wanted:
         raise HaustraError(
-            f"{path} holds {header.kind_name}, but --model {wanted} was asked for; expected a "
-            f"{wanted}det checkpoint, or pass --model {header.model.kind}"
+            f"{path} holds {header.kind_name}, but {option('model', wanted)} was asked for; "
+            f"expected a {wanted}det checkpoint, or {option('model', header.model.kind)}"
         )
 
 

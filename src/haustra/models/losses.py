@@ -8,7 +8,6 @@ plain arithmetic of static shapes, which any backend can run.
 Shapes: B batch, N cells, K candidates, M ground-truth boxes (padded).
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,23 +15,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from haustra.models.detector import Candidates, DenseOutput
+from haustra.models.loss_settings import LossSettings, MatchingSettings
 from haustra.models.matching import (
-    ONE_TO_MANY,
-    ONE_TO_ONE,
     candidate_cells,
     match_greedy,
     match_quality,
     match_top_cells,
     pairwise_iou,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """How much each term counts."""
-
-    l1: float = 4.5
-    iou: float = 3.6
 
 
 def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
@@ -61,18 +51,23 @@ class CellTargets(NamedTuple):
 
 
 @torch.no_grad()
-def assign_targets(output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor) -> CellTargets:
+def assign_targets(
+    output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor, matching: MatchingSettings
+) -> CellTargets:
     """Decide by matching what each cell should say; several may answer for one box.
 
     Args:
         output: the proposals of a batch.
         boxes_xyxy: [B,M,4] ground truth, normalised to the image.
         mask: [B,M] bool, which rows of it are boxes.
+        matching: Settings of the matching.
     """
-    possible = candidate_cells(output.cells_xy, output.cell_sizes, boxes_xyxy) & mask[:, None]
+    possible = _possible_pairs(output, boxes_xyxy=boxes_xyxy, mask=mask, matching=matching)
     iou = pairwise_iou(output.boxes_xyxy, boxes_xyxy)
-    quality = match_quality(output.objectness_logits, iou, possible=possible, powers=ONE_TO_MANY)
-    box_of_cell, positive = match_top_cells(quality)
+    quality = match_quality(
+        output.objectness_logits, iou, possible=possible, powers=matching.one_to_many
+    )
+    box_of_cell, positive = match_top_cells(quality, num_top_cells=matching.num_top_cells)
     return CellTargets(
         scores=_target_scores(quality, iou, box_of_cell, positive),
         positive=positive,
@@ -82,7 +77,12 @@ def assign_targets(output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor) -> 
 
 @torch.no_grad()
 def assign_slots(
-    candidates: Candidates, output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor
+    candidates: Candidates,
+    output: DenseOutput,
+    *,
+    boxes_xyxy: Tensor,
+    mask: Tensor,
+    matching: MatchingSettings,
 ) -> Tensor:
     """Decide by exclusive matching what each candidate should say, [B,K] in 0..1.
 
@@ -91,26 +91,33 @@ def assign_slots(
         output: the proposals of a batch.
         boxes_xyxy: [B,M,4] ground truth, normalised to the image.
         mask: [B,M] bool, which rows of it are boxes.
+        matching: Settings of the matching.
     """
     cells = candidates.cells[..., None]
     proposed = output.boxes_xyxy.gather(1, cells.expand(-1, -1, 4))
     iou = pairwise_iou(proposed, boxes_xyxy)
-    possible = candidate_cells(output.cells_xy, output.cell_sizes, boxes_xyxy) & mask[:, None]
+    possible = _possible_pairs(output, boxes_xyxy=boxes_xyxy, mask=mask, matching=matching)
     possible = possible.gather(1, cells.expand(-1, -1, boxes_xyxy.shape[1]))
-    quality = match_quality(candidates.logits, iou, possible=possible, powers=ONE_TO_ONE)
+    quality = match_quality(candidates.logits, iou, possible=possible, powers=matching.one_to_one)
     matched = _cells_of_greedy(match_greedy(quality), quality=quality)
     return _target_scores(quality, iou, *matched)
 
 
 def loss_from_targets(
-    output: DenseOutput, targets: CellTargets, *, weights: LossWeights, every_cell: bool = False
+    output: DenseOutput,
+    targets: CellTargets,
+    *,
+    settings: LossSettings,
+    iou_weight: float,
+    every_cell: bool = False,
 ) -> dict[str, Tensor]:
     """Compute the differentiable terms of the dense heads' loss.
 
     Args:
         output: the proposals of a batch.
         targets: of `assign_targets`.
-        weights: of the terms.
+        settings: Settings of the loss.
+        iou_weight: Weight of the IoU term.
         every_cell: compute the box terms of all cells, those without a box at no weight: static
             shapes, for graphs that are compiled and for GPUs, which would have to wait to know how
             many there are. The same value, with more work.
@@ -121,8 +128,9 @@ def loss_from_targets(
     logits, wanted = output.objectness_logits, targets.scores
     normaliser = wanted.sum().clamp(min=1.0)
     bce = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    # Down-weight the easy background (quality focal loss, Li et al. 2020, beta = 2).
-    bce = torch.where(targets.positive, bce, bce * logits.detach().sigmoid() ** 2)
+    # Easy background counts less.
+    error = logits.detach().sigmoid()
+    bce = torch.where(targets.positive, bce, bce * error**settings.background_focus)
     rows = (output.boxes_xyxy, targets.boxes_xyxy, wanted)
     predicted, true, scores = (
         tensor.flatten(0, 1) if every_cell else tensor[targets.positive] for tensor in rows
@@ -132,21 +140,17 @@ def loss_from_targets(
     giou = ((1 - paired_giou(predicted, true)) * importance).sum()
     return {
         "objectness": bce.sum() / normaliser,
-        "l1": weights.l1 * l1,
-        "iou": weights.iou * giou,
+        "l1": settings.l1_weight * l1,
+        "iou": iou_weight * giou,
     }
 
 
-def slot_loss(candidates: Candidates, wanted: Tensor) -> Tensor:
-    """Compute the loss of the exclusion, a scalar, with the targets of `assign_slots`.
-
-    The quality focal loss (Li et al. 2020, beta = 2): with plain BCE the many candidates that must
-    be silent silence also those that are another opinion about a doubtful polyp.
-    """
+def slot_loss(candidates: Candidates, wanted: Tensor, *, settings: LossSettings) -> Tensor:
+    """Compute the loss of the exclusion, a scalar, with the targets of `assign_slots`."""
     logits = candidates.logits
     bce = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    error = (logits.detach().sigmoid() - wanted) ** 2
-    return (bce * error).sum() / wanted.sum().clamp(min=1.0)
+    error = (logits.detach().sigmoid() - wanted).abs()
+    return (bce * error**settings.exclusion_focus).sum() / wanted.sum().clamp(min=1.0)
 
 
 def detection_loss(
@@ -155,7 +159,9 @@ def detection_loss(
     *,
     boxes_xyxy: Tensor,
     mask: Tensor,
-    weights: LossWeights,
+    matching: MatchingSettings,
+    settings: LossSettings,
+    iou_weight: float,
     every_cell: bool = False,
 ) -> dict[str, Tensor]:
     """Compute the loss of the dense heads and of the exclusion.
@@ -165,19 +171,37 @@ def detection_loss(
         candidates: of these proposals; None for a model without exclusion.
         boxes_xyxy: [B,M,4] ground truth, normalised to the image.
         mask: [B,M] bool, which rows of it are boxes.
-        weights: of the terms.
+        matching: Settings of the matching.
+        settings: Settings of the loss.
+        iou_weight: Weight of the IoU term.
         every_cell: as of `loss_from_targets`.
 
     Returns:
         Scalars by name; "loss" is the sum that is minimised.
     """
-    targets = assign_targets(output, boxes_xyxy=boxes_xyxy, mask=mask)
-    terms = loss_from_targets(output, targets, weights=weights, every_cell=every_cell)
+    truth = {"boxes_xyxy": boxes_xyxy, "mask": mask}
+    targets = assign_targets(output, **truth, matching=matching)
+    terms = loss_from_targets(
+        output, targets, settings=settings, iou_weight=iou_weight, every_cell=every_cell
+    )
     if candidates is not None:
-        wanted = assign_slots(candidates, output, boxes_xyxy=boxes_xyxy, mask=mask)
-        terms["slots"] = slot_loss(candidates, wanted)
+        wanted = assign_slots(candidates, output, **truth, matching=matching)
+        terms["slots"] = slot_loss(candidates, wanted, settings=settings)
     loss = torch.stack(list(terms.values())).sum()
     return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
+
+
+def _possible_pairs(
+    output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor, matching: MatchingSettings
+) -> Tensor:
+    """Return which cells may answer for which boxes, [B,N,M] bool."""
+    inside = candidate_cells(
+        output.cells_xy,
+        output.cell_sizes,
+        boxes_xyxy,
+        least_width_cells=matching.least_width_cells,
+    )
+    return inside & mask[:, None]
 
 
 def _cells_of_greedy(matched: Tensor, *, quality: Tensor) -> tuple[Tensor, Tensor]:

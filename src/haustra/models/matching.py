@@ -6,27 +6,10 @@
 Shapes: B batch, N cells, M ground-truth boxes (padded).
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-NUM_TOP_CELLS = 10
-"""Cells per box for the dense head (TOOD, Feng et al. 2021, uses 13; the YOLO family 10)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class QualityPowers:
-    """Quality of a pair = score^score_power * IoU^iou_power."""
-
-    score: float
-    iou: float
-
-
-ONE_TO_ONE = QualityPowers(score=1.0, iou=2.0)
-"""The score has a say, so that the cell that speaks for a polyp goes on speaking for it."""
-ONE_TO_MANY = QualityPowers(score=0.5, iou=4.0)
-"""The place decides, the score breaks ties."""
+from haustra.models.loss_settings import QualityPowers
 
 
 def pairwise_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
@@ -42,16 +25,24 @@ def pairwise_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     return overlap / (area_a + area_b - overlap).clamp(min=1e-9)
 
 
-def candidate_cells(cells_xy: Tensor, cell_sizes: Tensor, boxes_xyxy: Tensor) -> Tensor:
-    """Tell which cells may answer for a box: their centre lies in it, [B,N,M] bool.
+def candidate_cells(
+    cells_xy: Tensor, cell_sizes: Tensor, boxes_xyxy: Tensor, *, least_width_cells: float
+) -> Tensor:
+    """Return which cells may answer for a box: their center lies in it.
 
-    A box thinner than a cell may hold no centre, so each box is taken at least one cell and a half
-    wide around its own centre.
+    Args:
+        cells_xy: [N,2] centers of the cells.
+        cell_sizes: [N,2] widths and heights of the cells.
+        boxes_xyxy: [B,M,4] labeled boxes.
+        least_width_cells: Smaller boxes are enlarged to this many cells around their center.
+
+    Returns:
+        [B,N,M] bool.
     """
     inside = []
     for axis in (0, 1):
         low, high = boxes_xyxy[:, None, :, axis], boxes_xyxy[:, None, :, axis + 2]
-        reach = torch.maximum((high - low) / 2, 0.75 * cell_sizes[:, None, axis])
+        reach = torch.maximum((high - low) / 2, least_width_cells / 2 * cell_sizes[:, None, axis])
         inside.append((cells_xy[:, None, axis] - (low + high) / 2).abs() <= reach)
     return inside[0] & inside[1]
 
@@ -95,16 +86,17 @@ def match_greedy(quality: Tensor) -> Tensor:
     return matched
 
 
-def match_top_cells(quality: Tensor) -> tuple[Tensor, Tensor]:
+def match_top_cells(quality: Tensor, *, num_top_cells: int) -> tuple[Tensor, Tensor]:
     """Give each box its best cells; a cell that several boxes want goes to the best pair.
 
     Args:
         quality: [B,N,M]; a negative value forbids the pair.
+        num_top_cells: Cells that each box gets at most.
 
     Returns:
         [B,N] int64 box of each cell, and [B,N] bool whether it has one.
     """
-    count = min(NUM_TOP_CELLS, quality.shape[1])
+    count = min(num_top_cells, quality.shape[1])
     threshold = quality.topk(count, dim=1).values[:, -1:]
     wanted = quality.masked_fill((quality < threshold) | (quality < 0), -1.0)
     best, box = wanted.max(dim=2)

@@ -13,7 +13,7 @@ Shapes: B batch, M boxes, H and W of the image. Coordinates are pixels: a pixel'
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import NamedTuple
 
 import cv2
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from haustra.core import effects
 from haustra.core.letterbox import PAD_VALUE
+from haustra.training.recipe import AugmentStrength
 from haustra.warehouse.dataset import Batch
 
 Image = NDArray[np.uint8]
@@ -29,75 +30,14 @@ Boxes = NDArray[np.float64]
 ReadSample = Callable[[int], tuple[Image, Boxes]]
 """From a sample's number to its image [H,W,3] and its boxes [N,4] in pixels."""
 
-MIN_BOX_SHARE = 0.3
-"""A box that keeps less of its area inside the image is dropped."""
-MIN_BOX_SIDE_PX = 3.0
-SIDE_STEP = 64
-"""Sides of shrunk images are multiples of this: the sides of their maps down to stride 16 then are
-multiples of 4, which convolutions on CPUs are blocked for. With AVX2 a step at 160x160 takes nine
-tenths of one at 192x192 (dev/lab_log.md)."""
 GREY = (0.299, 0.587, 0.114)
 """Luma weights of RGB (ITU-R BT.601)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentStrength:
-    """How far and how often; ranges are low and high, chances are 0..1."""
-
-    scale: tuple[float, float] = (0.6, 1.5)
-    stretch: float = 0.1
-    """Largest relative change of the aspect ratio."""
-    shift: float = 0.15
-    """Largest shift, as a share of the image."""
-    turn: float = 0.5
-    """Chance that the image is also turned by an angle that is no quarter."""
-    turn_deg: float = 30.0
-    """Largest such angle."""
-    gain: float = 0.4
-    """Largest relative change of brightness, contrast and saturation."""
-    channel_gain: float = 0.15
-    """Largest relative change of one colour channel: white balance differs between scopes."""
-    gamma: float = 0.45
-    """Largest change of log gamma."""
-    mosaic: float = 0.3
-    """Chance that four samples share the image."""
-    paste: float = 0.5
-    """Chance that another sample's polyp is blended in."""
-    blur: float = 0.2
-    noise: float = 0.2
-    compression: float = 0.1
-    speculars: float = 0.2
-    text: float = 0.1
-    resolution: float = 1.0
-    """Side of the images, as a share of the stored ones'; rounded up to what the models take."""
-
-
-FULL = AugmentStrength()
-EASY = AugmentStrength(gain=0.2, channel_gain=0.08, gamma=0.2, paste=0.3, blur=0.15, noise=0.15)
-"""The beginning of a training: the same geometry, with less of what makes frames hard to read."""
-LIGHT = AugmentStrength(
-    scale=(0.8, 1.25),
-    stretch=0.0,
-    shift=0.1,
-    turn=0.0,
-    gain=0.2,
-    channel_gain=0.08,
-    gamma=0.2,
-    mosaic=0.0,
-    paste=0.0,
-    blur=0.1,
-    noise=0.1,
-    compression=0.05,
-    speculars=0.1,
-    text=0.05,
-)
-"""The end of a training: the geometry of real frames, and colours of more than one scope."""
 
 
 def mix_strengths(
     first: AugmentStrength, second: AugmentStrength, *, share: float
 ) -> AugmentStrength:
-    """Return the strength between two, all but the ranges of `scale`; that is the first's.
+    """Return the strength between two, all but the ranges; these are the first's.
 
     Args:
         first: at share 0.
@@ -106,7 +46,7 @@ def mix_strengths(
     """
     values = asdict(first)
     for name, end in asdict(second).items():
-        if isinstance(end, float):
+        if not isinstance(end, tuple):
             values[name] += share * (end - values[name])
     return AugmentStrength(**values)
 
@@ -150,7 +90,11 @@ def _warp(image: Image, affine: NDArray[np.float64], *, size_wh: tuple[int, int]
 
 
 def move_boxes(
-    boxes_px: Boxes, affine: NDArray[np.float64], *, window_px: tuple[int, int, int, int]
+    boxes_px: Boxes,
+    affine: NDArray[np.float64],
+    *,
+    window_px: tuple[int, int, int, int],
+    strength: AugmentStrength,
 ) -> Boxes:
     """Map boxes [N,4] by an affine, and clip them to the window.
 
@@ -166,7 +110,8 @@ def move_boxes(
     clipped: Boxes = np.clip(moved, [x0, y0, x0, y0], [x1, y1, x1, y1])
     side = clipped[:, 2:] - clipped[:, :2]
     area = (moved[:, 2:] - moved[:, :2]).prod(axis=1)
-    kept = (side.prod(axis=1) > MIN_BOX_SHARE * area) & (side.min(axis=1) >= MIN_BOX_SIDE_PX)
+    kept = side.prod(axis=1) > strength.min_box_share * area
+    kept &= side.min(axis=1) >= strength.min_box_side_px
     left: Boxes = clipped[kept]
     return left
 
@@ -190,9 +135,8 @@ def _single(
         angle_deg=angle_deg,
     )
     window = (0, 0, width, height)
-    return _warp(image, affine, size_wh=(width, height)), move_boxes(
-        boxes, affine, window_px=window
-    )
+    moved = move_boxes(boxes, affine, window_px=window, strength=strength)
+    return _warp(image, affine, size_wh=(width, height)), moved
 
 
 def _mosaic(
@@ -221,14 +165,15 @@ def _mosaic(
             rng,
             source_centre_xy=size * (0.5 + rng.uniform(-strength.shift, strength.shift, size=2)),
             target_centre_xy=np.array([x0 + x1, y0 + y1]) / 2,
-            zoom=rng.uniform(0.5, 0.8),
+            zoom=rng.uniform(*strength.mosaic_scale),
             stretch=strength.stretch,
             may_turn=width == height,
         )
         inside = affine.copy()
         inside[:, 2] -= (x0, y0)
         canvas[y0:y1, x0:x1] = _warp(image, inside, size_wh=(x1 - x0, y1 - y0))
-        boxes.append(move_boxes(own, affine, window_px=(x0, y0, x1, y1)))
+        window = (x0, y0, x1, y1)
+        boxes.append(move_boxes(own, affine, window_px=window, strength=strength))
     if canvas is None:
         raise AssertionError("a mosaic has four parts")
     return canvas, np.concatenate(boxes)
@@ -251,6 +196,7 @@ def _paste_polyp(
     boxes: Boxes,
     *,
     partners: NDArray[np.int64],
+    strength: AugmentStrength,
     rng: np.random.Generator,
 ) -> tuple[Image, Boxes]:
     """Blend one polyp of another sample into a free place, feathered along its box's ellipse."""
@@ -260,7 +206,7 @@ def _paste_polyp(
         return image, boxes
     box = donor_boxes[rng.integers(len(donor_boxes))]
     side = box[2:] - box[:2]
-    target_side = max(width, height) * rng.uniform(0.08, 0.4)
+    target_side = max(width, height) * rng.uniform(*strength.paste_side)
     zoom = float(np.clip(target_side / side.max(), 0.3, 1.5))
     half = side * zoom / 2
     if (2 * half < 8).any():
@@ -275,7 +221,8 @@ def _paste_polyp(
             stretch=0.0,
             may_turn=True,
         )
-        placed = move_boxes(box[None], affine, window_px=(0, 0, width, height))
+        window_px = (0, 0, width, height)
+        placed = move_boxes(box[None], affine, window_px=window_px, strength=strength)
         if len(placed) and _overlap_share(placed[0], boxes) < 0.05:
             break
     else:
@@ -425,17 +372,16 @@ def augment_sample(
         rng: the only source of randomness.
 
     Returns:
-        An image [H,W,3] of the same size, times `strength.resolution`, and its boxes [N,4] in its
-        pixels.
+        An image [H,W,3] of the same size, and its boxes [N,4] in its pixels.
     """
-    if strength.resolution != 1:
-        read = _smaller(read, resolution=strength.resolution)
     if rng.random() < strength.mosaic:
         image, boxes = _mosaic(read, index, partners=partners, strength=strength, rng=rng)
     else:
         image, boxes = _single(read, index, strength=strength, rng=rng)
         if rng.random() < strength.paste:
-            image, boxes = _paste_polyp(read, image, boxes, partners=partners, rng=rng)
+            image, boxes = _paste_polyp(
+                read, image, boxes, partners=partners, strength=strength, rng=rng
+            )
     image = _recolor(image, strength=strength, rng=rng)
     for chance, change in (
         (strength.speculars, _add_speculars),
@@ -449,20 +395,19 @@ def augment_sample(
     return image, boxes
 
 
-def _smaller(read: ReadSample, *, resolution: float) -> ReadSample:
-    """Return what reads samples at a share of their side."""
+def resized(read: ReadSample, *, size_wh: tuple[int, int]) -> ReadSample:
+    """Return a function that reads the same samples at another size."""
 
-    def read_smaller(index: int) -> tuple[Image, Boxes]:
+    def read_resized(index: int) -> tuple[Image, Boxes]:
         image, boxes = read(index)
-        stored = np.array(image.shape[1::-1])
-        size = np.maximum(1, np.rint(stored * resolution / SIDE_STEP).astype(int)) * SIDE_STEP
-        if (size >= stored).any():
+        height, width = image.shape[:2]
+        if size_wh == (width, height):
             return image, boxes
         # At most about half the side, where this is as good as the mean of areas, and faster.
-        smaller: Image = cv2.resize(image, size.tolist(), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
-        return smaller, boxes * np.tile(size / stored, 2)
+        smaller: Image = cv2.resize(image, size_wh, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+        return smaller, boxes * np.tile(np.array(size_wh) / (width, height), 2)
 
-    return read_smaller
+    return read_resized
 
 
 def batch_samples(samples: list[tuple[Image, Boxes]]) -> Batch:

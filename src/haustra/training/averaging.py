@@ -5,15 +5,15 @@ import copy
 import torch
 
 from haustra.models.detector import SlotDetector
-
-MAX_DECAY = 0.998
+from haustra.training.recipe import AveragingSettings
 
 
 class AveragedModel:
     """Keeps a copy of a model whose floating-point state follows the original's average."""
 
-    def __init__(self, model: SlotDetector) -> None:
+    def __init__(self, model: SlotDetector, *, settings: AveragingSettings) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._settings = settings
         self.steps = 0
         """Steps that were followed."""
 
@@ -21,7 +21,9 @@ class AveragedModel:
     def update(self, model: SlotDetector) -> None:
         """Move the average towards the model; early steps count more, as they are the only ones."""
         self.steps += 1
-        decay = min(MAX_DECAY, (1 + self.steps) / (10 + self.steps))
+        settings = self._settings
+        ramp = (1 + self.steps) / (settings.warm_up_steps + self.steps)
+        decay = min(settings.max_decay, ramp)
         averages, values = self.model.state_dict(), model.state_dict()
         floating = [name for name, value in values.items() if value.is_floating_point()]
         torch._foreach_lerp_(

@@ -4,23 +4,21 @@ import os
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import replace
-from typing import TypeVar
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from haustra.training.augment import (
-    EASY,
-    FULL,
-    LIGHT,
-    AugmentStrength,
     Boxes,
     Image,
     augment_sample,
     batch_samples,
     mix_strengths,
+    resized,
 )
+from haustra.training.recipe import AugmentStrength, GrowthSettings, Recipe
 from haustra.training.upload import DeviceBatch
 from haustra.warehouse.batches import iterate_batches
 from haustra.warehouse.dataset import Batch, Split
@@ -30,40 +28,49 @@ Item = TypeVar("Item")
 WaitedBatch = tuple[tuple[NDArray[np.int64], Batch | DeviceBatch], float]
 """The numbers of a batch's samples, the samples, and the seconds that they were waited for."""
 
-FIRST_RESOLUTION, GROWING_SHARE = 0.5, 0.6
-"""A training begins with images this much smaller, which have grown to their own size when this
-share of it is done: more of them in the same time (Tan and Le 2021, EfficientNetV2)."""
-EASY_EPOCHS = 50
-"""The first epoch augments by EASY, this one and all after it by FULL, those between in between."""
-LIGHT_SHARE = 0.3
-"""The last share of a training sees frames nearly as they are (YOLOX and YOLO26 end likewise).
-Half as long a share costs 0.01 of AP50 and of AP50-95 after 27 minutes (dev/lab_log.md)."""
 MAX_WORKERS = 8
 
 
-def strength_at(done: float, *, epoch: int, halfway: float) -> AugmentStrength:
-    """Return how strongly to augment an epoch, and how large its images are.
+class EpochAugmentation(NamedTuple):
+    """How the images of one epoch are augmented."""
 
-    A frame that comes for the first time teaches as it is; one that was seen dozens of times
-    teaches only what is changed about it.
+    strength: AugmentStrength
+    size_wh: tuple[int, int]
+    """Size of the augmented images in pixels."""
+
+
+def epoch_augmentation(
+    recipe: Recipe, *, size_wh: tuple[int, int], done: float, epoch: int, halfway: float
+) -> EpochAugmentation:
+    """Return how to augment an epoch.
 
     Args:
-        done: how much of the training is done when the epoch begins, 0..1.
+        recipe: the recipe of the training.
+        size_wh: size of the stored images.
+        done: share of the training (0..1) that is done when the epoch begins.
         epoch: counted from 0.
-        halfway: the same for its middle; 1 gives images of the full size.
+        halfway: the same for its middle; 1 gives images of the stored size.
     """
-    if done >= 1 - LIGHT_SHARE:
-        return LIGHT
-    grown = min(1.0, halfway / GROWING_SHARE)
-    strength = mix_strengths(EASY, FULL, share=min(1.0, epoch / EASY_EPOCHS))
-    return replace(strength, resolution=FIRST_RESOLUTION + (1 - FIRST_RESOLUTION) * grown)
+    settings, growth = recipe.augmentation, recipe.growth
+    if done >= 1 - settings.light_share:
+        return EpochAugmentation(settings.light, size_wh)
+    share = min(1.0, epoch / settings.easy_epochs)
+    strength = mix_strengths(settings.easy, settings.full, share=share)
+    grown = min(1.0, halfway / growth.share)
+    resolution = growth.first_resolution + (1 - growth.first_resolution) * grown
+    smaller = np.rint(np.array(size_wh) * resolution / growth.side_step_px).astype(int)
+    smaller = np.maximum(1, smaller) * growth.side_step_px
+    if (smaller >= size_wh).any():
+        return EpochAugmentation(strength, size_wh)
+    return EpochAugmentation(strength, (int(smaller[0]), int(smaller[1])))
 
 
-def mean_share_of_pixels() -> float:
-    """Return how many pixels an average image of a training has, as a share of the full size's."""
-    # The mean of a square that grows in a line.
-    while_growing = (FIRST_RESOLUTION**2 + FIRST_RESOLUTION + 1) / 3
-    return GROWING_SHARE * while_growing + 1 - GROWING_SHARE
+def mean_share_of_pixels(growth: GrowthSettings) -> float:
+    """Return the pixels of an average image of a training, as a share of the stored size's."""
+    # The mean of a square whose side grows linearly.
+    first = growth.first_resolution
+    while_growing = (first**2 + first + 1) / 3
+    return growth.share * while_growing + 1 - growth.share
 
 
 def training_batches(
@@ -73,12 +80,12 @@ def training_batches(
     batch_size: int,
     seed: int,
     epoch: int,
-    strength: AugmentStrength | None,
+    augmentation: EpochAugmentation | None,
     first_batch: int = 0,
 ) -> Generator[tuple[NDArray[np.int64], Batch], None, None]:
     """Yield the sample numbers and the samples of each batch of an epoch.
 
-    A function of the split, the order, `seed`, `epoch` and `strength` alone.
+    A function of the split, the order, `seed`, `epoch` and `augmentation` alone.
 
     Args:
         split: the training split.
@@ -86,7 +93,7 @@ def training_batches(
         batch_size: samples at a time.
         seed: of the training.
         epoch: counted from 0.
-        strength: of the augmentation; None gives the samples as they are stored.
+        augmentation: strength and size; None gives the samples as they are stored.
         first_batch: batches to leave out at the beginning.
     """
     width, height = split.manifest.target_size_wh
@@ -95,18 +102,16 @@ def training_batches(
         image, boxes = split.view(index)
         return image, boxes.astype(np.float64) * (width, height, width, height)
 
-    def augmented(positions: range) -> Batch:
-        if strength is None:
-            raise AssertionError("asked only where there is a strength")
+    def augmented(positions: range, chosen: EpochAugmentation) -> Batch:
         samples = []
         for position in positions:
             index = int(order.samples[position])
             samples.append(
                 augment_sample(
-                    read,
+                    resized(read, size_wh=chosen.size_wh),
                     index,
                     partners=order.windows[order.window_at(position)].members,
-                    strength=strength,
+                    strength=chosen.strength,
                     rng=np.random.default_rng([seed, epoch, index]),
                 )
             )
@@ -117,7 +122,7 @@ def training_batches(
         order=order,
         batch_size=batch_size,
         first_batch=first_batch,
-        make_batch=None if strength is None else augmented,
+        make_batch=None if augmentation is None else partial(augmented, chosen=augmentation),
         num_workers=min(MAX_WORKERS, max(1, (os.cpu_count() or 1) // 2)),
     )
 

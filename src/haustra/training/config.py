@@ -1,13 +1,17 @@
 """`TrainConfig`: every setting of a training, declared once. Does not import torch."""
 
+import math
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from haustra.core.backend_names import BackendFlag, BackendName
-from haustra.core.errors import HaustraError
+from haustra.core.checked import settings_to_json
+from haustra.core.errors import HaustraError, option
+from haustra.core.paths import convert_paths
 from haustra.core.ranges import check_whole_number
+from haustra.training.recipe import Recipe
 from haustra.warehouse.order import DEFAULT_WINDOW
 from haustra.warehouse.shard_stores import DEFAULT_CACHE_GB, StoreConfig, StoreName
 
@@ -15,7 +19,7 @@ DEFAULT_EPOCHS = 60
 
 FREE_SETTINGS = {
     "manifest",  # the warehouse's version counts, wherever it lies
-    "max_boxes",  # of the warehouse
+    "max_boxes",  # comes from the warehouse
     "store",
     "verify",
     "cache_dir",
@@ -37,34 +41,44 @@ ONE_TIME_SETTINGS = {"resume", "overwrite", "dry_run"}
 _SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
 
 
-def parse_duration_s(text: str, *, flag: str) -> float:
+def parse_duration_s(name: str, text: str) -> float:
     """Parse `90s`, `10m` or `1.5h` to seconds.
 
+    Args:
+        name: Name of the setting, for the message.
+        text: Its value.
+
     Raises:
-        HaustraError: anything else, or not above zero.
+        HaustraError: The text is not a time above zero.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     seconds = float(match[1]) * _SECONDS_PER_UNIT[match[2]] if match else 0.0
     if seconds <= 0:
-        raise HaustraError(f"{flag} {text!r}: expected a time above zero such as 90s, 10m or 1h")
+        raise HaustraError(
+            f"{option(name, text)}: expected a time above zero such as 90s, 10m or 1h"
+        )
     return seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of `haustra train`."""
+    """Settings of `haustra train`.
+
+    Raises:
+        HaustraError: A value is out of its range, or two values contradict each other.
+    """
 
     manifest: str | Path
-    """The warehouse's manifest.json, or its folder; a path, or with --store stream a URL."""
+    """The warehouse's manifest.json, or its folder: a path, or with --store stream a URL."""
     model: Literal["tiny", "big"] = "tiny"
     """tiny finds one box per image, big up to --max-boxes."""
     backend: BackendFlag | None = None
-    """What computes: ndarray is PyTorch on the CPU, cuda and mps on a GPU, wgpu any vendor's GPU,
-    auto the best there is; HAUSTRA_BACKEND's value by default, else ndarray."""
+    """Hardware that computes: ndarray is PyTorch on the CPU, cuda and mps on a GPU, wgpu any
+    vendor's GPU, auto the best available; the default is HAUSTRA_BACKEND's value, else ndarray."""
     epochs: int | None = None
     """Passes over the training split; 60 unless --time-budget is given."""
     time_budget: str | None = None
-    """Train for this long in place of --epochs: 90s, 10m, 1h; validating comes on top."""
+    """Training time instead of --epochs: 90s, 10m, 1h; validation comes on top."""
     pretrained: bool = False
     """Begin BigDet from an ImageNet backbone, EfficientNet-Lite0 (extra `pretrained`)."""
     init_from: Path | None = None
@@ -72,35 +86,40 @@ class TrainConfig:
     batch_size: int = 16
     """Images that are computed at once."""
     accumulate: int = 1
-    """Batches per optimiser step; twice as many of half the size need half the memory."""
+    """Batches per optimizer step; twice as many of half the size need half the memory."""
     max_boxes: int | None = None
     """Boxes per image; the warehouse's own unless given, and must equal it."""
     lr_start: float = 1.5e-3
-    """Learning rate after the warm-up; kernels get ten times as much, by Muon."""
+    """Learning rate after the warm-up; Muon multiplies it by ten for kernels."""
     lr_end: float = 2e-5
     """Learning rate at the end."""
     scheduler: Literal["linear", "cosine"] = "cosine"
-    """How the learning rate falls in between."""
+    """Shape of the fall of the learning rate."""
     weight_decay: float = 0.05
     """Weight decay of the kernels."""
     iou_weight: float = 3.6
     """Weight of the IoU term of the loss; 0 leaves it out."""
     augment: bool = True
-    """Change the training images at random: flips, scale, mosaics, colour, blur and more."""
+    """Change the training images at random: flips, scale, mosaics, color, blur and more."""
+    recipe: Recipe = field(default_factory=Recipe)
+    """JSON file that changes parts of the recipe: augmentation, growth of the images, optimizer,
+    averaging, matching, loss."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto is bfloat16 where the hardware has instructions for it; wgpu has float32 only."""
+    """Number format: auto is bfloat16 where the hardware has instructions for it; wgpu has float32
+    only."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the model by torch.compile; auto does on cuda where the training is long."""
     store: StoreName = "mmap"
-    """memory reads all shards at the start, mmap maps their files, stream also opens URLs."""
+    """Access to the shards: memory reads all at the start, mmap maps their files, stream also opens
+    URLs."""
     shuffle_window: int = DEFAULT_WINDOW
     """Images that are shuffled together; stream fetches as many ahead."""
     verify: bool = True
     """Check each shard's SHA-256 when it is first touched."""
     cache_dir: Path | None = None
-    """Where stream keeps shards; ~/.cache/haustra/shards by default."""
+    """Folder where stream keeps shards; ~/.cache/haustra/shards by default."""
     cache_gb: float = DEFAULT_CACHE_GB
-    """Room for streamed shards on the disk; exceeded where three windows need more."""
+    """Disk space for streamed shards; exceeded where three windows need more."""
     seed: int = 0
     """Seed of weights, order and augmentation."""
     val_every: int = 5
@@ -116,82 +135,94 @@ class TrainConfig:
     metrics_out: Path | None = None
     """Metrics as JSON lines; metrics.jsonl in the run folder, NAME.run, by default."""
     save_every: str = "10m"
-    """Save all that is needed to continue this often: 30s, 10m, 1h; at Ctrl-C too."""
+    """Time between two saved states, from which a training continues: 30s, 10m, 1h. Ctrl-C saves
+    too."""
     resume: bool = False
-    """Continue an interrupted training, as is done anyway; an error where there is none."""
+    """Require an interrupted training to continue. One is also continued without this flag."""
     overwrite: bool = False
-    """Replace a --checkpoint-out of another kind, and forget an interrupted training."""
+    """Replace a --checkpoint-out of another kind, and discard an interrupted training."""
     status_file: Path | None = None
-    """Keep a JSON file up to date that tells other programs how far the training is."""
+    """JSON file in which other programs can read how far the training is."""
     tensorboard: Path | None = None
-    """Write events for TensorBoard into this folder (extra `tensorboard`)."""
+    """Folder for TensorBoard events (extra `tensorboard`)."""
     dry_run: bool = False
     """Check everything, take a few steps, predict time and memory, and write nothing."""
 
     def __post_init__(self) -> None:
-        for flag, number, low in (
-            ("--epochs", self.epochs, 1),
-            ("--batch-size", self.batch_size, 1),
-            ("--accumulate", self.accumulate, 1),
-            ("--shuffle-window", self.shuffle_window, 1),
-            ("--max-boxes", self.max_boxes, 1),
-            ("--val-every", self.val_every, 1),
-            ("--patience", self.patience, 0),
-            ("--log-interval", self.log_interval, 0),
-        ):
-            if number is not None:
-                check_whole_number(flag, number, low=low)
-        if not 0 <= self.seed < 2**32:
-            raise HaustraError(f"--seed {self.seed}: expected a whole number from 0 to 2^32 - 1")
-        for flag, value in (("--lr-start", self.lr_start), ("--lr-end", self.lr_end)):
-            if not 0 < value < 1:
-                raise HaustraError(f"{flag} {value}: expected a rate above 0 and below 1")
-        for flag, value in (
-            ("--weight-decay", self.weight_decay),
-            ("--iou-weight", self.iou_weight),
-            ("--patience-min-delta", self.patience_min_delta),
-        ):
-            if not 0 <= value < float("inf"):
-                raise HaustraError(f"{flag} {value}: expected a number of at least 0")
-        if not 0 < self.cache_gb < float("inf"):
+        convert_paths(self)
+        if not isinstance(self.recipe, Recipe):
             raise HaustraError(
-                f"--cache-gb {self.cache_gb}: expected a number of gigabytes above 0"
+                f"{option('recipe', self.recipe)}: expected a Recipe; `read_recipe` reads a file"
             )
+        self._check_numbers()
+        parse_duration_s("save_every", self.save_every)
+        if self.time_budget is not None:
+            parse_duration_s("time_budget", self.time_budget)
+        self._check_combinations()
+
+    def _check_numbers(self) -> None:
+        for name, low in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("accumulate", 1),
+            ("shuffle_window", 1),
+            ("max_boxes", 1),
+            ("val_every", 1),
+            ("patience", 0),
+            ("log_interval", 0),
+        ):
+            if getattr(self, name) is not None:
+                check_whole_number(name, getattr(self, name), low=low)
+        if not 0 <= self.seed < 2**32:
+            raise HaustraError(
+                f"{option('seed', self.seed)}: expected a whole number from 0 to 2^32 - 1"
+            )
+        for name in ("lr_start", "lr_end"):
+            if not 0 < getattr(self, name) < 1:
+                shown = option(name, getattr(self, name))
+                raise HaustraError(f"{shown}: expected a rate above 0 and below 1")
+        for name in ("weight_decay", "iou_weight", "patience_min_delta"):
+            if not 0 <= getattr(self, name) < math.inf:
+                shown = option(name, getattr(self, name))
+                raise HaustraError(f"{shown}: expected a number of at least 0")
+        if not 0 < self.cache_gb < math.inf:
+            shown = option("cache_gb", self.cache_gb)
+            raise HaustraError(f"{shown}: expected a number of gigabytes above 0")
+
+    def _check_combinations(self) -> None:
         if self.pretrained and self.model != "big":
             raise HaustraError(
-                f"--pretrained with --model {self.model}: expected --model big, since the "
-                "pretrained backbone is larger than all of TinyDet"
+                f"{option('pretrained', True)} with {option('model', self.model)}: expected "
+                f"{option('model', 'big')}, since the pretrained backbone is larger than all of "
+                "TinyDet"
             )
         if self.pretrained and self.init_from is not None:
             raise HaustraError(
-                f"--pretrained and --init-from {self.init_from}: expected one of them, since both "
-                "say with which weights to begin"
+                f"{option('pretrained', True)} and {option('init_from', self.init_from)}: expected "
+                "one of them, since both set the first weights"
             )
         if self.compile == "on" and self.backend == "wgpu":
             raise HaustraError(
-                "--compile on with --backend wgpu: expected auto or off, since tinygrad always "
-                "compiles and torch.compile has no part in it"
+                f"{option('compile', 'on')} with {option('backend', 'wgpu')}: expected auto or "
+                "off, since tinygrad always compiles and does not use torch.compile"
             )
-        parse_duration_s(self.save_every, flag="--save-every")
         if self.patience_min_delta and not self.patience:
             raise HaustraError(
-                f"--patience-min-delta {self.patience_min_delta}: expected --patience with it, "
-                "the number of validations to wait for such a gain"
+                f"{option('patience_min_delta', self.patience_min_delta)}: expected "
+                f"{option('patience')} with it, the number of validations to wait for such a gain"
             )
-        if self.time_budget is not None:
-            parse_duration_s(self.time_budget, flag="--time-budget")
-            if self.epochs is not None:
-                raise HaustraError(
-                    f"--epochs {self.epochs} and --time-budget {self.time_budget}: expected one "
-                    "of them"
-                )
+        if self.time_budget is not None and self.epochs is not None:
+            raise HaustraError(
+                f"{option('epochs', self.epochs)} and {option('time_budget', self.time_budget)}: "
+                "expected one of them"
+            )
 
     @property
     def time_budget_s(self) -> float | None:
-        """The time budget in seconds."""
+        """Time budget in seconds, or None where the number of epochs decides."""
         if self.time_budget is None:
             return None
-        return parse_duration_s(self.time_budget, flag="--time-budget")
+        return parse_duration_s("time_budget", self.time_budget)
 
     @property
     def num_epochs(self) -> int | None:
@@ -200,27 +231,27 @@ class TrainConfig:
 
     @property
     def checkpoint_path(self) -> Path:
-        """Where the checkpoint goes."""
+        """Path of the checkpoint."""
         return self.checkpoint_out or Path("checkpoints") / f"{self.model}det.bin"
 
     @property
     def run_folder(self) -> Path:
-        """Where all else about the training goes."""
+        """Folder of all other files of the training."""
         return self.checkpoint_path.with_suffix(".run")
 
     @property
     def metrics_path(self) -> Path:
-        """Where the metrics go."""
+        """Path of the metrics."""
         return self.metrics_out or self.run_folder / "metrics.jsonl"
 
     @property
     def save_every_s(self) -> float:
         """Seconds between two saved states."""
-        return parse_duration_s(self.save_every, flag="--save-every")
+        return parse_duration_s("save_every", self.save_every)
 
     @property
     def store_config(self) -> StoreConfig:
-        """How to read the warehouse's shards."""
+        """Settings with which the warehouse's shards are read."""
         return StoreConfig(
             kind=self.store, verify=self.verify, cache_dir=self.cache_dir, cache_gb=self.cache_gb
         )
@@ -232,7 +263,7 @@ class TrainConfig:
         precision: Literal["float32", "bfloat16"],
         backend: BackendName,
     ) -> "TrainConfig":
-        """Return the settings with everything decided that was left open."""
+        """Return the settings with a value for everything that was left open."""
         return replace(
             self,
             epochs=self.num_epochs,
@@ -244,7 +275,8 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values, paths as text."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in asdict(self).items()
+            name: str(value) if isinstance(value, Path) else settings_to_json(value)
+            for name, value in values.items()
         }

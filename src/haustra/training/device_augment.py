@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from haustra.core.effects import motion_blur_kernel
-from haustra.training.augment import AugmentStrength, draw_color_change
+from haustra.training.augment import draw_color_change
+from haustra.training.recipe import AugmentStrength
 from haustra.training.upload import DeviceBatch
 
 BLUR_SIDE = 13

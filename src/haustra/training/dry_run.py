@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 
 from haustra.core.allocator import keep_freed_memory
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.models.backbone import count_parameters
-from haustra.training.batches import mean_share_of_pixels, strength_at
+from haustra.training.batches import mean_share_of_pixels
 from haustra.training.config import TrainConfig
-from haustra.training.loop import prepare_training
 from haustra.training.memory import (
     available_memory_bytes,
     is_out_of_memory,
     out_of_memory_error,
     peak_memory_bytes,
 )
+from haustra.training.prepare import prepare_training
 from haustra.training.state import NUM_KEPT
-from haustra.training.training import Training, epoch_batches
+from haustra.training.training import Training
 from haustra.warehouse.dataset import Split
 
 NUM_STEPS = 4
@@ -70,16 +70,14 @@ def _check_writable(paths: list[Path]) -> None:
         if not os.access(folder, os.W_OK):
             raise HaustraError(
                 f"{folder} cannot be written, where {path} should go; choose another place with "
-                "--checkpoint-out"
+                f"{option('checkpoint_out')}"
             )
 
 
 def _time_steps(training: Training) -> list[float]:
-    """Take a few steps at the full size and return their seconds, the first left out."""
-    config, seconds = training.config, []
-    strength = strength_at(0, epoch=0, halfway=1.0) if config.augment else None
-    batches = epoch_batches(training, epoch=0, strength=strength)
-    with closing(batches):
+    """Take a few steps and return their seconds, the first one left out."""
+    seconds = []
+    with closing(training.batches()) as batches:
         for _ in range(NUM_STEPS):
             started = time.monotonic()
             if training.take_step(batches) is None:
@@ -108,11 +106,16 @@ def dry_run(config: TrainConfig) -> DryRun:
     config = prepared.config
     _check_writable([config.checkpoint_path, config.run_folder, config.metrics_path])
     keep_freed_memory()
-    training = Training(config, split=prepared.split, backend=prepared.backend)
+    growth = config.recipe.growth
+    # The steps are measured at the full size.
+    recipe = replace(config.recipe, growth=replace(growth, first_resolution=1.0))
+    training = Training(
+        replace(config, recipe=recipe), split=prepared.split, backend=prepared.backend
+    )
     try:
         seconds_per_step = median(_time_steps(training))
         if training.images_grow:
-            seconds_per_step *= mean_share_of_pixels()
+            seconds_per_step *= mean_share_of_pixels(growth)
         one_validation_s = _time_validation(training, split=prepared.validation_split)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

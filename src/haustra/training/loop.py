@@ -1,7 +1,6 @@
 """Training a detector from a warehouse: check, set up, loop, validate, save, top to bottom."""
 
 import time
-from collections.abc import Generator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +8,9 @@ from typing import Any
 
 import torch
 
-from haustra.backends.choose import Backend, choose_backend, resolve_precision
 from haustra.core.allocator import keep_freed_memory
 from haustra.core.digests import digest_group
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.core.files import remove_abandoned
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress
@@ -24,14 +22,13 @@ from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import (
     CheckpointHeader,
     read_checkpoint,
-    read_header,
     weights_digest,
     write_checkpoint,
 )
-from haustra.training.batches import WaitedBatch
 from haustra.training.config import TrainConfig
 from haustra.training.interrupts import Interrupts
 from haustra.training.memory import is_out_of_memory, out_of_memory_error, try_largest_step
+from haustra.training.prepare import Prepared, prepare_training
 from haustra.training.reporting import Reporter
 from haustra.training.run_folder import (
     CURVES_NAME,
@@ -41,7 +38,6 @@ from haustra.training.run_folder import (
     write_run_files,
 )
 from haustra.training.state import (
-    Position,
     TrainingState,
     differing_settings,
     find_state,
@@ -49,121 +45,60 @@ from haustra.training.state import (
     remove_states,
     write_state,
 )
-from haustra.training.training import Training, epoch_batches
-from haustra.warehouse.dataset import Split, Warehouse, open_warehouse
+from haustra.training.training import Training
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TrainResult:
-    """What a training made."""
+    """The files and the scores of a training."""
 
-    checkpoint_path: Path
+    checkpoint: Path
     run_folder: Path
     metrics_path: Path
     header: CheckpointHeader
     weights_sha256: str
     validation: BoxMetrics | None
-    """Of the saved weights; None where the warehouse has no validation sample."""
+    """Scores of the saved weights; None where the warehouse has no validation sample."""
     seconds: float
-    """Of training; validating and saving come on top."""
+    """Seconds of training. Validating and saving come on top."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A training whose settings and data are checked, and that has not begun."""
-
-    config: TrainConfig
-    """Resolved: nothing is left open."""
-    split: Split
-    validation_split: Split
-    backend: Backend
-
-
-def _check_target(config: TrainConfig) -> None:
-    """Refuse to overwrite what is not a checkpoint of the same kind."""
-    path = config.checkpoint_path
-    if not path.exists() or config.overwrite:
-        return
-    try:
-        header = read_header(path)
-    except HaustraError:
-        raise HaustraError(
-            f"--checkpoint-out {path} exists and is not a haustra checkpoint; expected a new name, "
-            "or pass --overwrite"
-        ) from None
-    if header.model.kind != config.model:
-        raise HaustraError(
-            f"--checkpoint-out {path} holds {header.kind_name}, not {config.model}det; expected a "
-            "new name, or pass --overwrite"
+    def __repr__(self) -> str:
+        scores = ""
+        if self.validation is not None:
+            ap = self.validation.average_precision
+            scores = _score_text(", val AP50", ap.ap50) + _score_text(", AP50-95", ap.ap50_95)
+        return (
+            f"TrainResult({self.header.kind_name}, checkpoint {str(self.checkpoint)!r}, "
+            f"{len(self.header.history)} epochs, {self.seconds:.0f} s{scores})"
         )
-
-
-def _open_training_split(config: TrainConfig, *, warehouse: Warehouse) -> Split:
-    split = warehouse.split("train")
-    max_boxes = split.manifest.max_boxes
-    if config.max_boxes is not None and config.max_boxes != max_boxes:
-        raise HaustraError(
-            f"--max-boxes {config.max_boxes} differs from the warehouse's max_boxes {max_boxes}; "
-            f"leave it out, or build a warehouse with `haustra etl --max-boxes {config.max_boxes}`"
-        )
-    if not split.num_boxes:
-        raise HaustraError(
-            f"{config.manifest}: the training split has {len(split)} sample(s) and no box, so "
-            "there is nothing to learn; look at what `haustra prune` kept and at the labels that "
-            "`haustra import` made"
-        )
-    return split
-
-
-def prepare_training(config: TrainConfig) -> Prepared:
-    """Check settings and data, and decide what the settings leave open.
-
-    Raises:
-        HaustraError: the warehouse or a setting is wrong.
-    """
-    _check_target(config)
-    warehouse = open_warehouse(config.manifest, config=config.store_config)
-    split = _open_training_split(config, warehouse=warehouse)
-    validation_split = warehouse.split("val")
-    if config.patience and not validation_split.num_boxes:
-        raise HaustraError(
-            f"--patience {config.patience}: the validation split of {config.manifest} has no box "
-            "to be better at; leave --patience out, or build a warehouse with more groups"
-        )
-    backend = choose_backend(config.backend)
-    resolved = config.resolve(
-        max_boxes=split.manifest.max_boxes,
-        precision=resolve_precision(config.precision, backend=backend.name),
-        backend=backend.name,
-    )
-    return Prepared(
-        config=resolved, split=split, validation_split=validation_split, backend=backend
-    )
 
 
 def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> TrainResult:
     """Train TinyDet or BigDet and write its checkpoint, metrics and run folder.
 
-    An interrupted training into the same checkpoint is continued where it was. The saved weights
+    An interrupted training into the same checkpoint continues where it stopped. The saved weights
     are the moving average at the end (until then, at the last validation), or with `patience` at
     the best validation. The same seed and `epochs` give the same weights, byte for byte, on one
     machine, interrupted or not.
 
+    Args:
+        config: The settings.
+        progress: Receives lines and the state of a progress bar.
+
     Raises:
-        HaustraError: the warehouse or a setting is wrong, an interrupted training had other
+        HaustraError: The warehouse or a setting is wrong, an interrupted training had other
             settings, the loss is not finite, or the memory does not suffice.
-        KeyboardInterrupt: stopped; it says what was saved.
+        KeyboardInterrupt: The training was stopped; the text says what was saved.
     """
     progress = progress or SilentProgress()
     prepared = prepare_training(config)
-    states = prepared.config.run_folder / STATES_NAME
-    state = _state_to_continue(prepared, states=states, progress=progress)
+    state = _state_to_continue(prepared, progress=progress)
 
     keep_freed_memory()
     training = Training(prepared.config, split=prepared.split, backend=prepared.backend)
     if state is not None:
         training.restore(state)
-    _tell_what_begins(training, prepared=prepared, progress=progress)
+    _print_beginning(training, prepared=prepared, progress=progress)
     write_run_files(
         prepared.config,
         manifest=prepared.split.manifest,
@@ -180,7 +115,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
         ):
             loop = _Loop(
                 training,
-                validation_split=prepared.validation_split,
+                prepared=prepared,
                 interrupts=interrupts,
                 reporter=reporter,
                 progress=progress,
@@ -193,15 +128,14 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
     raise out_of_memory_error(training)
 
 
-def _state_to_continue(
-    prepared: Prepared, *, states: Path, progress: Progress
-) -> TrainingState | None:
-    """Return where an interrupted training was, or None where a new one begins.
+def _state_to_continue(prepared: Prepared, *, progress: Progress) -> TrainingState | None:
+    """Return the state of an interrupted training, or None where a new one begins.
 
     Raises:
-        HaustraError: it had other settings, or `--resume` finds none.
+        HaustraError: It had other settings, or `resume` finds none.
     """
     config = prepared.config
+    states = config.run_folder / STATES_NAME
     remove_abandoned(config.checkpoint_path)
     remove_half_written(states)
     if config.overwrite:
@@ -210,8 +144,8 @@ def _state_to_continue(
     if found is None:
         if config.resume:
             raise HaustraError(
-                f"--resume: {config.run_folder} holds no interrupted training; leave --resume out "
-                "to start one"
+                f"{option('resume', True)}: {config.run_folder} holds no interrupted training; "
+                f"leave {option('resume')} out to start one"
             )
         return None
     path, state = found
@@ -223,14 +157,14 @@ def _state_to_continue(
     if differences:
         raise HaustraError(
             f"{config.run_folder} holds an interrupted training with other settings: "
-            f"{', '.join(differences)}; give its settings to continue it, or --overwrite to start "
-            "afresh"
+            f"{', '.join(differences)}; give its settings to continue it, or "
+            f"{option('overwrite', True)} to start again"
         )
     progress.line(f"continuing the interrupted training of {path}")
     return state
 
 
-def _tell_what_begins(training: Training, *, prepared: Prepared, progress: Progress) -> None:
+def _print_beginning(training: Training, *, prepared: Prepared, progress: Progress) -> None:
     config, split = prepared.config, prepared.split
     width, height = split.manifest.target_size_wh
     progress.line(
@@ -245,56 +179,41 @@ def _tell_what_begins(training: Training, *, prepared: Prepared, progress: Progr
     if not len(prepared.validation_split):
         progress.line("the warehouse has no validation sample: average precision is not computed")
     if training.step:
-        of_all = f" of {training.num_steps}" if training.num_steps else ""
-        progress.line(f"{training.step}{of_all} steps are done")
+        progress.line(f"{training.steps_text} steps are done")
 
 
 class _Loop:
-    """Takes a training to its end."""
+    """Runs a training to its end."""
 
     def __init__(
         self,
         training: Training,
         *,
-        validation_split: Split,
+        prepared: Prepared,
         interrupts: Interrupts,
         reporter: Reporter,
         progress: Progress,
     ) -> None:
         self.training, self.config = training, training.config
-        self.validation_split = validation_split
+        self.validation_split = prepared.validation_split
         self.interrupts, self.reporter, self.progress = interrupts, reporter, progress
         self.states = self.config.run_folder / STATES_NAME
-        self.last_tick = self.last_saved = time.monotonic()
+        self.last_saved = time.monotonic()
         self.saved_step = training.step
-        self.header: CheckpointHeader | None = None
 
     def run(self) -> TrainResult:
-        """Train to the end, or save where it is and say so."""
+        """Train to the end; when interrupted, save the state and report that."""
         training, reporter = self.training, self.reporter
         self.progress.start(f"train {self.config.model}det", total=1.0)
         try:
-            while not self._is_finished():
-                self._run_epoch()
+            while not training.is_finished:
+                self._train_epoch()
                 self._end_epoch()
             result = self._finish()
         except KeyboardInterrupt:
-            if not training.is_whole:
-                raise KeyboardInterrupt(
-                    f"interrupted within step {training.step + 1}; up to step {self.saved_step} "
-                    f"is saved in {self.config.run_folder}"
-                ) from None
-            reporter.status("interrupted", step=training.step)
-            if not training.step:
-                raise KeyboardInterrupt("interrupted before the first step") from None
-            self._save_state()
-            of_all = f" of {training.num_steps}" if training.num_steps else ""
-            raise KeyboardInterrupt(
-                f"interrupted after step {training.step}{of_all}, saved in "
-                f"{self.config.run_folder}; the same command continues"
-            ) from None
+            raise self._interrupted() from None
         except Exception as error:
-            # What stopped it is told by the error; a disk that takes no state is no second error.
+            # The error says why the training stopped; a disk that takes no state adds nothing.
             with suppress(OSError):
                 if training.is_whole and training.step > self.saved_step:
                     self._save_state()
@@ -311,45 +230,20 @@ class _Loop:
         )
         return result
 
-    def _is_finished(self) -> bool:
-        position, config = self.training.position, self.config
-        if config.patience and position.validations_since_best >= config.patience:
-            return True
-        return self.training.share_done >= 1 and not position.num_batches
-
-    def _tick(self) -> None:
-        """Count the time since the last tick as training."""
-        now = time.monotonic()
-        self.training.position.epoch_s += now - self.last_tick
-        self.training.position.trained_s += now - self.last_tick
-        self.last_tick = now
-
-    def _batches(self) -> Generator[WaitedBatch, None, None]:
-        """Open the batches that are left of the epoch."""
-        training, position = self.training, self.training.position
-        if not position.num_batches:
-            position.share_at_epoch_start = training.share_done
-        strength = training.augment_strength()
-        return epoch_batches(
-            training, epoch=position.epoch, first_batch=position.num_batches, strength=strength
-        )
-
-    def _run_epoch(self) -> None:
+    def _train_epoch(self) -> None:
         """Take the steps that are left of the epoch and of the time."""
-        training, position = self.training, self.training.position
-        self.last_tick = time.monotonic()
-        with closing(self._batches()) as batches:
-            while not (position.num_batches and training.share_done >= 1):
+        training = self.training
+        with closing(training.batches()) as batches:
+            while not training.is_time_up:
                 with self.interrupts.deferred():
                     loss = training.take_step(batches)
-                    self._tick()
                 if loss is None:
                     return
-                self._tell_step(loss)
+                self._report_step(loss)
                 if time.monotonic() - self.last_saved >= self.config.save_every_s:
                     self._save_state()
 
-    def _tell_step(self, loss: float) -> None:
+    def _report_step(self, loss: float) -> None:
         training, position = self.training, self.training.position
         done = min(1.0, training.share_done)
         mean_loss = position.sums["loss"] / position.num_batches
@@ -369,32 +263,13 @@ class _Loop:
             best_ap50_95=position.best_score,
         )
 
-    def _save_state(self) -> None:
-        """Save all that is needed to continue; the time that it takes is not training."""
-        training = self.training
-        if training.step:
-            write_state(self.states, step=training.step, state=training.state())
-        self.saved_step = training.step
-        self.last_saved = self.last_tick = time.monotonic()
-
     def _end_epoch(self) -> None:
-        """Validate and save where it is due, and go to the next epoch."""
-        training, config, position = self.training, self.config, self.training.position
-        epoch = position.epoch + 1
-        entry: dict[str, Any] = {
-            "epoch": epoch,
-            "step": training.step,
-            "seconds": round(position.trained_s, 3),
-            "images_per_s": round(position.num_images / position.epoch_s, 2),
-            "stall": round(position.waited_s / position.epoch_s, 4),
-            "lr": position.rate,
-            **{name: value / position.num_batches for name, value in position.sums.items()},
-        }
-        text = f"epoch {epoch}: loss {entry['loss']:.4f}, lr {position.rate:.2e}"
+        """Validate and save where it is due, and move to the next epoch."""
+        training, config = self.training, self.config
+        entry = training.epoch_entry()
+        text = f"epoch {entry['epoch']}: loss {entry['loss']:.4f}, lr {entry['lr']:.2e}"
         text += f", {entry['images_per_s']:.0f} images/s, stall {entry['stall']:.1%}"
-        best, waited = position.best_score, position.validations_since_best
-        history = [*position.history, entry]
-        if training.share_done >= 1 or epoch % config.val_every == 0:
+        if training.share_done >= 1 or entry["epoch"] % config.val_every == 0:
             is_better = True
             if len(self.validation_split):
                 self.reporter.status("validating")
@@ -402,26 +277,15 @@ class _Loop:
                 scores = entry["val"]["average_precision"]
                 text += _score_text(", val AP50", scores["ap50"])
                 text += _score_text(", AP50-95", scores["ap50_95"])
-                is_better = _is_better(
-                    scores["ap50_95"], best=best, min_delta=config.patience_min_delta
-                )
-                best, waited = (scores["ap50_95"], 0) if is_better else (best, waited + 1)
+                is_better = training.is_better(scores["ap50_95"])
             if is_better or not config.patience:
-                self._write_checkpoint(history)
-        # In one statement: whoever interrupts finds the epoch done, or still to be ended.
-        training.position = Position(
-            epoch=epoch,
-            rate=position.rate,
-            trained_s=position.trained_s,
-            history=history,
-            best_score=best,
-            validations_since_best=waited,
-        )
+                self._write_checkpoint([*training.position.history, entry])
+        training.end_epoch(entry)
         self.reporter.epoch(entry)
         self.progress.line(text)
 
     def _validate(self) -> BoxMetrics:
-        """Measure the averaged weights, and leave pictures of what they found."""
+        """Measure the averaged weights, and write pictures of their detections."""
         evaluation = evaluate_split(
             self.validation_split,
             predict_slots=self.training.build_predictor(),
@@ -454,20 +318,45 @@ class _Loop:
             config.checkpoint_path, header=header, state=self.training.average.model.state_dict()
         )
 
+    def _save_state(self) -> None:
+        """Save everything that a continued training needs."""
+        training = self.training
+        if training.step:
+            write_state(self.states, step=training.step, state=training.state())
+        self.saved_step = training.step
+        self.last_saved = time.monotonic()
+
+    def _interrupted(self) -> KeyboardInterrupt:
+        """Save the state if it is whole, and return an interrupt whose text reports that."""
+        training, folder = self.training, self.config.run_folder
+        if not training.is_whole:
+            return KeyboardInterrupt(
+                f"interrupted within step {training.step + 1}; up to step {self.saved_step} "
+                f"is saved in {folder}"
+            )
+        self.reporter.status("interrupted", step=training.step)
+        if not training.step:
+            return KeyboardInterrupt("interrupted before the first step")
+        self._save_state()
+        return KeyboardInterrupt(
+            f"interrupted after step {training.steps_text}, saved in {folder}; the same command "
+            "continues"
+        )
+
     def _finish(self) -> TrainResult:
-        """Complete checkpoint and run folder; the states have served their time."""
+        """Complete checkpoint and run folder, and remove the states."""
         config, position = self.config, self.training.position
         header, model = read_checkpoint(config.checkpoint_path)
         state = model.state_dict()
         saved = [entry for entry in header.history if "val" in entry]
         if len(header.history) < len(position.history):
-            # The best weights are of an earlier epoch, but what came after is worth knowing.
+            # The best weights are those of an earlier epoch; the history goes to the end.
             header = replace(header, history=position.history)
             write_checkpoint(config.checkpoint_path, header=header, state=state)
         draw_training_curves(config.run_folder / CURVES_NAME, history=position.history)
         remove_states(self.states)
         return TrainResult(
-            checkpoint_path=config.checkpoint_path,
+            checkpoint=config.checkpoint_path,
             run_folder=config.run_folder,
             metrics_path=config.metrics_path,
             header=header,
@@ -475,12 +364,6 @@ class _Loop:
             validation=_metrics_from_json(saved[-1]["val"]) if saved else None,
             seconds=position.trained_s,
         )
-
-
-def _is_better(score: float | None, *, best: float | None, min_delta: float) -> bool:
-    if score is None or best is None:
-        return True
-    return score > best + min_delta
 
 
 def _metrics_from_json(value: dict[str, Any]) -> BoxMetrics:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from haustra.core.allocator import release_freed_memory
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.warehouse.dataset import Batch
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def try_largest_step(training: "Training") -> None:
     """
     statistics = {name: value.clone() for name, value in training.model.named_buffers()}
     _try_step(training, batch_size=training.config.batch_size)
-    training.optimiser.zero_grad()
+    training.optimizer.zero_grad()
     for name, value in training.model.named_buffers():
         value.copy_(statistics[name])
 
@@ -85,7 +85,7 @@ def _fits(training: "Training", *, batch_size: int) -> bool:
             raise
         return False
     finally:
-        training.optimiser.zero_grad()
+        training.optimizer.zero_grad()
     return True
 
 
@@ -108,16 +108,17 @@ def out_of_memory_error(training: "Training") -> HaustraError:
     """Return the error of a training whose step had not enough memory, with what would fit."""
     width, height = training.split.manifest.target_size_wh
     config = training.config
-    text = f"out of memory with --batch-size {config.batch_size} at {width}x{height}; "
+    shown = option("batch_size", config.batch_size)
+    text = f"out of memory with {shown} at {width}x{height}; "
     with torch.enable_grad():
         size = largest_fitting_batch_size(training)
     if size is None:
         return HaustraError(
             f"{text}not even one image fits in what is left; free memory, or build a warehouse "
-            "with a smaller --target-size"
+            "of smaller images with `haustra etl --target-size`"
         )
     accumulate = config.accumulate * (config.batch_size // size)
     return HaustraError(
-        f"{text}--batch-size {size} fits here, and with --accumulate {accumulate} each step sees "
-        "as many images as before"
+        f"{text}{option('batch_size', size)} fits here, and with "
+        f"{option('accumulate', accumulate)} each step sees as many images as before"
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from haustra.core.errors import MissingExtraError
+from haustra.core.errors import MissingExtraError, option
 from haustra.core.files import write_json_atomic
 from haustra.training.config import TrainConfig
 
@@ -33,7 +33,7 @@ class Reporter:
         history: entries of the epochs before, of a training that is continued.
 
     Raises:
-        MissingExtraError: `--tensorboard` without the package.
+        MissingExtraError: `tensorboard` is set, and the package is not installed.
     """
 
     def __init__(self, config: TrainConfig, *, history: list[dict[str, Any]]) -> None:
@@ -46,7 +46,7 @@ class Reporter:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise MissingExtraError(
-                    "tensorboard", extra="tensorboard", needed_for="--tensorboard"
+                    "tensorboard", extra="tensorboard", needed_for=option("tensorboard")
                 ) from None
             # Events after the last saved step would come twice.
             first_step = history[-1]["step"] + 1 if history else 0

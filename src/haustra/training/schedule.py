@@ -1,19 +1,21 @@
-"""The learning rate as a function of how far the training is, by steps or by time."""
+"""The learning rate as a function of the share of the training that is done."""
 
 import math
 from typing import Literal
 
-WARM_UP_SHARE = 0.03
-"""Share of the training in which the rate rises from near zero."""
-
 
 def learning_rate(
-    progress: float, *, start: float, end: float, scheduler: Literal["linear", "cosine"]
+    done: float,
+    *,
+    start: float,
+    end: float,
+    scheduler: Literal["linear", "cosine"],
+    warm_up_share: float,
 ) -> float:
-    """Return the rate at `progress` (0..1): a linear rise, then a fall from `start` to `end`."""
-    if progress < WARM_UP_SHARE:
-        return start * max(0.01, progress / WARM_UP_SHARE)
-    fallen = min(1.0, (progress - WARM_UP_SHARE) / (1 - WARM_UP_SHARE))
+    """Return the rate at share `done` (0..1): a linear rise, then a fall from `start` to `end`."""
+    if done < warm_up_share:
+        return start * max(0.01, done / warm_up_share)
+    fallen = min(1.0, (done - warm_up_share) / (1 - warm_up_share))
     if scheduler == "cosine":
         fallen = (1 - math.cos(math.pi * fallen)) / 2
     return start + (end - start) * fallen

@@ -15,11 +15,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from haustra import __version__
-from haustra.core.errors import HaustraError
+from haustra.core.checked import change_settings, settings_to_json
+from haustra.core.errors import HaustraError, option
 from haustra.core.files import remove_abandoned, write_bytes_atomic
 from haustra.core.progress import Progress
 from haustra.models.checkpoint import contiguous_tensors, weights_digest
 from haustra.training.config import FREE_SETTINGS
+from haustra.training.recipe import Recipe
 
 FORMAT_NAME = "haustra-training-state"
 FORMAT_VERSION = 2
@@ -75,18 +77,36 @@ def differing_settings(
     """Return a phrase per setting that decides the weights and differs.
 
     Args:
-        before: resolved settings of the interrupted training.
-        now: resolved settings of the one that wants to continue it.
-        versions: of the two warehouses.
+        before: Resolved settings of the interrupted training. Recipe settings that its version of
+            haustra did not store have today's defaults.
+        now: Resolved settings of the training that wants to continue it.
+        versions: Versions of the two warehouses.
     """
+    recipe = change_settings(Recipe(), before.get("recipe", {}), where="saved state: recipe: ")
+    before = before | {"recipe": settings_to_json(recipe)}
     phrases = [
-        f"--{name.replace('_', '-')} {before.get(name)} (now {now.get(name)})"
+        phrase
         for name in sorted(before.keys() | now.keys())
-        if name not in FREE_SETTINGS and before.get(name) != now.get(name)
+        if name not in FREE_SETTINGS
+        for phrase in _differences(name, before.get(name), now.get(name))
     ]
     if versions[0] != versions[1]:
         phrases.append(f"warehouse v{versions[0]} (now v{versions[1]})")
     return phrases
+
+
+def _differences(name: str, before: Any, now: Any) -> list[str]:
+    """Return a phrase per setting that differs, such as `recipe.averaging.max_decay 0.99`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            phrase
+            for key in before
+            for phrase in _differences(f"{name}.{key}", before[key], now.get(key))
+        ]
+    if before == now:
+        return []
+    shown = f"{name} {before}" if "." in name else option(name, before)
+    return [f"{shown} (now {now})"]
 
 
 def _path_of(folder: Path, *, step: int) -> Path:
@@ -146,8 +166,8 @@ def read_state(path: Path) -> TrainingState:
         if header["format_version"] != FORMAT_VERSION:
             raise HaustraError(
                 f"{path} has format version {header['format_version']!r}; this haustra reads "
-                f"version {FORMAT_VERSION}; continue with the haustra that wrote it, or pass "
-                "--overwrite to start afresh"
+                f"version {FORMAT_VERSION}; continue with the haustra that wrote it, or use "
+                f"{option('overwrite', True)} to start again"
             )
         return TrainingState(
             position=Position(**header["position"]),
@@ -171,11 +191,14 @@ def find_state(folder: Path, *, progress: Progress) -> tuple[Path, TrainingState
         try:
             state = read_state(path)
         except HaustraError as error:
-            problems.append(str(error))
+            problems.append(error.message)
             continue
         for problem in problems:
             progress.line(f"{problem}; continuing from {path.name}, the one before")
         return path, state
     if problems:
-        raise HaustraError(f"{problems[0]}, as are all states in {folder}; pass --overwrite")
+        raise HaustraError(
+            f"{problems[0]}, as are all states in {folder}; use {option('overwrite', True)} to "
+            "start again"
+        )
     return None

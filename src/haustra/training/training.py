@@ -1,5 +1,6 @@
-"""A training's model, optimiser and position, and the one step that moves them together."""
+"""A training's model, optimizer and position, and the one step that moves them together."""
 
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, replace
 from itertools import islice
@@ -12,19 +13,24 @@ from numpy.typing import NDArray
 from haustra.backends.choose import Backend, choose_backend
 from haustra.backends.predictors import build_predictor
 from haustra.core.detections import PredictSlots
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_json_atomic
 from haustra.models.backbone import images_to_input
 from haustra.models.checkpoint import check_kind, read_checkpoint, weights_digest
 from haustra.models.detector import DenseOutput, SlotDetector, build_model, default_config
 from haustra.models.efficientnet import PACKAGE, WEIGHTS_LICENCE, EfficientNetLite0
-from haustra.models.losses import LossWeights, detection_loss
-from haustra.training.augment import AugmentStrength
+from haustra.models.losses import detection_loss
 from haustra.training.averaging import AveragedModel
-from haustra.training.batches import WaitedBatch, strength_at, training_batches, with_waits
+from haustra.training.batches import (
+    EpochAugmentation,
+    WaitedBatch,
+    epoch_augmentation,
+    training_batches,
+    with_waits,
+)
 from haustra.training.config import TrainConfig
 from haustra.training.device_augment import disturbed_batches, without_pixels
-from haustra.training.optimiser import DetectorOptimiser
+from haustra.training.optimizer import DetectorOptimizer
 from haustra.training.run_folder import BAD_BATCH_NAME
 from haustra.training.schedule import learning_rate
 from haustra.training.state import Position, TrainingState
@@ -38,7 +44,6 @@ if TYPE_CHECKING:
 Terms = dict[str, torch.Tensor]
 """Loss terms by name."""
 
-MAX_GRADIENT_NORM = 10.0
 STEPS_WORTH_COMPILING, SECONDS_WORTH_COMPILING = 2000, 600.0
 """`--compile auto`: compiling takes a minute or two, which a shorter training does not win back."""
 
@@ -96,9 +101,11 @@ class Training:
         torch.manual_seed(config.seed)
         model, self.initial_weights = begin_model(config, max_boxes=split.manifest.max_boxes)
         self.model = model.train().to(self.device)
-        self.average = AveragedModel(self.model)
-        self.optimiser = DetectorOptimiser(self.model, weight_decay=config.weight_decay)
-        self.loss_weights = LossWeights(iou=config.iou_weight)
+        recipe = config.recipe
+        self.average = AveragedModel(self.model, settings=recipe.averaging)
+        self.optimizer = DetectorOptimizer(
+            self.model, weight_decay=config.weight_decay, settings=recipe.optimizer
+        )
         self.uploader = Uploader(self.device)
         self._wgpu = self._open_wgpu() if self.backend.name == "wgpu" else None
         self.position = Position()
@@ -113,7 +120,12 @@ class Training:
     def _open_wgpu(self) -> "tuple[WgpuLearner, WgpuPredictor]":
         from haustra.backends.wgpu_detector import WgpuLearner, WgpuPredictor
 
-        learner = WgpuLearner(self.model, loss_weights=self.loss_weights)
+        learner = WgpuLearner(
+            self.model,
+            matching=self.config.recipe.matching,
+            settings=self.config.recipe.loss,
+            iou_weight=self.config.iou_weight,
+        )
         return learner, WgpuPredictor(self.average.model)
 
     def _should_compile(self) -> bool:
@@ -139,6 +151,11 @@ class Training:
         return None if num_epochs is None else num_epochs * self.steps_per_epoch
 
     @property
+    def steps_text(self) -> str:
+        """The number of done steps, such as `3 of 21`."""
+        return f"{self.step} of {self.num_steps}" if self.num_steps else str(self.step)
+
+    @property
     def share_done(self) -> float:
         """How much of the training is done, from 0; a little above 1 where the time decides."""
         budget_s = self.config.time_budget_s
@@ -151,19 +168,60 @@ class Training:
         """Whether images are small at first. What is compiled would be compiled for each size."""
         return self.config.augment and self._compiled is None and self._wgpu is None
 
-    def augment_strength(self) -> AugmentStrength | None:
-        """Return how strongly to augment the epoch that `position` is in; None for not at all."""
+    def augmentation(self) -> EpochAugmentation | None:
+        """Return how the current epoch is augmented, or None for not at all."""
         if not self.config.augment:
             return None
         position, num_epochs = self.position, self.config.num_epochs
         start = position.share_at_epoch_start
-        # How long an epoch takes is known after the first; there may be no second.
+        # The duration of an epoch is known after the first one, which may be the only one.
         halfway = 1.0
         if self.images_grow and num_epochs is not None:
             halfway = start + 0.5 / num_epochs
         elif self.images_grow and position.epoch:
             halfway = start + 0.5 * start / position.epoch
-        return strength_at(start, epoch=position.epoch, halfway=halfway)
+        return epoch_augmentation(
+            self.config.recipe,
+            size_wh=self.split.manifest.target_size_wh,
+            done=start,
+            epoch=position.epoch,
+            halfway=halfway,
+        )
+
+    def batches(self) -> Generator[WaitedBatch, None, None]:
+        """Open the batches that are left of the epoch, on the device that trains.
+
+        A GPU also does the part of the augmentation that touches every pixel.
+        """
+        config, split, position = self.config, self.split, self.position
+        if not position.num_batches:
+            position.share_at_epoch_start = self.share_done
+        augmentation = for_cpu = self.augmentation()
+        on_gpu = self.device.type != "cpu"
+        if augmentation is not None and on_gpu:
+            for_cpu = augmentation._replace(strength=without_pixels(augmentation.strength))
+        batches = training_batches(
+            split,
+            order=epoch_order(
+                split.shard_sizes,
+                seed=config.seed,
+                epoch=position.epoch,
+                window_size=config.shuffle_window,
+            ),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epoch=position.epoch,
+            augmentation=for_cpu,
+            first_batch=position.num_batches,
+        )
+        if not on_gpu:
+            return with_waits(batches)
+        uploaded = uploaded_batches(batches, uploader=self.uploader)
+        if augmentation is not None:
+            uploaded = disturbed_batches(
+                uploaded, strength=augmentation.strength, seed=config.seed, epoch=position.epoch
+            )
+        return with_waits(uploaded)
 
     def take_step(self, batches: Iterator[WaitedBatch]) -> float | None:
         """Take one optimiser step with the next `accumulate` batches.
@@ -174,6 +232,7 @@ class Training:
         Raises:
             HaustraError: the loss or the gradient is not finite; the weights have not moved.
         """
+        started = time.monotonic()
         config, position = self.config, self.position
         left = -(-len(self.split) // config.batch_size) - position.num_batches
         if not left:
@@ -182,10 +241,14 @@ class Training:
         num_batches = min(config.accumulate, left)
         done = min(1.0, self.share_done)
         position.rate = learning_rate(
-            done, start=config.lr_start, end=config.lr_end, scheduler=config.scheduler
+            done,
+            start=config.lr_start,
+            end=config.lr_end,
+            scheduler=config.scheduler,
+            warm_up_share=config.recipe.optimizer.warm_up_share,
         )
-        self.optimiser.set_rate(position.rate)
-        self.optimiser.zero_grad()
+        self.optimizer.set_rate(position.rate)
+        self.optimizer.zero_grad()
         taken: list[NDArray[np.int64]] = []
         sums: dict[str, float] = {}
         for (indices, batch), wait_s in islice(batches, num_batches):
@@ -198,15 +261,20 @@ class Training:
             if not np.isfinite(sums["loss"]):
                 raise self._not_finite("loss", sums["loss"], taken)
             (terms["loss"] / num_batches).backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), config.recipe.optimizer.max_gradient_norm
+        )
         if not torch.isfinite(norm):
             raise self._not_finite("gradient", float(norm), taken)
-        self.optimiser.step()
+        self.optimizer.step()
         self.average.update(self.model)
         for name, total in sums.items():
             position.sums[name] = position.sums.get(name, 0.0) + total
         position.num_batches += len(taken)
         position.num_images += sum(len(indices) for indices in taken)
+        seconds = time.monotonic() - started
+        position.epoch_s += seconds
+        position.trained_s += seconds
         self.is_whole = True
         return sums["loss"] / len(taken)
 
@@ -230,9 +298,63 @@ class Training:
             self.model.candidates(output) if self.model.exclusion is not None else None,
             boxes_xyxy=batch.boxes_xyxy,
             mask=batch.mask,
-            weights=self.loss_weights,
+            matching=self.config.recipe.matching,
+            settings=self.config.recipe.loss,
+            iou_weight=self.config.iou_weight,
             every_cell=self.device.type != "cpu",
         )
+
+    def epoch_entry(self) -> dict[str, Any]:
+        """Return the history entry of the epoch whose last step is done, as JSON values."""
+        position = self.position
+        return {
+            "epoch": position.epoch + 1,
+            "step": self.step,
+            "seconds": round(position.trained_s, 3),
+            "images_per_s": round(position.num_images / position.epoch_s, 2),
+            "stall": round(position.waited_s / position.epoch_s, 4),
+            "lr": position.rate,
+            **{name: value / position.num_batches for name, value in position.sums.items()},
+        }
+
+    def is_better(self, score: float | None) -> bool:
+        """Return whether a validation's AP50-95 is better than the best so far."""
+        best = self.position.best_score
+        return score is None or best is None or score > best + self.config.patience_min_delta
+
+    def end_epoch(self, entry: dict[str, Any]) -> None:
+        """Move to the next epoch.
+
+        Args:
+            entry: The epoch's entry, with "val" if it was validated.
+        """
+        position = self.position
+        best, waited = position.best_score, position.validations_since_best
+        if "val" in entry:
+            score = entry["val"]["average_precision"]["ap50_95"]
+            best, waited = (score, 0) if self.is_better(score) else (best, waited + 1)
+        # One assignment: an interrupt finds the epoch either done or not yet ended.
+        self.position = Position(
+            epoch=position.epoch + 1,
+            rate=position.rate,
+            trained_s=position.trained_s,
+            history=[*position.history, entry],
+            best_score=best,
+            validations_since_best=waited,
+        )
+
+    @property
+    def is_time_up(self) -> bool:
+        """Whether the epoch has begun and no step of the training is left."""
+        return bool(self.position.num_batches) and self.share_done >= 1
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no epoch is left, or the score has stopped to rise."""
+        position, patience = self.position, self.config.patience
+        if patience and position.validations_since_best >= patience:
+            return True
+        return self.share_done >= 1 and not position.num_batches
 
     def build_predictor(self) -> PredictSlots:
         """Return what predicts with the averaged weights as they are now."""
@@ -263,8 +385,8 @@ class Training:
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         return HaustraError(
             f"the {what} is {value} at epoch {epoch}, step {step} (batch with "
-            f"{', '.join(names[:4])}{more}; all in {path}); lower --lr-start "
-            f"{self.config.lr_start} or pass --precision float32"
+            f"{', '.join(names[:4])}{more}; all in {path}); lower "
+            f"{option('lr_start', self.config.lr_start)} or use {option('precision', 'float32')}"
         )
 
     def state(self) -> TrainingState:
@@ -272,7 +394,7 @@ class Training:
         parts = {
             "model": self.model.state_dict(),
             "average": self.average.model.state_dict(),
-            "optimiser": self.optimiser.memory(),
+            "optimiser": self.optimizer.memory(),
             "random": {"torch": torch.get_rng_state()},
         }
         return TrainingState(
@@ -301,44 +423,6 @@ class Training:
         self.model.load_state_dict(part("model"))
         self.average.model.load_state_dict(part("average"))
         self.average.steps = state.average_steps
-        self.optimiser.remember(part("optimiser"))
+        self.optimizer.remember(part("optimiser"))
         torch.set_rng_state(part("random")["torch"])
         self.position = Position(**asdict(state.position))
-
-
-def epoch_batches(
-    training: Training,
-    *,
-    epoch: int,
-    strength: AugmentStrength | None,
-    first_batch: int = 0,
-) -> Generator[WaitedBatch, None, None]:
-    """Open the batches of an epoch, on the device that trains.
-
-    On a GPU it also does the part of the augmentation that touches every pixel.
-
-    Args:
-        training: whose settings, split and device they are for.
-        epoch: counted from 0.
-        strength: of the augmentation; None gives the samples as they are stored.
-        first_batch: batches to leave out at the beginning.
-    """
-    split, config = training.split, training.config
-    on_gpu = training.device.type != "cpu"
-    batches = training_batches(
-        split,
-        order=epoch_order(
-            split.shard_sizes, seed=config.seed, epoch=epoch, window_size=config.shuffle_window
-        ),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        epoch=epoch,
-        strength=without_pixels(strength) if strength is not None and on_gpu else strength,
-        first_batch=first_batch,
-    )
-    if not on_gpu:
-        return with_waits(batches)
-    uploaded = uploaded_batches(batches, uploader=training.uploader)
-    if strength is None:
-        return with_waits(uploaded)
-    return with_waits(disturbed_batches(uploaded, strength=strength, seed=config.seed, epoch=epoch))

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from haustra.models.detector import build_model, default_config
-from haustra.training.optimiser import DetectorOptimiser, Muon, orthogonalise
+from haustra.training.optimizer import DetectorOptimizer, Muon, orthogonalize
+from haustra.training.recipe import OptimizerSettings
 
 
 @pytest.mark.parametrize("shape", [(24, 200), (200, 24), (40, 40)])
@@ -10,7 +11,7 @@ def test_a_step_keeps_its_directions_and_levels_their_sizes(shape: tuple[int, in
     torch.manual_seed(0)
     u, s, v = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     s = torch.linspace(1.0, 0.05, len(s))
-    made = orthogonalise(u * s @ v)
+    made = orthogonalize(u * s @ v, settings=OptimizerSettings())
     along = u.T @ made @ v.T
     assert (along.diagonal() > 0.5).all()
     assert (along.diagonal() < 1.4).all()
@@ -21,7 +22,10 @@ def test_a_step_keeps_its_directions_and_levels_their_sizes(shape: tuple[int, in
 def test_a_gradient_of_few_directions_makes_no_larger_step(noise: float) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(96, 4) @ torch.randn(4, 864) + noise * torch.randn(96, 864)
-    assert float(torch.linalg.matrix_norm(orthogonalise(matrix), 2)) < 1.4
+    assert (
+        float(torch.linalg.matrix_norm(orthogonalize(matrix, settings=OptimizerSettings()), 2))
+        < 1.4
+    )
 
 
 def test_the_layout_in_memory_does_not_change_a_step() -> None:
@@ -31,9 +35,9 @@ def test_the_layout_in_memory_does_not_change_a_step() -> None:
     for layout in (torch.contiguous_format, torch.channels_last):
         kernel = torch.nn.Parameter(start.clone(memory_format=layout))
         kernel.grad = gradient.clone(memory_format=layout)
-        optimiser = Muon([{"params": [kernel]}])
-        optimiser.param_groups[0]["lr"] = 0.1
-        optimiser.step()
+        optimizer = Muon([{"params": [kernel]}], settings=OptimizerSettings())
+        optimizer.param_groups[0]["lr"] = 0.1
+        optimizer.step()
         moved.append(kernel.detach() - start)
     torch.testing.assert_close(moved[0], moved[1])
     assert float(moved[0].norm()) == pytest.approx(0.1 * 32**0.5, rel=0.2)
@@ -43,28 +47,28 @@ def test_the_layout_in_memory_does_not_change_a_step() -> None:
 def test_every_trained_weight_moves_and_no_frozen_one(backbone: str) -> None:
     torch.manual_seed(0)
     model = build_model(default_config("big", max_boxes=4, backbone=backbone))  # type: ignore[arg-type]
-    optimiser = DetectorOptimiser(model, weight_decay=0.0)
+    optimizer = DetectorOptimizer(model, weight_decay=0.0, settings=OptimizerSettings())
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.randn_like(parameter)
-    optimiser.set_rate(1e-3)
-    optimiser.step()
+    optimizer.set_rate(1e-3)
+    optimizer.step()
     for name, parameter in model.named_parameters():
         moved = not torch.equal(parameter.detach(), before[name])
         assert moved == parameter.requires_grad, name
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_only_kernels_decay() -> None:
     model = build_model(default_config("tiny", max_boxes=1))
-    optimiser = DetectorOptimiser(model, weight_decay=0.5)
+    optimizer = DetectorOptimizer(model, weight_decay=0.5, settings=OptimizerSettings())
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimiser.set_rate(0.1)
-    optimiser.step()
+    optimizer.set_rate(0.1)
+    optimizer.step()
     for name, parameter in model.named_parameters():
         expected = before[name] * (1 - 0.1 * 0.5) if parameter.ndim > 1 else before[name]
         torch.testing.assert_close(parameter.detach(), expected)

@@ -1,9 +1,9 @@
-"""The optimiser: Muon for kernels that begin at random, AdamW for all else.
+"""The optimizer: Muon for kernels that begin at random, AdamW for all other weights.
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) makes the steps of a weight
 matrix orthogonal, so that directions with small gradients learn as fast as those with large ones.
 In short trainings it learns several times faster than AdamW alone; long ones end alike. A backbone
-with ImageNet weights has no need of that: it has less to learn, and its directions to lose.
+with ImageNet weights learns by AdamW: it has less to learn, and directions that are worth keeping.
 """
 
 from collections import defaultdict
@@ -15,34 +15,27 @@ from torch import Tensor, nn
 
 from haustra.models.detector import SlotDetector
 from haustra.models.efficientnet import EfficientNetLite0
-
-MUON_RATE = 10.0
-"""Muon's learning rate as a multiple of AdamW's: its steps have a size of their own."""
-MOMENTUM = 0.95
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the iteration: the steepest at zero, not the most exact (Jordan et al.)."""
-NUM_ITERATIONS = 5
-LEAST_SIDE = 16
-"""A kernel with fewer rows or columns is no matrix worth making orthogonal: the predictions."""
+from haustra.training.recipe import OptimizerSettings
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
+def orthogonalize(matrix: Tensor, *, settings: OptimizerSettings) -> Tensor:
     """Return U V^T of the singular value decomposition U S V^T, roughly: S becomes 0.7 to 1.2.
 
-    All iterations are done on the small square matrix of the rows' products, since each multiplies
-    by a polynomial of it: a third of the arithmetic for a 3x3 kernel. In float32 only: rounded to
-    bfloat16 that matrix has negative eigenvalues, which the iteration makes huge.
+    All iterations run on the small square matrix of the rows' products, since each multiplies by a
+    polynomial of it: a third of the arithmetic for a 3x3 kernel. They run in float32. Rounded to
+    bfloat16, that matrix has negative eigenvalues, which the iterations make huge.
 
     Args:
-        matrix: float32 [M,N].
+        matrix: Float32 [M,N].
+        settings: Number and coefficients of the iterations.
     """
     rows = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     rows = rows / rows.norm().clamp(min=1e-7)
-    a, b, c = NEWTON_SCHULZ
+    a, b, c = settings.muon_polynomial
     gram = rows @ rows.T
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     total = identity
-    for _ in range(NUM_ITERATIONS):
+    for _ in range(settings.muon_iterations):
         change = torch.addmm(gram, gram, gram, beta=b, alpha=c).add_(identity, alpha=a)
         total = change @ total
         gram = change @ gram @ change
@@ -53,20 +46,22 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum whose steps are orthogonal matrices.
 
-    In place of `torch.optim.Muon`, which takes no convolutions, and computes in bfloat16 also where
-    the CPU has no instructions for it: there it is fifteen times slower than float32.
+    `torch.optim.Muon` takes no convolutions. It also computes in bfloat16 where the CPU has no
+    instructions for it, fifteen times slower than in float32.
 
-    Args of the constructor:
-        groups: of kernels float32 [O,I,H,W], each seen as the matrix [O,I*H*W]; with
-            `weight_decay`.
+    Args:
+        groups: Kernels float32 [O,I,H,W], each seen as the matrix [O,I*H*W], and `weight_decay`.
+        settings: Constants of the algorithm.
     """
 
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
+    def __init__(self, groups: list[dict[str, Any]], *, settings: OptimizerSettings) -> None:
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0})
+        self._settings = settings
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         """Move the kernels by their gradients."""
+        factor = self._settings.muon_momentum
         for group in self.param_groups:
             for kernel in group["params"]:
                 if kernel.grad is None:
@@ -74,104 +69,106 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[kernel]
                 if not state:
                     state["momentum"] = torch.zeros_like(kernel)
-                momentum = state["momentum"].mul_(MOMENTUM).add_(kernel.grad)
+                momentum = state["momentum"].mul_(factor).add_(kernel.grad)
                 # Nesterov: look ahead by one more step of the momentum.
-                ahead = kernel.grad.add(momentum, alpha=MOMENTUM)
+                ahead = kernel.grad.add(momentum, alpha=factor)
                 # The order of columns does not matter: take them as they lie in memory.
                 rows = ahead.permute(0, 2, 3, 1)
                 matrix = rows.flatten(1)
-                change = orthogonalise(matrix).reshape(rows.shape)
+                change = orthogonalize(matrix, settings=self._settings).reshape(rows.shape)
                 size = max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5
                 kernel.mul_(1 - group["lr"] * group["weight_decay"])
                 kernel.add_(change.permute(0, 3, 1, 2), alpha=-group["lr"] * size)
 
 
-def _is_matrix(parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 4 and min(parameter.shape[0], parameter[0].numel()) >= LEAST_SIDE
-
-
-class DetectorOptimiser:
-    """One optimiser for all trained weights of a detector.
+class DetectorOptimizer:
+    """One optimizer for all trained weights of a detector.
 
     Only kernels decay: norms and biases have no reason to shrink.
 
-    Args of the constructor:
-        model: its weights that require a gradient are trained.
-        weight_decay: of kernels.
+    Args:
+        model: The detector. Its weights that require a gradient are trained.
+        weight_decay: Weight decay of the kernels.
+        settings: Choice and constants of the algorithms.
     """
 
-    def __init__(self, model: SlotDetector, *, weight_decay: float) -> None:
+    def __init__(
+        self, model: SlotDetector, *, weight_decay: float, settings: OptimizerSettings
+    ) -> None:
+        self._settings = settings
+        has_pretrained = isinstance(model.backbone, EfficientNetLite0)
         kernels: list[nn.Parameter] = []
         others: dict[float, list[nn.Parameter]] = defaultdict(list)
-        has_pretrained = isinstance(model.backbone, EfficientNetLite0)
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
             is_pretrained = has_pretrained and name.startswith("backbone.")
-            if _is_matrix(parameter) and not is_pretrained:
+            if self._is_matrix(parameter) and not is_pretrained:
                 kernels.append(parameter)
             else:
                 others[weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
-        self._optimisers = (
-            Muon(
-                [
-                    {
-                        "params": kernels,
-                        "share": MUON_RATE,
-                        "weight_decay": weight_decay / MUON_RATE,
-                    }
-                ]
-            ),
+        rate = settings.muon_rate
+        muon_group = {"params": kernels, "share": rate, "weight_decay": weight_decay / rate}
+        self._optimizers = (
+            Muon([muon_group] if kernels else [], settings=settings),
             torch.optim.AdamW(
                 [
                     {"params": group, "share": 1.0, "weight_decay": decay}
                     for decay, group in others.items()
                 ],
+                betas=settings.adamw_betas,
+                eps=settings.adamw_epsilon,
                 fused=True,
             ),
         )
 
+    def _is_matrix(self, parameter: nn.Parameter) -> bool:
+        """Return whether Muon trains a weight that begins at random."""
+        if self._settings.kernels != "muon" or parameter.ndim != 4:
+            return False
+        return min(parameter.shape[0], parameter[0].numel()) >= self._settings.muon_least_side
+
     def set_rate(self, rate: float) -> None:
-        """Set the learning rate; each group gets its share of it."""
-        for optimiser in self._optimisers:
-            for group in optimiser.param_groups:
+        """Set the learning rate of AdamW; Muon gets its multiple of it."""
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
                 group["lr"] = rate * group["share"]
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
-        for optimiser in self._optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        """Remove the gradients."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     def step(self) -> None:
         """Move the weights by their gradients."""
-        for optimiser in self._optimisers:
-            optimiser.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
 
     def _weights(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
-        for number, optimiser in enumerate(self._optimisers):
-            weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+        for number, optimizer in enumerate(self._optimizers):
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             for index, weight in enumerate(weights):
-                yield f"{number}.{index}.", optimiser, weight
+                yield f"{number}.{index}.", optimizer, weight
 
     def memory(self) -> dict[str, Tensor]:
-        """Return what it remembers of the steps before, by names that `remember` takes."""
+        """Return what the optimizer remembers of earlier steps, by the names `remember` takes."""
         return {
             prefix + name: value
-            for prefix, optimiser, weight in self._weights()
-            for name, value in optimiser.state[weight].items()
+            for prefix, optimizer, weight in self._weights()
+            for name, value in optimizer.state[weight].items()
         }
 
     @torch.no_grad()
     def remember(self, memory: dict[str, Tensor]) -> None:
-        """Continue with the memory of another optimiser of the same model."""
-        for prefix, optimiser, weight in self._weights():
+        """Continue with the memory of another optimizer of the same model."""
+        for prefix, optimizer, weight in self._weights():
             values = {
                 name.removeprefix(prefix): value
                 for name, value in memory.items()
                 if name.startswith(prefix)
             }
-            # As it lay beside the weight, channels last: the same sums in the same order.
-            optimiser.state[weight] = {
+            # Channels last, as beside the weight it came from: the same sums in the same order.
+            optimizer.state[weight] = {
                 name: torch.empty_like(weight).copy_(value)
                 if value.shape == weight.shape
                 else value.to(weight.device)

@@ -1,0 +1,84 @@
+"""Checks of a training's settings and data, before any work begins."""
+
+from dataclasses import dataclass
+
+from haustra.backends.choose import Backend, choose_backend, resolve_precision
+from haustra.core.errors import HaustraError, option
+from haustra.models.checkpoint import read_header
+from haustra.training.config import TrainConfig
+from haustra.warehouse.dataset import Split, Warehouse, open_warehouse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A training whose settings and data are checked, and that has not begun."""
+
+    config: TrainConfig
+    """The resolved settings: nothing is left open."""
+    split: Split
+    """The training split."""
+    validation_split: Split
+    backend: Backend
+
+
+def prepare_training(config: TrainConfig) -> Prepared:
+    """Check settings and data, and decide what the settings leave open.
+
+    Raises:
+        HaustraError: The warehouse or a setting is wrong.
+    """
+    _check_target(config)
+    warehouse = open_warehouse(config.manifest, config=config.store_config)
+    split = _open_training_split(config, warehouse=warehouse)
+    validation_split = warehouse.split("val")
+    if config.patience and not validation_split.num_boxes:
+        raise HaustraError(
+            f"{option('patience', config.patience)}: the validation split of {config.manifest} has "
+            f"no box to measure a gain with; leave {option('patience')} out, or build a warehouse "
+            "with more groups"
+        )
+    backend = choose_backend(config.backend)
+    resolved = config.resolve(
+        max_boxes=split.manifest.max_boxes,
+        precision=resolve_precision(config.precision, backend=backend.name),
+        backend=backend.name,
+    )
+    return Prepared(
+        config=resolved, split=split, validation_split=validation_split, backend=backend
+    )
+
+
+def _check_target(config: TrainConfig) -> None:
+    """Refuse to overwrite a file that is not a checkpoint of the same kind."""
+    path = config.checkpoint_path
+    if not path.exists() or config.overwrite:
+        return
+    shown, remedy = option("checkpoint_out", path), f"a new name or {option('overwrite', True)}"
+    try:
+        header = read_header(path)
+    except HaustraError:
+        raise HaustraError(
+            f"{shown} exists and is not a haustra checkpoint; expected {remedy}"
+        ) from None
+    if header.model.kind != config.model:
+        raise HaustraError(
+            f"{shown} holds {header.kind_name}, not {config.model}det; expected {remedy}"
+        )
+
+
+def _open_training_split(config: TrainConfig, *, warehouse: Warehouse) -> Split:
+    split = warehouse.split("train")
+    max_boxes = split.manifest.max_boxes
+    if config.max_boxes is not None and config.max_boxes != max_boxes:
+        raise HaustraError(
+            f"{option('max_boxes', config.max_boxes)} differs from the warehouse's max_boxes "
+            f"{max_boxes}; leave it out, or build a warehouse with `haustra etl --max-boxes "
+            f"{config.max_boxes}`"
+        )
+    if not split.num_boxes:
+        raise HaustraError(
+            f"{config.manifest}: the training split has {len(split)} sample(s) and no box, so "
+            "there is nothing to learn; look at what `haustra prune` kept and at the labels that "
+            "`haustra import` made"
+        )
+    return split
