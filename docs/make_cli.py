@@ -73,6 +73,8 @@ def _default(setting: Argument) -> str:
     value = setting.field_info.default
     if value is None or value is Parameter.empty or value == ():
         return ""
+    if setting.parameter.show_default is False:
+        return ""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
