@@ -6,7 +6,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from haustra.cli.scores import print_evaluation
 from haustra.cli.terminal import (
     build_progress,
     print_json,
@@ -15,9 +14,13 @@ from haustra.cli.terminal import (
     print_table,
 )
 from haustra.core.backend_names import wanted_backend
+from haustra.evaluation import tables
+from haustra.evaluation.bootstrap import LEVEL_PERCENT
 from haustra.evaluation.compare import Comparison
 from haustra.evaluation.config import EvalConfig
-from haustra.evaluation.tables import comparison_table
+from haustra.evaluation.results import EvaluationResult
+
+SHOWN_LESIONS = 20
 
 
 def evaluate(
@@ -54,16 +57,47 @@ def evaluate(
     name: str = "captures" if config.captures is not None else config.split_name
     if config.shuffle_labels_seed is not None:
         name += " (labels shuffled)"
-    print_evaluation(result, name=name)
+    _print_evaluation(result, name=name)
     print_problems(result.notes)
     written = [*result.report, config.metrics_out, config.predictions_out]
     print_lines(f"wrote {path}" for path in written if path)
 
 
-def _print_comparison(comparison: Comparison, *, paths: tuple[Path, Path]) -> None:
-    table = comparison_table(comparison)
-    print_lines([f"A {paths[0]}", f"B {paths[1]}"])
+def _print_table(table: tables.Table) -> None:
     print_table(table.columns, rows=table.rows)
+
+
+def _print_evaluation(result: EvaluationResult, *, name: str) -> None:
+    intervals, point = result.intervals, result.operating_point
+    _print_table(tables.score_table({name: result.evaluation.metrics}, intervals=intervals))
+    frames = tables.frame_table(result.frames, intervals=intervals)
+    print_table(frames.columns, rows=frames.rows[:2])  # The report has the other rates.
+    if intervals is not None:
+        groups = f"{intervals.num_groups} group" + "s" * (intervals.num_groups != 1)
+        print_lines(
+            [f"{LEVEL_PERCENT}% intervals: {intervals.num_resamples} resamples of {groups}"]
+        )
+    threshold = f"threshold {point.objectness:.3g}: {result.summary['threshold_from']}"
+    if point.fitted is not None:
+        threshold += (
+            f"; hold-off {point.hold_off_frames} frames, kept on from {point.lower_threshold:.3g}"
+        )
+    print_lines([threshold, tables.calibration_text(result.calibration)])
+    if result.lesions is not None:
+        _print_table(tables.lesion_table(result.lesions, limit=SHOWN_LESIONS))
+        if result.lesions.num_boxes_without_identity:
+            count = result.lesions.num_boxes_without_identity
+            print_lines([f"{count} boxes name no lesion and are in no row"])
+    if result.alarms is not None:
+        _print_table(tables.alarm_table(result.alarms))
+    if result.degradations is not None:
+        _print_table(tables.degradation_table(result.degradations))
+        print_lines([tables.worst_degradation_text(result.degradations)])
+
+
+def _print_comparison(comparison: Comparison, *, paths: tuple[Path, Path]) -> None:
+    print_lines([f"A {paths[0]}", f"B {paths[1]}"])
+    _print_table(tables.comparison_table(comparison))
     print_lines(
         [
             f"{comparison.num_images} images, {comparison.num_groups} groups, "

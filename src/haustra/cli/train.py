@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter, Token
 
-from haustra.cli.scores import print_scores
-from haustra.cli.terminal import build_progress, print_json, print_lines
+from haustra.cli.terminal import build_progress, print_json, print_lines, print_table
 from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.core.files import read_json
 from haustra.core.progress_bars import duration_text
+from haustra.evaluation.tables import score_table
 from haustra.training.config import TrainConfig
 from haustra.training.recipe import Recipe, parse_recipe, read_recipe
 
@@ -121,7 +121,8 @@ def train(
         )
         return
     if result.validation:
-        print_scores({"val": result.validation})
+        table = score_table({"val": result.validation})
+        print_table(table.columns, rows=table.rows)
     print_lines(
         [
             (

@@ -1,8 +1,9 @@
 """Alarms: how often boxes appear on nothing, run by run, and what hold-off saves and costs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 
@@ -52,58 +53,53 @@ class AlarmTier:
     """By hold-off; the operating point's own comes last where it is none of them."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass
 class _Shown:
-    """What a filter leaves of the detections, run by run."""
+    """Counts of what a filter leaves of the detections."""
 
-    activation_lengths_s: list[float]
+    activation_lengths_s: list[float] = field(default_factory=list)
     """Duration of each false activation."""
-    num_false_frames: int
-    num_lesion_frames: int
-    num_flagged: int
-    first_shown_s: dict[str, float | None]
-    """When each lesion that was ever shown was shown first; None without a frame number."""
+    false_frames: int = 0
+    lesion_frames: int = 0
+    flagged_frames: int = 0
+    first_shown_s: dict[str, float] = field(default_factory=dict)
+    """Time in its run at which each lesion that was ever shown was shown first."""
+
+    def add_run(
+        self, frames: Sequence[EvalFrame], shown: Sequence[Detections], *, rate_hz: float
+    ) -> None:
+        """Count one run's frames, in order, and what is shown on them."""
+        false_frames = []
+        for frame, found in zip(frames, shown, strict=True):
+            overlaps = iou_matrix(found.boxes_px, frame.truth.boxes_px) > FLAGGED_IOU
+            false_frames.append(bool((~overlaps.any(axis=1)).any()))
+            self.lesion_frames += len(frame.truth) > 0
+            self.flagged_frames += bool(overlaps.any())
+            touched = np.asarray(overlaps.any(axis=0))
+            for lesion, is_found in zip(frame.lesions, touched, strict=True):
+                if lesion is not None and is_found and frame.number is not None:
+                    self.first_shown_s.setdefault(lesion.lesion_id, frame.number / rate_hz)
+        self.false_frames += sum(false_frames)
+        activations = (list(run) for is_false, run in groupby(false_frames) if is_false)
+        self.activation_lengths_s += [len(run) / rate_hz for run in activations]
 
 
 def _show(
     frames: Sequence[EvalFrame],
     predictions: Sequence[Detections],
     *,
-    runs: dict[str, list[int]],
     point: OperatingPoint,
     frame_rates_hz: dict[str, float],
 ) -> _Shown:
-    lengths_s: list[float] = []
-    num_false = num_lesion_frames = num_flagged = 0
-    first: dict[str, float | None] = {}
-    for run_id, positions in runs.items():
-        rate, alarm, length = frame_rates_hz[run_id], AlarmFilter(point), 0
-        for index in positions:
-            frame = frames[index]
-            shown = alarm.show(predictions[index])
-            overlaps = iou_matrix(shown.boxes_px, frame.truth.boxes_px) > FLAGGED_IOU
-            is_false = bool((~overlaps.any(axis=1)).any())
-            num_false += is_false
-            if length and not is_false:
-                lengths_s.append(length / rate)
-            length = length + 1 if is_false else 0
-            if len(frame.truth):
-                num_lesion_frames += 1
-                num_flagged += bool(overlaps.any())
-            touched = np.asarray(overlaps.any(axis=0))
-            for lesion, is_found in zip(frame.lesions, touched, strict=True):
-                if lesion is not None and is_found and lesion.lesion_id not in first:
-                    time_s = frame.number / rate if frame.number is not None else None
-                    first[lesion.lesion_id] = time_s
-        if length:
-            lengths_s.append(length / rate)
-    return _Shown(
-        activation_lengths_s=lengths_s,
-        num_false_frames=num_false,
-        num_lesion_frames=num_lesion_frames,
-        num_flagged=num_flagged,
-        first_shown_s=first,
-    )
+    counts = _Shown()
+    for run_id, positions in timed_runs(frames, frame_rates_hz=frame_rates_hz).items():
+        alarm = AlarmFilter(point)
+        counts.add_run(
+            [frames[index] for index in positions],
+            [alarm.show(predictions[index]) for index in positions],
+            rate_hz=frame_rates_hz[run_id],
+        )
+    return counts
 
 
 def _minutes(runs: dict[str, list[int]], frame_rates_hz: dict[str, float]) -> float:
@@ -127,17 +123,15 @@ def alarm_row(
             least one run must be left.
     """
     runs = timed_runs(frames, frame_rates_hz=frame_rates_hz)
-    show = partial(_show, frames, predictions, runs=runs, frame_rates_hz=frame_rates_hz)
+    show = partial(_show, frames, predictions, frame_rates_hz=frame_rates_hz)
     shown = show(point=point)
     base = show(point=replace(point, hold_off_frames=0, hysteresis=None))
     lengths_s = shown.activation_lengths_s
-    histogram = np.bincount(
-        np.digitize(lengths_s, RUN_LENGTHS_S), minlength=len(RUN_LENGTHS_S) + 1
-    ).tolist()
+    classes = np.digitize(lengths_s, RUN_LENGTHS_S)
     delays = [
-        time_s - before
+        time_s - base.first_shown_s[lesion_id]
         for lesion_id, time_s in shown.first_shown_s.items()
-        if time_s is not None and (before := base.first_shown_s.get(lesion_id)) is not None
+        if lesion_id in base.first_shown_s
     ]
     return AlarmRow(
         hold_off_frames=point.hold_off_frames,
@@ -145,13 +139,13 @@ def alarm_row(
         false_activations=len(lengths_s),
         false_activations_per_procedure=len(lengths_s) / len(runs),
         false_activations_per_minute=len(lengths_s) / _minutes(runs, frame_rates_hz),
-        false_time_share=shown.num_false_frames / sum(map(len, runs.values())),
-        run_lengths=histogram,
+        false_time_share=shown.false_frames / sum(map(len, runs.values())),
+        run_lengths=np.bincount(classes, minlength=len(RUN_LENGTHS_S) + 1).tolist(),
         lesions_shown=len(shown.first_shown_s),
         mean_delay_s=mean_of_known(delays),
-        frame_sensitivity=shown.num_flagged / shown.num_lesion_frames
-        if shown.num_lesion_frames
-        else None,
+        frame_sensitivity=(
+            shown.flagged_frames / shown.lesion_frames if shown.lesion_frames else None
+        ),
     )
 
 

@@ -106,12 +106,16 @@ class MatchedImages:
         )
 
     def measure(self, images: NDArray[np.int64]) -> dict[str, float]:
-        """Return the metrics that get an interval, of images taken in this order."""
+        """Return the metrics that get an interval, of images taken in this order.
+
+        A rate is NaN where no image counts for it.
+        """
         scores = self.average_precisions(images)
         hits, misses, false_alarms = self.counts[images].sum(axis=0).tolist()
         precision, recall, f1 = precision_recall_f1(
             hits=hits, misses=misses, false_alarms=false_alarms
         )
+        has_polyp, flagged = self.num_truths[images] > 0, self.flagged[images]
         return {
             "ap50": float(scores[0]),
             "ap75": float(scores[5]),
@@ -119,14 +123,8 @@ class MatchedImages:
             "precision": precision,
             "recall": recall,
             "f1": f1,
-        }
-
-    def frame_rates(self, images: NDArray[np.int64]) -> dict[str, float]:
-        """Return sensitivity and false-positive rate of images; NaN where no image counts."""
-        has_polyp, flagged = self.num_truths[images] > 0, self.flagged[images]
-        return {
-            name: float(flagged[counted].mean()) if counted.any() else np.nan
-            for name, counted in (("sensitivity", has_polyp), ("false_positive_rate", ~has_polyp))
+            "sensitivity": float(flagged[has_polyp].mean()) if has_polyp.any() else np.nan,
+            "false_positive_rate": np.nan if has_polyp.all() else float(flagged[~has_polyp].mean()),
         }
 
 
@@ -250,15 +248,15 @@ def bootstrap_intervals(
     matched = match_images(truths, predictions, threshold=threshold)
     members = members_of_groups(groups)
     rng = np.random.default_rng(seed)
-    measured = []
-    for _ in track(
-        range(num_resamples),
-        progress=progress or SilentProgress(),
-        description="bootstrap",
-        total=num_resamples,
-    ):
-        images = draw_groups(members, rng=rng)
-        measured.append(matched.measure(images) | matched.frame_rates(images))
+    measured = [
+        matched.measure(draw_groups(members, rng=rng))
+        for _ in track(
+            range(num_resamples),
+            progress=progress or SilentProgress(),
+            description="bootstrap",
+            total=num_resamples,
+        )
+    ]
     values = {name: np.array([found[name] for found in measured]) for name in measured[0]}
 
     def of_defined(name: str) -> Interval | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from haustra.core.detections import Detections
-from haustra.evaluation.metrics import match_detections
+from haustra.evaluation.metrics import ranked_matches
 
 NUM_BINS = 10
 LEAST_SCORE = 0.05
@@ -48,13 +48,8 @@ class Calibration:
 
 def calibrate(truths: Sequence[Detections], predictions: Sequence[Detections]) -> Calibration:
     """Sort detections of score 0.05 and up into ten bins of equal width."""
-    scores, right = [np.zeros(0)], [np.zeros(0, dtype=bool)]
-    for truth, prediction in zip(truths, predictions, strict=True):
-        shown = prediction.above(LEAST_SCORE)
-        matched, _, _ = match_detections(truth, shown)
-        scores.append(shown.scores)
-        right.append(matched >= 0)
-    score, is_right = np.concatenate(scores), np.concatenate(right)
+    shown = [prediction.above(LEAST_SCORE) for prediction in predictions]
+    score, is_right = ranked_matches(truths, shown)
     bin_of = np.minimum((score * NUM_BINS).astype(int), NUM_BINS - 1)
     counts = np.bincount(bin_of, minlength=NUM_BINS)
     rights = np.bincount(bin_of, weights=is_right, minlength=NUM_BINS).astype(int)

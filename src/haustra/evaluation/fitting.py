@@ -18,7 +18,7 @@ from haustra.evaluation.alarm_tier import HOLD_OFFS, AlarmRow, alarm_row
 from haustra.evaluation.evaluation import Evaluation
 from haustra.evaluation.frame_tier import frame_scores, import_true_colon
 from haustra.evaluation.frames import timed_runs
-from haustra.evaluation.metrics import match_detections, precision_recall_f1
+from haustra.evaluation.metrics import precision_recall_f1, ranked_matches
 
 FitRule = Literal["fpr", "f1"]
 HYSTERESIS_SHARES = (None, 0.75, 0.5)
@@ -35,14 +35,8 @@ def best_f1_threshold(
     Raises:
         HaustraError: no detection touches a label enough.
     """
-    scores, hits = [], []
-    for truth, prediction in zip(truths, predictions, strict=True):
-        matched, _, _ = match_detections(truth, prediction)
-        scores.append(prediction.scores)
-        hits.append(matched >= 0)
-    all_scores = np.concatenate(scores)
-    order = np.argsort(-all_scores, kind="stable")
-    falling, found = all_scores[order], np.cumsum(np.concatenate(hits)[order])
+    falling, hits = ranked_matches(truths, predictions)
+    found = np.cumsum(hits)
     num_truths = sum(len(truth) for truth in truths)
     # Detections of equal score are shown together.
     ends = np.flatnonzero(np.diff(falling, append=-1.0))

@@ -6,9 +6,9 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
-from numpy.typing import NDArray
 
 from haustra.core.boxes import iou_matrix
 from haustra.core.detections import Detections
@@ -82,35 +82,36 @@ class LesionTier:
     rows: list[LesionRow]
 
 
+COUNTED = (
+    *("detected_ever", "detected_25_percent", "detected_50_percent"),
+    *("detected_within_1_s", "detected_within_3_s", "detected_within_5_s"),
+)
+"""Fields of a row that the tier counts the lesions by."""
+
+
 def mean_of_known(values: Sequence[float | None]) -> float | None:
     """Return the mean of the values that are known, or None where there is none."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
-def _detected(frame: EvalFrame, shown: Detections) -> NDArray[np.bool_]:
-    """Return which labelled boxes a shown box touches."""
-    return np.asarray((iou_matrix(frame.truth.boxes_px, shown.boxes_px) > FLAGGED_IOU).any(axis=1))
-
-
 def _presence(
     frames: Sequence[EvalFrame], shown: Sequence[Detections]
 ) -> dict[str, dict[int, bool]]:
-    """Return whether each lesion is detected, on each position that shows it."""
+    """Return, for each lesion, the positions that show it and whether it is detected there."""
     seen: dict[str, dict[int, bool]] = defaultdict(dict)
     for index, (frame, found) in enumerate(zip(frames, shown, strict=True)):
-        for lesion, is_found in zip(frame.lesions, _detected(frame, found).tolist(), strict=True):
+        overlaps = iou_matrix(frame.truth.boxes_px, found.boxes_px) > FLAGGED_IOU
+        touched = np.asarray(overlaps.any(axis=1))
+        for lesion, is_found in zip(frame.lesions, touched.tolist(), strict=True):
             if lesion is not None:
                 seen[lesion.lesion_id][index] = seen[lesion.lesion_id].get(index, False) or is_found
     return seen
 
 
 def _longest_gap(states: Sequence[bool]) -> int:
-    longest = gap = 0
-    for state in states:
-        gap = 0 if state else gap + 1
-        longest = max(longest, gap)
-    return longest
+    gaps = (len(list(run)) for state, run in groupby(states) if not state)
+    return max(gaps, default=0)
 
 
 def _changes(states: Sequence[bool], numbers: Sequence[int | None]) -> int:
@@ -208,12 +209,7 @@ def lesion_tier(
             for index in positions
             for lesion in frames[index].lesions
         ),
-        detected_ever=sum(row.detected_ever for row in rows),
-        detected_25_percent=sum(row.detected_25_percent for row in rows),
-        detected_50_percent=sum(row.detected_50_percent for row in rows),
-        detected_within_1_s=sum(row.detected_within_1_s for row in rows),
-        detected_within_3_s=sum(row.detected_within_3_s for row in rows),
-        detected_within_5_s=sum(row.detected_within_5_s for row in rows),
+        **{name: sum(getattr(row, name) for row in rows) for name in COUNTED},
         mean_detected_share=float(np.mean([row.detected_share for row in rows])),
         mean_first_detection_frames=mean_of_known([row.first_detection_frames for row in rows]),
         mean_first_detection_s=mean_of_known([row.first_detection_s for row in rows]),

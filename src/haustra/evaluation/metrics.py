@@ -181,6 +181,23 @@ def match_detections(
     return matched, duplicate, matched_iou
 
 
+def ranked_matches(
+    truths: Sequence[Detections], predictions: Sequence[Detections]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the scores of all detections, highest first, and whether each matches; both [K].
+
+    Of equal scores, the earlier image's comes first.
+    """
+    scores, hits = [np.zeros(0)], [np.zeros(0, dtype=bool)]
+    for truth, prediction in zip(truths, predictions, strict=True):
+        matched, _, _ = match_detections(truth, prediction)
+        scores.append(prediction.scores)
+        hits.append(matched >= 0)
+    every = np.concatenate(scores)
+    order = np.argsort(-every, kind="stable")
+    return every[order], np.concatenate(hits)[order]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageCounts:
     """One image at one score threshold and IoU 0.5."""

@@ -15,7 +15,7 @@ from haustra.core.errors import MissingExtraError
 from haustra.evaluation.calibration import Calibration
 from haustra.evaluation.degrade import KINDS, SEVERITIES, DegradationResult
 from haustra.evaluation.evaluation import Evaluation
-from haustra.evaluation.metrics import match_detections
+from haustra.evaluation.metrics import ranked_matches
 from haustra.evaluation.results import EvaluationResult
 
 COLUMNS = 3
@@ -57,13 +57,8 @@ def _draw_panels(path: Path, panels: list[Panel], *, width_in: float = PANEL_WID
 
 def precision_recall(evaluation: Evaluation) -> tuple[FloatArray, FloatArray]:
     """Return recall and precision, both [K], at each detection's score, falling; IoU 0.5."""
-    scores, hits = [], []
-    for truth, prediction in zip(evaluation.truths, evaluation.predictions, strict=True):
-        matched, _, _ = match_detections(truth, prediction)
-        scores.append(prediction.scores)
-        hits.append(matched >= 0)
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    found = np.cumsum(np.concatenate(hits)[order])
+    _, hits = ranked_matches(evaluation.truths, evaluation.predictions)
+    found = np.cumsum(hits)
     recall = found / max(1, evaluation.metrics.num_truths)
     return recall, found / np.arange(1, len(found) + 1)
 

@@ -10,7 +10,7 @@ from haustra.evaluation.calibration import Calibration
 from haustra.evaluation.compare import Comparison, Difference
 from haustra.evaluation.degrade import KINDS, SEVERITIES, DegradationResult
 from haustra.evaluation.frame_tier import FrameTier
-from haustra.evaluation.lesion_tier import LesionRow, LesionTier
+from haustra.evaluation.lesion_tier import COUNTED, LesionRow, LesionTier
 from haustra.evaluation.metrics import BoxMetrics
 
 T = TypeVar("T")
@@ -65,7 +65,9 @@ _SCORES: Columns[tuple[str, BoxMetrics]] = {
 }
 
 
-def score_table(metrics: dict[str, BoxMetrics], *, intervals: BootstrapIntervals | None) -> Table:
+def score_table(
+    metrics: dict[str, BoxMetrics], *, intervals: BootstrapIntervals | None = None
+) -> Table:
     """Return a row of box metrics per name, and the ends of the intervals below them."""
     table = _table(_SCORES, metrics.items())
     if intervals is not None:
@@ -130,20 +132,12 @@ def lesion_table(lesions: LesionTier, *, limit: int | None = None) -> Table:
     """Return a row per lesion, at most `limit`, and a row of all."""
     table = _table(_LESIONS, lesions.rows[:limit])
     left = len(lesions.rows) - len(table.rows)
-    counts = (
-        lesions.detected_ever,
-        lesions.detected_25_percent,
-        lesions.detected_50_percent,
-        lesions.detected_within_1_s,
-        lesions.detected_within_3_s,
-        lesions.detected_within_5_s,
-    )
     table.rows.append(
         [
             f"all {lesions.num_lesions} lesions" + (f" ({left} not shown)" if left else ""),
             str(sum(row.num_visible_frames for row in lesions.rows)),
             percent(lesions.mean_detected_share),
-            *map(str, counts),
+            *(str(getattr(lesions, name)) for name in COUNTED),
             decimal(lesions.mean_first_detection_s),
             str(max(row.longest_gap_frames for row in lesions.rows)),
             decimal(lesions.mean_flicker_per_s),
