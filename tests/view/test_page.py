@@ -199,9 +199,41 @@ def test_the_simulator_pauses_steps_and_plays(live: Page) -> None:
     assert re.fullmatch(r"\d+ / \d+ ms", live.locator("#latency").inner_text())
 
 
+@pytest.mark.parametrize("key", ["m", "f", "Shift+M", "Shift+F", "ArrowLeft"])
+def test_keys_that_a_live_source_cannot_follow_do_not_pause_it(live: Page, key: str) -> None:
+    live.evaluate("window.haustra.ask({ do: 'play' })")
+    until(lambda: shown(live)["playing"])
+    live.keyboard.press(key)
+    live.locator("#notices li", has_text="is live: it cannot").wait_for()
+    number = shown(live)["frame"]
+    until(lambda: shown(live)["frame"] > number + 2)
+    assert shown(live)["playing"]
+    live.keyboard.press(key)
+    live.wait_for_timeout(300)
+    assert live.locator("#notices li").count() == 1  # the same notice again replaces the first
+
+
+def test_disabled_controls_look_disabled_and_say_why(live: Page) -> None:
+    styles = """id => {
+        const { opacity, cursor } = getComputedStyle(document.getElementById(id));
+        return [Number(opacity), cursor];
+    }"""
+    for name in ("back", "previous-miss", "next-miss", "previous-false", "next-false", "speed"):
+        assert live.locator(f"#{name}").is_disabled()
+        opacity, cursor = live.evaluate(styles, name)
+        assert opacity < 0.7
+        assert cursor == "not-allowed"
+        assert "is live" in (live.locator(f"#{name}").get_attribute("title") or "")
+    assert live.evaluate(styles, "play") == [1, "pointer"]
+
+
 def test_keys_drive_the_simulator_and_give_it_back(live: Page) -> None:
+    assert "WASD" in live.locator("#autopilot").inner_text()
+    assert not live.locator("#drive-hint").is_visible()
     live.keyboard.press("p")
     until(lambda: shown(live)["autopilot"] is False)
+    until(lambda: live.locator("#drive-hint").is_visible())
+    assert live.locator("#drive-hint kbd").all_inner_texts() == ["W", "S", "A", "D", "P"]
     before = live.evaluate("document.querySelector('#pictures canvas').toDataURL()")
     live.keyboard.down("w")
     live.wait_for_timeout(400)
@@ -320,6 +352,44 @@ def test_scrubbing_stepping_and_finding_mistakes(recorded: Page) -> None:
     assert page.locator("#timeline").get_attribute("aria-valuenow") == str(shown(page)["frame"])
 
 
+def test_a_search_can_go_back_and_counts_frames_as_the_page_does(recorded: Page) -> None:
+    page = recorded
+    page.evaluate("window.haustra.ask({ do: 'set', objectness: 1 })")  # every polyp is missed
+    pause_at(page, NUM_RUN_FRAMES - 1)
+    page.locator("#previous-miss").click()
+    until(lambda: shown(page)["verdict"] == "miss")
+    last = shown(page)["frame"]
+    page.keyboard.press("Shift+M")
+    until(lambda: shown(page)["frame"] < last and shown(page)["verdict"] == "miss")
+    pause_at(page, 0)
+    assert page.locator("#place").inner_text().startswith(f"frame 1 of {NUM_RUN_FRAMES}")
+    page.keyboard.press("Shift+F")
+    page.locator("#notices li", has_text="no false alarm before frame 1").wait_for()
+
+
+def test_every_control_has_a_tooltip_and_the_keys_are_in_them(recorded: Page) -> None:
+    titles: dict[str, str] = recorded.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('a, button, input, select, #timeline')]"
+        ".map((e) => [e.id, (e.closest('[title]') ?? e).title]))"
+    )
+    assert [name for name, title in titles.items() if not title] == []
+    keys = {
+        "play": "space",
+        "back": "←",
+        "forward": "→",
+        "next-miss": "M",
+        "previous-miss": "shift M",
+        "next-false": "F",
+        "previous-false": "shift F",
+        "truth": "G",
+        "record": "R",
+        "snapshot": "S",
+        "autopilot": "P",
+        "keys-button": "?",
+    }
+    assert [name for name, key in keys.items() if not titles[name].endswith(f"({key})")] == []
+
+
 def pause_at(page: Page, frame: int) -> None:
     page.evaluate("window.haustra.ask({ do: 'pause' })")
     page.evaluate(f"window.haustra.ask({{ do: 'seek', frame: {frame} }})")
@@ -425,3 +495,31 @@ def test_the_training_page_shows_curves_and_gallery(recorded: Page, training: Pa
     until(lambda: page.evaluate("document.querySelector('#gallery').naturalWidth"))
     assert page.evaluate("document.querySelector('#gallery').naturalWidth") == 4 * 288
     assert page.locator("#caption").inner_text().endswith("epoch 2")
+
+
+@pytest.mark.parametrize(
+    ("training_folder", "title", "command"),
+    [
+        (None, "No training to show", "haustra view --training "),
+        ("missing.run", "missing.run does not exist", "haustra view --training "),
+        ("waiting.run", "Waiting for the first epoch", "haustra train --manifest "),
+    ],
+)
+def test_the_training_page_without_epochs_says_what_to_do(
+    browser: Browser,
+    run_folder: Path,
+    tmp_path: Path,
+    training_folder: str | None,
+    title: str,
+    command: str,
+) -> None:
+    (tmp_path / "waiting.run").mkdir()
+    arguments = ["--training", tmp_path / training_folder] if training_folder else []
+    with (
+        serving("--source", run_folder, *arguments) as address,
+        opening(browser, f"{address}training") as page,
+    ):
+        until(lambda: page.locator("#empty-title").inner_text() == title)
+        assert page.locator("#empty-command").inner_text().startswith(command)
+        assert not page.locator("#loss").is_visible()
+        keep(page, f"training_{training_folder}")

@@ -260,6 +260,7 @@ def test_the_training_page_follows_a_run_folder(tmp_path: Path) -> None:
     with client(tmp_path, training=folder) as page:
         assert page.get("/training/values").json() == {
             "folder": "tinydet.run",
+            "exists": False,
             "epochs": [],
             "num_epochs": None,
             "seconds_ago": None,

@@ -32,6 +32,7 @@ class TrainingFolder:
         changed_ns = self._changed_ns(METRICS_NAME)
         return {
             "folder": self.folder.name if self.folder is not None else None,
+            "exists": self.folder is not None and self.folder.is_dir(),
             "epochs": [epoch for epoch in epochs if epoch is not None],
             "num_epochs": settings.get("epochs"),
             "seconds_ago": None if changed_ns is None else round(time.time() - changed_ns / 1e9, 1),

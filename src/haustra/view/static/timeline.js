@@ -1,4 +1,4 @@
-// The strip under the picture: scores over time, polyps in view, boxes shown, misses and false alarms.
+// The timeline below the picture: scores, boxes shown, polyps in view, misses and false alarms.
 
 const BANDS = { polyp: 0.86, verdict: 0.93 }; // rows below the scores, as shares of the height
 
@@ -53,18 +53,18 @@ export function drawTimeline(canvas, timeline, { frame, threshold }) {
   context.fillRect(at(frame) + bar / 2 - 1, 0, 2, height);
 }
 
-let known = { scheme: null, colours: {} };
+let known = { scheme: null, colors: {} };
 
-// Canvas does not understand light-dark(); an element does.
+// A canvas does not understand light-dark(), but an element does.
 export function resolve(style, name) {
   const scheme = matchMedia("(prefers-color-scheme: dark)").matches;
-  if (known.scheme !== scheme) known = { scheme, colours: {} };
-  if (!(name in known.colours)) {
+  if (known.scheme !== scheme) known = { scheme, colors: {} };
+  if (!(name in known.colors)) {
     const element = document.createElement("i");
     element.style.color = `var(${name})`;
     document.body.append(element);
-    known.colours[name] = getComputedStyle(element).color;
+    known.colors[name] = getComputedStyle(element).color;
     element.remove();
   }
-  return known.colours[name];
+  return known.colors[name];
 }

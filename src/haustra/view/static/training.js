@@ -18,25 +18,46 @@ async function follow() {
   setTimeout(follow, EVERY_MS);
 }
 
-function show({ folder, epochs, num_epochs: numEpochs, seconds_ago: secondsAgo, gallery: stamp }) {
-  element("source").textContent = folder ?? "no training: pass --detector-weights or --training";
+function show({ folder, exists, epochs, num_epochs: numEpochs, seconds_ago: secondsAgo, gallery: stamp }) {
+  element("source").textContent = folder ?? "no training";
   const last = epochs.at(-1);
+  element("charts").hidden = !last;
+  element("empty").hidden = Boolean(last);
+  if (!last) showEmpty(folder, exists);
   const ofAll = numEpochs === null ? "" : ` of ${numEpochs}`;
   element("state").textContent = last
     ? `epoch ${last.epoch}${ofAll}, loss ${last.loss.toFixed(3)}, ${ago(secondsAgo)}` : "no epoch yet";
-  drawChart(element("loss"), "training loss", [["loss", "--truth", points(epochs, (row) => row.loss)]]);
-  const scores = (name) => points(epochs, (row) => row.val?.average_precision?.[name]);
-  drawChart(element("precision"), "validation", [
-    ["AP50", "--box", scores("ap50")], ["AP50-95", "--miss", scores("ap50_95")]], 1);
   element("validation").hidden = stamp === null;
+  if (last) drawCharts(epochs);
   const validated = epochs.findLast((row) => row.val);
-  element("caption").textContent = "Validation images, labels blue, boxes found green"
+  element("caption").textContent = "Validation images: labels in blue, boxes found in green"
     + (validated ? `; epoch ${validated.epoch}` : "");
   if (stamp !== null && stamp !== gallery) {
     gallery = stamp;
     const mark = location.search ? `${location.search}&` : "?";
     element("gallery").src = `/training/gallery${mark}at=${stamp}`;
   }
+}
+
+function showEmpty(folder, exists) {
+  const [title, text, command] = folder === null
+    ? ["No training to show", "Name the run folder of a training, or weights with a run folder beside them:",
+      "haustra view --training checkpoints/tinydet.run"]
+    : exists
+      ? ["Waiting for the first epoch", `The curves appear when the first epoch of ${folder} has ended. If no training runs, start one:`,
+        "haustra train --manifest data/v1/manifest.json --checkpoint-out checkpoints/tinydet.bin"]
+      : [`${folder} does not exist`, "haustra train writes this folder beside its weights. To show another training, name its run folder:",
+        "haustra view --training checkpoints/tinydet.run"];
+  element("empty-title").textContent = title;
+  element("empty-text").textContent = text;
+  element("empty-command").textContent = command;
+}
+
+function drawCharts(epochs) {
+  const scores = (name) => points(epochs, (row) => row.val?.average_precision?.[name]);
+  drawChart(element("loss"), "training loss", [["loss", "--truth", points(epochs, (row) => row.loss)]]);
+  drawChart(element("precision"), "validation", [
+    ["AP50", "--box", scores("ap50")], ["AP50-95", "--miss", scores("ap50_95")]], 1);
 }
 
 function ago(seconds) {
@@ -76,11 +97,11 @@ function drawChart(canvas, title, lines, top = null) {
   context.fillText(`epoch ${lastEpoch}`, right - 54, height - 8);
   context.fillStyle = resolve(null, "--ink");
   context.fillText(all.length ? title : `${title}: nothing yet`, left, 18);
-  const told = lines.filter(([, , line]) => line.length)
+  const latest = lines.filter(([, , line]) => line.length)
     .map(([name, , line]) => `${name} ${line.at(-1)[1].toPrecision(3)} at epoch ${line.at(-1)[0]}`);
-  canvas.setAttribute("aria-label", `${title}: ${told.join(", ") || "nothing yet"}`);
-  lines.forEach(([name, colour, line], index) => {
-    context.fillStyle = context.strokeStyle = resolve(null, colour);
+  canvas.setAttribute("aria-label", `${title}: ${latest.join(", ") || "nothing yet"}`);
+  lines.forEach(([name, color, line], index) => {
+    context.fillStyle = context.strokeStyle = resolve(null, color);
     context.fillText(name, right - 60 - 70 * index, 18);
     context.lineWidth = 2;
     context.beginPath();

@@ -1,14 +1,16 @@
-// The page: draws each frame with the boxes that came with it, and asks the feed for things.
+// The page: draws each frame with the boxes that came with it, and sends commands to the feed.
 
 import { drawTimeline, frameAt } from "/static/timeline.js";
 
 const element = (id) => document.getElementById(id);
-const query = location.search; // carries the token, where there is one
+const query = location.search; // holds the token, if there is one
 const RECONNECT_MS = 1000;
 const NOTICE_MS = 9000;
-const SECONDS_TO_TELL = 5; // fewer seconds of frames tell no rate of alarms
+const MIN_ALARM_SECONDS = 5; // with fewer seconds of frames, a rate of alarms means nothing
 const DRIVE_KEYS = { KeyW: ["ahead", 1], KeyS: ["ahead", -1], KeyD: ["sideways", 1], KeyA: ["sideways", -1] };
-const LOOK_PX = 220; // a drag of this length turns at full speed
+const LOOK_PX = 220; // length of a drag that turns at full speed
+const SEEK_CONTROLS = ["back", "previous-miss", "next-miss", "previous-false", "next-false", "speed"];
+const SEEK_TITLES = new Map(SEEK_CONTROLS.map((id) => [id, element(id).title]));
 
 let socket = null;
 let shown = null; // the header that is drawn
@@ -48,7 +50,7 @@ async function takeFrame(buffer) {
   bitmap?.close();
   [shown, bitmap] = [header, picture];
   draw();
-  // The way here took no longer than the last frame's way here and back, less what was done between.
+  // Estimate of the time that the frame was on its way: the last round trip, less the time to draw.
   const drawnMs = performance.now() - arrived;
   header.age_ms += drawnMs + Math.max(0, header.round_trip_ms - lastDrawnMs);
   lastDrawnMs = drawnMs;
@@ -83,17 +85,17 @@ function draw() {
     detector.boxes_px.forEach((box, at) =>
       drawBox(context, box, factor, "#50ff78", detector.scores[at].toFixed(2), []));
     const count = detector.boxes_px.length;
-    const told = count === 0 ? "no box" : count === 1 ? "1 box" : `${count} boxes`;
+    const boxes = count === 0 ? "no box" : count === 1 ? "1 box" : `${count} boxes`;
     const file = detector.file ? ` (${detector.file})` : "";
-    caption.textContent = `${detector.name}${file}: ${told}`;
-    canvas.setAttribute("aria-label", `frame ${shown.frame}, ${told}`);
+    caption.textContent = `${detector.name}${file}: ${boxes}`;
+    canvas.setAttribute("aria-label", `frame ${shown.frame + 1}, ${boxes}`);
   });
 }
 
-function drawBox(context, [x0, y0, x1, y1], factor, colour, text, dash) {
+function drawBox(context, [x0, y0, x1, y1], factor, color, text, dash) {
   const thickness = Math.max(2, context.canvas.width / 280);
   context.lineWidth = thickness;
-  context.strokeStyle = colour;
+  context.strokeStyle = color;
   context.setLineDash(dash.map((length) => length * thickness / 2));
   context.strokeRect(x0 * factor, y0 * factor, (x1 - x0) * factor, (y1 - y0) * factor);
   context.setLineDash([]);
@@ -105,56 +107,73 @@ function drawBox(context, [x0, y0, x1, y1], factor, colour, text, dash) {
   const top = Math.max(0, y0 * factor - size - 7);
   context.fillStyle = "#101010d0";
   context.fillRect(left, top, width, size + 6);
-  context.fillStyle = colour;
+  context.fillStyle = color;
   context.fillText(text, left + 4, top + size);
 }
 
 const VERDICTS = { hit: "polyp flagged", miss: "polyp missed", false: "false alarm", clean: "clean" };
 
 function show() {
-  const { settings, detectors } = shown;
   element("source").textContent = shown.source;
-  const state = element("state");
-  state.classList.toggle("recording", shown.recording !== null);
-  state.textContent = shown.recording !== null ? `● recording, ${shown.recording} frames`
+  document.title = `${shown.source} · haustra`;
+  const isRecording = shown.recording !== null;
+  element("state").classList.toggle("recording", isRecording);
+  element("state").textContent = isRecording ? `● recording, ${shown.recording} frames`
     : shown.playing ? (shown.live ? "live" : "playing") : "paused";
-  const heuristic = detectors.some((detector) => detector.heuristic);
-  element("banner").hidden = !heuristic;
-  element("banner").textContent = heuristic
-    ? "No weights: a colour and shape heuristic draws these boxes, no trained detector." : "";
-  element("play").textContent = shown.playing ? "pause" : "play";
-  for (const id of ["back", "next-miss", "next-false"]) element(id).disabled = shown.live;
+  element("record").setAttribute("aria-pressed", isRecording);
+  element("record-text").textContent = isRecording ? "Stop" : "Record";
+  element("banner").hidden = !shown.detectors.some((detector) => detector.heuristic);
+  showTransport();
+  showSettings();
+  showNumbers();
+  showNotices(shown.notices);
+  showTimeline();
+}
+
+function showTransport() {
+  element("play").textContent = shown.playing ? "Pause" : "Play";
+  for (const [id, title] of SEEK_TITLES) {
+    element(id).disabled = shown.live;
+    element(id).title = shown.live ? `${shown.source} is live: it has only the present` : title;
+  }
   element("autopilot").hidden = shown.autopilot === null;
-  element("autopilot").textContent = shown.autopilot ? "drive" : "autopilot";
-  element("place").textContent = shown.num_frames === null
-    ? `frame ${shown.frame}, ${shown.seconds.toFixed(1)} s`
-    : `frame ${shown.frame + 1} of ${shown.num_frames}, ${shown.seconds.toFixed(1)} s`;
-  element("record").setAttribute("aria-pressed", shown.recording !== null);
+  element("autopilot-text").textContent = shown.autopilot ? "Drive with WASD" : "Autopilot";
+  element("drive-hint").hidden = !isDriving();
+  const ofAll = shown.num_frames === null ? "" : ` of ${shown.num_frames}`;
+  element("place").textContent = `frame ${shown.frame + 1}${ofAll}, ${shown.seconds.toFixed(1)} s`;
+}
+
+function showSettings() {
+  const { settings } = shown;
   const values = { ...settings, hysteresis: settings.hysteresis ?? settings.objectness };
   for (const id of ["objectness", "iou", "hold_off_frames", "hysteresis"]) {
     const input = element(id);
     if (document.activeElement !== input || !input.matches(":active")) input.value = values[id];
     element(`${id}-value`).textContent = id === "hold_off_frames" ? values[id] : Number(values[id]).toFixed(2);
   }
-  element("speed").disabled = shown.live;
+}
+
+function showNumbers() {
   element("rate").textContent = shown.playing ? shown.frames_per_s.toFixed(1) : "–";
   element("age").textContent = shown.playing ? `${Math.round(shown.age_ms)} ms` : "–";
-  element("latency").textContent = detectors.map((d) => `${d.p50_ms.toFixed(0)} / ${d.p95_ms.toFixed(0)} ms`).join("\n");
+  element("latency").textContent = shown.detectors
+    .map((d) => `${d.p50_ms.toFixed(0)} / ${d.p95_ms.toFixed(0)} ms`).join("\n");
   element("dropped").textContent = shown.dropped;
   element("verdict").textContent = VERDICTS[shown.verdict] ?? "no label";
-  showNotices(shown.notices);
-  showTimeline();
+  element("verdict").className = shown.verdict ?? "";
 }
 
 function showNotices(notices) {
-  // What was told before this page came is old news.
+  // A new page does not repeat earlier notices.
   if (lastNotice === null) { lastNotice = notices.at(-1)?.id ?? 0; return; }
   for (const notice of notices.filter(({ id }) => id > lastNotice)) {
+    lastNotice = notice.id;
+    const list = element("notices");
+    if (list.lastChild?.textContent === notice.text) list.lastChild.remove();
     const item = document.createElement("li");
     item.textContent = notice.text;
-    element("notices").append(item);
+    list.append(item);
     setTimeout(() => item.remove(), NOTICE_MS);
-    lastNotice = notice.id;
   }
 }
 
@@ -164,9 +183,11 @@ function showTimeline() {
   const strip = element("timeline");
   strip.setAttribute("aria-valuemax", (timeline.num_frames ?? shown.frame + 1) - 1);
   strip.setAttribute("aria-valuenow", shown.frame);
+  strip.setAttribute("aria-valuetext", element("place").textContent);
+  strip.classList.toggle("fixed", shown.live);
   const begins = timeline.alarm.filter((on, at) => on && !timeline.alarm[at - 1]).length;
   const seconds = timeline.frame.length / Math.max(rateOf(), 0.1);
-  element("alarms").textContent = seconds >= SECONDS_TO_TELL ? (60 * begins / seconds).toFixed(1) : "–";
+  element("alarms").textContent = seconds >= MIN_ALARM_SECONDS ? (60 * begins / seconds).toFixed(1) : "–";
 }
 
 function rateOf() {
@@ -197,6 +218,8 @@ function snapshot() {
 
 const isDriving = () => shown?.autopilot === false;
 
+const find = (verdict, backward = false) => ask({ do: "find", verdict, backward });
+
 function drive(values) {
   driving = { ...driving, ...values };
   ask({ do: "drive", ...driving });
@@ -205,8 +228,10 @@ function drive(values) {
 element("play").onclick = toggle.play;
 element("back").onclick = () => ask({ do: "step", by: -1 });
 element("forward").onclick = () => ask({ do: "step", by: 1 });
-element("next-miss").onclick = () => ask({ do: "find", verdict: "miss" });
-element("next-false").onclick = () => ask({ do: "find", verdict: "false" });
+for (const verdict of ["miss", "false"]) {
+  element(`next-${verdict}`).onclick = () => find(verdict);
+  element(`previous-${verdict}`).onclick = () => find(verdict, true);
+}
 element("autopilot").onclick = toggle.autopilot;
 element("record").onclick = toggle.record;
 element("snapshot").onclick = snapshot;
@@ -231,7 +256,7 @@ document.addEventListener("keydown", (event) => {
   const done = {
     ArrowLeft: () => ask({ do: "step", by: -1 }), ArrowRight: () => ask({ do: "step", by: 1 }),
     KeyG: toggle.truth, KeyH: toggle.panel, KeyR: toggle.record, KeyS: snapshot, KeyP: toggle.autopilot,
-    KeyM: element("next-miss").onclick, KeyF: element("next-false").onclick,
+    KeyM: () => find("miss", event.shiftKey), KeyF: () => find("false", event.shiftKey),
   }[event.code] ?? (event.key === "?" ? toggle.keys : null)
     ?? (event.code === "Space" && !event.target.matches("button, select, input") ? toggle.play : null);
   if (done) { done(); event.preventDefault(); }
@@ -273,5 +298,5 @@ new ResizeObserver(showTimeline).observe(strip);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTimeline);
 connect();
 
-// For tests, and for whoever looks from the console.
+// For tests and the console.
 window.haustra = { get shown() { return shown; }, get timeline() { return timeline; }, drawnAges, ask };
