@@ -20,7 +20,8 @@ from benchmarks.measure import build_parser, range_text
 from haustra.captures import validation
 from haustra.captures.writer import writing_run
 from haustra.core.images import decode_image_rgb
-from haustra.warehouse.etl import ETLResult, build_warehouse
+from haustra.warehouse.build import ETLResult
+from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 
 ROUNDS = 3

@@ -198,7 +198,7 @@ def test_pruning_what_is_pruned_by_the_same_share_leaves_all(tmp_path: Path) -> 
 def test_a_ratio_outside_0_to_1_is_refused(ratio: float) -> None:
     with pytest.raises(HaustraError) as caught:
         PruneConfig(empty_ratio=ratio)
-    assert str(caught.value) == f"--empty-ratio {ratio}: expected a number from 0 to 1"
+    assert str(caught.value) == f"empty_ratio={ratio}: expected a number from 0 to 1"
 
 
 def test_an_existing_target_is_refused(mixed: Path) -> None:

@@ -10,7 +10,7 @@ from builders import write_frame
 from haustra.cli.main import main
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
-from scenes import write_warehouse
+from scenes import write_captures, write_warehouse
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,10 @@ def test_verify_names_every_problem_and_exits_with_2(
     (folder / files[1]).unlink()
     assert run("verify", folder) == 2
     shown = capsys.readouterr()
-    assert shown.out == f"{files[0]}: it is gone\n{files[1]}: it is gone\n"
+    assert shown.out == (
+        f"{files[0]} is gone, but its manifest lists it\n"
+        f"{files[1]} is gone, but its manifest lists it\n"
+    )
     assert shown.err == (
         f"haustra: {folder / 'manifest.json'} has 2 problem(s); expected none; mend it from "
         "its captures with `haustra warehouse repair`\n"
@@ -222,3 +225,35 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert shown.err.removesuffix(" See --help.\n").removesuffix("\n") == f"haustra: {message}"
     assert shown.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("max_polyps", "model"), [(1, "tiny"), (3, "big")])
+def test_etl_and_warehouse_command_name_the_same_next_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], max_polyps: int, model: str
+) -> None:
+    write_captures(tmp_path / "captures", max_polyps=max_polyps)
+    places = ["--captures", tmp_path / "captures", "--output-root", tmp_path / "warehouse"]
+    main(["etl", *map(str, places), "--target-size", "64", "--split", "0.5,0.25,0.25"])
+    (manifest,) = tmp_path.glob("warehouse/*/manifest.json")
+    expected = f"haustra train --manifest {manifest} --model {model}"
+    assert capsys.readouterr().out.endswith(f"next: {expected}\n")
+    assert run("command", manifest) == 0
+    assert capsys.readouterr().out == f"{expected}\n"
+
+
+def test_a_warehouse_that_is_all_test_is_evaluated_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = write_warehouse(tmp_path, split="0,0,1")
+    assert run("command", manifest) == 0
+    assert capsys.readouterr().out == (
+        f"haustra eval --manifest {manifest} --split test --detector-weights CHECKPOINT\n"
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--manifest", str(manifest), "--checkpoint-out", str(tmp_path / "x.bin")])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        f"haustra: {manifest}: the training split is empty, so there is nothing to train on; "
+        "evaluate a detector on this warehouse with `haustra eval`, or build one whose `haustra "
+        "etl --split` gives train a share\n"
+    )

@@ -3,18 +3,23 @@ import json
 import re
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
 from haustra.core.errors import HaustraError
-from haustra.warehouse.dataset import open_split
+from haustra.warehouse.dataset import open_split, open_warehouse
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.shard_stores import StoreConfig, StoreName
 from haustra.warehouse.verify import verify_warehouse
 from scenes import write_captures, write_warehouse
 
@@ -71,7 +76,9 @@ def test_a_changed_table_is_named(tmp_path: Path) -> None:
     table.write_bytes(table.read_bytes()[::-1])
     with pytest.raises(HaustraError) as caught:
         open_split(manifest, split="train")
-    assert str(caught.value) == f"{table} is gone or has changed; {HINT}"
+    assert str(caught.value) == (
+        f"{table} does not have the SHA-256 that its manifest says: its bytes have changed; {HINT}"
+    )
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
@@ -220,3 +227,87 @@ def test_many_shards_keep_no_file_open(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(split.store) == len(split) == len(batch.images) == 160
     assert len({image.tobytes() for image in batch.images}) == 160
+
+
+@pytest.fixture(scope="module")
+def warehouse_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_warehouse(tmp_path_factory.mktemp("indexed")))
+
+
+def test_a_split_is_indexed_like_a_sequence(warehouse_path: str) -> None:
+    split = open_warehouse(warehouse_path).split("train")
+    batch = split.gather(np.arange(len(split)))
+    assert len(list(split)) == len(split) > 3
+    for number, sample in enumerate(split):
+        np.testing.assert_array_equal(sample.image, batch.images[number])
+        np.testing.assert_array_equal(sample.boxes_xyxy, batch.boxes_xyxy[number])
+        np.testing.assert_array_equal(sample.mask, batch.mask[number])
+    np.testing.assert_array_equal(split[-1].image, batch.images[-1])
+    numpy_index: Any = np.int64(2)
+    np.testing.assert_array_equal(split[numpy_index].image, batch.images[2])
+    backwards = split[2::-1]
+    assert len(backwards) == 3
+    np.testing.assert_array_equal(backwards[0].boxes_xyxy, batch.boxes_xyxy[2])
+    for beyond in (len(split), -len(split) - 1):
+        with pytest.raises(IndexError, match=f"train has {len(split)} samples"):
+            split[beyond]
+
+
+def test_a_changed_sample_does_not_change_the_split(warehouse_path: str) -> None:
+    split = open_warehouse(warehouse_path).split("train")
+    before = split[0].image.copy()
+    split[0].image[:] = 0
+    np.testing.assert_array_equal(split[0].image, before)
+
+
+@pytest.mark.parametrize("store", ["memory", "mmap", "stream"])
+@pytest.mark.parametrize("workers", [None, "fork", "spawn"])
+def test_a_split_is_the_dataset_of_a_torch_loader(
+    warehouse_path: str, store: StoreName, workers: str | None
+) -> None:
+    split = open_warehouse(warehouse_path, config=StoreConfig(kind=store)).split("train")
+    loader: DataLoader[Any] = DataLoader(
+        split,  # type: ignore[arg-type]
+        batch_size=3,
+        num_workers=2 if workers else 0,
+        multiprocessing_context=workers,
+    )
+    batches = list(loader)
+    expected = split.gather(np.arange(len(split)))
+    for found, wanted in zip(zip(*batches, strict=True), expected, strict=True):
+        np.testing.assert_array_equal(torch.cat(found).numpy(), wanted)
+    shapes = {name: getattr(batches[0], name).shape for name in batches[0]._fields}
+    assert shapes == {"image": (3, 64, 64, 3), "boxes_xyxy": (3, 4, 4), "mask": (3, 4)}
+
+
+def test_reading_a_warehouse_imports_no_torch(warehouse_path: str) -> None:
+    code = f"""
+import sys
+from haustra.warehouse.dataset import open_warehouse
+open_warehouse({warehouse_path!r}).split("train")[0]
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_warehouse_and_its_splits_are_described_in_one_line(warehouse_path: str) -> None:
+    warehouse = open_warehouse(warehouse_path)
+    assert warehouse.path == warehouse_path
+    assert repr(warehouse) == (
+        f"<Warehouse {warehouse_path}: train 20, val 4, test 8 samples of 64x64, up to 4 boxes "
+        "each>"
+    )
+    split = warehouse.split("val")
+    assert repr(split) == (
+        f"<Split val of {warehouse_path}: 4 samples of 64x64 with {split.num_boxes} boxes>"
+    )
+
+
+def test_the_path_of_a_warehouse_opened_by_its_folder_is_its_manifest(warehouse_path: str) -> None:
+    assert open_warehouse(Path(warehouse_path).parent).path == warehouse_path
+
+
+def test_an_unknown_split_is_named(warehouse_path: str) -> None:
+    with pytest.raises(HaustraError) as caught:
+        open_warehouse(warehouse_path).split("training")  # type: ignore[arg-type]
+    assert str(caught.value) == "split='training': expected train, val, test"

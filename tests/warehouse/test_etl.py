@@ -13,8 +13,9 @@ from haustra.captures.validation import CheckedFrame, check_frame
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.core.letterbox import plan_letterbox
+from haustra.warehouse.build import ETLResult
 from haustra.warehouse.dataset import open_split
-from haustra.warehouse.etl import ETLResult, build_warehouse
+from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig, parse_target_size, parse_threshold
 from scenes import count_decodes, write_captures
 
@@ -275,7 +276,7 @@ def test_frames_that_are_left_out_do_not_count_in_the_thresholds(tmp_path: Path)
     with pytest.raises(HaustraError) as caught:
         build_warehouse(config)
     assert str(caught.value) == (
-        "2 of 18 frames are missing, more than --max-missing 0.1; run `haustra prune`, mend the "
+        "2 of 18 frames are missing, more than max_missing='0.1'; run `haustra prune`, repair the "
         "captures, or raise the limit"
     )
 
@@ -285,7 +286,7 @@ def test_leaving_out_every_frame_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HaustraError) as caught:
         build_warehouse(config_for(tmp_path, empty_ratio=0))
     assert str(caught.value) == (
-        f"--empty-ratio 0 leaves out all 6 frames of {tmp_path / 'captures'}, which have no box; "
+        f"empty_ratio=0 leaves out all 6 frames of {tmp_path / 'captures'}, which have no box; "
         "expected a larger share, such as 1"
     )
 
@@ -296,22 +297,22 @@ def test_leaving_out_every_frame_is_an_error(tmp_path: Path) -> None:
         (
             {"max_invalid": "0"},
             (
-                "1 of 24 frames are invalid, more than --max-invalid 0; run `haustra prune`, "
-                "mend the captures, or raise the limit"
+                "1 of 24 frames are invalid, more than max_invalid='0'; run `haustra prune`, "
+                "repair the captures, or raise the limit"
             ),
         ),
         (
             {"max_missing": "1%"},
             (
-                "1 of 24 frames are missing, more than --max-missing 1%; run `haustra prune`, "
-                "mend the captures, or raise the limit"
+                "1 of 24 frames are missing, more than max_missing='1%'; run `haustra prune`, "
+                "repair the captures, or raise the limit"
             ),
         ),
         (
             {"max_empty": "0.2"},
             (
-                "6 of 22 usable frames are empty, more than --max-empty 0.2; run `haustra prune`, "
-                "mend the captures, or raise the limit"
+                "6 of 22 usable frames are empty, more than max_empty='0.2'; run `haustra prune`, "
+                "repair the captures, or raise the limit"
             ),
         ),
     ],
@@ -332,7 +333,7 @@ def test_thresholds_also_fail_a_warehouse_that_stands_already(tmp_path: Path) ->
     folders = write_captures(tmp_path / "captures")
     (folders[0] / "images" / "frame_00001.png").write_bytes(b"no image at all")
     build_warehouse(config_for(tmp_path))
-    with pytest.raises(HaustraError, match="more than --max-invalid 0"):
+    with pytest.raises(HaustraError, match="more than max_invalid='0'"):
         build_warehouse(config_for(tmp_path, max_invalid="0"))
 
 
@@ -352,7 +353,7 @@ def test_a_wrong_target_size_is_named(text: str) -> None:
     with pytest.raises(HaustraError) as caught:
         parse_target_size(text)
     assert str(caught.value) == (
-        f"--target-size {text!r}: expected a positive multiple of 32, such as 384, or WIDTHxHEIGHT"
+        f"target_size={text!r}: expected a positive multiple of 32, such as 384, or WIDTHxHEIGHT"
     )
 
 
@@ -362,13 +363,13 @@ def test_target_sizes_may_be_square_or_not() -> None:
 
 
 def test_thresholds_are_counts_or_shares() -> None:
-    assert parse_threshold("20", flag="--max-empty") == (20.0, False)
-    assert parse_threshold("0.25", flag="--max-empty") == (0.25, True)
-    assert parse_threshold("10%", flag="--max-empty") == (0.1, True)
+    assert parse_threshold("20", name="max_empty") == (20.0, False)
+    assert parse_threshold("0.25", name="max_empty") == (0.25, True)
+    assert parse_threshold("10%", name="max_empty") == (0.1, True)
     with pytest.raises(HaustraError) as caught:
-        parse_threshold("-1", flag="--max-empty")
+        parse_threshold("-1", name="max_empty")
     assert str(caught.value) == (
-        "--max-empty '-1': expected a count such as 20, or a share from 0 to 1 such as 0.1 or 10%"
+        "max_empty='-1': expected a count such as 20, or a share from 0 to 1 such as 0.1 or 10%"
     )
 
 
@@ -377,11 +378,11 @@ def test_thresholds_are_counts_or_shares() -> None:
     [
         ({"max_boxes": 0}, "max_boxes=0: expected a whole number of at least 1"),
         ({"samples_per_shard": 0}, "samples_per_shard=0: expected a whole number of at least 1"),
-        ({"empty_ratio": 1.5}, "--empty-ratio 1.5: expected a number from 0 to 1"),
+        ({"empty_ratio": 1.5}, "empty_ratio=1.5: expected a number from 0 to 1"),
         ({"jobs": -1}, "jobs=-1: expected a whole number of at least 1"),
         (
             {"split_rule": "md5:5"},
-            "--split-rule 'md5:5': expected sha256:N with N of at least 2, such as sha256:5",
+            "split_rule='md5:5': expected sha256:N with N of at least 2, such as sha256:5",
         ),
     ],
 )

@@ -7,8 +7,9 @@ import pytest
 from builders import files_in
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
-from haustra.warehouse import etl
-from haustra.warehouse.etl import ETLResult, build_warehouse
+from haustra.warehouse import index
+from haustra.warehouse.build import ETLResult
+from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.repair import repair_warehouse
 from haustra.warehouse.table import TABLE_SCHEMA
@@ -118,8 +119,9 @@ def test_a_broken_table_of_a_warehouse_split_by_a_file_needs_that_file(tmp_path:
     with pytest.raises(HaustraError) as caught:
         repair_warehouse(result.manifest_path, captures=tmp_path / "captures")
     assert str(caught.value) == (
-        f"{table} is gone or has changed, and only it and the split file say where each group "
-        "belongs; run `haustra etl` with the same --split-file, which makes only what is broken"
+        f"{table} does not have the SHA-256 that its manifest says: its bytes have changed; the "
+        "split of each group is stored only there and in the split file; run `haustra etl` with "
+        "the same split_file, which makes only what is broken"
     )
 
 
@@ -185,7 +187,7 @@ def test_another_table_from_the_same_captures_is_refused(
     flip_a_bit(shard_path(result, 0))
     before = files_in(result.manifest_path.parent)
     schema = TABLE_SCHEMA.with_metadata({"made_by": "another"})
-    monkeypatch.setattr(etl, "TABLE_SCHEMA", schema)
+    monkeypatch.setattr(index, "TABLE_SCHEMA", schema)
     with pytest.raises(HaustraError) as caught:
         repair_warehouse(result.manifest_path, captures=tmp_path / "captures")
     assert str(caught.value) == (

@@ -16,10 +16,15 @@ import pytest
 from builders import files_in
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
+from haustra.core.progress import Progress
+from haustra.warehouse import build as build_module
 from haustra.warehouse import etl
-from haustra.warehouse.etl import ETLResult, build_warehouse
+from haustra.warehouse.build import ETLResult
+from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.plan import WarehousePlan, plan_warehouse
+from haustra.warehouse.shard_file import write_shard_file
 from haustra.warehouse.staging import staging_folder
 from scenes import count_decodes, write_captures
 
@@ -234,16 +239,15 @@ def interrupt_after(
     monkeypatch: pytest.MonkeyPatch, *, num_shards: int, error: BaseException
 ) -> None:
     """Let the ETL fail as it begins to write the shard after this many."""
-    write = etl._write_shard
     left = [num_shards]
 
-    def failing(*args: object, **settings: object) -> object:
+    def failing(path: Path, **arrays: Any) -> tuple[int, str]:
         if not left[0]:
             raise error
         left[0] -= 1
-        return write(*args, **settings)  # type: ignore[arg-type]
+        return write_shard_file(path, **arrays)
 
-    monkeypatch.setattr(etl, "_write_shard", failing)
+    monkeypatch.setattr(build_module, "write_shard_file", failing)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +346,7 @@ def test_an_etl_that_finished_no_shard_leaves_nothing(
 def test_a_passed_threshold_does_not_cost_the_work(tmp_path: Path) -> None:
     write_captures(tmp_path / "captures")
     spoil(tmp_path / "captures")
-    with pytest.raises(HaustraError, match="more than --max-invalid"):
+    with pytest.raises(HaustraError, match="more than max_invalid"):
         build(tmp_path)
     result = build(tmp_path, max_invalid="1.0", max_missing="1.0")
     assert result.built_shards == 0
@@ -354,10 +358,9 @@ def test_an_image_that_changes_during_the_etl_stops_it(
 ) -> None:
     captures = tmp_path / "captures"
     write_captures(captures)
-    plan = etl.plan_warehouse
 
-    def plan_then_change(*args: object, **settings: object) -> object:
-        planned = plan(*args, **settings)  # type: ignore[arg-type]
+    def plan_then_change(config: ETLConfig, *, progress: Progress) -> WarehousePlan:
+        planned = plan_warehouse(config, progress=progress)
         change_a_pixel(captures)
         return planned
 
@@ -372,16 +375,15 @@ def test_an_image_that_changes_during_the_etl_stops_it(
 
 def build_and_die(folder: Path) -> None:
     patch = pytest.MonkeyPatch()
-    write = etl._write_shard
     left = [3]
 
-    def dying(*args: object, **settings: object) -> object:
+    def dying(path: Path, **arrays: Any) -> tuple[int, str]:
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
         left[0] -= 1
-        return write(*args, **settings)  # type: ignore[arg-type]
+        return write_shard_file(path, **arrays)
 
-    patch.setattr(etl, "_write_shard", dying)
+    patch.setattr(build_module, "write_shard_file", dying)
     build(folder)
 
 

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from haustra.core.errors import HaustraError
-from haustra.warehouse.splits import parse_ratios, split_by_file, split_by_ratios, split_by_rule
+from haustra.warehouse.format import SplitName
+from haustra.warehouse.splits import (
+    explain_split,
+    parse_ratios,
+    split_by_file,
+    split_by_ratios,
+    split_by_rule,
+)
 
 
 def test_the_rule_puts_a_group_in_val_by_its_sha256() -> None:
@@ -56,11 +63,11 @@ def test_a_wanted_split_without_a_group_is_told() -> None:
     assignment = split_by_ratios({"patient_3"}, ratios=(0.8, 0.2, 0.0))
     assert assignment.split_of_group == {"patient_3": "train"}
     assert assignment.notes == (
-        "split 'val' is empty: --split 0.8,0.2,0 puts none of 1 group(s) there; add groups, choose "
-        "another --split, or name the groups of each split with --split-file",
+        "split 'val' is empty: by ratios 0.8,0.2,0 none of 1 group(s) goes there; add groups, "
+        "choose another split, or list the groups of each split in a split file",
     )
     (note,) = split_by_rule({"patient_3"}, rule="sha256:5").notes
-    assert note.startswith("split 'val' is empty: --split-rule sha256:5 puts none of 1 group(s)")
+    assert note.startswith("split 'val' is empty: by rule sha256:5 none of 1 group(s) goes there")
 
 
 def test_an_empty_training_split_is_an_error() -> None:
@@ -68,14 +75,14 @@ def test_an_empty_training_split_is_an_error() -> None:
     with pytest.raises(HaustraError) as caught:
         split_by_ratios({"a"}, ratios=(0.5, 0.25, 0.25))
     assert str(caught.value) == (
-        "--split 0.5,0.25,0.25 puts none of 1 group(s) into train; expected at least one; add "
-        "groups, choose another --split, or name the groups of each split with --split-file"
+        "split='0.5,0.25,0.25' puts none of 1 group(s) into train; expected at least one; add "
+        "groups, choose another split, or list the groups of each split with split_file"
     )
     with pytest.raises(HaustraError) as caught:
         split_by_rule({"a"}, rule="sha256:19")
     assert str(caught.value) == (
-        "--split-rule sha256:19 puts none of 1 group(s) into train; expected at least one; add "
-        "groups, choose another --split, or name the groups of each split with --split-file"
+        "split_rule='sha256:19' puts none of 1 group(s) into train; expected at least one; add "
+        "groups, choose another split, or list the groups of each split with split_file"
     )
 
 
@@ -92,7 +99,7 @@ def test_a_split_file_places_groups_as_it_says(tmp_path: Path) -> None:
     [
         (
             {"train": ["a"], "val": ["a"]},
-            "{path}: group 'a' stands in both 'train' and 'val'; expected one split per group",
+            "{path}: group 'a' is in both 'train' and 'val'; expected one split per group",
         ),
         (
             {"train": ["a"]},
@@ -118,11 +125,25 @@ def test_a_wrong_split_file_is_named(tmp_path: Path, content: object, message: s
     assert str(caught.value) == message.format(path=path)
 
 
-@pytest.mark.parametrize("text", ["0.8,0.1", "0.8,0.3,0.1", "0,0.5,0.5", "a,b,c", "1.2,-0.1,-0.1"])
+@pytest.mark.parametrize(
+    ("ratios", "split"),
+    [((1.0, 0.0, 0.0), "train"), ((0.0, 1.0, 0.0), "val"), ((0.0, 0.0, 1.0), "test")],
+)
+def test_a_split_with_the_whole_share_takes_every_group_without_a_note(
+    ratios: tuple[float, float, float], split: SplitName
+) -> None:
+    assert parse_ratios(",".join(map(str, ratios))) == ratios
+    assignment = split_by_ratios({f"group_{n}" for n in range(50)}, ratios=ratios)
+    assert set(assignment.split_of_group.values()) == {split}
+    assert assignment.notes == ()
+    assert "range 0 to 1" in explain_split("group_7", split=split, method=assignment.method)
+
+
+@pytest.mark.parametrize("text", ["0.8,0.1", "0.8,0.3,0.1", "a,b,c", "1.2,-0.1,-0.1"])
 def test_wrong_ratios_are_named(text: str) -> None:
     with pytest.raises(HaustraError) as caught:
         parse_ratios(text)
     assert str(caught.value) == (
-        f"--split {text!r}: expected three shares train,val,test that add up to 1, such as "
-        "0.8,0.1,0.1"
+        f"split={text!r}: expected three shares train,val,test of at least 0 that add up to 1, "
+        "such as 0.8,0.1,0.1"
     )

@@ -8,7 +8,7 @@ import pytest
 
 from haustra.core.errors import HaustraError
 from haustra.warehouse.explain import explain_sample
-from haustra.warehouse.summary import export_summary, training_command
+from haustra.warehouse.summary import export_summary, next_command
 from scenes import write_warehouse
 
 
@@ -43,11 +43,11 @@ def test_parquet_and_csv_hold_every_sample_with_its_boxes(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("summary.xlsx", "--out {out}: expected a file name that ends in .parquet or .csv"),
-        ("folder.csv", "--out {out} is a folder; expected a file name"),
+        ("summary.xlsx", "out='{out}': expected a file name that ends in .parquet or .csv"),
+        ("folder.csv", "out='{out}' is a folder; expected a file name"),
         (
             "warehouse/{version}/samples.parquet",
-            ("--out {out} lies inside the warehouse, which never changes; expected another place"),
+            ("out='{out}' is inside the warehouse, which never changes; expected another folder"),
         ),
     ],
 )
@@ -63,11 +63,11 @@ def test_a_place_that_cannot_take_the_summary_is_named(
 
 
 @pytest.mark.parametrize(("max_boxes", "model"), [(1, "tiny"), (4, "big")])
-def test_the_training_command_takes_the_model_that_the_boxes_need(
+def test_the_next_command_takes_the_model_that_the_boxes_need(
     tmp_path: Path, max_boxes: int, model: str
 ) -> None:
     manifest = write_warehouse(tmp_path, max_boxes=max_boxes)
-    assert training_command(manifest.parent) == [
+    assert next_command(manifest.parent) == [
         "haustra",
         "train",
         "--manifest",

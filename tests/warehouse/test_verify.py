@@ -104,14 +104,14 @@ def test_every_damaged_file_is_named_not_the_first_alone(manifest: Path) -> None
     flipped.write_bytes(pixels)
     table = manifest.parent / "samples.parquet"
     table.write_bytes(table.read_bytes()[::-1])
-    changed = "its bytes have changed: it does not have the SHA-256 of the manifest"
+    changed = "does not have the SHA-256 that its manifest says: its bytes have changed"
     assert problems(manifest) == [
-        f"samples.parquet: {changed}",
-        "samples.parquet: it is no Parquet file; its rows are not compared",
-        f"{files[0]}: it is gone",
-        f"{files[1]}: it has {len(data) - 100} bytes, the manifest says {len(data)}",
-        f"{files[1]}: it is no safetensors file",
-        f"{files[2]}: {changed}",
+        f"samples.parquet {changed}",
+        "samples.parquet: it is not a Parquet file; its rows are not compared",
+        f"{files[0]} is gone, but its manifest lists it",
+        f"{files[1]} has {len(data) - 100} bytes, but its manifest says {len(data)}",
+        f"{files[1]}: it is not a safetensors file",
+        f"{files[2]} {changed}",
     ]
 
 
@@ -133,7 +133,7 @@ def test_counts_of_frames_that_are_no_samples_are_compared(manifest: Path) -> No
 
 def test_a_table_that_is_gone_is_a_problem(manifest: Path) -> None:
     (manifest.parent / "samples.parquet").unlink()
-    assert problems(manifest) == ["samples.parquet: it is gone"]
+    assert problems(manifest) == ["samples.parquet is gone, but its manifest lists it"]
 
 
 def test_columns_that_are_missing_null_or_of_another_type_are_problems(manifest: Path) -> None:
@@ -206,7 +206,7 @@ def test_places_that_no_shard_has_are_named(manifest: Path) -> None:
     with pytest.raises(HaustraError) as caught:
         read_rows(manifest)
     assert str(caught.value) == (
-        f"{manifest.parent / 'samples.parquet'}: sample 'r000/frame_00000' lies in {shard} row "
+        f"{manifest.parent / 'samples.parquet'}: sample 'r000/frame_00000' is in {shard} row "
         "99, which the manifest does not have; `haustra warehouse verify` names all problems"
     )
 

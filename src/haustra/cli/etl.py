@@ -1,5 +1,6 @@
 """`haustra etl`."""
 
+import shlex
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -14,6 +15,7 @@ from haustra.cli.terminal import (
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.format import SplitCounts, WarehouseManifest
+from haustra.warehouse.summary import next_command
 
 COUNTS = (
     "frames",
@@ -88,11 +90,8 @@ def etl(
     if manifest.truncated_boxes:
         print_lines(
             [
-                (
-                    f"{manifest.truncated_boxes} box(es) left out by --max-boxes "
-                    f"{manifest.max_boxes}: "
-                    "the smallest of their images"
-                )
+                f"{manifest.truncated_boxes} box(es) left out by --max-boxes {manifest.max_boxes}: "
+                "the smallest of their images"
             ]
         )
     print_lines(result.notes)
@@ -101,7 +100,7 @@ def etl(
             f"built {result.manifest_path}: {result.built_shards} shard(s) made, "
             f"{result.reused_shards} reused"
             if result.built
-            else f"nothing to do: {result.manifest_path} holds this content already",
-            f"next: haustra train --manifest {result.manifest_path}",
+            else f"nothing to do: {result.manifest_path} has this content already",
+            f"next: {shlex.join(next_command(result.manifest_path))}",
         ]
     )

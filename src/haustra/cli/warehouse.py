@@ -15,7 +15,7 @@ from haustra.warehouse.audit import AuditConfig, audit_warehouse
 from haustra.warehouse.diff import WarehouseDiff, diff_warehouses
 from haustra.warehouse.explain import SampleExplanation, explain_sample
 from haustra.warehouse.repair import repair_warehouse
-from haustra.warehouse.summary import export_summary, training_command
+from haustra.warehouse.summary import export_summary, next_command
 from haustra.warehouse.verify import verify_warehouse
 
 app = App(name="warehouse")
@@ -239,7 +239,7 @@ def command(manifest: Path, /, *, as_json: Json = False) -> None:
     as_json
         Print JSON to standard output.
     """
-    words = training_command(manifest)
+    words = next_command(manifest)
     if as_json:
         print_json({"command": words})
     else:

@@ -1,8 +1,8 @@
-"""Near-duplicates across splits: images that look alike, found by a perceptual hash.
+"""Finding near-duplicates across splits: images that look alike by a perceptual hash.
 
-Splits by group cannot see that one procedure came in twice, under two names or from two data sets.
-The hash sees it, also through another size, compression or brightness. It does not see through a
-flip, a rotation or a crop, and a pair that it names need not be a duplicate: look at it.
+Splits by group cannot detect a procedure that was imported twice, under two names or from two
+datasets. The hash detects it, also after another resizing, compression or brightness. It does not
+detect a flip, a rotation or a crop. A pair that it names need not be a duplicate: look at both.
 """
 
 from collections.abc import Iterator
@@ -14,15 +14,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.core.paths import StrPath
 from haustra.core.progress import Progress, SilentProgress
 from haustra.core.ranges import check_whole_number
 from haustra.warehouse.format import SPLIT_NAMES, SplitName, WarehouseManifest
-from haustra.warehouse.inspection import Row, letterbox_of, open_images, read_rows, rows_by_shard
+from haustra.warehouse.inspection import open_images, read_rows, rows_by_shard
 from haustra.warehouse.manifest import check_warehouse, resolve_manifest_path
+from haustra.warehouse.table import Row, letterbox_of
 
 HASH_BITS = 64
 BLOCK_SIZE = 1024
-"""Hashes of either side that are compared at once: a million distances, 9 MiB with their bits."""
+"""Hashes of each side that are compared at once: a million distances, 9 MiB with their bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +32,9 @@ class AuditConfig:
     """Settings of `haustra warehouse audit`."""
 
     max_distance: int = 6
-    """Bits of the 64 that two hashes may differ in; 0 finds the nearly identical only."""
+    """Largest number of the 64 bits in which two hashes may differ; 0 finds nearly equal images."""
     max_pairs: int = 1000
-    """Pairs named at most, the nearest; all are counted."""
+    """Largest number of pairs to name, nearest first; all are counted."""
 
     def __post_init__(self) -> None:
         check_whole_number("max_distance", self.max_distance, low=0, high=HASH_BITS)
@@ -53,28 +55,28 @@ class NearPair:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What looks alike across splits."""
+    """Images that look alike across splits."""
 
     num_images: int
     num_pairs: int
-    """All pairs within the distance."""
+    """Number of all pairs within the distance."""
     pairs: tuple[NearPair, ...]
     """The nearest of them, nearest first."""
 
 
 def perceptual_hash(image_rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the 64 bits of an image's DCT hash: which low frequencies exceed their median.
+    """Return the 64 bits of an image's DCT hash: the low frequencies that exceed their median.
 
-    The image is shrunk to 32x32 grey pixels; of its cosine transform the 8x8 lowest frequencies
-    count, without those that are constant along an axis. Source: C. Zauner, "Implementation and
+    The image is shrunk to 32x32 gray pixels. The hash uses the 8x8 lowest frequencies of its cosine
+    transform, without those that are constant along an axis. Source: C. Zauner, "Implementation and
     Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1.
 
     Args:
-        image_rgb: uint8 [H,W,3].
+        image_rgb: Image, uint8 [H,W,3].
     """
-    grey = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
-    # Rounded, so that a flat image has zeros and not the sign of rounding errors.
+    gray = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+    # Rounding gives zeros for a flat image instead of the signs of rounding errors.
     low = np.asarray(cv2.dct(small))[1:9, 1:9].round(2).ravel()
     return np.asarray(low > np.median(low))
 
@@ -85,9 +87,9 @@ def near_pairs(
     """Yield, block by block, the pairs of two sets of hashes within a Hamming distance.
 
     Args:
-        hashes_a: [N,64].
-        hashes_b: [M,64].
-        max_distance: bits.
+        hashes_a: Hashes, [N,64].
+        hashes_b: Hashes, [M,64].
+        max_distance: Largest distance in bits.
 
     Yields:
         Indices into `hashes_a`, indices into `hashes_b` and distances, [num_pairs] each.
@@ -106,7 +108,7 @@ def near_pairs(
 def _hash_images(
     rows: list[Row], *, manifest: WarehouseManifest, folder: Path, progress: Progress
 ) -> NDArray[np.bool_]:
-    """Hash what each stored image shows, without its padding: [num_samples,64] in table order."""
+    """Return the hash of each stored image without its padding, [num_samples,64] in table order."""
     hashes = np.zeros((len(rows), HASH_BITS), dtype=np.bool_)
     num_done = 0
     progress.start("hash", total=len(rows))
@@ -127,22 +129,19 @@ def _hash_images(
 
 
 def audit_warehouse(
-    manifest_path: Path,
-    *,
-    config: AuditConfig | None = None,
-    progress: Progress | None = None,
+    manifest: StrPath, *, config: AuditConfig | None = None, progress: Progress | None = None
 ) -> Audit:
     """Find images that look alike in different splits, after checking all digests.
 
     Raises:
-        HaustraError: the manifest, the table or a shard is missing or damaged.
+        HaustraError: The manifest, the table or a shard is missing or damaged.
     """
     config = config or AuditConfig()
-    manifest_path = resolve_manifest_path(manifest_path)
+    manifest_path = resolve_manifest_path(manifest)
     check_warehouse(manifest_path)
-    manifest, rows = read_rows(manifest_path)
+    checked, rows = read_rows(manifest_path)
     hashes = _hash_images(
-        rows, manifest=manifest, folder=manifest_path.parent, progress=progress or SilentProgress()
+        rows, manifest=checked, folder=manifest_path.parent, progress=progress or SilentProgress()
     )
     split_of_row = np.array([row["split"] for row in rows])
     num_pairs = 0

@@ -1,13 +1,14 @@
-"""Comparing two warehouses sample by sample: what is new, gone, relabelled, repainted or moved."""
+"""Comparing two warehouses sample by sample: added, removed, relabeled, changed or moved."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from haustra.core.paths import StrPath
 from haustra.warehouse.format import WarehouseManifest
-from haustra.warehouse.inspection import StoredSamples, letterbox_of, read_stored
+from haustra.warehouse.inspection import StoredSamples, read_stored
+from haustra.warehouse.table import letterbox_of
 
 CONTENT_FIELDS = {
     "version", "splits", "shards", "table", "sources", "truncated_boxes", "validation",
@@ -16,28 +17,28 @@ CONTENT_FIELDS = {
 """Fields of the manifest that follow from the captures; the others are settings."""
 
 BOX_TOLERANCE_PX = 0.01
-"""Source pixels that float32 may move a box between two target sizes; far below any label's."""
+"""Source pixels by which float32 may move a box between two target sizes; labels are coarser."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarehouseDiff:
-    """How B differs from A. Samples are named by id, in order; a sample may be in several lists."""
+    """The differences of B from A. A sample is named by its id and may be in several lists."""
 
     version_a: str
     version_b: str
     num_a: int
-    """Samples in A."""
+    """Number of samples in A."""
     num_b: int
     num_same: int
-    """Samples in both that are in none of the lists."""
+    """Number of samples that are in both and in none of the lists."""
     added: tuple[str, ...]
-    """In B only."""
+    """Samples in B only."""
     removed: tuple[str, ...]
-    """In A only."""
+    """Samples in A only."""
     relabelled: tuple[str, ...]
-    """Their boxes differ; between two settings of `max_boxes`, those that both keep."""
+    """Samples whose boxes differ; with two settings of `max_boxes`, those that both keep."""
     changed_pixels: tuple[str, ...]
-    """Their source image has other bytes."""
+    """Samples whose source image has other bytes."""
     moved: tuple[tuple[str, str, str], ...]
     """Sample, split in A, split in B."""
     regrouped: tuple[tuple[str, str, str], ...]
@@ -49,16 +50,12 @@ class WarehouseDiff:
 
     @property
     def finds_nothing(self) -> bool:
-        """Whether there is no difference in samples, settings or sources."""
-        return not (
-            self.added
-            or self.removed
-            or self.relabelled
-            or self.changed_pixels
-            or self.moved
-            or self.regrouped
-            or self.settings
-            or self.sources
+        """True if samples, settings and sources are equal."""
+        return not any(
+            [
+                *(self.added, self.removed, self.relabelled, self.changed_pixels),
+                *(self.moved, self.regrouped, self.settings, self.sources),
+            ]
         )
 
 
@@ -90,11 +87,11 @@ def _changed_sources(a: WarehouseManifest, b: WarehouseManifest) -> tuple[str, .
     )
 
 
-def diff_warehouses(manifest_a: Path, manifest_b: Path) -> WarehouseDiff:
+def diff_warehouses(manifest_a: StrPath, manifest_b: StrPath) -> WarehouseDiff:
     """Compare two warehouses by sample id, after checking all digests of both.
 
     Raises:
-        HaustraError: a manifest, a table or a shard is missing or damaged.
+        HaustraError: A manifest, a table or a shard is missing or damaged.
     """
     a, b = read_stored(manifest_a), read_stored(manifest_b)
     place_a = {row["sample_id"]: place for place, row in enumerate(a.rows)}

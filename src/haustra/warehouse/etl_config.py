@@ -1,11 +1,12 @@
-"""Settings of `haustra etl`."""
+"""`ETLConfig`: every setting of `haustra etl`, declared once."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from haustra.captures.negatives import check_empty_ratio
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.core.letterbox import ResizeMode
+from haustra.core.paths import convert_paths
 from haustra.core.ranges import check_whole_number
 from haustra.warehouse.splits import parse_ratios, parse_rule
 
@@ -17,19 +18,19 @@ class ETLConfig:
     captures: Path = Path("captures_filtered")
     """Capture root to read, or one run folder."""
     output_root: Path = Path("artifacts/tensor_warehouse")
-    """Where the folder v<version> is made."""
+    """Folder of the warehouses; the new one is its subfolder v{version}."""
     target_size: str = "384"
     """Size of the stored images in pixels: one number for a square, or WIDTHxHEIGHT."""
     resize_mode: ResizeMode = "letterbox"
-    """Keep the aspect ratio and pad, or stretch."""
+    """letterbox keeps the aspect ratio and pads; force stretches."""
     max_boxes: int = 16
-    """Boxes stored per image at most; of more, the largest stay."""
+    """Largest number of boxes stored per image; the largest boxes are kept."""
     split: str = "0.8,0.1,0.1"
-    """Shares of train,val,test; groups are never cut."""
+    """Shares of train,val,test, which add up to 1; groups are never cut."""
     split_file: Path | None = None
-    """JSON file that lists the groups of each split, in place of --split."""
+    """JSON file that lists the groups of each split, instead of --split."""
     split_rule: str | None = None
-    """Rule in place of --split: sha256:5 puts a group in val if its sha256 modulo 5 is 0."""
+    """Rule instead of --split: sha256:5 puts a group in val if its sha256 modulo 5 is 0."""
     max_invalid: str = "0.1"
     """Fail if more frames are invalid: a count such as 20, or a share such as 0.1 or 10%."""
     max_missing: str = "0.1"
@@ -39,53 +40,52 @@ class ETLConfig:
     empty_ratio: float = 1.0
     """Share of the frames without a box to keep, 0 to 1, chosen by a digest of each one's name."""
     samples_per_shard: int = 256
-    """Samples in a shard file at most; a shard holds one run and one split."""
+    """Largest number of samples in a shard file; a shard holds one run and one split."""
     jobs: int = 2
-    """Threads that decode and resize; more than there are cores do not help."""
+    """Number of threads that decode and resize; more than the CPU cores do not help."""
 
     def __post_init__(self) -> None:
+        convert_paths(self)
         parse_target_size(self.target_size)
-        for flag, number in (
-            ("--max-boxes", self.max_boxes),
-            ("--samples-per-shard", self.samples_per_shard),
-            ("--jobs", self.jobs),
-        ):
-            check_whole_number(flag, number, low=1)
+        for name in ("max_boxes", "samples_per_shard", "jobs"):
+            check_whole_number(name, getattr(self, name), low=1)
         check_empty_ratio(self.empty_ratio)
         parse_ratios(self.split)
         if self.split_rule is not None:
             parse_rule(self.split_rule)
         if self.split_rule is not None and self.split_file is not None:
-            raise HaustraError("--split-rule and --split-file: expected one of them")
-        for flag, text in (
-            ("--max-invalid", self.max_invalid),
-            ("--max-missing", self.max_missing),
-            ("--max-empty", self.max_empty),
-        ):
-            parse_threshold(text, flag=flag)
+            raise HaustraError(
+                f"{option('split_rule')} and {option('split_file')}: expected one of them"
+            )
+        for name in ("max_invalid", "max_missing", "max_empty"):
+            parse_threshold(getattr(self, name), name=name)
 
 
 def parse_target_size(text: str) -> tuple[int, int]:
     """Parse `384` or `640x480` to width and height in pixels.
 
     Raises:
-        HaustraError: anything else, or a side that is not a positive multiple of 32.
+        HaustraError: The text is anything else, or a side is not a positive multiple of 32.
     """
     parts = text.lower().split("x")
     sides = (parts[0], parts[-1]) if len(parts) <= 2 else ("", "")
     if not all(side.isdecimal() and int(side) > 0 and int(side) % 32 == 0 for side in sides):
         raise HaustraError(
-            f"--target-size {text!r}: expected a positive multiple of 32, such as 384, or "
+            f"{option('target_size', text)}: expected a positive multiple of 32, such as 384, or "
             "WIDTHxHEIGHT"
         )
     return int(sides[0]), int(sides[1])
 
 
-def parse_threshold(text: str, *, flag: str) -> tuple[float, bool]:
-    """Parse a count (`20`) or share (`0.1`, `10%`); the second value tells a share.
+def parse_threshold(text: str, *, name: str) -> tuple[float, bool]:
+    """Parse a count (`20`) or share (`0.1`, `10%`) to its value and whether it is a share.
+
+    Args:
+        text: Value of the setting.
+        name: Name of the setting, for the message.
 
     Raises:
-        HaustraError: neither.
+        HaustraError: The text is neither.
     """
     if text.isdecimal():
         return float(text), False
@@ -95,7 +95,7 @@ def parse_threshold(text: str, *, flag: str) -> tuple[float, bool]:
         share = -1.0
     if not 0 <= share <= 1:
         raise HaustraError(
-            f"{flag} {text!r}: expected a count such as 20, or a share from 0 to 1 such as 0.1 "
-            "or 10%"
+            f"{option(name, text)}: expected a count such as 20, or a share from 0 to 1 such as "
+            "0.1 or 10%"
         )
     return share, True

@@ -1,15 +1,16 @@
-"""Explaining one sample: where it came from, what was done to it, and why it is in its split."""
+"""Explaining one sample: its source, its transform, and the reason for its split."""
 
 import difflib
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
 
 from haustra.core.errors import HaustraError
 from haustra.core.letterbox import ResizeMode
-from haustra.warehouse.format import SplitName
-from haustra.warehouse.inspection import letterbox_of, read_boxes, read_rows
-from haustra.warehouse.manifest import check_file, resolve_manifest_path
+from haustra.core.paths import StrPath
+from haustra.warehouse.format import SplitName, check_file
+from haustra.warehouse.inspection import read_boxes, read_rows
+from haustra.warehouse.manifest import resolve_manifest_path
 from haustra.warehouse.splits import explain_split
+from haustra.warehouse.table import letterbox_of
 
 NUM_CLOSEST = 3
 
@@ -18,7 +19,7 @@ FourNumbers = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class SampleExplanation:
-    """All that a warehouse knows about one sample."""
+    """Everything that a warehouse stores about one sample."""
 
     sample_id: str
     """`run_id/frame`."""
@@ -26,7 +27,7 @@ class SampleExplanation:
     group_id: str
     split: SplitName
     split_reason: str
-    """Why its group is in this split."""
+    """The reason why its group is in this split."""
     source_name: str | None
     """File name before the import; None if it was not imported."""
     source_image: str
@@ -42,25 +43,25 @@ class SampleExplanation:
     offset_xy: tuple[int, int]
     """Padding at the left and top in stored pixels."""
     boxes_before: int
-    """Usable boxes before `--max-boxes`."""
+    """Number of usable boxes before `max_boxes` applied."""
     boxes_after: int
-    """Boxes stored."""
+    """Number of stored boxes."""
     boxes_xyxy: tuple[FourNumbers, ...]
-    """Stored boxes, normalised to the stored image, largest first."""
+    """Stored boxes, normalized to the stored image, largest first."""
     boxes_source_px: tuple[FourNumbers, ...]
-    """The same in pixels of the source image, through the inverse of the letterbox."""
+    """The same boxes in pixels of the source image."""
     shard: str
     row: int
 
 
-def explain_sample(manifest_path: Path, *, sample_id: str) -> SampleExplanation:
-    """Explain one sample of a warehouse; the table's and the sample's shard's digest are checked.
+def explain_sample(manifest: StrPath, *, sample_id: str) -> SampleExplanation:
+    """Explain one sample of a warehouse, after checking the digests of the table and its shard.
 
     Raises:
-        HaustraError: no such sample, or the manifest, the table or the shard is damaged.
+        HaustraError: There is no such sample, or the manifest, the table or the shard is damaged.
     """
-    manifest_path = resolve_manifest_path(manifest_path)
-    manifest, rows = read_rows(manifest_path)
+    manifest_path = resolve_manifest_path(manifest)
+    checked, rows = read_rows(manifest_path)
     row = next((row for row in rows if row["sample_id"] == sample_id), None)
     if row is None:
         names = [row["sample_id"] for row in rows]
@@ -70,30 +71,21 @@ def explain_sample(manifest_path: Path, *, sample_id: str) -> SampleExplanation:
             f"{', '.join(closest[:NUM_CLOSEST])}"
         )
     shard_path = manifest_path.parent / row["shard"]
-    digest_of_shard = {entry.file: entry.sha256 for entry in manifest.shards}
+    digest_of_shard = {entry.file: entry.sha256 for entry in checked.shards}
     check_file(shard_path, sha256=digest_of_shard[row["shard"]])
     (boxes,) = read_boxes(shard_path, rows=[row["row"]])
-    boxes_px = letterbox_of(row, manifest=manifest).boxes_to_source(boxes)
+    boxes_px = letterbox_of(row, manifest=checked).boxes_to_source(boxes)
+    same = {field.name: row[field.name] for field in fields(SampleExplanation) if field.name in row}
     return SampleExplanation(
-        sample_id=sample_id,
-        run_id=row["run_id"],
-        group_id=row["group_id"],
-        split=row["split"],
+        **same,
         split_reason=explain_split(
-            row["group_id"], split=row["split"], method=manifest.split_method
+            row["group_id"], split=row["split"], method=checked.split_method
         ),
-        source_name=row["source_name"],
-        source_image=row["source_image"],
-        source_sha256=row["source_sha256"],
         source_size_wh=(row["source_width"], row["source_height"]),
-        target_size_wh=manifest.target_size_wh,
-        resize_mode=manifest.resize_mode,
+        target_size_wh=checked.target_size_wh,
+        resize_mode=checked.resize_mode,
         scale_xy=(row["scale_x"], row["scale_y"]),
         offset_xy=(row["offset_x"], row["offset_y"]),
-        boxes_before=row["boxes_before"],
-        boxes_after=row["boxes_after"],
         boxes_xyxy=tuple(tuple(box) for box in boxes.tolist()),
         boxes_source_px=tuple(tuple(box) for box in boxes_px.tolist()),
-        shard=row["shard"],
-        row=row["row"],
     )

@@ -5,11 +5,13 @@ split), `samples.parquet` (one row per sample) and `manifest.json`, written last
 """
 
 import json
+from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from haustra.core.digests import seal_json
+from haustra.core.digests import digest_file, seal_json
+from haustra.core.errors import HaustraError
 from haustra.core.letterbox import ResizeMode
 
 FORMAT_NAME: Final = "haustra-warehouse"
@@ -19,6 +21,8 @@ MANIFEST_SEAL = "manifest_sha256"
 """Field of `manifest.json` that holds the digest of all others."""
 TABLE_NAME = "samples.parquet"
 CLASS_NAMES = ("polyp",)
+REBUILD_HINT = "run `haustra etl` again, which rebuilds a damaged warehouse"
+WRONG_BYTES = "does not have the SHA-256 that its manifest says: its bytes have changed"
 
 SplitName = Literal["train", "val", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
@@ -113,6 +117,35 @@ class WarehouseManifest(_Strict):
     validation: Validation
     quarantined: list[QuarantinedFrame]
     """Every frame that is invalid or whose image is missing, in the order of the runs."""
+
+
+def find_damage(path: Path, *, sha256: str | None, num_bytes: int | None = None) -> str | None:
+    """Return how a file differs from what the manifest says, or None if it does not.
+
+    Args:
+        path: A shard or the sample table.
+        sha256: Its expected digest, or None to leave its bytes unread.
+        num_bytes: Its expected size, or None for any.
+    """
+    if not path.is_file():
+        return "is gone, but its manifest lists it"
+    found = path.stat().st_size
+    if num_bytes not in (None, found):
+        return f"has {found} bytes, but its manifest says {num_bytes}"
+    if sha256 is not None and digest_file(path) != sha256:
+        return WRONG_BYTES
+    return None
+
+
+def check_file(path: Path, *, sha256: str | None, num_bytes: int | None = None) -> None:
+    """Check that a file is what the manifest says; the arguments are those of `find_damage`.
+
+    Raises:
+        HaustraError: The file is missing or damaged.
+    """
+    damage = find_damage(path, sha256=sha256, num_bytes=num_bytes)
+    if damage:
+        raise HaustraError(f"{path} {damage}; {REBUILD_HINT}")
 
 
 def manifest_to_text(manifest: WarehouseManifest) -> str:

@@ -1,6 +1,6 @@
 """Repairing a damaged warehouse from the captures that it was built from.
 
-Only shards that are broken or missing are made again, and the table where it is. The result is the
+Only broken or missing shards are made again, and the table if it is broken. The result is the
 warehouse that the manifest describes, to the byte, or nothing changes.
 """
 
@@ -9,20 +9,21 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from haustra.captures.reader import read_runs
-from haustra.core.digests import digest_file
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
+from haustra.core.paths import StrPath
 from haustra.core.progress import Progress, SilentProgress
-from haustra.warehouse.etl import ETLResult, build_version, plan_warehouse
+from haustra.warehouse.build import ETLResult, build_version
 from haustra.warehouse.etl_config import ETLConfig
-from haustra.warehouse.format import SplitName, WarehouseManifest
+from haustra.warehouse.format import SplitName, WarehouseManifest, find_damage
 from haustra.warehouse.manifest import check_warehouse, read_manifest, resolve_manifest_path
+from haustra.warehouse.plan import plan_warehouse
 from haustra.warehouse.splits import SplitAssignment
 
 
 def _config_of(
     manifest: WarehouseManifest, *, captures: Path, output_root: Path, jobs: int
 ) -> ETLConfig:
-    """Return the ETL's settings that gave a warehouse, as far as its manifest tells them."""
+    """Return the settings of the ETL that made a warehouse, as far as its manifest has them."""
     width, height = manifest.target_size_wh
     method, _, value = manifest.split_method.partition(" ")
     return ETLConfig(
@@ -42,10 +43,12 @@ def _config_of(
 def _assignment_in_table(manifest_path: Path, *, manifest: WarehouseManifest) -> SplitAssignment:
     """Return the split of every group of a warehouse that was split by a file."""
     path = manifest_path.parent / manifest.table.file
-    if not path.is_file() or digest_file(path) != manifest.table.sha256:
+    damage = find_damage(path, sha256=manifest.table.sha256)
+    if damage:
         raise HaustraError(
-            f"{path} is gone or has changed, and only it and the split file say where each group "
-            "belongs; run `haustra etl` with the same --split-file, which makes only what is broken"
+            f"{path} {damage}; the split of each group is stored only there and in the split file; "
+            f"run `haustra etl` with the same {option('split_file')}, which makes only what is "
+            "broken"
         )
     columns = pq.read_table(path, columns=["group_id", "split"]).to_pydict()
     split_of_group: dict[str, SplitName] = dict(
@@ -55,56 +58,49 @@ def _assignment_in_table(manifest_path: Path, *, manifest: WarehouseManifest) ->
 
 
 def repair_warehouse(
-    manifest_path: Path, *, captures: Path, jobs: int = 2, progress: Progress | None = None
+    manifest: StrPath, *, captures: StrPath, jobs: int = 2, progress: Progress | None = None
 ) -> ETLResult:
-    """Make a warehouse's broken or missing shards and table again; the manifest must be whole.
+    """Make a warehouse's broken or missing shards and table again.
 
     Args:
-        manifest_path: the manifest, or the folder that holds it.
-        captures: the capture root that the warehouse was built from, wherever it lies now.
-        jobs: threads that decode.
-        progress: where to tell how far it is.
+        manifest: The manifest, which must be whole, or the folder that holds it.
+        captures: The capture root that the warehouse was built from, wherever it is now.
+        jobs: Number of threads that decode.
+        progress: Receives the progress.
 
     Returns:
-        What an ETL returns; `built` is false where nothing was broken.
+        The result of an ETL; `built` is False where nothing was broken.
 
     Raises:
-        HaustraError: the manifest is damaged, or the captures no longer give the same content.
+        HaustraError: The manifest is damaged, or the captures no longer give the same content.
     """
-    progress = progress or SilentProgress()
-    manifest_path = resolve_manifest_path(manifest_path)
-    manifest = read_manifest(manifest_path)
+    progress, captures = progress or SilentProgress(), Path(captures)
+    manifest_path = resolve_manifest_path(manifest)
+    expected = read_manifest(manifest_path)
     try:
         check_warehouse(manifest_path)
     except HaustraError as error:
         damage = str(error)
     else:
-        return ETLResult(
-            manifest_path=manifest_path,
-            manifest=manifest,
-            built=False,
-            built_shards=0,
-            reused_shards=0,
-            notes=(),
-        )
+        return ETLResult(manifest_path=manifest_path, manifest=expected)
     folder = manifest_path.parent
-    config = _config_of(manifest, captures=captures, output_root=folder.parent, jobs=jobs)
+    config = _config_of(expected, captures=captures, output_root=folder.parent, jobs=jobs)
     changed = HaustraError(
-        f"{captures} no longer gives the content of {manifest_path} (version {manifest.version}); "
+        f"{captures} no longer gives the content of {manifest_path} (version {expected.version}); "
         "expected the captures that it was built from; build a new version with `haustra etl`"
     )
     assignment = None
-    if manifest.split_method == "file":
-        assignment = _assignment_in_table(manifest_path, manifest=manifest)
+    if expected.split_method == "file":
+        assignment = _assignment_in_table(manifest_path, manifest=expected)
         groups = {frame.group_id for run in read_runs(captures) for frame in run.frames}
         if not groups <= assignment.split_of_group.keys():
             raise changed
     plan = plan_warehouse(config, assignment=assignment, progress=progress)
-    if plan.version != manifest.version:
+    if plan.version != expected.version:
         raise changed
 
     def check(rebuilt: WarehouseManifest) -> None:
-        if rebuilt != manifest:
+        if rebuilt != expected:
             raise HaustraError(
                 f"{manifest_path}: the same captures gave another table, so another version of "
                 "haustra or pyarrow made this warehouse; expected the one it was built with; move "
@@ -114,9 +110,8 @@ def repair_warehouse(
     return build_version(
         plan,
         folder=folder,
-        config=config,
         check=check,
         notes=(damage,),
         progress=progress,
-        expected={entry.content: entry for entry in manifest.shards},
+        expected={entry.content: entry for entry in expected.shards},
     )

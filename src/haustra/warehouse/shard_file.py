@@ -1,29 +1,99 @@
-"""Writing a shard: a safetensors file, digested as it is written.
+"""The layout of a shard, which is a safetensors file, and writing one.
 
-The bytes are those that the safetensors package writes. It is not used for it because it copies
-every tensor first, and the file would have to be read again for its digest.
+The bytes are those that the safetensors package writes. The package itself copies every tensor
+before it writes, and the file would have to be read again for its digest.
 """
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.core.errors import HaustraError
 from haustra.core.files import writing_file
+from haustra.warehouse.format import REBUILD_HINT, ShardEntry, WarehouseManifest
 
 HEADER_ALIGNMENT = 8
 CHUNK_BYTES = 2**18
 """Bytes that are digested and then written while they are still in the processor's cache."""
 
+DTYPES: dict[str, tuple[str, type[np.generic]]] = {
+    "boxes": ("F32", np.float32),
+    "images": ("U8", np.uint8),
+    "mask": ("U8", np.uint8),
+}
+"""Type of each tensor, in safetensors and in NumPy, in the order of the file: wide numbers first,
+then by name."""
 
-def shard_header(tensors: dict[str, NDArray[np.uint8] | NDArray[np.float32]]) -> bytes:
-    """Return a safetensors file's bytes before its tensors: the header's size and the header."""
+
+class Tensor(NamedTuple):
+    """The place of one tensor in a shard file."""
+
+    start: int
+    """Offset of its first byte in the file."""
+    stop: int
+    """Offset after its last byte."""
+    dtype: type[np.generic]
+    shape: tuple[int, ...]
+
+
+Layout = dict[str, Tensor]
+"""The place of each tensor of a shard by its name."""
+
+
+def tensor_shapes(manifest: WarehouseManifest, *, num_samples: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a shard with this number of samples."""
+    width, height = manifest.target_size_wh
+    return {
+        "boxes": (num_samples, manifest.max_boxes, 4),
+        "images": (num_samples, height, width, 3),
+        "mask": (num_samples, manifest.max_boxes),
+    }
+
+
+def read_layout(
+    data: NDArray[np.uint8], *, name: str, entry: ShardEntry, manifest: WarehouseManifest
+) -> Layout:
+    """Read a safetensors header: 8 bytes of its length, then JSON; the tensors follow.
+
+    Args:
+        data: The bytes of the file.
+        name: Name of the file for messages.
+        entry: Its entry in the manifest.
+        manifest: The manifest.
+
+    Raises:
+        HaustraError: The file is not a shard, or has tensors of another type or shape.
+    """
+    header_size = int.from_bytes(data[:8].tobytes(), "little")
+    layout = {}
+    try:
+        header: dict[str, Any] = json.loads(data[8 : 8 + header_size].tobytes())
+        for tensor, shape in tensor_shapes(manifest, num_samples=entry.num_samples).items():
+            code, dtype = DTYPES[tensor]
+            found = (header[tensor]["dtype"], tuple(header[tensor]["shape"]))
+            if found != (code, shape):
+                raise HaustraError(
+                    f"{name}: tensor {tensor!r} is {found}, but its manifest says "
+                    f"{(code, shape)}; {REBUILD_HINT}"
+                )
+            start, stop = (8 + header_size + offset for offset in header[tensor]["data_offsets"])
+            data[start:stop].view(dtype).reshape(shape)
+            layout[tensor] = Tensor(start, stop, dtype, shape)
+    except (ValueError, KeyError, TypeError) as error:
+        raise HaustraError(f"{name} is not a shard ({error}); {REBUILD_HINT}") from None
+    return layout
+
+
+def _shard_header(tensors: dict[str, NDArray[Any]]) -> bytes:
+    """Return a file's bytes before its tensors: the header's size and the header."""
     header, offset = {}, 0
     for name, tensor in tensors.items():
         header[name] = {
-            "dtype": {"uint8": "U8", "float32": "F32"}[tensor.dtype.name],
+            "dtype": DTYPES[name][0],
             "shape": list(tensor.shape),
             "data_offsets": [offset, offset + tensor.nbytes],
         }
@@ -43,16 +113,15 @@ def write_shard_file(
     """Write one shard, whole or not at all; return its size in bytes and its SHA-256.
 
     Args:
-        path: the file.
-        images: uint8 [N,H,W,3] in one piece.
+        path: File to write.
+        images: uint8 [N,H,W,3], contiguous.
         boxes: float32 [N,M,4].
         mask: uint8 [N,M].
     """
-    # Wide numbers first, then by name: the order in which safetensors lays tensors out.
     tensors = {"boxes": boxes.astype("<f4", copy=False), "images": images, "mask": mask}
     digest = hashlib.sha256()
     with writing_file(path) as temporary, temporary.open("wb") as file:
-        parts = [memoryview(shard_header(tensors)), *(tensor.data for tensor in tensors.values())]
+        parts = [memoryview(_shard_header(tensors)), *(tensor.data for tensor in tensors.values())]
         for part in parts:
             view = part.cast("B")
             for start in range(0, len(view), CHUNK_BYTES):

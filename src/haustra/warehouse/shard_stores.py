@@ -1,70 +1,85 @@
-"""How the shards of a warehouse come to memory: `memory`, `mmap` or `stream`.
+"""Ways to read the shards of a warehouse: `memory`, `mmap` or `stream`.
 
-A store changes where bytes wait, never which bytes come: each shard's SHA-256 is checked when it is
-first touched, and the samples and their order are the same.
+All give the same samples in the same order, and check each shard's SHA-256 when it is first read.
 
 - `memory` reads every shard when it is opened.
-- `mmap` maps files where they lie. Pages come in as they are touched; no more than `MAPPED_BYTES`
-  stay, so that the process does not grow with the number of shards.
+- `mmap` maps local files. Pages are loaded as they are touched, and at most `MAPPED_BYTES` stay
+  mapped, so that the process does not grow with the number of shards.
 - `stream` reads one sample at a time and keeps none. The shards of a URL come through a cache on
-  the local disk, a window ahead; a folder is read where it lies.
+  the local disk, a window ahead; those of a folder are read directly.
 """
 
-import json
 import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from haustra.core.digests import digest_bytes, digest_file
-from haustra.core.errors import HaustraError
+from haustra.core.digests import digest_bytes
+from haustra.core.errors import HaustraError, option
 from haustra.core.files import writing_file
-from haustra.warehouse.format import ShardEntry, WarehouseManifest
+from haustra.core.paths import convert_paths
+from haustra.warehouse.format import (
+    REBUILD_HINT,
+    WRONG_BYTES,
+    ShardEntry,
+    WarehouseManifest,
+    check_file,
+    find_damage,
+)
 from haustra.warehouse.remote import Folder, Location, RemoteFolder
+from haustra.warehouse.shard_file import Layout, Tensor, read_layout
 
 StoreName = Literal["memory", "mmap", "stream"]
 
 MAPPED_BYTES = 512 * 2**20
-"""What may be mapped at a time. Larger splits give all maps back whenever as much was touched."""
+"""Bytes that may be mapped at a time. A larger split drops all maps whenever as much was read."""
 DEFAULT_CACHE_GB = 20.0
-
-REBUILD_HINT = "run `haustra etl` again, which rebuilds a damaged warehouse"
 
 
 def default_cache_dir() -> Path:
-    """Return where streamed shards are kept: below XDG_CACHE_HOME, or ~/.cache."""
+    """Return the folder of streamed shards, below XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "haustra" / "shards"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreConfig:
-    """How to read shards."""
+    """Settings for reading shards."""
 
     kind: StoreName = "mmap"
     verify: bool = True
-    """Check each shard's SHA-256 when first touched; what a server sends is always checked."""
+    """Check each local shard's SHA-256 when it is first read; remote ones are always checked."""
     cache_dir: Path | None = None
-    """Where streamed shards are kept; `default_cache_dir()` unless given."""
+    """Folder of streamed shards; `default_cache_dir()` by default."""
     cache_gb: float = DEFAULT_CACHE_GB
-    """Room for streamed shards on the disk; exceeded where three windows need more."""
+    """Disk space for streamed shards in GB; exceeded where three windows need more."""
+
+    def __post_init__(self) -> None:
+        convert_paths(self)
 
 
-Sample = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]
-"""An image [H,W,3] RGB, boxes [M,4] normalised to it, and their mask [M]."""
+class Sample(NamedTuple):
+    """One image with its boxes. M = `max_boxes`."""
+
+    image: NDArray[np.uint8]
+    """[H,W,3] RGB."""
+    boxes_xyxy: NDArray[np.float32]
+    """[M,4] normalized to the image; unused rows are zero."""
+    mask: NDArray[np.uint8]
+    """[M], 1 where a box is."""
 
 
 class Shard(Protocol):
-    """One shard, ready to be read. N samples."""
+    """One shard, ready to be read."""
 
     def sample(self, row: int) -> Sample:
-        """Return one sample; it may show the shard's own memory and must not be changed."""
+        """Return one sample; it may share the shard's memory and must not be changed."""
 
     def copy(self, row: int, *, to: Sample) -> None:
         """Copy one sample."""
@@ -72,44 +87,47 @@ class Shard(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ShardInMemory:
-    """A shard whose bytes are in memory, or mapped."""
+    """A shard whose bytes are in memory, or mapped. N samples."""
 
     images: NDArray[np.uint8]
+    """[N,H,W,3]."""
     boxes: NDArray[np.float32]
+    """[N,M,4]."""
     mask: NDArray[np.uint8]
+    """[N,M]."""
 
     def sample(self, row: int) -> Sample:
         """Return one sample, without a copy."""
-        return self.images[row], self.boxes[row], self.mask[row]
+        return Sample(self.images[row], self.boxes[row], self.mask[row])
 
     def copy(self, row: int, *, to: Sample) -> None:
         """Copy one sample."""
-        image, boxes, mask = to
-        image[...] = self.images[row]
-        boxes[...] = self.boxes[row]
-        mask[...] = self.mask[row]
+        to.image[...] = self.images[row]
+        to.boxes_xyxy[...] = self.boxes[row]
+        to.mask[...] = self.mask[row]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ShardOnDisk:
-    """A shard of which each sample is read when it is asked for; no file stays open."""
+    """A shard whose samples are read from its file one by one; no file stays open."""
 
     path: Path
-    tensors: tuple["_Tensor", ...]
-    """Of the images, the boxes and the mask."""
+    tensors: tuple[Tensor, ...]
+    """The places of the images, the boxes and the mask."""
 
     def sample(self, row: int) -> Sample:
         """Read one sample."""
         image, boxes, mask = (np.empty(t.shape[1:], dtype=t.dtype) for t in self.tensors)
-        self.copy(row, to=(image, boxes, mask))
-        return image, boxes, mask
+        sample = Sample(image, boxes, mask)
+        self.copy(row, to=sample)
+        return sample
 
     def copy(self, row: int, *, to: Sample) -> None:
-        """Read one sample to memory that is there.
+        """Read one sample into existing memory.
 
         Raises:
-            FileNotFoundError: the file was removed.
-            HaustraError: it was cut short.
+            FileNotFoundError: The file was removed.
+            HaustraError: The file was cut short.
         """
         handle = os.open(self.path, os.O_RDONLY)
         try:
@@ -124,53 +142,12 @@ class ShardOnDisk:
             os.close(handle)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Tensor:
-    start: int
-    stop: int
-    dtype: type[np.generic]
-    shape: tuple[int, ...]
-
-
-_Layout = dict[str, _Tensor]
-"""Where each tensor of a shard lies in its file."""
-
-
-def _read_layout(
-    data: NDArray[np.uint8], *, name: str, entry: ShardEntry, manifest: WarehouseManifest
-) -> _Layout:
-    """Read a safetensors header: 8 bytes of its length, then JSON; the tensors follow."""
-    width, height = manifest.target_size_wh
-    expected: dict[str, tuple[str, type[np.generic], tuple[int, ...]]] = {
-        "images": ("U8", np.uint8, (entry.num_samples, height, width, 3)),
-        "boxes": ("F32", np.float32, (entry.num_samples, manifest.max_boxes, 4)),
-        "mask": ("U8", np.uint8, (entry.num_samples, manifest.max_boxes)),
-    }
-    header_size = int.from_bytes(data[:8].tobytes(), "little")
-    try:
-        header: dict[str, Any] = json.loads(data[8 : 8 + header_size].tobytes())
-        layout = {}
-        for tensor, (code, dtype, shape) in expected.items():
-            found = (header[tensor]["dtype"], tuple(header[tensor]["shape"]))
-            if found != (code, shape):
-                raise HaustraError(
-                    f"{name}: tensor {tensor!r} is {found}, but its manifest says "
-                    f"{(code, shape)}; {REBUILD_HINT}"
-                )
-            start, stop = (8 + header_size + offset for offset in header[tensor]["data_offsets"])
-            data[start:stop].view(dtype).reshape(shape)
-            layout[tensor] = _Tensor(start=start, stop=stop, dtype=dtype, shape=shape)
-    except (ValueError, KeyError, TypeError) as error:
-        raise HaustraError(f"{name} is no shard ({error}); {REBUILD_HINT}") from None
-    return layout
-
-
-def _shard_in_memory(data: NDArray[np.uint8], *, layout: _Layout) -> ShardInMemory:
-    arrays: dict[str, Any] = {
-        name: data[tensor.start : tensor.stop].view(tensor.dtype).reshape(tensor.shape)
-        for name, tensor in layout.items()
-    }
-    return ShardInMemory(**arrays)
+def _shard_in_memory(data: NDArray[np.uint8], *, layout: Layout) -> ShardInMemory:
+    images, boxes, mask = (
+        data[tensor.start : tensor.stop].view(tensor.dtype).reshape(tensor.shape)
+        for tensor in (layout[name] for name in ("images", "boxes", "mask"))
+    )
+    return ShardInMemory(images=images, boxes=boxes, mask=mask)
 
 
 def _map_file(path: Path) -> NDArray[np.uint8]:
@@ -181,44 +158,15 @@ def _map_file(path: Path) -> NDArray[np.uint8]:
     return data
 
 
-def _changed(name: str) -> HaustraError:
-    return HaustraError(
-        f"{name} does not have the SHA-256 that its manifest says: its bytes have changed; "
-        f"{REBUILD_HINT}"
-    )
-
-
-def check_shard_size(path: Path, *, entry: ShardEntry) -> None:
-    """Check that a shard is there and has its size.
-
-    Raises:
-        HaustraError: it is missing or cut short.
-    """
-    if not path.is_file():
-        raise HaustraError(f"{path} is gone, but its manifest lists it; {REBUILD_HINT}")
-    num_bytes = path.stat().st_size
-    if num_bytes != entry.num_bytes:
-        raise HaustraError(
-            f"{path} has {num_bytes} bytes, but its manifest says {entry.num_bytes}; {REBUILD_HINT}"
-        )
-
-
-def check_shard_file(path: Path, *, entry: ShardEntry) -> None:
-    """Check a shard's size and bytes.
-
-    Raises:
-        HaustraError: it is missing or damaged.
-    """
-    check_shard_size(path, entry=entry)
-    if digest_file(path) != entry.sha256:
-        raise _changed(str(path))
-
-
 class ShardCache:
     """Shards of remote warehouses on the local disk, named by their SHA-256.
 
     Several trainings may share one folder. A file that is removed while it is mapped stays readable
-    until its map is given back.
+    until its map is dropped.
+
+    Args:
+        folder: Folder of the shards.
+        capacity_bytes: Disk space that they may take.
     """
 
     def __init__(self, folder: Path, *, capacity_bytes: float) -> None:
@@ -228,28 +176,24 @@ class ShardCache:
         self._lock = threading.Lock()
 
     def keep(self, sha256s: set[str], *, owner: object) -> None:
-        """Never remove these shards, until `owner` names others."""
+        """Keep these shards until `owner` names others."""
         with self._lock:
             self._kept[owner] = sha256s
 
     def fetch(self, remote: RemoteFolder, *, entry: ShardEntry) -> Path:
-        """Return the file of a shard, fetched now if it is not there; what is damaged is replaced.
+        """Return the file of a shard, after fetching it if it is missing or damaged.
 
         Raises:
-            HaustraError: the server failed every time.
+            HaustraError: The server failed every time.
         """
 
-        def is_whole(path: Path) -> bool:
-            return path.stat().st_size == entry.num_bytes and digest_file(path) == entry.sha256
+        def is_whole(path: Path, *, sha256: str | None = entry.sha256) -> bool:
+            return find_damage(path, sha256=sha256, num_bytes=entry.num_bytes) is None
 
         path = self._folder / f"{entry.sha256}.safetensors"
-        with suppress(FileNotFoundError):
-            if entry.sha256 in self._checked:
-                is_right = path.stat().st_size == entry.num_bytes
-            else:
-                is_right = is_whole(path)
-            if is_right:
-                os.utime(path)  # used now
+        with suppress(FileNotFoundError):  # another training makes room at the same time
+            if is_whole(path, sha256=None if entry.sha256 in self._checked else entry.sha256):
+                os.utime(path)  # marks it as used now
                 self._checked.add(entry.sha256)
                 return path
         self._make_room(entry.num_bytes)
@@ -259,7 +203,7 @@ class ShardCache:
         return path
 
     def _make_room(self, num_bytes: int) -> None:
-        """Remove the shards that were not used for longest."""
+        """Remove the least recently used shards until `num_bytes` fit."""
         with self._lock:
             kept = set().union(*self._kept.values())
             files = []
@@ -276,7 +220,14 @@ class ShardCache:
 
 
 class ShardStore:
-    """The shards of one split, each loaded and checked when it is first touched. Thread-safe."""
+    """The shards of one split, each opened and checked when it is first read. Thread-safe.
+
+    Args:
+        entries: Entries of the shards in the manifest.
+        open_shard: Opens and checks a shard.
+        maps_files: The shards are memory maps, which are dropped when they become many.
+        cache: Cache that the shards come through, if any.
+    """
 
     def __init__(
         self,
@@ -288,24 +239,24 @@ class ShardStore:
     ) -> None:
         self._entries, self._open_shard = tuple(entries), open_shard
         num_bytes = sum(entry.num_bytes for entry in entries)
-        self._gives_back, self._cache = maps_files and num_bytes > MAPPED_BYTES, cache
+        self._drops_maps, self._cache = maps_files and num_bytes > MAPPED_BYTES, cache
         self._shards: list[Shard | None] = [None] * len(entries)
         self._locks = [threading.Lock() for _ in entries]
-        self._touched_bytes = 0
+        self._read_bytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
     def num_loaded(self) -> int:
-        """Shards that are in memory, mapped, or known to be right on the disk."""
+        """Number of shards that are in memory, mapped, or checked on the disk."""
         return sum(shard is not None for shard in self._shards)
 
     def load(self, number: int) -> Shard:
         """Return a shard.
 
         Raises:
-            HaustraError: it is missing or damaged, or its server fails.
+            HaustraError: The shard is missing or damaged, or its server fails.
         """
         shard = self._shards[number]
         if shard is not None:
@@ -317,18 +268,14 @@ class ShardStore:
         return shard
 
     def sample(self, number: int, row: int) -> Sample:
-        """Return one sample of a shard; it must not be changed.
-
-        Raises:
-            HaustraError: as `load`.
-        """
+        """Return one sample of a shard, which must not be changed; raises as `load` does."""
         while True:
             try:
                 sample = self.load(number).sample(row)
             except FileNotFoundError:  # another training made room in the cache
                 self._shards[number] = None
             else:
-                self._touched(sample[0].nbytes)
+                self._count_read(sample.image.nbytes)
                 return sample
 
     def copy(
@@ -339,34 +286,30 @@ class ShardStore:
         boxes: NDArray[np.float32],
         mask: NDArray[np.uint8],
     ) -> None:
-        """Copy the samples at these shards and rows, side by side.
-
-        Raises:
-            HaustraError: as `load`.
-        """
+        """Copy the samples at these shards and rows, side by side; raises as `load` does."""
         position = 0
         while position < len(places):
             number, row = places[position]
-            to = images[position], boxes[position], mask[position]
+            to = Sample(images[position], boxes[position], mask[position])
             try:
                 self.load(number).copy(row, to=to)
             except FileNotFoundError:
                 self._shards[number] = None
             else:
                 position += 1
-        self._touched(images.nbytes)
+        self._count_read(images.nbytes)
 
-    def _touched(self, num_bytes: int) -> None:
-        """Count bytes that were read through maps; give all maps back when they are many."""
-        if not self._gives_back:
+    def _count_read(self, num_bytes: int) -> None:
+        """Count bytes that were read through maps; drop all maps when they are many."""
+        if not self._drops_maps:
             return
-        self._touched_bytes += num_bytes
-        if self._touched_bytes > MAPPED_BYTES:
-            self._touched_bytes = 0
+        self._read_bytes += num_bytes
+        if self._read_bytes > MAPPED_BYTES:
+            self._read_bytes = 0
             self._shards = [None] * len(self._entries)
 
     def keep(self, numbers: set[int]) -> None:
-        """Say which shards are needed soon: a cache keeps them, and may remove others."""
+        """Name the shards that are needed soon: a cache keeps them, and may remove others."""
         if self._cache:
             self._cache.keep({self._entries[n].sha256 for n in numbers}, owner=self)
 
@@ -384,31 +327,32 @@ def open_store(
     config: StoreConfig,
     cache: ShardCache | None,
 ) -> ShardStore:
-    """Open shards as `config.kind` says.
+    """Open shards in the way of `config.kind`.
 
     Args:
-        location: of the warehouse.
-        entries: the shards.
-        manifest: that lists them.
-        config: how to read them.
-        cache: for shards that are streamed from a URL.
+        location: Place of the warehouse.
+        entries: The shards.
+        manifest: Manifest that lists them.
+        config: How to read them.
+        cache: Cache for shards that are streamed from a URL.
 
     Raises:
-        HaustraError: a shard is missing or cut short, or with `memory` damaged; or a URL is not
-            streamed or read to memory.
+        HaustraError: A shard is missing or cut short, or with `memory` damaged; or a URL is to be
+            mapped.
     """
     if isinstance(location, Folder):
         for entry in entries:
-            check_shard_size(location.path / entry.file, entry=entry)
+            check_file(location.path / entry.file, sha256=None, num_bytes=entry.num_bytes)
     elif config.kind == "mmap":
         raise HaustraError(
-            f"--store mmap with {location.url}: expected --store stream, or memory, for a URL"
+            f"{option('store', 'mmap')} cannot map {location.url}; expected "
+            f"{option('store', 'stream')} or {option('store', 'memory')} for a URL"
         )
-    checked: dict[str, _Layout] = {}
+    checked: dict[str, Layout] = {}
 
-    def layout_of(data: NDArray[np.uint8], *, entry: ShardEntry) -> _Layout:
+    def layout_of(data: NDArray[np.uint8], *, entry: ShardEntry) -> Layout:
         if entry.file not in checked:
-            checked[entry.file] = _read_layout(
+            checked[entry.file] = read_layout(
                 data, name=location.name_of(entry.file), entry=entry, manifest=manifest
             )
         return checked[entry.file]
@@ -419,7 +363,7 @@ def open_store(
         else:
             data = (location.path / entry.file).read_bytes()
             if config.verify and digest_bytes(data) != entry.sha256:
-                raise _changed(location.name_of(entry.file))
+                raise HaustraError(f"{location.name_of(entry.file)} {WRONG_BYTES}; {REBUILD_HINT}")
         array = np.frombuffer(data, dtype=np.uint8)
         return _shard_in_memory(array, layout=layout_of(array, entry=entry))
 
@@ -429,11 +373,9 @@ def open_store(
                 raise AssertionError("a URL is streamed through a cache")
             return cache.fetch(location, entry=entry)
         path = location.path / entry.file
-        if config.verify and entry.file not in checked:
-            # By reading, not through a map: so the process does not grow by a shard.
-            check_shard_file(path, entry=entry)
-        else:
-            check_shard_size(path, entry=entry)
+        # Its bytes are read, not mapped, so that the process does not grow by a shard.
+        sha256 = entry.sha256 if config.verify and entry.file not in checked else None
+        check_file(path, sha256=sha256, num_bytes=entry.num_bytes)
         return path
 
     def map_file(entry: ShardEntry) -> Shard:

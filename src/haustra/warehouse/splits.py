@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.core.files import read_json
 from haustra.warehouse.format import SPLIT_NAMES, SplitName
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitAssignment:
-    """Which group went where, and how that was decided."""
+    """The split of every group, and how it was decided."""
 
     split_of_group: dict[str, SplitName]
     method: str
@@ -22,16 +22,16 @@ def parse_ratios(text: str) -> tuple[float, float, float]:
     """Parse `--split`, such as `0.8,0.1,0.1`.
 
     Raises:
-        HaustraError: not three numbers from 0 that add up to 1 with some for training.
+        HaustraError: The text is not three numbers of at least 0 that add up to 1.
     """
     try:
         train, val, test = (float(part) for part in text.split(","))
     except ValueError:
         train = val = test = float("nan")
-    if not (min(train, val, test) >= 0 and train > 0 and abs(train + val + test - 1) < 1e-6):
+    if not (min(train, val, test) >= 0 and abs(train + val + test - 1) < 1e-6):
         raise HaustraError(
-            f"--split {text!r}: expected three shares train,val,test that add up to 1, "
-            "such as 0.8,0.1,0.1"
+            f"{option('split', text)}: expected three shares train,val,test of at least 0 that "
+            "add up to 1, such as 0.8,0.1,0.1"
         )
     return train, val, test
 
@@ -40,12 +40,13 @@ def parse_rule(text: str) -> int:
     """Parse `--split-rule`, such as `sha256:5`, and return its modulus.
 
     Raises:
-        HaustraError: anything else.
+        HaustraError: The text is anything else.
     """
     name, _, modulus = text.partition(":")
     if name != "sha256" or not modulus.isdecimal() or int(modulus) < 2:
         raise HaustraError(
-            f"--split-rule {text!r}: expected sha256:N with N of at least 2, such as sha256:5"
+            f"{option('split_rule', text)}: expected sha256:N with N of at least 2, such as "
+            "sha256:5"
         )
     return int(modulus)
 
@@ -56,7 +57,7 @@ def group_hash(group_id: str) -> int:
 
 
 def group_position(group_id: str) -> float:
-    """Return a group's hash in 0..1, which is what split ratios are compared with."""
+    """Return a group's hash scaled to 0..1, for comparison with the split ratios."""
     return group_hash(group_id) / 2**256
 
 
@@ -73,51 +74,52 @@ def split_at(position: float, *, ratios: tuple[float, float, float]) -> SplitNam
 
 
 def explain_split(group_id: str, *, split: SplitName, method: str) -> str:
-    """Say in a phrase why a group stands in its split.
+    """Return the reason why a group is in its split, as a phrase.
 
     Args:
-        group_id: name of the group.
-        split: where it stands.
-        method: the manifest's `split_method`.
+        group_id: Name of the group.
+        split: Its split.
+        method: `split_method` of the manifest.
     """
     kind, _, setting = method.partition(" ")
     if kind == "ratios":
-        # Not `parse_ratios`: the manifest's are rounded, so their sum can miss 1 by more.
+        # `parse_ratios` may refuse them: the manifest rounds them, so their sum can miss 1 by more.
         train, val, test = (float(part) for part in setting.split(","))
         position = group_position(group_id)
         own = split_at(position, ratios=(train, val, test))
         begin, end = split_ranges((train, val, test))[own]
         text = f"the group's hash {position:.6f} lies in {own}'s range {begin:g} to {end:g}"
-        return text if own == split else f"{text}; it stands in {split} against the ratios"
+        return text if own == split else f"{text}, but it is in {split}"
     if kind == "rule":
         modulus = parse_rule(setting)
         rest = group_hash(group_id) % modulus
-        text = f"the group's hash modulo {modulus} is {rest}, and 0 is val, all else train"
+        text = f"the group's hash modulo {modulus} is {rest}; 0 is val, any other train"
         own = "train" if rest else "val"
-        return text if own == split else f"{text}; it stands in {split} against the rule"
+        return text if own == split else f"{text}, but it is in {split}"
     if kind == "file":
         return f"the split file lists the group under {split!r}"
     return f"by {method}"
 
 
 def _check_filled(
-    split_of_group: dict[str, SplitName], *, wanted: list[SplitName], setting: str
+    split_of_group: dict[str, SplitName], *, wanted: list[SplitName], method: str, setting: str
 ) -> tuple[str, ...]:
     """Return a note for every wanted split without a group.
 
     Raises:
-        HaustraError: that split is train.
+        HaustraError: That split is train.
     """
     num_groups = len(split_of_group)
     empty = [name for name in wanted if name not in split_of_group.values()]
     if "train" in empty:
         raise HaustraError(
             f"{setting} puts none of {num_groups} group(s) into train; expected at least one; add "
-            "groups, choose another --split, or name the groups of each split with --split-file"
+            f"groups, choose another {option('split')}, or list the groups of each split with "
+            f"{option('split_file')}"
         )
     return tuple(
-        f"split {name!r} is empty: {setting} puts none of {num_groups} group(s) there; add groups, "
-        "choose another --split, or name the groups of each split with --split-file"
+        f"split {name!r} is empty: by {method} none of {num_groups} group(s) goes there; add "
+        "groups, choose another split, or list the groups of each split in a split file"
         for name in empty
     )
 
@@ -126,47 +128,43 @@ def split_by_ratios(groups: set[str], *, ratios: tuple[float, float, float]) -> 
     """Place each group by its hash in 0..1 against the cumulated ratios.
 
     A group's place depends on its own name alone, so it stays when groups are added or removed. A
-    wanted split that no group falls into is named in a note.
+    split whose ratio is above 0 but that no group falls into is named in a note.
 
     Raises:
-        HaustraError: no group falls into train.
+        HaustraError: No group falls into train, and its ratio is above 0.
     """
     split_of_group: dict[str, SplitName] = {
         group: split_at(group_position(group), ratios=ratios) for group in groups
     }
     text = ",".join(f"{ratio:.12g}" for ratio in ratios)
     wanted = [name for name, ratio in zip(SPLIT_NAMES, ratios, strict=True) if ratio > 0]
-    return SplitAssignment(
-        split_of_group=split_of_group,
-        method=f"ratios {text}",
-        notes=_check_filled(split_of_group, wanted=wanted, setting=f"--split {text}"),
+    method = f"ratios {text}"
+    notes = _check_filled(
+        split_of_group, wanted=wanted, method=method, setting=option("split", text)
     )
+    return SplitAssignment(split_of_group=split_of_group, method=method, notes=notes)
 
 
 def split_by_rule(groups: set[str], *, rule: str) -> SplitAssignment:
     """Place each group in val if `int(sha256(group), 16) % N == 0`, else in train.
 
     Raises:
-        HaustraError: no group falls into train.
+        HaustraError: No group falls into train.
     """
     modulus = parse_rule(rule)
     split_of_group: dict[str, SplitName] = {
         group: "val" if group_hash(group) % modulus == 0 else "train" for group in groups
     }
-    return SplitAssignment(
-        split_of_group=split_of_group,
-        method=f"rule {rule}",
-        notes=_check_filled(
-            split_of_group, wanted=["train", "val"], setting=f"--split-rule {rule}"
-        ),
-    )
+    method, setting = f"rule {rule}", option("split_rule", rule)
+    notes = _check_filled(split_of_group, wanted=["train", "val"], method=method, setting=setting)
+    return SplitAssignment(split_of_group=split_of_group, method=method, notes=notes)
 
 
 def split_by_file(groups: set[str], *, path: Path) -> SplitAssignment:
     """Place groups as a JSON file says: `{"train": [groups], "val": [...], "test": [...]}`.
 
     Raises:
-        HaustraError: the file is malformed, names a group twice, or leaves a group out.
+        HaustraError: The file is malformed, names a group twice, or leaves a group out.
     """
     content = read_json(path, what="a split file")
     if (
@@ -183,7 +181,7 @@ def split_by_file(groups: set[str], *, path: Path) -> SplitAssignment:
         for group in content.get(split, []):
             if group in split_of_group:
                 raise HaustraError(
-                    f"{path}: group {group!r} stands in both {split_of_group[group]!r} and "
+                    f"{path}: group {group!r} is in both {split_of_group[group]!r} and "
                     f"{split!r}; expected one split per group"
                 )
             split_of_group[group] = split

@@ -1,4 +1,4 @@
-"""What a warehouse gives to other tools: its samples as one table, and the command to train."""
+"""Exporting a warehouse's samples as one table, and the command that uses the warehouse next."""
 
 import csv
 import io
@@ -9,11 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_bytes_atomic
-from haustra.warehouse.inspection import letterbox_of, read_rows, read_stored
+from haustra.core.paths import StrPath
+from haustra.warehouse.inspection import read_rows, read_stored
 from haustra.warehouse.manifest import resolve_manifest_path
-from haustra.warehouse.table import TABLE_SCHEMA
+from haustra.warehouse.table import TABLE_SCHEMA, letterbox_of
 
 BOXES_TYPE = pa.list_(pa.list_(pa.float64()))
 SUMMARY_SCHEMA = pa.schema(
@@ -24,7 +25,7 @@ SUMMARY_SCHEMA = pa.schema(
         ("boxes_source_px", BOXES_TYPE),
     ]
 )
-"""Columns of a summary: the sample table's, then what its shard stores."""
+"""Columns of a summary: those of the sample table, then the boxes stored in its shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,31 +39,34 @@ class Summary:
 
 def _check_target(out: Path, *, folder: Path) -> None:
     if out.suffix not in (".parquet", ".csv"):
-        raise HaustraError(f"--out {out}: expected a file name that ends in .parquet or .csv")
+        raise HaustraError(
+            f"{option('out', out)}: expected a file name that ends in .parquet or .csv"
+        )
     if out.is_dir():
-        raise HaustraError(f"--out {out} is a folder; expected a file name")
+        raise HaustraError(f"{option('out', out)} is a folder; expected a file name")
     if out.resolve().is_relative_to(folder.resolve()):
         raise HaustraError(
-            f"--out {out} lies inside the warehouse, which never changes; expected another place"
+            f"{option('out', out)} is inside the warehouse, which never changes; expected another "
+            "folder"
         )
 
 
-def export_summary(manifest_path: Path, *, out: Path) -> Summary:
+def export_summary(manifest: StrPath, *, out: StrPath) -> Summary:
     """Write every sample's row with its stored boxes, whole or not at all.
 
     Boxes are `x0,y0,x1,y1`: `boxes_xyxy` in 0..1 of the stored image with the digits that make
     the same float32 again, `boxes_source_px` in pixels of the source image to 0.001.
 
     Args:
-        manifest_path: the warehouse's manifest or its folder.
-        out: file to write; `.parquet` has the boxes as lists, `.csv` as JSON text.
+        manifest: The warehouse's manifest or its folder.
+        out: File to write; `.parquet` has the boxes as lists, `.csv` as JSON text.
 
     Raises:
-        HaustraError: `out` is no such name, or the warehouse is damaged.
+        HaustraError: `out` has another suffix or is in the warehouse, or the warehouse is damaged.
     """
-    manifest_path = resolve_manifest_path(manifest_path)
-    _check_target(out, folder=manifest_path.parent)
-    stored = read_stored(manifest_path)
+    out = Path(out)
+    _check_target(out, folder=resolve_manifest_path(manifest).parent)
+    stored = read_stored(manifest)
     rows = [
         {
             **row,
@@ -90,15 +94,20 @@ def export_summary(manifest_path: Path, *, out: Path) -> Summary:
     return Summary(path=out, num_samples=len(rows), num_boxes=sum(map(len, stored.boxes)))
 
 
-def training_command(manifest_path: Path) -> list[str]:
-    """Return the words of the command that trains on a warehouse.
+def next_command(manifest: StrPath) -> list[str]:
+    """Return the words of the command that uses a warehouse next.
 
-    TinyDet where no stored image has more than one box, else BigDet.
+    It trains TinyDet where no stored image has more than one box, and BigDet otherwise. Where the
+    training split is empty, it evaluates a detector, whose file the user fills in.
 
     Raises:
-        HaustraError: the manifest or the table is missing or damaged.
+        HaustraError: The manifest or the table is missing or damaged.
     """
-    manifest_path = resolve_manifest_path(manifest_path)
-    _, rows = read_rows(manifest_path)
+    manifest_path = resolve_manifest_path(manifest)
+    checked, rows = read_rows(manifest_path)
+    if not checked.splits["train"].samples:
+        split = "test" if checked.splits["test"].samples else "val"
+        words = ["haustra", "eval", "--manifest", str(manifest_path), "--split", split]
+        return [*words, "--detector-weights", "CHECKPOINT"]
     model = "tiny" if all(row["boxes_after"] <= 1 for row in rows) else "big"
     return ["haustra", "train", "--manifest", str(manifest_path), "--model", model]

@@ -1,6 +1,14 @@
 """The sample table, `samples.parquet`: one row per sample."""
 
+from typing import Any
+
 import pyarrow as pa
+
+from haustra.core.letterbox import Letterbox, plan_letterbox
+from haustra.warehouse.format import WarehouseManifest
+
+Row = dict[str, Any]
+"""One row of the table: column to value."""
 
 TABLE_SCHEMA = pa.schema(
     [
@@ -24,4 +32,13 @@ TABLE_SCHEMA = pa.schema(
         ("row", pa.int32()),
     ]
 )
-"""Columns of `samples.parquet`."""
+"""Columns of the table."""
+
+
+def letterbox_of(row: Row, *, manifest: WarehouseManifest) -> Letterbox:
+    """Return how a sample's source image was mapped to the stored one."""
+    return plan_letterbox(
+        (row["source_width"], row["source_height"]),
+        target_size_wh=manifest.target_size_wh,
+        mode=manifest.resize_mode,
+    )

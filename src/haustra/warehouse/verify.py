@@ -1,7 +1,7 @@
-"""Verifying a warehouse: digests, and whether manifest, table and shards say the same.
+"""Verifying a warehouse: all digests, and that manifest, table and shards agree.
 
-Everything is looked at and every problem has a line of its own, that names file and row; nothing
-is changed. `haustra etl` and `open_split` check digests only, and stop at the first that is wrong.
+Everything is checked, every problem has its own line that names file and row, and nothing is
+changed. `haustra etl` and `open_split` check digests only, and stop at the first wrong one.
 """
 
 from collections import Counter
@@ -15,17 +15,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from haustra.core.digests import digest_file
+from haustra.core.paths import StrPath
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.warehouse.format import (
     MANIFEST_NAME,
     SPLIT_NAMES,
     ShardEntry,
     WarehouseManifest,
+    find_damage,
 )
-from haustra.warehouse.inspection import Row, letterbox_of
 from haustra.warehouse.manifest import read_manifest, resolve_manifest_path
-from haustra.warehouse.table import TABLE_SCHEMA
+from haustra.warehouse.shard_file import DTYPES, tensor_shapes
+from haustra.warehouse.table import TABLE_SCHEMA, Row, letterbox_of
 
 NULLABLE = ("source_name",)
 """Columns of the table that may hold null."""
@@ -33,40 +34,28 @@ NULLABLE = ("source_name",)
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What was checked and what is wrong."""
+    """The checked contents and every problem."""
 
     manifest_path: Path
     version: str
     num_shards: int
     num_bytes: int
-    """Bytes of all shards, as the manifest says."""
+    """Bytes of all shards; this number and the next three are the manifest's."""
     num_samples: int
-    """As the manifest says."""
     num_boxes: int
     num_groups: int
     problems: tuple[str, ...]
-    """One line each; files are named inside the warehouse folder."""
-
-
-def _check_file(path: Path, *, name: str, sha256: str, num_bytes: int | None = None) -> str | None:
-    if not path.is_file():
-        return f"{name}: it is gone"
-    found = path.stat().st_size
-    if num_bytes is not None and found != num_bytes:
-        return f"{name}: it has {found} bytes, the manifest says {num_bytes}"
-    if digest_file(path) != sha256:
-        return f"{name}: its bytes have changed: it does not have the SHA-256 of the manifest"
-    return None
+    """One line each; files are named relative to the warehouse folder."""
 
 
 def _read_table(path: Path, *, name: str) -> tuple[list[Row] | None, list[str]]:
-    """Return the table's rows, or None and why they cannot be compared."""
+    """Return the table's rows, or None and the reasons why they cannot be compared."""
     if not path.is_file():
         return None, []
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError):
-        return None, [f"{name}: it is no Parquet file; its rows are not compared"]
+        return None, [f"{name}: it is not a Parquet file; its rows are not compared"]
     problems = []
     for field in TABLE_SCHEMA:
         if field.name not in table.column_names:
@@ -82,7 +71,7 @@ def _read_table(path: Path, *, name: str) -> tuple[list[Row] | None, list[str]]:
 
 
 def _check_places(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[str]:
-    """Check that ids are unique and that rows and places in the shards match one to one."""
+    """Check that ids are unique, and that rows match places in the shards one to one."""
     name = manifest.table.file
     first_row_of_id: dict[str, int] = {}
     first_row_at: dict[tuple[str, int], int] = {}
@@ -119,7 +108,7 @@ def _check_places(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[s
 
 
 def _check_transforms(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[str]:
-    """Check scale, offset and box counts of each row against what the manifest's settings give."""
+    """Check that scale, offset and box counts of each row follow from the manifest's settings."""
     for number, row in enumerate(rows):
         where = f"{manifest.table.file} row {number} ({row['sample_id']})"
         if min(row["source_width"], row["source_height"]) < 1:
@@ -148,16 +137,14 @@ def _check_counts(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[s
             "empty": sum(row["boxes_after"] == 0 for row in members),
             "groups": len({row["group_id"] for row in members}),
         }
-        said = manifest.splits.get(split)
-        if said is None:
+        counts = manifest.splits.get(split)
+        if counts is None:
             yield f"{MANIFEST_NAME}: it has no counts of split {split!r}"
             continue
-        for what, number in found.items():
-            if getattr(said, what) != number:
-                yield (
-                    f"{MANIFEST_NAME}: splits.{split}.{what} is {getattr(said, what)}, the table "
-                    f"has {number}"
-                )
+        for name, number in found.items():
+            listed = getattr(counts, name)
+            if listed != number:
+                yield f"{MANIFEST_NAME}: splits.{split}.{name} is {listed}, the table has {number}"
     truncated = sum(row["boxes_before"] - row["boxes_after"] for row in rows)
     if truncated != manifest.truncated_boxes:
         yield (
@@ -168,7 +155,7 @@ def _check_counts(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[s
     for number, row in enumerate(rows):
         where = f"{manifest.table.file} row {number} ({row['sample_id']})"
         if row["split"] not in SPLIT_NAMES:
-            yield f"{where}: split {row['split']!r} is none of {', '.join(SPLIT_NAMES)}"
+            yield f"{where}: split {row['split']!r} is not one of {', '.join(SPLIT_NAMES)}"
         splits = splits_of_group.setdefault(row["group_id"], set())
         if splits and row["split"] not in splits:
             yield (
@@ -179,7 +166,7 @@ def _check_counts(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[s
 
 
 def _check_left_out(manifest: WarehouseManifest) -> Iterator[str]:
-    """Check that the manifest counts as many frames that are no samples as it names or splits."""
+    """Check the manifest's counts of frames that did not become samples."""
     total = manifest.validation.total
     for kind in ("invalid", "missing"):
         named = sum(frame.kind == kind for frame in manifest.quarantined)
@@ -200,27 +187,23 @@ def _read_boxes(
     path: Path, *, entry: ShardEntry, manifest: WarehouseManifest
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]] | str:
     """Return a shard's boxes and mask, or what is wrong with its tensors."""
-    width, height = manifest.target_size_wh
-    expected = {
-        "images": ("U8", [entry.num_samples, height, width, 3]),
-        "boxes": ("F32", [entry.num_samples, manifest.max_boxes, 4]),
-        "mask": ("U8", [entry.num_samples, manifest.max_boxes]),
-    }
+    shapes = tensor_shapes(manifest, num_samples=entry.num_samples)
     try:
         with safe_open(path, framework="numpy") as shard:
             names = set(shard.keys())
-            if names != set(expected):
-                return f"{entry.file}: its tensors are {sorted(names)}, expected {sorted(expected)}"
-            for name, (dtype, shape) in expected.items():
+            if names != set(shapes):
+                return f"its tensors are {sorted(names)}, expected {sorted(shapes)}"
+            for name, shape in shapes.items():
                 tensor = shard.get_slice(name)
-                if (tensor.get_dtype(), tensor.get_shape()) != (dtype, shape):
+                found, code = (tensor.get_dtype(), tensor.get_shape()), DTYPES[name][0]
+                if found != (code, list(shape)):
                     return (
-                        f"{entry.file}: tensor {name!r} is {tensor.get_dtype()} "
-                        f"{tensor.get_shape()}, the manifest gives {dtype} {shape}"
+                        f"tensor {name!r} is {found[0]} {found[1]}, the manifest gives {code} "
+                        f"{list(shape)}"
                     )
             return shard.get_tensor("boxes"), shard.get_tensor("mask")
     except SafetensorError:
-        return f"{entry.file}: it is no safetensors file"
+        return "it is not a safetensors file"
 
 
 def _check_boxes(
@@ -249,59 +232,68 @@ def _check_boxes(
             )
 
 
-def verify_warehouse(manifest_path: Path, *, progress: Progress | None = None) -> Verification:
-    """Check all that a warehouse says about itself, and find every problem.
-
-    Raises:
-        HaustraError: the manifest is missing or cannot be read; all else is a problem in the
-            result.
-    """
-    manifest_path = resolve_manifest_path(manifest_path)
-    manifest = read_manifest(manifest_path)
-    folder = manifest_path.resolve().parent
-    problems = []
-    if folder.name != f"v{manifest.version}":
-        problems.append(
-            f"{MANIFEST_NAME}: its version is {manifest.version}, but its folder is named "
-            f"{folder.name!r}, expected 'v{manifest.version}'"
-        )
-    table_path = folder / manifest.table.file
-    changed = _check_file(table_path, name=manifest.table.file, sha256=manifest.table.sha256)
-    problems += [changed] if changed else []
-    rows, unreadable = _read_table(table_path, name=manifest.table.file)
-    problems += unreadable
-    problems += _check_left_out(manifest)
-    if rows is not None:
-        problems += _check_places(rows, manifest=manifest)
-        problems += _check_transforms(rows, manifest=manifest)
-        problems += _check_counts(rows, manifest=manifest)
+def _check_shards(
+    folder: Path, *, rows: list[Row], manifest: WarehouseManifest, progress: Progress
+) -> Iterator[str]:
     rows_of_shard: dict[str, dict[int, Row]] = {}
-    for row in rows or []:
+    for row in rows:
         rows_of_shard.setdefault(row["shard"], {}).setdefault(row["row"], row)
-    for entry in track(
-        manifest.shards,
-        progress=progress or SilentProgress(),
-        description="verify",
-        total=len(manifest.shards),
-    ):
+    shards = track(
+        manifest.shards, progress=progress, description="verify", total=len(manifest.shards)
+    )
+    for entry in shards:
         path = folder / entry.file
-        changed = _check_file(path, name=entry.file, sha256=entry.sha256, num_bytes=entry.num_bytes)
-        problems += [changed] if changed else []
+        damage = find_damage(path, sha256=entry.sha256, num_bytes=entry.num_bytes)
+        if damage:
+            yield f"{entry.file} {damage}"
         if not path.is_file():
             continue
         found = _read_boxes(path, entry=entry, manifest=manifest)
         if isinstance(found, str):
-            problems.append(found)
+            yield f"{entry.file}: {found}"
         else:
-            of_shard = rows_of_shard.get(entry.file, {})
-            problems += _check_boxes(*found, file=entry.file, rows=of_shard)
+            yield from _check_boxes(*found, file=entry.file, rows=rows_of_shard.get(entry.file, {}))
+
+
+def verify_warehouse(manifest: StrPath, *, progress: Progress | None = None) -> Verification:
+    """Check everything that a warehouse says about itself, and find every problem.
+
+    Args:
+        manifest: The manifest, or the folder that holds it.
+        progress: Receives the progress.
+
+    Raises:
+        HaustraError: The manifest is missing or cannot be read; the result has all else.
+    """
+    manifest_path = resolve_manifest_path(manifest)
+    checked = read_manifest(manifest_path)
+    folder = manifest_path.resolve().parent
+    problems = []
+    if folder.name != f"v{checked.version}":
+        problems.append(
+            f"{MANIFEST_NAME}: its version is {checked.version}, but its folder is named "
+            f"{folder.name!r}, expected 'v{checked.version}'"
+        )
+    table_path = folder / checked.table.file
+    damage = find_damage(table_path, sha256=checked.table.sha256)
+    problems += [f"{checked.table.file} {damage}"] if damage else []
+    rows, unreadable = _read_table(table_path, name=checked.table.file)
+    problems += unreadable
+    problems += _check_left_out(checked)
+    if rows is not None:
+        problems += _check_places(rows, manifest=checked)
+        problems += _check_transforms(rows, manifest=checked)
+        problems += _check_counts(rows, manifest=checked)
+    problems += _check_shards(
+        folder, rows=rows or [], manifest=checked, progress=progress or SilentProgress()
+    )
     return Verification(
         manifest_path=manifest_path,
-        version=manifest.version,
-        num_shards=len(manifest.shards),
-        num_bytes=sum(entry.num_bytes for entry in manifest.shards),
-        num_samples=sum(counts.samples for counts in manifest.splits.values()),
-        num_boxes=sum(counts.boxes for counts in manifest.splits.values()),
-        num_groups=sum(counts.groups for counts in manifest.splits.values()),
+        version=checked.version,
+        num_shards=len(checked.shards),
+        num_bytes=sum(entry.num_bytes for entry in checked.shards),
+        num_samples=sum(counts.samples for counts in checked.splits.values()),
+        num_boxes=sum(counts.boxes for counts in checked.splits.values()),
+        num_groups=sum(counts.groups for counts in checked.splits.values()),
         problems=tuple(problems),
     )

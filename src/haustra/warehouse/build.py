@@ -1,0 +1,195 @@
+"""Building a planned version: reuse shards, make the others, write the index, rename the folder."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.captures.validation import FrameProblem
+from haustra.core.allocator import keep_freed_memory
+from haustra.core.errors import HaustraError
+from haustra.core.files import move_folder, remove_abandoned
+from haustra.core.progress import Progress, track
+from haustra.warehouse.etl_config import ETLConfig, parse_target_size
+from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, WarehouseManifest
+from haustra.warehouse.index import write_index
+from haustra.warehouse.manifest import check_warehouse
+from haustra.warehouse.plan import ShardPlan, WarehousePlan
+from haustra.warehouse.reuse import FinishedShard, record_finished, reuse_shards
+from haustra.warehouse.samples import Outcome, Sample, check_planned_frame, make_samples
+from haustra.warehouse.shard_file import write_shard_file
+from haustra.warehouse.staging import staging_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ETLResult:
+    """A warehouse and how it was built."""
+
+    manifest_path: Path
+    manifest: WarehouseManifest
+    built_shards: int = 0
+    """Shards made from decoded images."""
+    reused_shards: int = 0
+    """Shards taken from another version or an interrupted ETL."""
+    notes: tuple[str, ...] = ()
+    """Lines for the user, such as a split without a group."""
+
+    @property
+    def built(self) -> bool:
+        """False where this version existed already."""
+        return self.built_shards + self.reused_shards > 0
+
+
+def _write_shard(
+    samples: list[Sample],
+    *,
+    images: NDArray[np.uint8],
+    shard: ShardPlan,
+    folder: Path,
+    config: ETLConfig,
+) -> ShardEntry:
+    """Write one shard, whole or not at all."""
+    boxes = np.zeros((len(samples), config.max_boxes, 4), dtype=np.float32)
+    mask = np.zeros((len(samples), config.max_boxes), dtype=np.uint8)
+    for row, sample in enumerate(samples):
+        boxes[row, : len(sample.boxes_xyxy)] = sample.boxes_xyxy
+        mask[row, : len(sample.boxes_xyxy)] = 1
+    num_bytes, sha256 = write_shard_file(folder / shard.file, images=images, boxes=boxes, mask=mask)
+    return ShardEntry(
+        file=shard.file,
+        split=shard.split,
+        num_samples=len(samples),
+        num_bytes=num_bytes,
+        sha256=sha256,
+        content=shard.content,
+    )
+
+
+def _make_shards(
+    shards: list[ShardPlan],
+    *,
+    plan: WarehousePlan,
+    staging: Path,
+    outcomes: dict[str, Outcome],
+    expected: dict[str, ShardEntry],
+    progress: Progress,
+) -> dict[str, ShardEntry]:
+    """Decode the frames of these shards and write them; return the entries by content."""
+    if not shards:
+        return {}
+    width, height = parse_target_size(plan.config.target_size)
+    num_rows = max(len(shard.frames) for shard in shards)
+    # Touching memory for the first time costs more than decoding, so two buffers serve all shards.
+    buffers = np.empty((2, num_rows, height, width, 3), dtype=np.uint8)
+    entries = {}
+    making = make_samples(
+        shards, image_digests=plan.image_digests, buffers=buffers, config=plan.config
+    )
+    with closing(making):
+        total = sum(len(shard.frames) for shard in shards)
+        made = track(making, progress=progress, description="etl", total=total, unit="images")
+        for number, shard in enumerate(shards):
+            images = buffers[number % 2]
+            samples: list[Sample] = []
+            for row, frame in enumerate(shard.frames):
+                item = next(made)
+                if isinstance(item, FrameProblem):
+                    outcomes[frame.sample_id] = item
+                    continue
+                outcomes[frame.sample_id] = item.checked
+                if len(samples) < row:  # a frame before it was broken: close the gap
+                    images[len(samples)] = images[row]
+                samples.append(item)
+            if not samples:
+                continue
+            entry = _write_shard(
+                samples,
+                images=images[: len(samples)],
+                shard=shard,
+                folder=staging / "version",
+                config=plan.config,
+            )
+            if expected.get(shard.content, entry) != entry:
+                raise HaustraError(
+                    f"{shard.file}: the same captures gave other bytes, so another image library "
+                    "made this warehouse; expected the one it was built with; move its folder "
+                    "away and run `haustra etl`"
+                )
+            entries[shard.content] = entry
+            sizes_wh = {s.checked.frame.sample_id: s.checked.size_wh for s in samples}
+            record_finished(staging, finished=FinishedShard(entry=entry, sizes_wh=sizes_wh))
+    return entries
+
+
+def _is_whole(manifest_path: Path, *, manifest: WarehouseManifest) -> bool:
+    try:
+        return manifest_path.exists() and check_warehouse(manifest_path) == manifest
+    except HaustraError:
+        return False
+
+
+def build_version(
+    plan: WarehousePlan,
+    *,
+    folder: Path,
+    check: Callable[[WarehouseManifest], None],
+    notes: tuple[str, ...],
+    progress: Progress,
+    expected: dict[str, ShardEntry] | None = None,
+) -> ETLResult:
+    """Build a planned version as `folder`, reusing the shards that exist beside it.
+
+    Args:
+        plan: The planned version.
+        folder: Folder of the version; an existing one is replaced.
+        check: Called with the manifest before the folder gets its name; may raise.
+        notes: Notes of the result.
+        progress: Receives the progress.
+        expected: Entries, by content, that the shards must equal.
+
+    Raises:
+        HaustraError: No frame is usable, an image changed meanwhile, a shard is not as expected,
+            or `check` raises it.
+    """
+    outcomes: dict[str, Outcome] = {
+        frame.sample_id: check_planned_frame(frame, image_digest=None)
+        for frame in plan.frames
+        if plan.image_digests[frame.sample_id] is None
+    }
+    expected = expected or {}
+    keep_freed_memory()
+    with staging_folder(folder.parent) as staging:
+        reused = reuse_shards(
+            plan,
+            output_root=folder.parent,
+            staging=staging,
+            outcomes=outcomes,
+            expected=expected,
+            progress=progress,
+        )
+        built = _make_shards(
+            [shard for shard in plan.shards if shard.content not in reused],
+            plan=plan,
+            staging=staging,
+            outcomes=outcomes,
+            expected=expected,
+            progress=progress,
+        )
+        manifest = write_index(
+            plan, folder=staging / "version", entries=reused | built, outcomes=outcomes
+        )
+        check(manifest)
+        # Where another ETL has finished the same version meanwhile, readers may have it open.
+        if not _is_whole(folder / MANIFEST_NAME, manifest=manifest):
+            move_folder(staging / "version", target=folder)
+    remove_abandoned(folder)
+    return ETLResult(
+        manifest_path=folder / MANIFEST_NAME,
+        manifest=manifest,
+        built_shards=len(built),
+        reused_shards=len(reused),
+        notes=notes,
+    )
