@@ -75,6 +75,12 @@ def _open_training_split(config: TrainConfig, *, warehouse: Warehouse) -> Split:
             f"{max_boxes}; leave it out, or build a warehouse with `haustra etl --max-boxes "
             f"{config.max_boxes}`"
         )
+    if not len(split):
+        raise HaustraError(
+            f"{config.manifest}: the training split is empty, so there is nothing to train on; "
+            "evaluate a detector on this warehouse with `haustra eval`, or build one whose "
+            "`haustra etl --split` gives train a share"
+        )
     if not split.num_boxes:
         raise HaustraError(
             f"{config.manifest}: the training split has {len(split)} sample(s) and no box, so "
