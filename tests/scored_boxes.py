@@ -1,4 +1,4 @@
-"""Labelled and detected boxes of small images, for tests of the metrics."""
+"""Labeled and detected boxes of small images, for tests of the metrics."""
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def frame(
     lesions: tuple[str | None, ...] | None = None,
     run_id: str = "run",
 ) -> EvalFrame:
-    """Return a frame of a run with these labels; each names the lesion `a` unless told."""
+    """Return a frame of a run with these labels; each names the lesion `a` by default."""
     names = ("a",) * len(truth) if lesions is None else lesions
     return EvalFrame(
         sample_id=f"{run_id}/frame_{number:05}",

@@ -11,7 +11,7 @@ import make_cli
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "haustra"
-SUFFIXES = {".css", ".html", ".ipynb", ".j2", ".js", ".md", ".py", ".sh"}
+SUFFIXES = {".css", ".html", ".ipynb", ".jinja", ".js", ".md", ".py", ".sh"}
 PLACES = {
     "README.md": [ROOT / "README.md"],
     "CONTRIBUTING.md": [ROOT / "CONTRIBUTING.md"],

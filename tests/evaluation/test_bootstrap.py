@@ -181,7 +181,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> Non
     assert intervals_of(truths, predictions, seed=2).ap50 != first.ap50
 
 
-def test_what_is_not_labelled_has_no_interval_and_draws_without_labels_are_left_out() -> None:
+def test_what_is_not_labeled_has_no_interval_and_draws_without_labels_are_left_out() -> None:
     nothing = intervals_of([truth_of()] * 3, [found((0.9, SMALL))] * 3)
     undefined = [nothing.ap50, nothing.ap75, nothing.ap50_95, nothing.sensitivity]
     assert undefined == [None] * 4

@@ -129,7 +129,7 @@ def test_the_report_shows_mistakes_only_where_there_are_some(
 
 
 class StubDetector:
-    """A function in place of a network, with what an evaluation asks of a detector."""
+    """A function instead of a network, with what an evaluation asks of a detector."""
 
     caption = "a detector"
     input_size_wh = (64, 64)

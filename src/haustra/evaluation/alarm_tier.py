@@ -1,4 +1,4 @@
-"""Alarms: how often boxes appear on nothing, run by run, and what hold-off saves and costs."""
+"""Alarms: boxes on nothing over time, and what hold-off saves and costs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,41 +16,41 @@ from haustra.evaluation.lesion_tier import mean_of_known
 
 HOLD_OFFS = (0, 3, 6, 15)
 RUN_LENGTHS_S = (0.5, 1.0, 2.0)
-"""Limits between the classes of false activations by length."""
+"""Limits between the classes of false activations by their length."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlarmRow:
-    """False alarms, and what silence costs, at one hold-off."""
+    """False alarms, and what their suppression costs, at one hold-off."""
 
     hold_off_frames: int
     lower_threshold: float
-    """Score that keeps an activation on."""
+    """Least score that keeps an activation on."""
     false_activations: int
-    """Runs of frames with a shown box that touches no label."""
+    """Number of unbroken series of frames with a shown box that touches no label."""
     false_activations_per_procedure: float
     false_activations_per_minute: float
     false_time_share: float
-    """Share of all frames with such a box."""
+    """Share of all frames that have such a box."""
     run_lengths: list[int]
-    """False activations under 0.5 s, 0.5 to 1 s, 1 to 2 s, and from 2 s."""
+    """Number of false activations under 0.5 s, from 0.5 to 1 s, from 1 to 2 s, and from 2 s on."""
     lesions_shown: int
-    """Lesions that a shown box ever touches."""
+    """Number of lesions that a shown box ever touches."""
     mean_delay_s: float | None
-    """From a lesion's first box without hold-off to its first one with it."""
+    """Mean time from a lesion's first box without hold-off to its first box with it."""
     frame_sensitivity: float | None
     """Share of the lesion frames on which a shown box touches a label."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlarmTier:
-    """What a detector at work would be heard and seen to say."""
+    """False alarms of a detector at work, by hold-off."""
 
     threshold: float
     num_procedures: int
     minutes: float
     rows: list[AlarmRow]
-    """By hold-off; the operating point's own comes last where it is none of them."""
+    """One row per hold-off; the operating point's own comes last where it is another."""
 
 
 @dataclass

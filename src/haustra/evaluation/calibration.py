@@ -1,8 +1,9 @@
-"""Calibration: whether seven of ten boxes with a score of 0.7 are right.
+"""Calibration: the distance between the scores of boxes and the shares of them that are right.
 
-A box is right if it is matched to a labelled one at IoU 0.5, each label once. Expected calibration
-error: Guo et al. 2017, On Calibration of Modern Neural Networks; for boxes, Küppers et al. 2020,
-Multivariate Confidence Calibration for Object Detection.
+Seven of ten boxes with a score of 0.7 should be right.
+A box is right if it matches a label at IoU 0.5, each label once. The expected calibration error is
+that of Guo et al. 2017, On Calibration of Modern Neural Networks, and for boxes of Küppers et al.
+2020, Multivariate Confidence Calibration for Object Detection.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from haustra.evaluation.metrics import ranked_matches
 
 NUM_BINS = 10
 LEAST_SCORE = 0.05
-"""Slots below it say that there is nothing; they are many, and would hide all other errors."""
+"""Least score that counts. Slots below it say that there is nothing, and so many would hide all
+other errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +34,17 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How far scores are from shares."""
+    """Distance between the scores of boxes and the shares of them that are right."""
 
     num_boxes: int
     """Boxes with a score of at least 0.05."""
     expected_error: float | None
     """Mean of |mean score - share right| over the boxes' bins; None without any box."""
     largest_error: float | None
-    """The worst bin's."""
+    """|mean score - share right| of the worst bin."""
     bins: list[ReliabilityBin]
     right_counts: list[int]
-    """Right boxes by bin."""
+    """Number of right boxes by bin."""
     wrong_counts: list[int]
 
 

@@ -1,4 +1,4 @@
-"""Frames: whether a polyp is flagged where there is one, and nothing where there is none.
+"""Frames: polyps that are flagged on the frames that show one, and alarms on clean frames.
 
 The numbers come from `true-colon`, the code of the TRUE-Colon protocol (Doerrich et al. 2026,
 https://arxiv.org/abs/2608.13711). Its rule for "flagged" is any overlap with a label (IoU > 0).
@@ -15,7 +15,7 @@ from haustra.evaluation.frames import Lesion
 from haustra.evaluation.metrics import to_coco
 
 FLAGGED_IOU = 0.0
-"""Strictly more overlap than this is enough (TRUE-Colon)."""
+"""IoU above which a box touches a label (TRUE-Colon)."""
 LEAST_THRESHOLD = 1e-9
 """A threshold of 0 would flag frames without a detection, whose score is 0."""
 FEW_CLEAN_FRAMES = 22
@@ -29,10 +29,10 @@ Lippman-Hand 1983, If Nothing Goes Wrong, Is Everything All Right?, JAMA 249).
 
 
 def import_true_colon() -> Any:
-    """Return the package.
+    """Return the package `true_colon`.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: It is not installed.
     """
     try:
         import true_colon
@@ -47,7 +47,7 @@ def to_true_colon(
     *,
     lesions: Sequence[tuple[Lesion | None, ...]] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return labels and detections as true-colon takes them: COCO's, image ids as text from 0."""
+    """Return labels and detections as true-colon takes them: as COCO, image ids "0", "1", ..."""
     labels, detections = to_coco(truths, predictions)
     labels["images"] = [{"id": str(index)} for index in range(len(truths))]
     for entry in (*labels["annotations"], *detections):
@@ -62,19 +62,19 @@ def to_true_colon(
 
 @dataclass(frozen=True, kw_only=True)
 class FrameTier:
-    """Whether polyps are flagged on the frames that show one, and nothing on the others."""
+    """Flagged frames, among those that show a polyp and among the clean ones."""
 
     threshold: float
     num_lesion_frames: int
     num_clean_frames: int
     true_positives: int
-    """Lesion frames with a shown box that touches a label."""
+    """Number of lesion frames with a shown box that touches a label."""
     false_positives: int
-    """Clean frames with a shown box."""
+    """Number of clean frames with a shown box."""
     sensitivity: float | None
-    """Share of the lesion frames; None without any."""
+    """Share of the lesion frames that are flagged; None without a lesion frame."""
     false_positive_rate: float | None
-    """Share of the clean frames; None without any."""
+    """Share of the clean frames that are flagged; None without a clean frame."""
     specificity: float | None
     precision: float | None
     """None where no frame is flagged."""
@@ -88,11 +88,11 @@ class FrocCurves:
 
     thresholds: list[float]
     sensitivity: list[float]
-    """Share of the labelled boxes that are flagged."""
+    """Share of the labeled boxes that are touched."""
     false_boxes_per_image: list[float]
-    """FROC's axis."""
+    """False boxes per image, the axis of FROC."""
     flagged_clean_share: list[float] | None
-    """AFROC's axis: share of the clean frames with a box; None without any."""
+    """Share of the clean frames with a box, the axis of AFROC; None without a clean frame."""
 
 
 def frame_scores(
@@ -145,7 +145,7 @@ def few_clean_frames_note(frames: FrameTier) -> str | None:
 
 
 def froc_curves(truths: Sequence[Detections], predictions: Sequence[Detections]) -> FrocCurves:
-    """Compute FROC and AFROC over all labelled boxes."""
+    """Compute FROC and AFROC over all labeled boxes."""
     true_colon = import_true_colon()
     labels, detections = to_true_colon(truths, predictions)
     prepared = true_colon.prepare_froc_inputs(labels, detections)

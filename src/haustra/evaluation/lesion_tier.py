@@ -1,6 +1,7 @@
-"""Lesions: whether, when and how steadily each one is detected while it is in view.
+"""Lesions: how early and how steadily each one is detected while it is in view.
 
-`true-colon` counts (see `frame_tier`); gaps and flicker, which it does not have, are ours.
+The counts come from `true-colon` (see `frame_tier`). It has no gaps and no flicker; they are
+computed here.
 """
 
 from collections import defaultdict
@@ -16,12 +17,12 @@ from haustra.evaluation.frame_tier import FLAGGED_IOU, import_true_colon, to_tru
 from haustra.evaluation.frames import EvalFrame, timed_runs
 
 STABLE_S = 0.5
-"""Detections that "detected within N s" asks for: as many as fill this time (15 at 30 Hz)."""
+"""Time that detections must fill to count as "detected within N s": 15 frames at 30 Hz."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _FrameNumbers:
-    """Names frames by their index here, and gives true-colon their place in time."""
+    """Frame numbers for true-colon, which names the frames by their index in `numbers`."""
 
     numbers: Sequence[int | None]
     name: str = "haustra"
@@ -35,7 +36,10 @@ class _FrameNumbers:
 
 @dataclass(frozen=True, kw_only=True)
 class LesionRow:
-    """One lesion over the frames of its run that show it."""
+    """One lesion over the frames of its run that show it.
+
+    It is detected on a frame where a shown box touches its label.
+    """
 
     lesion_id: str
     num_visible_frames: int
@@ -43,17 +47,17 @@ class LesionRow:
     detected_share: float
     detected_ever: bool
     detected_25_percent: bool
-    """On at least a quarter of its frames."""
+    """True if it is detected on at least a quarter of its frames."""
     detected_50_percent: bool
     detected_within_1_s: bool
-    """Half a second's worth of detections in the first second."""
+    """True if the detections in its first second in view add up to half a second."""
     detected_within_3_s: bool
     detected_within_5_s: bool
     first_detection_frames: int | None
-    """Frames from its first appearance to its first detection; None where there is none."""
+    """Number of frames from its first appearance to its first detection; None without one."""
     first_detection_s: float | None
     longest_gap_frames: int
-    """Most visible frames in a row without a detection."""
+    """Largest number of visible frames in a row without a detection."""
     flicker_per_s: float
     """Changes between detected and not, per second in view."""
     size_mm: float | None
@@ -62,13 +66,14 @@ class LesionRow:
 
 @dataclass(frozen=True, kw_only=True)
 class LesionTier:
-    """What becomes of the lesions."""
+    """All lesions together, and one by one."""
 
     threshold: float
     num_lesions: int
     num_boxes_without_identity: int
-    """Labelled boxes that name no lesion; they are part of no row."""
+    """Number of labeled boxes that name no lesion and are part of no row."""
     detected_ever: int
+    """Number of lesions that are detected on at least one frame; the next five count alike."""
     detected_25_percent: int
     detected_50_percent: int
     detected_within_1_s: int
@@ -76,7 +81,7 @@ class LesionTier:
     detected_within_5_s: int
     mean_detected_share: float
     mean_first_detection_frames: float | None
-    """Of the lesions that were detected."""
+    """Mean over the lesions that are detected, as is the next."""
     mean_first_detection_s: float | None
     mean_flicker_per_s: float
     rows: list[LesionRow]
@@ -86,11 +91,11 @@ COUNTED = (
     *("detected_ever", "detected_25_percent", "detected_50_percent"),
     *("detected_within_1_s", "detected_within_3_s", "detected_within_5_s"),
 )
-"""Fields of a row that the tier counts the lesions by."""
+"""Fields of a row of which the tier counts the true ones."""
 
 
 def mean_of_known(values: Sequence[float | None]) -> float | None:
-    """Return the mean of the values that are known, or None where there is none."""
+    """Return the mean of the values that are not None, or None without such a value."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 

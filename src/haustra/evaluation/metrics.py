@@ -1,8 +1,8 @@
 """Box metrics over a set of images: COCO's average precision, and counts at one threshold.
 
-AP comes from `faster-coco-eval`, which implements the COCO protocol; the tests compare it with
-`pycocotools`. Counts at a threshold use one-to-one matching, best score first, so a second box on
-the same polyp is a false positive and is also counted as a duplicate.
+Average precision comes from `faster-coco-eval`, which implements the COCO protocol; the tests
+compare it with `pycocotools`. Counts at a threshold use one-to-one matching, best score first. So
+a second box on the same polyp is a false positive and is also counted as a duplicate.
 """
 
 import contextlib
@@ -28,20 +28,20 @@ COCO_STATS = (
 
 @dataclass(frozen=True, kw_only=True)
 class AveragePrecision:
-    """COCO average precision, each in 0..1, or None where nothing of that kind was labelled."""
+    """COCO average precision, each in 0..1, or None where nothing of that kind is labeled."""
 
     ap50: float | None
     ap75: float | None
     ap50_95: float | None
     ap_small: float | None
-    """Objects under 32x32 pixels of the source image."""
+    """AP50-95 of objects under 32x32 pixels of the source image."""
     ap_medium: float | None
     ap_large: float | None
-    """Objects of at least 96x96 pixels."""
+    """AP50-95 of objects of at least 96x96 pixels."""
     ar_1: float | None
     """Average recall with at most one detection an image."""
     ar_10: float | None
-    """With at most ten."""
+    """Average recall with at most ten detections an image."""
     ar_100: float | None
 
 
@@ -57,7 +57,7 @@ class ThresholdMetrics:
     false_positives: int
     false_negatives: int
     duplicates_per_truth: float
-    """Extra detections that overlap an already found polyp by IoU 0.5, per labelled polyp."""
+    """Extra detections that overlap a polyp that is already found by IoU 0.5, per labeled polyp."""
     mean_matched_iou: float
     empty_images_with_detection: int
     empty_images: int
@@ -95,7 +95,7 @@ def _coco_entries(boxes_px: NDArray[np.float64], *, image_id: int) -> list[dict[
 def to_coco(
     truths: Sequence[Detections], predictions: Sequence[Detections]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return ground truth and detections as COCO's JSON values, image ids from 1."""
+    """Return labels and detections as COCO's JSON values, with image ids from 1."""
     ground_truth: dict[str, Any] = {
         "info": {},
         "categories": [{"id": 1, "name": "polyp"}],
@@ -123,11 +123,11 @@ def average_precision(
     """Compute COCO average precision; boxes in pixels of the source images.
 
     Args:
-        truths: labelled boxes, one entry per image.
-        predictions: detections of the same images in the same order, at every score.
+        truths: Labeled boxes, one entry per image.
+        predictions: Detections on the same images in the same order, at every score.
 
     Raises:
-        ValueError: the two differ in length.
+        ValueError: The two differ in length.
         MissingExtraError: `faster-coco-eval` is not installed.
     """
     if len(truths) != len(predictions):
@@ -159,11 +159,11 @@ def average_precision(
 def match_detections(
     truth: Detections, prediction: Detections, *, iou: float = MATCH_IOU
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
-    """Match one image's detections to its truth, best score first, each truth once.
+    """Match one image's detections to its labels, best score first, each label once.
 
     Returns:
-        [N] the truth of each detection or -1, [N] whether an unmatched detection duplicates a
-        found truth, and [N] the IoU of each match (0 where none).
+        Number of the matching label or -1 [N], unmatched detections that duplicate a found label
+        [N], and IoU of each match or 0 [N].
     """
     overlaps = iou_matrix(prediction.boxes_px, truth.boxes_px)
     matched = np.full(len(prediction), -1, dtype=np.int64)
@@ -205,10 +205,10 @@ class ImageCounts:
     hits: int
     misses: int
     false_alarms: int
-    """Duplicates included."""
+    """Number of detections without a match, duplicates included."""
     duplicates: int
     matched_iou: float
-    """Sum over the hits."""
+    """Sum of the IoU over the hits."""
 
 
 def count_at_threshold(
@@ -228,7 +228,7 @@ def count_at_threshold(
 
 
 def precision_recall_f1(*, hits: int, misses: int, false_alarms: int) -> tuple[float, float, float]:
-    """Return precision, recall and their harmonic mean; 0 where nothing is shown or labelled."""
+    """Return precision, recall and their harmonic mean; 0 where nothing is shown or labeled."""
     precision = hits / max(1, hits + false_alarms)
     recall = hits / max(1, hits + misses)
     return precision, recall, 2 * precision * recall / max(1e-12, precision + recall)
@@ -265,7 +265,17 @@ def threshold_metrics(
 def box_metrics(
     truths: Sequence[Detections], predictions: Sequence[Detections], *, threshold: float
 ) -> BoxMetrics:
-    """Compute all box metrics; see `average_precision` and `threshold_metrics`."""
+    """Compute all box metrics.
+
+    Args:
+        truths: Labeled boxes, one entry per image.
+        predictions: Detections on the same images in the same order, at every score.
+        threshold: Score (0..1) from which detections count in `at_threshold`.
+
+    Raises:
+        ValueError: The two differ in length.
+        MissingExtraError: `faster-coco-eval` is not installed.
+    """
     return BoxMetrics(
         num_images=len(truths),
         num_truths=sum(len(truth) for truth in truths),

@@ -5,13 +5,13 @@ A panel is a function that draws on one pair of axes; panels without data are le
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from haustra.core.boxes import FloatArray
 from haustra.core.errors import MissingExtraError
+from haustra.core.paths import StrPath
 from haustra.evaluation.calibration import Calibration
 from haustra.evaluation.degrade import KINDS, SEVERITIES, DegradationResult
 from haustra.evaluation.evaluation import Evaluation
@@ -40,7 +40,7 @@ def import_pyplot() -> Any:
     return plt
 
 
-def _draw_panels(path: Path, panels: list[Panel], *, width_in: float = PANEL_WIDTH_IN) -> None:
+def _draw_panels(path: StrPath, panels: list[Panel], *, width_in: float = PANEL_WIDTH_IN) -> None:
     """Draw panels as one PNG, three in a row."""
     pyplot = import_pyplot()
     columns, rows = min(COLUMNS, len(panels)), -(-len(panels) // COLUMNS)
@@ -63,7 +63,7 @@ def precision_recall(evaluation: Evaluation) -> tuple[FloatArray, FloatArray]:
     return recall, found / np.arange(1, len(found) + 1)
 
 
-def draw_curves(path: Path, *, history: list[dict[str, Any]], evaluation: Evaluation) -> None:
+def draw_curves(path: StrPath, *, history: list[dict[str, Any]], evaluation: Evaluation) -> None:
     """Draw precision against recall and, where it is known, the training by epoch.
 
     Args:
@@ -101,7 +101,7 @@ def _draw_precision_recall(axis: Any, *, evaluation: Evaluation) -> None:
     axis.set(xlim=(0, 1), ylim=(0, 1.02))
 
 
-def draw_clinical(path: Path, *, result: EvaluationResult) -> None:
+def draw_clinical(path: StrPath, *, result: EvaluationResult) -> None:
     """Draw FROC, AFROC, reliability, score histograms and, of frames in time, the hold-off sweep.
 
     Args:
@@ -145,7 +145,7 @@ def _draw_afroc(axis: Any, *, result: EvaluationResult) -> None:
 def _draw_reliability(axis: Any, *, calibration: Calibration) -> None:
     filled = [found for found in calibration.bins if found.count]
     scores, shares = zip(*((found.mean_score, found.share_right) for found in filled), strict=True)
-    axis.plot([0, 1], [0, 1], color="grey", lw=1)
+    axis.plot([0, 1], [0, 1], color="gray", lw=1)
     axis.plot(scores, shares, marker="o", color="tab:orange")
     title = f"reliability, expected error {calibration.expected_error:.3f}"
     axis.set(title=title, xlabel="score", ylabel="share right", ylim=(0, 1))
@@ -168,7 +168,7 @@ def _draw_hold_off(axis: Any, *, names: list[str], values: dict[str, list[float]
     axis.set_ylim(0, 1.05 * max(heights) or 1)
 
 
-def draw_degradation_scores(path: Path, *, degradations: DegradationResult) -> None:
+def draw_degradation_scores(path: StrPath, *, degradations: DegradationResult) -> None:
     """Draw recall by kind and severity of degradation as one PNG."""
     panel = partial(_draw_degradations, degradations=degradations)
     _draw_panels(path, [panel], width_in=COLUMNS * PANEL_WIDTH_IN)

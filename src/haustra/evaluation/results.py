@@ -32,6 +32,6 @@ class EvaluationResult:
     degradations: DegradationResult | None
     """None unless asked for."""
     notes: list[str]
-    """What the reader has to know: frames left out, tiers that are missing, leaks."""
+    """Cautions for the reader: leaks, small samples, and what is left out."""
     summary: dict[str, Any]
     report: list[Path]
