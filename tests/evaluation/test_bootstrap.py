@@ -191,6 +191,13 @@ def test_what_is_not_labeled_has_no_interval_and_draws_without_labels_are_left_o
     assert rarely.ap50 == pytest.approx((1, 1))
 
 
+def test_a_rate_that_no_draw_changes_has_no_interval() -> None:
+    truths = [truth_of(SMALL)] * 4 + [truth_of()] * 30
+    intervals = intervals_of(truths, [found((0.9, SMALL))] * 2 + [found()] * 32)
+    assert intervals.false_positive_rate is None  # none of 30 flagged is not a rate of 0 to 0
+    assert intervals.sensitivity == pytest.approx((0, 1), abs=0.2)
+
+
 def test_a_thousand_resamples_take_seconds() -> None:  # so that they are the default
     rng = np.random.default_rng(0)
     truths, predictions = [], []

@@ -12,8 +12,9 @@ from haustra.core.detections import Detections, PredictSlots, Slots
 from haustra.core.letterbox import ResizeMode
 from haustra.core.operating_point import OperatingPoint
 from haustra.evaluation.config import EvalConfig
-from haustra.evaluation.evaluation import Evaluation
-from haustra.evaluation.gallery import choose_examples, spread_evenly
+from haustra.evaluation.evaluation import Evaluation, evaluate_frames
+from haustra.evaluation.frames import SplitFrames
+from haustra.evaluation.gallery import choose_examples, spread_evenly, write_gallery
 from haustra.evaluation.metrics import box_metrics
 from haustra.evaluation.results import EvaluationResult
 from haustra.evaluation.stage import evaluate_detector
@@ -251,6 +252,17 @@ def test_captures_in_no_known_time_order_have_no_lesions_and_no_alarms(
     assert (measured["lesions"], measured["alarms"]) == (None, None)
 
 
+def test_the_gallery_takes_a_path_as_text(tmp_path: Path, manifest: Path) -> None:
+    source = SplitFrames(open_split(manifest, split="train"))
+    evaluation = evaluate_frames(
+        source,
+        predict=lambda frames, images: [detections()] * len(frames),
+        threshold=0.3,
+    )
+    write_gallery(str(tmp_path / "gallery.png"), evaluation=evaluation, source=source)
+    assert (tmp_path / "gallery.png").is_file()
+
+
 def test_names_from_the_data_are_text_on_the_page(tmp_path: Path, manifest: Path) -> None:
     folder = tmp_path / "a <b> & c"
     write_captures(folder, num_runs=1, frames_per_run=2)
@@ -285,6 +297,7 @@ def test_frames_are_printed_by_the_names_of_their_rates(
     assert 0 < num_clean < 22
     sensitivity, rate = f"{frames['sensitivity']:.1%}", f"{frames['false_positive_rate']:.1%}"
     hits, alarms = frames["true_positives"], frames["false_positives"]
+    assert max(len(line) for line in printed.splitlines() if str(tmp_path) not in line) <= 100
     for pattern in (
         rf"sensitivity +{sensitivity} .* {hits} of {num_lesion} with a polyp",
         rf"false-positive rate +{rate} .* {alarms} of {num_clean} clean",

@@ -214,7 +214,7 @@ def _time_order_note(evaluation: Evaluation, *, source: FrameSource) -> str | No
     """Return a line about the runs that lesions and alarms leave out; None where there is none."""
     if isinstance(source, SplitFrames):
         return (
-            "lesions and alarms are left out: a split's order in time is not known; use "
+            "lesions and alarms are left out, since a split is in no time order; use "
             "`haustra eval --captures`"
         )
     runs = list(dict.fromkeys(frame.run_id for frame in evaluation.frames))
