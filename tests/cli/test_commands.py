@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import make_cli
 from checkpoints import write_lively_checkpoint
 from haustra import __version__
 from haustra.cli.main import COMMANDS, main
@@ -59,6 +60,23 @@ def test_every_command_has_help_without_torch(name: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "LOADED False" in done.stdout
     assert "Usage: haustra" in done.stdout
+
+
+@pytest.mark.parametrize("words", make_cli.list_commands())
+def test_help_shows_every_word_of_its_texts(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    command = make_cli.list_commands()[words]
+    assert run([*words.split(), "--help"]) == 0
+    shown = set(capsys.readouterr().out.split())
+    texts = {words: command.help.split("Parameters\n")[0]} | {
+        setting.names[0]: setting.parameter.help or ""
+        for setting in make_cli.list_settings(command)
+    }
+    for name, text in texts.items():
+        lost = set(text.replace("`", "").split()) - shown
+        assert not lost, f"the help of {words} {name} loses {lost}"
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
