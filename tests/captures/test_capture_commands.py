@@ -9,6 +9,11 @@ import numpy as np
 import pytest
 
 from builders import files_in, write_frame, write_image, write_json, write_run
+from haustra.captures.importers.dataset import ImportConfig
+from haustra.captures.importers.yolo import import_yolo
+from haustra.captures.overlay import OverlayConfig, draw_overlays
+from haustra.captures.prune import PruneConfig, prune_captures
+from haustra.captures.reader import read_run, read_runs
 from haustra.cli.main import main
 
 Capture = pytest.CaptureFixture[str]
@@ -256,3 +261,21 @@ def test_overlay_prints_json_when_asked(captures: Path, capsys: Capture) -> None
         "pictures": [str(out / "frame_00000.png"), str(out / "frame_00001.png")],
         "problems": PROBLEMS[:1],
     }
+
+
+def test_functions_and_settings_take_paths_as_text(tmp_path: Path) -> None:
+    write_image(tmp_path / "data/images/a.png")
+    (tmp_path / "data/labels").mkdir()
+    imported = import_yolo(
+        f"{tmp_path}/data/images",
+        f"{tmp_path}/data/labels",
+        config=ImportConfig(output_root=f"{tmp_path}/captures"),  # type: ignore[arg-type]
+    )
+    assert read_run(str(imported.folder)).frames == read_runs(f"{tmp_path}/captures")[0].frames
+    (pruned,) = prune_captures(
+        PruneConfig(captures=f"{tmp_path}/captures", output_root=f"{tmp_path}/filtered")  # type: ignore[arg-type]
+    )
+    assert pruned.kept == 1
+    pictures = OverlayConfig(output_root=f"{tmp_path}/pictures")  # type: ignore[arg-type]
+    drawn = draw_overlays(str(imported.folder), config=pictures)
+    assert [picture.parent for picture in drawn.pictures] == [tmp_path / "pictures"]

@@ -130,7 +130,7 @@ def test_boxes_of_one_category_can_be_taken(tmp_path: Path) -> None:
 
 def test_an_unknown_category_is_refused_with_those_there_are(tmp_path: Path) -> None:
     assert import_error(tmp_path, content(), category="Polyp") == (
-        f"--category 'Polyp' is not in {tmp_path / 'instances.json'}; it has ['fold', 'polyp']"
+        f"category='Polyp' is not in {tmp_path / 'instances.json'}; it has ['fold', 'polyp']"
     )
 
 

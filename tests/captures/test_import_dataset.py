@@ -85,7 +85,7 @@ def test_the_run_is_named_by_its_id_its_data_set_or_its_folder(
 def test_a_run_id_that_is_no_plain_name_is_refused(run_id: str) -> None:
     with pytest.raises(HaustraError) as caught:
         ImportConfig(run_id=run_id)
-    assert str(caught.value) == (f"--run-id {run_id!r}: expected letters, digits, '-' and '_' only")
+    assert str(caught.value) == (f"run_id={run_id!r}: expected letters, digits, '-' and '_' only")
 
 
 def test_an_existing_run_is_refused_unless_it_may_be_replaced(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_pattern_gathers_images_into_groups(
 def test_a_pattern_that_finds_no_group_is_refused(tmp_path: Path, group_regex: str) -> None:
     root = write_dataset(tmp_path, "b.png")
     assert import_error(root, group_regex=group_regex) == (
-        f"--group-regex {group_regex!r} does not match 'b'; expected a pattern that matches "
+        f"group_regex={group_regex!r} does not match 'b'; expected a pattern that matches "
         "every image"
     )
     assert list((tmp_path / "captures").iterdir()) == []
@@ -138,7 +138,7 @@ def test_a_pattern_that_is_no_regular_expression_is_refused() -> None:
     with pytest.raises(HaustraError) as caught:
         ImportConfig(group_regex="(p")
     assert str(caught.value) == (
-        "--group-regex '(p' is not a regular expression: missing ), unterminated subpattern at "
+        "group_regex='(p' is not a regular expression: missing ), unterminated subpattern at "
         "position 0"
     )
 

@@ -111,7 +111,7 @@ def test_an_image_without_a_mask_is_named(tmp_path: Path) -> None:
     (root / "masks/2.png").unlink()
     assert import_error(root) == (
         f"2 image(s) of {root / 'images'} have no mask in {root / 'masks'}, such as '1'; "
-        "expected a mask of the same stem for every image"
+        "expected one of the same stem for every image"
     )
 
 
@@ -120,7 +120,7 @@ def test_a_mask_without_an_image_is_named(tmp_path: Path) -> None:
     (root / "images/1.jpg").unlink()
     assert import_error(root) == (
         f"1 mask(s) of {root / 'masks'} have no image in {root / 'images'}, such as '1'; "
-        "expected an image of the same stem for every mask"
+        "expected one of the same stem for every mask"
     )
 
 
@@ -140,7 +140,7 @@ def test_a_smallest_size_below_one_is_refused(min_pixels: int) -> None:
 
 
 def test_the_settings_of_every_import_are_checked_too() -> None:
-    with pytest.raises(HaustraError, match=r"^--group-regex"):
+    with pytest.raises(HaustraError, match=r"^group_regex"):
         MaskImportConfig(group_regex="(")
 
 

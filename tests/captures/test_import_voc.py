@@ -111,16 +111,16 @@ def test_a_file_that_is_not_xml_is_named(tmp_path: Path, text: str, reason: str)
 
 def test_an_image_without_an_annotation_is_named(tmp_path: Path) -> None:
     assert import_error(tmp_path, {"a.xml": voc_file()}) == (
-        f"1 file(s) lack an annotation in {tmp_path / 'data/xml'}, such as 'b'; "
-        "expected one of the same stem"
+        f"1 image(s) of {tmp_path / 'data/images'} have no annotation in {tmp_path / 'data/xml'}, "
+        "such as 'b'; expected one of the same stem for every image"
     )
 
 
 def test_an_annotation_without_an_image_is_named(tmp_path: Path) -> None:
     annotations = dict.fromkeys(("a.xml", "b.xml", "c.xml", "d.xml"), voc_file())
     assert import_error(tmp_path, annotations) == (
-        f"2 file(s) lack an image in {tmp_path / 'data/images'}, such as 'c'; "
-        "expected one of the same stem"
+        f"2 annotation(s) of {tmp_path / 'data/xml'} have no image in {tmp_path / 'data/images'}, "
+        "such as 'c'; expected one of the same stem for every annotation"
     )
 
 

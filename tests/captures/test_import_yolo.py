@@ -86,7 +86,7 @@ def test_a_label_file_without_an_image_is_named(tmp_path: Path) -> None:
     root = tmp_path / "data"
     assert import_error(tmp_path, {"a.txt": "", "d.txt": "", "c.txt": ""}) == (
         f"2 label file(s) of {root / 'labels'} have no image in {root / 'images'}, such as 'c'; "
-        "expected an image of the same stem for every label file"
+        "expected one of the same stem for every label file"
     )
 
 

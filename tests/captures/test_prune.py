@@ -204,7 +204,7 @@ def test_a_ratio_outside_0_to_1_is_refused(ratio: float) -> None:
 def test_an_existing_target_is_refused(mixed: Path) -> None:
     target = mixed / "filtered"
     target.mkdir()
-    assert prune_error(mixed) == f"{target} exists already; remove it or pass --overwrite"
+    assert prune_error(mixed) == f"{target} exists already; remove it or pass overwrite=True"
     assert list(target.iterdir()) == []
 
 
@@ -231,7 +231,7 @@ def test_a_target_that_overlaps_the_source_is_refused(mixed: Path, name: str) ->
     target = mixed / name
     before = files_in(mixed)
     assert prune_error(mixed, output_root=target, overwrite=True) == (
-        f"--output-root {target} overlaps the capture root {mixed / 'captures'}; expected a "
+        f"output_root='{target}' overlaps the capture root {mixed / 'captures'}; expected a "
         "folder of its own, since pruning never changes its input"
     )
     assert files_in(mixed) == before
@@ -253,7 +253,7 @@ def test_when_nothing_is_left_nothing_is_written(tmp_path: Path, num_empty: int)
     (run / "images/frame_00000.png").unlink()
     assert prune_error(tmp_path, empty_ratio=0) == (
         f"{tmp_path / 'captures'}: no frame is left after pruning; look at the frames with "
-        "`haustra overlay`, or raise --empty-ratio"
+        "`haustra overlay`, or raise empty_ratio"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["captures"]
 

@@ -58,7 +58,7 @@ def test_verify_names_every_problem_and_exits_with_2(
         f"{files[1]} is gone, but its manifest lists it\n"
     )
     assert shown.err == (
-        f"haustra: {folder / 'manifest.json'} has 2 problem(s); expected none; mend it from "
+        f"haustra: {folder / 'manifest.json'} has 2 problem(s); expected none; repair it from "
         "its captures with `haustra warehouse repair`\n"
     )
     assert run("verify", folder, "--json") == 2
@@ -129,11 +129,11 @@ def test_diff_shows_counts_first_and_limits_names(
     assert capsys.readouterr().out == (
         f"A v{version_a}: 32 samples\n"
         f"B v{version_b}: 32 samples\n"
-        "29 samples the same, 0 added, 0 removed, 3 relabelled, 3 with changed pixels, 0 moved "
+        "29 samples the same, 0 added, 0 removed, 3 relabeled, 3 with changed pixels, 0 moved "
         "between splits, 0 regrouped; 1 settings and 0 sources differ\n"
-        "relabelled: r000/frame_00000\n"
-        "relabelled: r000/frame_00001\n"
-        "relabelled: ... and 1 more\n"
+        "relabeled: r000/frame_00000\n"
+        "relabeled: r000/frame_00001\n"
+        "relabeled: ... and 1 more\n"
         "changed pixels: r000/frame_00000\n"
         "changed pixels: r000/frame_00001\n"
         "changed pixels: ... and 1 more\n"

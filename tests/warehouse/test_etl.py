@@ -13,10 +13,18 @@ from haustra.captures.validation import CheckedFrame, check_frame
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.core.letterbox import plan_letterbox
+from haustra.warehouse.audit import audit_warehouse
 from haustra.warehouse.build import ETLResult
 from haustra.warehouse.dataset import open_split
+from haustra.warehouse.diff import diff_warehouses
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig, parse_target_size, parse_threshold
+from haustra.warehouse.explain import explain_sample
+from haustra.warehouse.manifest import check_warehouse, read_manifest
+from haustra.warehouse.repair import repair_warehouse
+from haustra.warehouse.shard_stores import StoreConfig
+from haustra.warehouse.summary import export_summary
+from haustra.warehouse.verify import verify_warehouse
 from scenes import count_decodes, write_captures
 
 
@@ -390,3 +398,25 @@ def test_wrong_settings_are_named(tmp_path: Path, changes: dict[str, object], me
     with pytest.raises(HaustraError) as caught:
         config_for(tmp_path, **changes)
     assert str(caught.value) == message
+
+
+def test_settings_and_functions_take_paths_as_text(tmp_path: Path) -> None:
+    write_captures(tmp_path / "captures")
+    config = ETLConfig(
+        captures=f"{tmp_path}/captures",  # type: ignore[arg-type]
+        output_root=f"{tmp_path}/warehouse",  # type: ignore[arg-type]
+        target_size="64",
+        split="0.5,0.25,0.25",
+    )
+    result = build_warehouse(config)
+    manifest = str(result.manifest_path)
+    assert read_manifest(manifest) == check_warehouse(manifest) == result.manifest
+    assert verify_warehouse(manifest).problems == ()
+    assert diff_warehouses(manifest, manifest).finds_nothing
+    assert audit_warehouse(manifest).num_images == 24
+    assert not repair_warehouse(manifest, captures=f"{tmp_path}/captures").built
+    assert export_summary(manifest, out=f"{tmp_path}/summary.csv").num_samples == 24
+    assert explain_sample(manifest, sample_id="r000/frame_00000").run_id == "r000"
+    streamed = StoreConfig(kind="stream", cache_dir=f"{tmp_path}/cache")  # type: ignore[arg-type]
+    assert streamed.cache_dir == tmp_path / "cache"
+    assert len(open_split(manifest, split="train", config=streamed)[0].image) == 64

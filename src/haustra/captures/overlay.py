@@ -9,6 +9,7 @@ from haustra.core.detections import detections_from_labels
 from haustra.core.drawing import TRUTH_RGB, draw_boxes
 from haustra.core.errors import HaustraError
 from haustra.core.images import write_png
+from haustra.core.paths import StrPath, convert_paths
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.core.ranges import check_whole_number
 
@@ -18,34 +19,35 @@ class OverlayConfig:
     """Settings of `haustra overlay`."""
 
     output_root: Path | None = None
-    """Where the pictures go; `overlays/` of the run by default."""
+    """Folder of the pictures; `overlays/` of the run by default."""
     max_frames: int | None = None
-    """Draw only the first frames."""
+    """Number of frames to draw, from the first; all by default."""
 
     def __post_init__(self) -> None:
+        convert_paths(self)
         if self.max_frames is not None:
             check_whole_number("max_frames", self.max_frames, low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OverlayResult:
-    """The pictures made and what could not be drawn."""
+    """The pictures, and a line for each frame or box that could not be drawn."""
 
     pictures: list[Path]
     problems: list[str]
 
 
 def draw_overlays(
-    run_folder: Path, *, config: OverlayConfig, progress: Progress | None = None
+    run_folder: StrPath, *, config: OverlayConfig | None = None, progress: Progress | None = None
 ) -> OverlayResult:
     """Write one PNG per usable frame.
 
     Raises:
-        HaustraError: the folder is no run folder, or none of its frames can be drawn.
+        HaustraError: The folder is not a run folder, or none of its frames can be drawn.
     """
-    progress = progress or SilentProgress()
+    config, progress = config or OverlayConfig(), progress or SilentProgress()
     run = read_run(run_folder)
-    folder = config.output_root or run_folder / "overlays"
+    folder = config.output_root or Path(run_folder) / "overlays"
     frames = run.frames[: config.max_frames]
     pictures: list[Path] = []
     problems: list[str] = []

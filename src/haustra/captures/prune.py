@@ -1,21 +1,21 @@
 """Pruning: a filtered copy of a capture root without unreadable, duplicate and invalid frames.
 
 Labels are copied byte for byte and images hard-linked; the source is never changed. Empty frames
-are data (a detector that never saw one calls every fold a polyp), so they stay unless
-`empty_ratio` says otherwise.
+stay unless `empty_ratio` drops some: a detector trained without them calls every fold a polyp.
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from haustra.captures.negatives import check_empty_ratio, keeps_negative
 from haustra.captures.reader import RUN_MANIFEST_NAME, Frame, Run, read_runs
-from haustra.captures.validation import FrameProblem, check_frames
-from haustra.core.errors import HaustraError
+from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames
+from haustra.core.errors import HaustraError, option
 from haustra.core.files import building_folder, link_or_copy, read_json, write_json_atomic
+from haustra.core.paths import convert_paths
 from haustra.core.progress import Progress, SilentProgress, track
 
 REPORT_NAME = "prune_report.json"
@@ -28,25 +28,26 @@ class PruneConfig:
     captures: Path = Path("captures")
     """Capture root to read, or one run folder."""
     output_root: Path = Path("captures_filtered")
-    """Where the filtered run folders go."""
+    """Folder of the filtered run folders."""
     empty_ratio: float = 1.0
     """Share of the frames without a box to keep, 0 to 1, chosen by a digest of each one's name."""
     overwrite: bool = False
-    """Replace filtered runs that exist already."""
+    """Replace an earlier result of prune."""
 
     def __post_init__(self) -> None:
+        convert_paths(self)
         check_empty_ratio(self.empty_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneResult:
-    """What became of one run."""
+    """The kept and dropped frames of one run."""
 
     run_id: str
     kept: int
-    """Frames that stayed; a run of which none stayed is not written."""
+    """Number of frames that stayed; a run without any is not written."""
     dropped: dict[str, list[str]]
-    """Reason to the list of what it hit."""
+    """Dropped frames or images by reason."""
 
 
 def _write_pruned(run: Run, *, kept: list[Frame], folder: Path) -> None:
@@ -64,7 +65,7 @@ def _write_pruned(run: Run, *, kept: list[Frame], folder: Path) -> None:
     manifest: dict[str, Any] = (
         read_json(manifest_path, what="a run manifest") if manifest_path.exists() else {}
     )
-    # The folder's name may have been the run's only id; keep it with the frames.
+    # The folder's name may have been the run's only id, so it is stored with the frames.
     manifest |= {"run_id": run.run_id, "num_frames": len(kept)}
     write_json_atomic(folder / RUN_MANIFEST_NAME, value=manifest)
 
@@ -73,13 +74,16 @@ def _check_target(config: PruneConfig) -> None:
     source, target = config.captures.resolve(), config.output_root.resolve()
     if target == source or source.is_relative_to(target) or target.is_relative_to(source):
         raise HaustraError(
-            f"--output-root {config.output_root} overlaps the capture root {config.captures}; "
-            "expected a folder of its own, since pruning never changes its input"
+            f"{option('output_root', config.output_root)} overlaps the capture root "
+            f"{config.captures}; expected a folder of its own, since pruning never changes its "
+            "input"
         )
     if not target.exists():
         return
     if not config.overwrite:
-        raise HaustraError(f"{config.output_root} exists already; remove it or pass --overwrite")
+        raise HaustraError(
+            f"{config.output_root} exists already; remove it or pass {option('overwrite', True)}"
+        )
     if not (target / REPORT_NAME).is_file():
         raise HaustraError(
             f"{config.output_root} was not made by `haustra prune` (no {REPORT_NAME}); "
@@ -87,13 +91,31 @@ def _check_target(config: PruneConfig) -> None:
         )
 
 
+def _reason_to_drop(
+    checked: CheckedFrame | FrameProblem,
+    *,
+    first_with_digest: dict[str, str],
+    empty_ratio: float,
+) -> tuple[str, str] | None:
+    """Return the kind of problem and its text, or None where the frame stays."""
+    sample_id = checked.frame.sample_id
+    if isinstance(checked, FrameProblem):
+        return checked.kind, checked.reason
+    first = first_with_digest.setdefault(checked.image_digest, sample_id)
+    if first != sample_id:
+        return "duplicate", f"{sample_id} has the image of {first}"
+    if len(checked.boxes_px) == 0 and not keeps_negative(sample_id, ratio=empty_ratio):
+        return "empty", sample_id
+    return None
+
+
 def prune_captures(config: PruneConfig, *, progress: Progress | None = None) -> list[PruneResult]:
     """Write the filtered capture root, whole or not at all, with `prune_report.json` in it.
 
-    Of frames with the same image bytes the first in name order stays.
+    Among frames with the same image bytes, the first in name order stays.
 
     Raises:
-        HaustraError: no run is found, the target exists, or nothing at all would be left.
+        HaustraError: No run is found, the target exists, or no frame would be left.
     """
     progress = progress or SilentProgress()
     _check_target(config)
@@ -115,33 +137,20 @@ def prune_captures(config: PruneConfig, *, progress: Progress | None = None) -> 
             if run.unlabelled:
                 dropped["unlabelled"] = list(run.unlabelled)
             for checked in islice(checked_frames, len(run.frames)):
-                sample_id = checked.frame.sample_id
-                if isinstance(checked, FrameProblem):
-                    dropped.setdefault(checked.kind, []).append(checked.reason)
-                    continue
-                first = first_with_digest.setdefault(checked.image_digest, sample_id)
-                if first != sample_id:
-                    reason = f"{sample_id} has the image of {first}"
-                    dropped.setdefault("duplicate", []).append(reason)
-                    continue
-                is_empty = len(checked.boxes_px) == 0
-                if is_empty and not keeps_negative(sample_id, ratio=config.empty_ratio):
-                    dropped.setdefault("empty", []).append(sample_id)
-                    continue
-                kept.append(checked.frame)
+                reason = _reason_to_drop(
+                    checked, first_with_digest=first_with_digest, empty_ratio=config.empty_ratio
+                )
+                if reason:
+                    dropped.setdefault(reason[0], []).append(reason[1])
+                else:
+                    kept.append(checked.frame)
             if kept:
                 _write_pruned(run, kept=kept, folder=building / run.folder.name)
             results.append(PruneResult(run_id=run.run_id, kept=len(kept), dropped=dropped))
         if not any(result.kept for result in results):
             raise HaustraError(
                 f"{config.captures}: no frame is left after pruning; look at the frames with "
-                "`haustra overlay`, or raise --empty-ratio"
+                f"`haustra overlay`, or raise {option('empty_ratio')}"
             )
-        write_json_atomic(
-            building / REPORT_NAME,
-            value=[
-                {"run_id": result.run_id, "kept": result.kept, "dropped": result.dropped}
-                for result in results
-            ],
-        )
+        write_json_atomic(building / REPORT_NAME, value=[asdict(result) for result in results])
     return results

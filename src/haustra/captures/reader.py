@@ -1,6 +1,6 @@
-"""Reading run folders: which frames there are and what their label files say.
+"""Reading run folders: their frames and label files.
 
-Reading never fails on one bad frame: a frame carries its problem, and the caller counts it.
+Reading never fails on one bad frame: the frame stores its problem, and the caller counts it.
 """
 
 import re
@@ -10,13 +10,14 @@ from pathlib import Path
 from haustra.captures.schema import FrameLabel, RunManifest, parse_frame_label, parse_run_manifest
 from haustra.core.errors import HaustraError
 from haustra.core.files import read_json, resolve_below
+from haustra.core.paths import StrPath
 
 RUN_MANIFEST_NAME = "run_manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One label file of a run. Either `label` or `problem` is set."""
+    """One label file of a run; `label` or `problem` is set."""
 
     run_id: str
     name: str
@@ -26,11 +27,11 @@ class Frame:
     label: FrameLabel | None = None
     image_path: Path | None = None
     problem: str | None = None
-    """Why the frame cannot be used, found without opening its image."""
+    """Reason why the frame cannot be used, found without opening its image."""
 
     @property
     def sample_id(self) -> str:
-        """`run_id/name`: unique in a capture root and independent of where that root lies."""
+        """`run_id/name`: unique in a capture root and independent of its place."""
         return f"{self.run_id}/{self.name}"
 
 
@@ -43,7 +44,7 @@ class Run:
     manifest: RunManifest
     frames: tuple[Frame, ...]
     unlabelled: tuple[str, ...]
-    """Names of images that no label file mentions; nothing is known about them."""
+    """Names of images that no label file mentions."""
 
 
 def _read_frame(
@@ -56,11 +57,7 @@ def _read_frame(
     except HaustraError as error:
         reason = str(error).replace(str(label_path), f"{run_id}/labels/{label_path.name}")
         return Frame(
-            run_id=run_id,
-            name=name,
-            group_id=run_group_id,
-            label_path=label_path,
-            problem=reason,
+            run_id=run_id, name=name, group_id=run_group_id, label_path=label_path, problem=reason
         )
     image_path = resolve_below(resolved_folder, relative=label.image)
     problem = None
@@ -80,13 +77,14 @@ def _read_frame(
     )
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: StrPath) -> Run:
     """Read a run folder's manifest and label files; images are not opened.
 
     Raises:
-        HaustraError: the folder is no run folder, or its manifest is malformed.
+        HaustraError: The folder is not a run folder, or its manifest is malformed.
     """
-    if folder.name in ("", ".."):  # "." and ".." are no names
+    folder = Path(folder)
+    if folder.name in ("", ".."):  # "." and ".." do not name a run
         folder = folder.resolve()
     labels_folder = folder / "labels"
     if not labels_folder.is_dir():
@@ -122,7 +120,7 @@ def read_run(folder: Path) -> Run:
             for path in sorted(images_folder.iterdir())
             if path.is_file()
             and not path.name.startswith(".")
-            # Only a link has another name than its own; resolving every path takes long.
+            # Resolving every path is slow, and only a link resolves to another name.
             and resolved_images / path.name not in known
             and path.resolve() not in known
             and path.stem not in unreadable
@@ -131,20 +129,17 @@ def read_run(folder: Path) -> Run:
         else ()
     )
     return Run(
-        folder=folder,
-        run_id=run_id,
-        manifest=manifest,
-        frames=frames,
-        unlabelled=unlabelled,
+        folder=folder, run_id=run_id, manifest=manifest, frames=frames, unlabelled=unlabelled
     )
 
 
-def list_run_folders(root: Path) -> list[Path]:
+def list_run_folders(root: StrPath) -> list[Path]:
     """Return the run folders of a capture root, or the root itself if it is one, by name.
 
     Raises:
-        HaustraError: the root does not exist or holds no run folder.
+        HaustraError: The root does not exist or holds no run folder.
     """
+    root = Path(root)
     if not root.is_dir():
         raise HaustraError(
             f"{root} does not exist; expected a folder with run folders; make one with "
@@ -164,11 +159,11 @@ def list_run_folders(root: Path) -> list[Path]:
     return folders
 
 
-def read_runs(root: Path) -> list[Run]:
+def read_runs(root: StrPath) -> list[Run]:
     """Read every run of a capture root.
 
     Raises:
-        HaustraError: there is none, a manifest is malformed, or two runs share a run id.
+        HaustraError: There is no run, a manifest is malformed, or two runs share a run id.
     """
     runs = [read_run(folder) for folder in list_run_folders(root)]
     seen: dict[str, Path] = {}
@@ -183,5 +178,5 @@ def read_runs(root: Path) -> list[Run]:
 
 
 def slugify(text: str) -> str:
-    """Return `text` in lower case with runs of other characters as one hyphen, for a run id."""
+    """Return `text` as a run id: lower case, with one hyphen for other characters in a row."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "import"

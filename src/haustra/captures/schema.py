@@ -1,16 +1,18 @@
-"""The run folder's two JSON files as pydantic models, ours and the spellings of CortenForge.
+"""The two JSON files of a run folder as pydantic models, which also read CortenForge's spellings.
 
-Only the shape of a file is checked here. Whether a box is usable depends on its image and is
-decided in `haustra.captures.validation`, box by box.
+Only the shape of a file is checked here. `haustra.captures.validation` decides, box by box, which
+boxes are usable, since that depends on the image.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from haustra.core.errors import HaustraError
 
 SCHEMA_VERSION = 1
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def _schema_version(value: object) -> object:
@@ -28,13 +30,13 @@ class PolypLabel(BaseModel):
 
     lesion_id: str | None = None
     center_world: Any = None
-    """`x,y,z` of the lesion in the scene, mm; not checked, since nothing here uses it."""
+    """`x,y,z` of the lesion in the scene in mm; not checked, since nothing here uses it."""
     bbox_px: Any = None
     """`x0,y0,x1,y1` in pixels of the image."""
     bbox_norm: Any = None
     """`x0,y0,x1,y1` in 0..1 of the image."""
     visible_fraction: float | None = None
-    """Visible pixels over the pixels that the polyp would show with nothing in front of it."""
+    """Share of the polyp's pixels in the image that nothing hides, 0 to 1."""
     size_mm: float | None = None
     paris_class: str | None = None
 
@@ -57,10 +59,10 @@ class FrameLabel(BaseModel):
     )
     source: str | None = None
     source_name: str | None = None
-    """The name that the frame had before it was imported."""
+    """Name of the frame before the import."""
     group_id: str | None = None
     labels: list[PolypLabel] = Field(validation_alias=AliasChoices("labels", "polyp_labels"))
-    """Empty for a negative; required, so that an unknown spelling is no negative by mistake."""
+    """Empty for a negative; required, so that an unknown spelling does not read as a negative."""
 
 
 class RunManifest(BaseModel):
@@ -80,41 +82,38 @@ class RunManifest(BaseModel):
     image_size_wh: tuple[int, int] | None = None
     camera: dict[str, Any] | None = None
     simulation: dict[str, Any] | None = None
-    """Settings of the simulator that the run was made with."""
+    """Settings of the simulator that made the run."""
     haustra_version: str | None = None
     dataset: str | None = None
     licence: str | None = None
     citation: str | None = None
 
 
-def first_problem(error: ValidationError) -> str:
-    """Return the first problem of a pydantic error as one phrase with the field and the value."""
-    problem = error.errors()[0]
-    field = ".".join(str(part) for part in problem["loc"]) or "the file"
-    if problem["type"] == "missing":
-        return f"field {field!r} is missing"
-    return f"field {field!r}: {problem['msg']}, got {problem['input']!r:.60}"
+def _parse(value: Any, *, model: type[Model], name: str, what: str) -> Model:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"]) or "the file"
+        reason = f"field {field!r}: {problem['msg']}, got {problem['input']!r:.60}"
+        if problem["type"] == "missing":
+            reason = f"field {field!r} is missing"
+        raise HaustraError(f"{name} is not {what}: {reason}") from None
 
 
 def parse_frame_label(value: Any, *, name: str) -> FrameLabel:
-    """Check a decoded label file.
+    """Check a decoded label file that is called `name` in messages.
 
     Raises:
-        HaustraError: its shape is wrong, naming the first bad field and its value.
+        HaustraError: Its shape is wrong; the first bad field and its value are named.
     """
-    try:
-        return FrameLabel.model_validate(value)
-    except ValidationError as error:
-        raise HaustraError(f"{name} is not a frame label: {first_problem(error)}") from None
+    return _parse(value, model=FrameLabel, name=name, what="a frame label")
 
 
 def parse_run_manifest(value: Any, *, name: str) -> RunManifest:
-    """Check a decoded run manifest.
+    """Check a decoded run manifest that is called `name` in messages.
 
     Raises:
-        HaustraError: its shape is wrong, naming the first bad field and its value.
+        HaustraError: Its shape is wrong; the first bad field and its value are named.
     """
-    try:
-        return RunManifest.model_validate(value)
-    except ValidationError as error:
-        raise HaustraError(f"{name} is not a run manifest: {first_problem(error)}") from None
+    return _parse(value, model=RunManifest, name=name, what="a run manifest")

@@ -1,7 +1,7 @@
-"""Deciding which frames and boxes are usable, and counting everything that is not.
+"""Deciding which frames and boxes are usable, and counting the others.
 
-A box that leaves its image is clipped and counted; an inverted, empty or non-finite box rejects
-that box; a bad label file or image rejects that frame. Each rejection is named.
+A box that leaves its image is clipped and counted. An inverted, empty or non-finite box is
+rejected. A bad label file or image rejects the frame. Each rejection is named.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,12 +19,12 @@ from haustra.core.errors import HaustraError
 from haustra.core.images import decode_image_rgb
 
 ProblemKind = Literal["invalid", "missing", "without_image"]
-"""invalid: bad label or image. missing: no image file. without_image: the label says so."""
+"""invalid: bad label or image. missing: no image file. without_image: no image was taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameProblem:
-    """A frame that cannot be used, and why."""
+    """A frame that cannot be used, and the reason."""
 
     frame: Frame
     file: str
@@ -35,7 +35,7 @@ class FrameProblem:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CheckedLabel:
-    """A usable frame's boxes inside its image; the pixels are not needed for it."""
+    """A usable frame's boxes inside its image, without its pixels."""
 
     frame: Frame
     size_wh: tuple[int, int]
@@ -52,12 +52,12 @@ class CheckedFrame(CheckedLabel):
     """A usable frame with its decoded image and its boxes inside that image."""
 
     image_rgb: NDArray[np.uint8]
-    """uint8 [H,W,3], of `size_wh`."""
+    """Image, uint8 [H,W,3]."""
     image_digest: str
     """SHA-256 of the image file's bytes."""
 
     def without_image(self) -> CheckedLabel:
-        """Return the same without the pixels, to be kept for long."""
+        """Return the frame without its pixels, which take much memory."""
         values = {item.name: getattr(self, item.name) for item in fields(CheckedLabel)}
         return CheckedLabel(**values)
 
@@ -93,11 +93,11 @@ def check_frame(frame: Frame) -> CheckedFrame | FrameProblem:
 
 
 def check_label(frame: Frame, *, size_wh: tuple[int, int]) -> CheckedLabel:
-    """Check the boxes of a frame whose image is known to be whole and of this size.
+    """Check the boxes of a frame with a label, whose image is known to be whole.
 
     Args:
-        frame: one with a label.
-        size_wh: width and height of its image in pixels.
+        frame: The frame.
+        size_wh: Width and height of its image in pixels.
     """
     if frame.label is None:
         raise AssertionError("a frame whose image was decoded has a label")
@@ -127,7 +127,7 @@ def check_label(frame: Frame, *, size_wh: tuple[int, int]) -> CheckedLabel:
 
 
 def _box_in_pixels(bbox_px: Any, bbox_norm: Any, *, size_wh: tuple[int, int]) -> Any:
-    """Return the box in pixels; `bbox_px` wins, a malformed `bbox_norm` is passed on as it is."""
+    """Return the box in pixels; `bbox_px` wins, and a malformed `bbox_norm` is passed on."""
     if bbox_px is not None or bbox_norm is None:
         return bbox_px
     if not is_four_numbers(bbox_norm):
@@ -140,20 +140,20 @@ def _box_in_pixels(bbox_px: Any, bbox_norm: Any, *, size_wh: tuple[int, int]) ->
 def check_frames(
     frames: Iterable[Frame], *, threads: int = 2
 ) -> Iterator[CheckedFrame | FrameProblem]:
-    """Return `check_frame` of each frame in order, decoding a few ahead in threads."""
+    """Yield `check_frame` of each frame in order; threads decode a few frames ahead."""
     return map_ahead(check_frame, frames, threads=threads, num_ahead=4 * threads)
 
 
 @dataclass(kw_only=True)
 class ValidationSummary:
-    """What a run, or all runs together, hold. Every frame is in exactly one of the first five."""
+    """Counts of a run, or of all runs. Every frame is in exactly one of the first five."""
 
     usable: int = 0
     invalid: int = 0
     missing: int = 0
     without_image: int = 0
     empty_left_out: int = 0
-    """Negatives that `--empty-ratio` leaves out; their images were not looked at."""
+    """Negatives that `empty_ratio` leaves out; their images were not opened."""
     empty: int = 0
     """Usable frames without a box: the negatives."""
     boxes: int = 0

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from haustra import __version__
 from haustra.captures.schema import SCHEMA_VERSION
 from haustra.core.files import building_folder, link_or_copy, write_json_atomic
+from haustra.core.paths import StrPath
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolypTruth:
-    """One polyp on one frame as a producer knows it."""
+    """One polyp on one frame, from the producer of the run."""
 
     bbox_px: tuple[float, float, float, float]
     """`x0,y0,x1,y1` in pixels."""
@@ -27,12 +28,12 @@ class PolypTruth:
     size_mm: float | None = None
     paris_class: str | None = None
     score: float | None = None
-    """Of a detection that is written as a label; None for what is known."""
+    """Score of a detection that is written as a label; None for ground truth."""
 
 
 @dataclass(kw_only=True)
 class RunWriter:
-    """Adds frames to a run folder that is being made. Get one from `writing_run`."""
+    """Adds frames to a run folder that is being written; `writing_run` yields one."""
 
     folder: Path
     source: str
@@ -41,7 +42,7 @@ class RunWriter:
 
     def add_frame(
         self,
-        image: Path | bytes,
+        image: StrPath | bytes,
         *,
         suffix: str,
         image_size_wh: tuple[int, int],
@@ -54,21 +55,21 @@ class RunWriter:
         """Add one frame with its label.
 
         Args:
-            image: an image file, hard-linked or copied byte for byte, or the bytes of one.
-            suffix: ".png" or ".jpg", as the image's format demands.
-            image_size_wh: width and height in pixels, for the normalised boxes.
-            labels: the polyps, boxes in pixels.
-            group_id: overrides the run's group for this frame.
-            source_name: the frame's name before it came here.
-            sim_time: seconds since the run began.
-            unix_time: seconds since 1970.
+            image: Bytes of an image file, or its path; it is hard-linked or copied unchanged.
+            suffix: Suffix of the image's format, ".png" or ".jpg".
+            image_size_wh: Width and height in pixels, for the normalized boxes.
+            labels: The polyps.
+            group_id: Group of this frame, instead of the run's.
+            source_name: Name of the frame before it was added.
+            sim_time: Seconds since the run began.
+            unix_time: Seconds since 1970.
         """
         name = f"frame_{self.num_frames:05d}"
         image_name = f"images/{name}{suffix}"
         if isinstance(image, bytes):
             (self.folder / image_name).write_bytes(image)
         else:
-            link_or_copy(image, target=self.folder / image_name)
+            link_or_copy(Path(image), target=self.folder / image_name)
         label: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "frame_id": self.num_frames,
@@ -104,7 +105,7 @@ def _label_json(truth: PolypTruth, *, size_wh: tuple[int, int]) -> dict[str, Any
 
 @contextmanager
 def writing_run(
-    folder: Path,
+    folder: StrPath,
     *,
     run_id: str,
     source: str,
@@ -124,12 +125,13 @@ def writing_run(
 ) -> Iterator[RunWriter]:
     """Yield a writer for a run folder that appears, whole, when the block ends.
 
-    `label_source` is what the labels say where it is not `source`; `detector` made them, if any.
+    `label_source` is the source that the labels name, `source` by default; `detector` names the
+    detector that made them, if any.
 
     Raises:
-        HaustraError: `folder` exists and `overwrite` is false.
+        HaustraError: `folder` exists and `overwrite` is False.
     """
-    with building_folder(folder, overwrite=overwrite) as building:
+    with building_folder(Path(folder), overwrite=overwrite) as building:
         for name in ("images", "labels", "overlays"):
             (building / name).mkdir()
         writer = RunWriter(folder=building, source=label_source or source, label_seed=seed)

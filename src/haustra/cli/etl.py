@@ -6,9 +6,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from haustra.cli.terminal import (
+    Json,
     build_progress,
     print_json,
     print_lines,
+    print_long_table,
     print_problems,
     print_table,
 )
@@ -18,35 +20,24 @@ from haustra.warehouse.format import SplitCounts, WarehouseManifest
 from haustra.warehouse.summary import next_command
 
 COUNTS = (
-    "frames",
-    "usable",
-    "empty",
-    "empty_left_out",
-    "invalid",
-    "missing",
-    "without_image",
-    "boxes",
-    "clipped_boxes",
-    "rejected_boxes",
-    "unlabelled_images",
+    *("frames", "usable", "empty", "empty_left_out", "invalid", "missing", "without_image"),
+    *("boxes", "clipped_boxes", "rejected_boxes", "unlabelled_images"),
 )
 
 
 def print_validation(manifest: WarehouseManifest) -> None:
     """Print the validation summary per run and in total, and the first problems."""
     validation = manifest.validation
-    rows = [
-        [run_id, *(str(counts[name]) for name in COUNTS)]
-        for run_id, counts in validation.runs.items()
-    ]
-    shown = rows if len(rows) <= 12 else [*rows[:10], ["..."] + [""] * len(COUNTS)]
-    total = ["total", *(str(validation.total[name]) for name in COUNTS)]
-    print_table(["run", *(name.replace("_", " ") for name in COUNTS)], rows=[*shown, total])
+    print_long_table(
+        ["run", *(name.replace("_", " ") for name in COUNTS)],
+        rows={run: [counts[name] for name in COUNTS] for run, counts in validation.runs.items()},
+        total=[validation.total[name] for name in COUNTS],
+    )
     print_problems([frame.reason for frame in manifest.quarantined] + validation.problems)
 
 
 def print_splits(manifest: WarehouseManifest) -> None:
-    """Print what each split holds."""
+    """Print the counts of each split."""
     print_table(
         ["split", *(name.replace("_", " ") for name in SplitCounts.model_fields)],
         rows=[
@@ -59,15 +50,9 @@ def print_splits(manifest: WarehouseManifest) -> None:
 def etl(
     *,
     config: Annotated[ETLConfig | None, Parameter(name="*")] = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Build the tensor warehouse: validate, split by group, letterbox, write shards.
-
-    Parameters
-    ----------
-    as_json
-        Print JSON to standard output.
-    """
+    """Build the tensor warehouse: validate, split by group, letterbox, write shards."""
     result = build_warehouse(config or ETLConfig(), progress=build_progress(as_json=as_json))
     manifest = result.manifest
     if as_json:

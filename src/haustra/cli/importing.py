@@ -10,11 +10,11 @@ from haustra.captures.importers.dataset import ImportConfig, ImportResult
 from haustra.captures.importers.masks import MaskImportConfig, import_masks
 from haustra.captures.importers.voc import import_voc
 from haustra.captures.importers.yolo import import_yolo
-from haustra.cli.terminal import build_progress, print_json, print_lines, print_problems
+from haustra.cli.terminal import Json, build_progress, print_json, print_lines, print_problems
 
 app = App(name="import")
 
-Json = Annotated[bool, Parameter(name="--json", negative="")]
+Images = Annotated[Path, Parameter(help="Folder of images.")]
 Settings = Annotated[ImportConfig | None, Parameter(name="*")]
 MaskSettings = Annotated[MaskImportConfig | None, Parameter(name="*")]
 
@@ -34,11 +34,9 @@ def _show(result: ImportResult, *, as_json: bool) -> None:
         return
     print_lines(
         [
-            (
-                f"imported {result.num_images} images with {result.num_boxes} boxes into "
-                f"{result.folder} ({result.num_empty} without a box, {result.num_clipped} boxes "
-                "clipped)"
-            )
+            f"imported {result.num_images} images with {result.num_boxes} boxes into "
+            f"{result.folder} ({result.num_empty} without a box, {result.num_clipped} boxes "
+            "clipped)"
         ]
     )
     print_problems(result.notes)
@@ -47,23 +45,14 @@ def _show(result: ImportResult, *, as_json: bool) -> None:
 
 @app.command(name="masks")
 def masks(
-    images: Path,
-    masks: Path,
-    /,
-    *,
-    config: MaskSettings = None,
-    as_json: Json = False,
+    images: Images, masks: Path, /, *, config: MaskSettings = None, as_json: Json = False
 ) -> None:
     """Import a folder of images with a folder of masks (Kvasir-SEG, CVC-ClinicDB).
 
     Parameters
     ----------
-    images
-        Folder of images.
     masks
-        Folder of masks with the same stems; white is polyp.
-    as_json
-        Print JSON to standard output.
+        Folder of masks with the same stems; polyps are white.
     """
     progress = build_progress(as_json=as_json)
     result = import_masks(images, masks, config=config or MaskImportConfig(), progress=progress)
@@ -85,13 +74,11 @@ def coco(
     Parameters
     ----------
     images
-        Folder that the file names of the annotations start from.
+        Folder that the file names of the annotations are relative to.
     annotations
         The COCO JSON file.
     category
         Take boxes of this category only; all categories by default.
-    as_json
-        Print JSON to standard output.
     """
     result = import_coco(
         images,
@@ -104,17 +91,15 @@ def coco(
 
 
 @app.command(name="yolo")
-def yolo(images: Path, labels: Path, /, *, config: Settings = None, as_json: Json = False) -> None:
+def yolo(
+    images: Images, labels: Path, /, *, config: Settings = None, as_json: Json = False
+) -> None:
     """Import a folder of images with a folder of YOLO label files.
 
     Parameters
     ----------
-    images
-        Folder of images.
     labels
         Folder of text files with the same stems; an image without one is a negative.
-    as_json
-        Print JSON to standard output.
     """
     progress = build_progress(as_json=as_json)
     result = import_yolo(images, labels, config=config or ImportConfig(), progress=progress)
@@ -123,18 +108,14 @@ def yolo(images: Path, labels: Path, /, *, config: Settings = None, as_json: Jso
 
 @app.command(name="voc")
 def voc(
-    images: Path, annotations: Path, /, *, config: Settings = None, as_json: Json = False
+    images: Images, annotations: Path, /, *, config: Settings = None, as_json: Json = False
 ) -> None:
     """Import a folder of images with a folder of Pascal VOC annotations.
 
     Parameters
     ----------
-    images
-        Folder of images.
     annotations
         Folder of XML files with the same stems.
-    as_json
-        Print JSON to standard output.
     """
     progress = build_progress(as_json=as_json)
     result = import_voc(images, annotations, config=config or ImportConfig(), progress=progress)

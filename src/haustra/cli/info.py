@@ -7,25 +7,23 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from haustra.cli.etl import print_splits, print_validation
-from haustra.cli.terminal import print_json, print_lines
-from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.cli.terminal import Json, print_json, print_lines
+from haustra.core.errors import HaustraError, needs_extra
 from haustra.inference.onnx_detector import is_onnx_path, open_session, read_metadata
 from haustra.warehouse.format import WarehouseManifest
 from haustra.warehouse.manifest import read_manifest, resolve_manifest_path
 
+Described = Annotated[
+    Path,
+    Parameter(
+        help="A manifest.json, a warehouse folder, a checkpoint, or an .onnx file of "
+        "`haustra export`."
+    ),
+]
 
-def info(
-    path: Path, /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False
-) -> None:
-    """Show what a warehouse manifest, a checkpoint or an ONNX model holds.
 
-    Parameters
-    ----------
-    path
-        A manifest.json, a warehouse folder, a checkpoint, or an .onnx file of `haustra export`.
-    as_json
-        Print JSON to standard output.
-    """
+def info(path: Described, /, *, as_json: Json = False) -> None:
+    """Show the contents of a warehouse manifest, a checkpoint or an ONNX model."""
     if not path.exists():
         raise HaustraError(
             f"{path} does not exist; expected a manifest.json, a checkpoint or an ONNX model"
@@ -45,26 +43,30 @@ def info(
         _print_detector(path, value=value)
 
 
+def _terms_lines(sources: list[dict[str, Any]], *, noun: str) -> list[str]:
+    """Return a line with dataset, license and citation for each source that has any."""
+    lines = []
+    for source in sources:
+        terms = [source[name] for name in ("dataset", "licence", "citation") if source[name]]
+        lines += [f"{noun} {source['run_id']}: " + "; ".join(terms)] if terms else []
+    return lines
+
+
 def _print_manifest(path: Path, *, manifest: WarehouseManifest) -> None:
     width, height = manifest.target_size_wh
     num_bytes = sum(shard.num_bytes for shard in manifest.shards)
     print_lines(
         [
             f"{path}: warehouse v{manifest.version}, format {manifest.format_version}",
-            (
-                f"images {width}x{height} ({manifest.resize_mode}), up to {manifest.max_boxes} "
-                f"boxes, "
-                f"{len(manifest.shards)} shard(s), {num_bytes / 1e6:.0f} MB, split by "
-                f"{manifest.split_method}"
-            ),
+            f"images {width}x{height} ({manifest.resize_mode}), up to {manifest.max_boxes} boxes, "
+            f"{len(manifest.shards)} shard(s), {num_bytes / 1e6:.0f} MB, split by "
+            f"{manifest.split_method}",
         ]
     )
     print_splits(manifest)
     print_validation(manifest)
-    for source in manifest.sources:
-        terms = [source.dataset, source.licence, source.citation]
-        if any(terms):
-            print_lines([f"source {source.run_id}: " + "; ".join(term for term in terms if term)])
+    sources = [source.model_dump() for source in manifest.sources]
+    print_lines(_terms_lines(sources, noun="source"))
 
 
 def _read_onnx_info(path: Path) -> dict[str, Any]:
@@ -73,13 +75,9 @@ def _read_onnx_info(path: Path) -> dict[str, Any]:
 
 
 def _read_checkpoint_info(path: Path) -> dict[str, Any]:
-    try:
+    with needs_extra("train", needed_for="reading a checkpoint"):
         from haustra.models.backbone import count_parameters
         from haustra.models.checkpoint import header_to_json, read_checkpoint, weights_digest
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingExtraError("torch", extra="train", needed_for="reading a checkpoint") from None
     header, model = read_checkpoint(path)
     return {
         "checkpoint": str(path),
@@ -93,32 +91,20 @@ def _read_checkpoint_info(path: Path) -> dict[str, Any]:
 def _print_detector(path: Path, *, value: dict[str, Any]) -> None:
     width, height = value["input_size_wh"]
     training, history = value["training"], value["history"]
-    point = value["operating_point"]
     last = history[-1] if history else {}
-    scores = last.get("val", {}).get("average_precision", {})
-    print_lines(
-        [
-            (
-                f"{path}: {value['kind']}, {value['parameters']:,} parameters, format "
-                f"{value['format_version']}, weights {value['weights_sha256']}"
-            ),
-            (
-                f"input {width}x{height} ({value['resize_mode']}), max_boxes {value['max_boxes']}, "
-                f"classes {', '.join(value['class_names'])}"
-            ),
-            (
-                f"trained on warehouse v{value['warehouse_version']}, {last.get('epoch', 0)} "
-                f"epochs, "
-                f"{last.get('seconds', 0):.0f} s, seed {training['seed']}, {training['precision']}"
-            ),
-            "operating point: " + ", ".join(f"{name} {at}" for name, at in point.items()),
-        ]
-    )
+    point = ", ".join(f"{name} {at}" for name, at in value["operating_point"].items())
+    lines = [
+        f"{path}: {value['kind']}, {value['parameters']:,} parameters, format "
+        f"{value['format_version']}, weights {value['weights_sha256']}",
+        f"input {width}x{height} ({value['resize_mode']}), max_boxes {value['max_boxes']}, classes "
+        f"{', '.join(value['class_names'])}",
+        f"trained on warehouse v{value['warehouse_version']}, {last.get('epoch', 0)} epochs, "
+        f"{last.get('seconds', 0):.0f} s, seed {training['seed']}, {training['precision']}",
+        f"operating point: {point}",
+    ]
     if "opset" in value:
-        print_lines([f"ONNX in {value['precision']}, opset {value['opset']}"])
+        lines.append(f"ONNX in {value['precision']}, opset {value['opset']}")
+    scores = last.get("val", {}).get("average_precision", {})
     if scores:
-        print_lines([f"validation at the end: {json.dumps(scores)}"])
-    for source in value["sources"]:
-        terms = [source["dataset"], source["licence"], source["citation"]]
-        if any(terms):
-            print_lines([f"data {source['run_id']}: " + "; ".join(t for t in terms if t)])
+        lines.append(f"validation at the end: {json.dumps(scores)}")
+    print_lines([*lines, *_terms_lines(value["sources"], noun="data")])

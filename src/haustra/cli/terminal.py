@@ -3,12 +3,16 @@
 import json
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
 from haustra.core.progress_bars import TerminalProgress
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON to standard output.")]
+"""Flag of every command that can print JSON."""
 
 
 def build_progress(*, as_json: bool) -> TerminalProgress:
@@ -45,3 +49,14 @@ def print_table(columns: list[str], *, rows: list[list[str]]) -> None:
     # A pipe has no width of its own, and rich would cut numbers to fit 80 columns.
     width = None if sys.stdout.isatty() else 200
     Console(highlight=False, width=width).print(table)
+
+
+def print_long_table(
+    columns: list[str], *, rows: dict[str, list[int]], total: list[int], shown: int = 12
+) -> None:
+    """Print a table of counts by name with their total; of more than `shown` rows the first."""
+    names = list(rows) if len(rows) <= shown else list(rows)[: shown - 2]
+    texts = [[name, *map(str, rows[name])] for name in names]
+    if len(names) < len(rows):
+        texts.append(["...", *("" for _ in total)])
+    print_table(columns, rows=[*texts, ["total", *map(str, total)]])

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from haustra.cli.terminal import build_progress, print_json, print_lines
-from haustra.core.errors import HaustraError
+from haustra.cli.terminal import Json, build_progress, print_json, print_lines
+from haustra.core.errors import HaustraError, option
 from haustra.core.ranges import check_whole_number
 from haustra.warehouse.audit import AuditConfig, audit_warehouse
 from haustra.warehouse.diff import WarehouseDiff, diff_warehouses
@@ -20,57 +20,43 @@ from haustra.warehouse.verify import verify_warehouse
 
 app = App(name="warehouse")
 
-Json = Annotated[bool, Parameter(name="--json", negative="")]
+Manifest = Annotated[Path, Parameter(help="The warehouse's manifest.json, or its folder.")]
 
 
 @app.command(name="verify")
-def verify(manifest: Path, /, *, as_json: Json = False) -> None:
-    """Check all digests, and that manifest, table and shards say the same; names every problem.
-
-    Parameters
-    ----------
-    manifest
-        The warehouse's manifest.json, or its folder.
-    as_json
-        Print JSON to standard output.
-    """
+def verify(manifest: Manifest, /, *, as_json: Json = False) -> None:
+    """Check all digests, and that manifest, table and shards agree; every problem is named."""
     found = verify_warehouse(manifest, progress=build_progress(as_json=as_json))
     if as_json:
         print_json(asdict(found) | {"manifest_path": str(found.manifest_path)})
-    elif not found.problems:
+    elif found.problems:
+        print_lines(found.problems)
+    else:
         print_lines(
             [
-                (
-                    f"verified {found.manifest_path}: {found.num_shards} shard(s) of "
-                    f"{found.num_bytes / 1e6:.1f} MB and the table have their digests, and agree "
-                    f"on {found.num_samples} samples, {found.num_boxes} boxes and "
-                    f"{found.num_groups} groups"
-                )
+                f"verified {found.manifest_path}: {found.num_shards} shard(s) of "
+                f"{found.num_bytes / 1e6:.1f} MB and the table have their digests, and agree "
+                f"on {found.num_samples} samples, {found.num_boxes} boxes and "
+                f"{found.num_groups} groups"
             ]
         )
-    else:
-        print_lines(found.problems)
     if found.problems:
         raise HaustraError(
             f"{found.manifest_path} has {len(found.problems)} problem(s); expected none; "
-            "mend it from its captures with `haustra warehouse repair`"
+            "repair it from its captures with `haustra warehouse repair`"
         )
 
 
 @app.command(name="repair")
-def repair(manifest: Path, /, *, captures: Path, jobs: int = 2, as_json: Json = False) -> None:
-    """Make the broken or missing shards and the table again from the captures.
+def repair(manifest: Manifest, /, *, captures: Path, jobs: int = 2, as_json: Json = False) -> None:
+    """Make the broken or missing shards and the table again; the manifest must be whole.
 
     Parameters
     ----------
-    manifest
-        The warehouse's manifest.json, or its folder; the manifest must be whole.
     captures
-        The capture root that the warehouse was built from, wherever it lies now.
+        The capture root that the warehouse was built from, wherever it is now.
     jobs
-        Threads that decode.
-    as_json
-        Print JSON to standard output.
+        Number of threads that decode.
     """
     check_whole_number("jobs", jobs, low=1)
     result = repair_warehouse(
@@ -101,46 +87,39 @@ def _format_boxes(boxes: Sequence[Sequence[float]], *, digits: int) -> str:
     return " ".join(f"[{text}]" for text in texts) or "none"
 
 
-def _print_explanation(found: SampleExplanation) -> None:
+def _explanation_lines(found: SampleExplanation) -> list[str]:
     source, target = ("x".join(map(str, s)) for s in (found.source_size_wh, found.target_size_wh))
     named = f", before the import {found.source_name}" if found.source_name else ""
-    print_lines(
-        [
-            f"{found.sample_id}",
-            f"source     {found.source_image} of run {found.run_id}{named}",
-            f"           {source}, sha256 {found.source_sha256}",
-            (
-                f"transform  {found.resize_mode} to {target}: scale {found.scale_xy[0]:g}, "
-                f"{found.scale_xy[1]:g}, offset {found.offset_xy[0]}, {found.offset_xy[1]}"
-            ),
-            f"boxes      {found.boxes_before} usable, {found.boxes_after} stored",
-            f"           0..1 of the stored image: {_format_boxes(found.boxes_xyxy, digits=4)}",
-            f"           source pixels: {_format_boxes(found.boxes_source_px, digits=1)}",
-            f"group      {found.group_id}",
-            f"split      {found.split}: {found.split_reason}",
-            f"stored in  {found.shard} row {found.row}",
-        ]
-    )
+    scale, offset = found.scale_xy, found.offset_xy
+    return [
+        f"{found.sample_id}",
+        f"source     {found.source_image} of run {found.run_id}{named}",
+        f"           {source}, sha256 {found.source_sha256}",
+        f"transform  {found.resize_mode} to {target}: scale {scale[0]:g}, {scale[1]:g}, "
+        f"offset {offset[0]}, {offset[1]}",
+        f"boxes      {found.boxes_before} usable, {found.boxes_after} stored",
+        f"           0..1 of the stored image: {_format_boxes(found.boxes_xyxy, digits=4)}",
+        f"           source pixels: {_format_boxes(found.boxes_source_px, digits=1)}",
+        f"group      {found.group_id}",
+        f"split      {found.split}: {found.split_reason}",
+        f"stored in  {found.shard} row {found.row}",
+    ]
 
 
 @app.command(name="explain")
-def explain(manifest: Path, sample: str, /, *, as_json: Json = False) -> None:
-    """Show where one sample came from, what was done to it, and why it is in its split.
+def explain(manifest: Manifest, sample: str, /, *, as_json: Json = False) -> None:
+    """Show the source of one sample, its transform, and the reason for its split.
 
     Parameters
     ----------
-    manifest
-        The warehouse's manifest.json, or its folder.
     sample
         The sample's id, run_id/frame.
-    as_json
-        Print JSON to standard output.
     """
     found = explain_sample(manifest, sample_id=sample)
     if as_json:
         print_json(asdict(found))
     else:
-        _print_explanation(found)
+        print_lines(_explanation_lines(found))
 
 
 def _print_diff(found: WarehouseDiff, *, max_names: int) -> None:
@@ -164,7 +143,7 @@ def _print_diff(found: WarehouseDiff, *, max_names: int) -> None:
     kinds = {
         "added": found.added,
         "removed": found.removed,
-        "relabelled": found.relabelled,
+        "relabeled": found.relabelled,
         "changed pixels": found.changed_pixels,
         "moved": tuple(f"{name}: {a} -> {b}" for name, a, b in found.moved),
         "regrouped": tuple(f"{name}: {a} -> {b}" for name, a, b in found.regrouped),
@@ -174,7 +153,7 @@ def _print_diff(found: WarehouseDiff, *, max_names: int) -> None:
     print_lines(
         [
             f"{found.num_same} samples the same, {len(found.added)} added, {len(found.removed)} "
-            f"removed, {len(found.relabelled)} relabelled, {len(found.changed_pixels)} with "
+            f"removed, {len(found.relabelled)} relabeled, {len(found.changed_pixels)} with "
             f"changed pixels, {len(found.moved)} moved between splits, {len(found.regrouped)} "
             f"regrouped; {len(found.settings)} settings and {len(found.sources)} sources differ"
         ]
@@ -187,18 +166,16 @@ def _print_diff(found: WarehouseDiff, *, max_names: int) -> None:
 
 @app.command(name="diff")
 def diff(a: Path, b: Path, /, *, max_names: int = 20, as_json: Json = False) -> None:
-    """Compare two warehouses by sample: added, removed, relabelled, changed pixels, moved.
+    """Compare two warehouses by sample: added, removed, relabeled, changed pixels, moved.
 
     Parameters
     ----------
     a
         The first warehouse's manifest.json, or its folder.
     b
-        The second warehouse's.
+        The second warehouse's manifest.json, or its folder.
     max_names
-        Names shown per kind at most; --json has all.
-    as_json
-        Print JSON to standard output.
+        Largest number of names to print per kind; --json has all.
     """
     check_whole_number("max_names", max_names, low=0)
     found = diff_warehouses(a, b)
@@ -209,17 +186,13 @@ def diff(a: Path, b: Path, /, *, max_names: int = 20, as_json: Json = False) -> 
 
 
 @app.command(name="export")
-def export(manifest: Path, /, *, out: Path, as_json: Json = False) -> None:
+def export(manifest: Manifest, /, *, out: Path, as_json: Json = False) -> None:
     """Write every sample's row, split, box count and boxes as one Parquet or CSV file.
 
     Parameters
     ----------
-    manifest
-        The warehouse's manifest.json, or its folder.
     out
         File to write: .parquet has the boxes as lists, .csv as JSON text.
-    as_json
-        Print JSON to standard output.
     """
     done = export_summary(manifest, out=out)
     if as_json:
@@ -229,15 +202,10 @@ def export(manifest: Path, /, *, out: Path, as_json: Json = False) -> None:
 
 
 @app.command(name="command")
-def command(manifest: Path, /, *, as_json: Json = False) -> None:
+def command(manifest: Manifest, /, *, as_json: Json = False) -> None:
     """Print the command that trains on a warehouse: tiny if no image has two boxes, else big.
 
-    Parameters
-    ----------
-    manifest
-        The warehouse's manifest.json, or its folder.
-    as_json
-        Print JSON to standard output.
+    If the training split is empty, print the command that evaluates a detector.
     """
     words = next_command(manifest)
     if as_json:
@@ -248,7 +216,7 @@ def command(manifest: Path, /, *, as_json: Json = False) -> None:
 
 @app.command(name="audit")
 def audit(
-    manifest: Path,
+    manifest: Manifest,
     /,
     *,
     config: Annotated[AuditConfig | None, Parameter(name="*")] = None,
@@ -259,12 +227,8 @@ def audit(
 
     Parameters
     ----------
-    manifest
-        The warehouse's manifest.json, or its folder.
     strict
         Fail if there is any such pair.
-    as_json
-        Print JSON to standard output.
     """
     config = config or AuditConfig()
     found = audit_warehouse(manifest, config=config, progress=build_progress(as_json=as_json))
@@ -286,7 +250,8 @@ def audit(
         )
     if strict and found.num_pairs:
         raise HaustraError(
-            f"{found.num_pairs} pair(s) of images in different splits are within --max-distance "
-            f"{config.max_distance}; expected none with --strict; give each pair one group, or "
-            "remove one of the two, and run `haustra etl` again"
+            f"{found.num_pairs} pair(s) of images in different splits are within "
+            f"{option('max_distance', config.max_distance)}; expected none with "
+            f"{option('strict')}; give each pair one group, or remove one of the two, and run "
+            "`haustra etl` again"
         )

@@ -7,15 +7,14 @@ from xml.etree import ElementTree
 from haustra.captures.importers.dataset import (
     ImportConfig,
     ImportResult,
-    SourceFrame,
-    import_frames,
-    list_source_images,
+    import_images_with_files,
 )
 from haustra.core.errors import HaustraError
+from haustra.core.paths import StrPath
 from haustra.core.progress import Progress
 
 
-def _boxes_of_annotation(path: Path) -> list[Any]:
+def _boxes_of_annotation(path: Path, _size_wh: tuple[int, int]) -> list[Any]:
     try:
         root = ElementTree.parse(path).getroot()  # noqa: S314 (expat limits entity expansion)
     except (ElementTree.ParseError, LookupError, ValueError, OSError) as error:
@@ -37,42 +36,28 @@ def _boxes_of_annotation(path: Path) -> list[Any]:
 
 
 def import_voc(
-    images: Path, annotations: Path, *, config: ImportConfig, progress: Progress | None = None
+    images: StrPath,
+    annotations: StrPath,
+    *,
+    config: ImportConfig,
+    progress: Progress | None = None,
 ) -> ImportResult:
     """Import a folder of images with a folder of Pascal VOC annotations.
 
     All object names become polyps.
 
     Raises:
-        HaustraError: an image without an annotation, a malformed file, or an unreadable image.
+        HaustraError: An image has no annotation, a file is malformed, or an image is unreadable.
     """
-    if not annotations.is_dir():
-        raise HaustraError(f"{annotations} does not exist; expected a folder of VOC annotations")
-    image_paths = list_source_images(images)
-    stems = {path.stem for path in image_paths}
-    annotated = {path.stem for path in annotations.glob("[!.]*.xml")}
-    for missing, what, where in (
-        (sorted(stems - annotated), "an annotation", annotations),
-        (sorted(annotated - stems), "an image", images),
-    ):
-        if missing:
-            raise HaustraError(
-                f"{len(missing)} file(s) lack {what} in {where}, such as {missing[0]!r}; "
-                "expected one of the same stem"
-            )
-
-    def source_frame(image_path: Path) -> SourceFrame:
-        annotation = annotations / f"{image_path.stem}.xml"
-        return SourceFrame(
-            image_path=image_path,
-            name=image_path.name,
-            read_boxes=lambda _: _boxes_of_annotation(annotation),
-        )
-
-    return import_frames(
-        map(source_frame, image_paths),
-        total=len(image_paths),
+    folder = Path(annotations)
+    if not folder.is_dir():
+        raise HaustraError(f"{folder} does not exist; expected a folder of VOC annotations")
+    return import_images_with_files(
+        images,
+        folder,
+        list_files=lambda folder: list(folder.glob("[!.]*.xml")),
+        noun="annotation",
+        read_boxes=_boxes_of_annotation,
         config=config,
-        default_name=images.resolve().parent.name,
         progress=progress,
     )

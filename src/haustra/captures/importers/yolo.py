@@ -6,22 +6,19 @@ from typing import Any
 from haustra.captures.importers.dataset import (
     ImportConfig,
     ImportResult,
-    SourceFrame,
-    import_frames,
-    list_source_images,
+    import_images_with_files,
 )
 from haustra.core.errors import HaustraError
+from haustra.core.paths import StrPath
 from haustra.core.progress import Progress
 
 
-def _boxes_of_label(label_path: Path, *, size_wh: tuple[int, int]) -> list[Any]:
-    if not label_path.exists():
-        return []
+def _boxes_of_label(path: Path, size_wh: tuple[int, int]) -> list[Any]:
     boxes: list[Any] = []
     try:
-        text = label_path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise HaustraError(f"{label_path} cannot be read as a YOLO label file: {error}") from None
+        raise HaustraError(f"{path} cannot be read as a YOLO label file: {error}") from None
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
@@ -29,51 +26,38 @@ def _boxes_of_label(label_path: Path, *, size_wh: tuple[int, int]) -> list[Any]:
             _, cx, cy, width, height = (float(part) for part in line.split())
         except ValueError:
             raise HaustraError(
-                f"{label_path}, line {number}: {line!r}: expected 'class cx cy w h'"
+                f"{path}, line {number}: {line!r}: expected 'class cx cy w h'"
             ) from None
         box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
         boxes.append([value * size_wh[index % 2] for index, value in enumerate(box)])
     return boxes
 
 
+def _list_labels(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("[!.]*.txt") if path.stem != "classes"]
+
+
 def import_yolo(
-    images: Path, labels: Path, *, config: ImportConfig, progress: Progress | None = None
+    images: StrPath, labels: StrPath, *, config: ImportConfig, progress: Progress | None = None
 ) -> ImportResult:
     """Import a folder of images with a folder of YOLO label files.
 
-    All classes become polyps. As in YOLO, an image without a label file is a negative; how many
-    there were is noted.
+    All classes become polyps. As in YOLO, an image without a label file is a negative; a note
+    gives their number.
 
     Raises:
-        HaustraError: a malformed line, an unreadable image, or a label without an image.
+        HaustraError: A line is malformed, an image is unreadable, or a label has no image.
     """
-    if not labels.is_dir():
-        raise HaustraError(f"{labels} does not exist; expected a folder of YOLO label files")
-    image_paths = list_source_images(images)
-    stems = {path.stem for path in image_paths}
-    label_stems = {path.stem for path in labels.glob("[!.]*.txt")} - {"classes"}
-    orphans = sorted(label_stems - stems)
-    if orphans:
-        raise HaustraError(
-            f"{len(orphans)} label file(s) of {labels} have no image in {images}, such as "
-            f"{orphans[0]!r}; expected an image of the same stem for every label file"
-        )
-    num_without = len(stems - label_stems)
-    notes = [f"{num_without} image(s) have no label file: taken as negatives"]
-
-    def source_frame(image_path: Path) -> SourceFrame:
-        label_path = labels / f"{image_path.stem}.txt"
-        return SourceFrame(
-            image_path=image_path,
-            name=image_path.name,
-            read_boxes=lambda size_wh: _boxes_of_label(label_path, size_wh=size_wh),
-        )
-
-    return import_frames(
-        map(source_frame, image_paths),
-        total=len(image_paths),
+    folder = Path(labels)
+    if not folder.is_dir():
+        raise HaustraError(f"{folder} does not exist; expected a folder of YOLO label files")
+    return import_images_with_files(
+        images,
+        folder,
+        list_files=_list_labels,
+        noun="label file",
+        read_boxes=_boxes_of_label,
+        may_lack=True,
         config=config,
-        default_name=images.resolve().parent.name,
-        notes=notes if num_without else [],
         progress=progress,
     )
