@@ -26,7 +26,7 @@ from haustra.captures.writer import writing_run
 from haustra.core.allocator import keep_freed_memory
 from haustra.core.images import list_images, read_image_rgb
 from haustra.core.letterbox import plan_letterbox
-from haustra.inference.detector import CheckpointDetector
+from haustra.inference.detector import open_detector
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import build_model, default_config
 from haustra.models.loss_settings import LossSettings, MatchingSettings
@@ -238,10 +238,11 @@ def measure_training(manifest: Path, folder: Path) -> None:
 
 def measure_inference(captures: Path, folder: Path) -> None:
     """Compare a whole detection with the network alone on a ready tensor."""
-    detector = CheckpointDetector(folder / "bigdet.bin")
+    detector = open_detector(folder / "bigdet.bin")
     path = list_images(captures / "run_sim_000000" / "images")[0]
     image = read_image_rgb(path)
-    ready = detector.prepare(image).pixels[None]
+    letterbox = detector.plan_letterbox((image.shape[1], image.shape[0]))
+    ready = letterbox.apply(image)[None]
 
     def limit() -> None:
         for _ in range(30):

@@ -35,8 +35,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from haustra.captures.sources import Source, SourceFrame
-from haustra.core.detections import Detections
+from haustra.core.detections import Slots
 from haustra.core.operating_point import OperatingPoint
+from haustra.inference.detector import Detector
 from haustra.view.config import ViewConfig
 from haustra.view.feed import Feed
 from haustra.view.server import serve
@@ -77,18 +78,21 @@ class Moving(Source):
         """Nothing is held."""
 
 
-class Slow:
-    """Finds the square, and takes its time."""
+def slow_detector() -> Detector:
+    """Return a detector that finds the square and takes its time."""
 
-    caption = "slow"
-
-    def detect(self, image_rgb: NDArray[np.uint8], *, objectness: float, iou: float) -> Detections:
-        """Return one box."""
-        del objectness, iou
+    def predict_slots(images: NDArray[np.uint8]) -> Slots:
         time.sleep(SLOW_S)
-        columns = np.flatnonzero(image_rgb[130, :, 0] > 200)
-        box = np.array([[columns[0], 100, columns[-1] + 1, 160]], dtype=np.float64)
-        return Detections(boxes_px=box, scores=np.array([0.9]), image_size_wh=(SIZE_PX, SIZE_PX))
+        columns = np.flatnonzero(images[0, 130, :, 0] > 200)
+        box_px = np.array([[[columns[0], 100, columns[-1] + 1, 160]]])
+        return (box_px / SIZE_PX).astype(np.float32), np.full((1, 1), 0.9, dtype=np.float32)
+
+    return Detector(
+        predict_slots=predict_slots,
+        kind="tiny",
+        caption="slow",
+        input_size_wh=(SIZE_PX, SIZE_PX),
+    )
 
 
 def serve_page(port: int, *, kind: str) -> None:
@@ -98,7 +102,7 @@ def serve_page(port: int, *, kind: str) -> None:
     config = ViewConfig(
         detector_weights=None if is_slow else WEIGHTS, port=port, open_browser=False
     )
-    detectors = [WatchedDetector(Slow, path=None)] if is_slow else open_detectors(config)
+    detectors = [WatchedDetector(slow_detector, path=None)] if is_slow else open_detectors(config)
     feed = Feed(source, detectors, point=OperatingPoint(), recordings="recordings")
     serve(config, print_line=lambda line: print(line, flush=True), build=lambda _: feed)
 

@@ -12,38 +12,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.captures.sources import Source, SourceFrame
-from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
 from haustra.core.images import write_png
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.videos import writing_video
+from haustra.inference.detector import Detector
 from haustra.view.feed import Feed
 from haustra.view.watched_detector import WatchedDetector
 
 
-class FindsBright:
-    """Finds the bright square of a picture; its score is the square's brightness."""
+def bright_detector(*, caption: str = "bright", sleep_s: float = 0.0) -> Detector:
+    """Return a detector of the bright square of a picture, scored by the square's brightness."""
 
-    def __init__(self, *, caption: str = "bright", sleep_s: float = 0.0) -> None:
-        self.caption, self._sleep_s = caption, sleep_s
+    def predict_slots(images: NDArray[np.uint8]) -> Any:
+        time.sleep(sleep_s)
+        boxes, scores = np.zeros((len(images), 1, 4)), np.zeros((len(images), 1))
+        for row, image in enumerate(images):
+            gray = image.mean(axis=2)
+            ys, xs = np.nonzero(gray > 25)
+            if len(ys):
+                boxes[row] = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) / 64
+                scores[row] = gray.max() / 255
+        return boxes, scores
 
-    def detect(self, image_rgb: NDArray[np.uint8], *, objectness: float, iou: float) -> Detections:
-        time.sleep(self._sleep_s)
-        grey = image_rgb.mean(axis=2)
-        rows, columns = np.nonzero(grey > 25)
-        boxes, scores = np.zeros((0, 4)), np.zeros(0)
-        if len(rows):
-            boxes = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]])
-            scores = np.array([grey.max() / 255])
-        height, width = grey.shape
-        found = Detections(
-            boxes_px=boxes.astype(np.float64), scores=scores, image_size_wh=(width, height)
-        )
-        return found.above(objectness)
+    return Detector(
+        predict_slots=predict_slots, kind="tiny", caption=caption, input_size_wh=(64, 64)
+    )
 
 
 def picture(score: float, *, x: int = 20) -> NDArray[np.uint8]:
-    """Return a dark picture with a square at x, 20 that `FindsBright` scores like this."""
+    """Return a dark picture with a square at x, 20 that `bright_detector` scores like this."""
     image = np.zeros((64, 64, 3), dtype=np.uint8)
     image[20:36, x : x + 16] = round(255 * score)
     return image
@@ -84,7 +82,7 @@ class Ticks(Source):
 
 
 def watched(detector: Any = None) -> WatchedDetector:
-    return WatchedDetector(lambda: detector or FindsBright(), path=None)
+    return WatchedDetector(lambda: detector or bright_detector(), path=None)
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from haustra.core.digests import digest_json
 from haustra.core.files import write_json_atomic
 from haustra.exporting.config import LOWEST_OPSET
 from haustra.exporting.onnx_graph import describe_model, export_onnx, write_model
-from haustra.exporting.quantise import quantise_static
+from haustra.exporting.quantize import quantize_detector
 from haustra.exporting.stage import calibration_batches
-from haustra.inference.onnx_detector import OnnxDetector
+from haustra.inference.onnx_detector import open_onnx
 from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import read_checkpoint
 from haustra.models.predict import predict_slots
@@ -178,7 +178,7 @@ def export_forms(training: Training, *, size: int, settings: Settings) -> list[P
         export_onnx(model, header=header, path=paths[0], opset=LOWEST_OPSET)
     split = open_split(settings.manifests[size], split="train")
     unfinished = paths[1].with_suffix(".part")
-    quantise_static(paths[0], unfinished, batches=partial(calibration_batches, split))
+    quantize_detector(paths[0], unfinished, batches=partial(calibration_batches, split))
     description = describe_model(model, header=header, opset=LOWEST_OPSET, precision="int8")
     write_model(unfinished, proto=onnx.load(unfinished), description=description)
     unfinished.replace(paths[1])
@@ -194,7 +194,7 @@ def _score_forms(training: Training, *, settings: Settings, int8_path: Path) -> 
         "scores": score(split, shipped, threshold=threshold),
         "dense_nms": score(split, dense_with_suppression(model), threshold=threshold),
         "shuffled": score(split, shipped, threshold=threshold, shuffle_labels_seed=SHUFFLE_SEED),
-        "int8": score(split, OnnxDetector(int8_path).predict_slots, threshold=threshold),
+        "int8": score(split, open_onnx(int8_path).predict_slots, threshold=threshold),
     }
     return {"parameters": count_parameters(model)} | {k: asdict(v) for k, v in forms.items()}
 

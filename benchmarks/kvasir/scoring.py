@@ -7,7 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from haustra.core.detections import PredictSlots, Slots
-from haustra.evaluation.evaluation import evaluate_split
+from haustra.core.operating_point import OperatingPoint
+from haustra.evaluation.evaluation import evaluate_frames
+from haustra.evaluation.frames import SplitFrames
+from haustra.inference.detector import Detector
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import SlotDetector
 from haustra.warehouse.dataset import Split
@@ -37,11 +40,16 @@ def score(
     shuffle_labels_seed: int | None = None,
 ) -> Scores:
     """Run a detector over a split and return its scores."""
-    metrics = evaluate_split(
-        split,
+    detector = Detector(
         predict_slots=predict_slots,
-        threshold=threshold,
-        shuffle_labels_seed=shuffle_labels_seed,
+        kind="big",
+        caption="measured",
+        input_size_wh=split.manifest.target_size_wh,
+        # What a detector answers is what is scored: nothing is dropped afterwards.
+        operating_point=OperatingPoint(objectness=threshold, iou=1.0),
+    )
+    metrics = evaluate_frames(
+        SplitFrames(split), detector, shuffle_labels_seed=shuffle_labels_seed
     ).metrics
     found = metrics.average_precision
     return Scores(

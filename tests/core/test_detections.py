@@ -94,7 +94,9 @@ def test_slots_become_ordered_boxes_on_the_source_image() -> None:
     # 100x50 in 200x200: scale 2, 50 rows of padding above and below.
     letterbox = plan_letterbox((100, 50), target_size_wh=(200, 200))
     slots = np.array([[0.5, 0.25, 1.0, 0.75], [0.1, 0.3, 0.2, 0.5]], dtype=np.float32)
-    found = detections_from_slots(slots, np.array([0.2, 0.75], np.float32), letterbox=letterbox)
+    found = detections_from_slots(
+        slots, np.array([0.2, 0.75], np.float32), letterbox=letterbox, iou=1.0
+    )
     assert np.allclose(found.boxes_px, [[10, 5, 20, 25], [50, 0, 100, 50]], atol=1e-4)
     assert found.scores.tolist() == pytest.approx([0.75, 0.2])
     assert found.image_size_wh == (100, 50)
@@ -103,5 +105,5 @@ def test_slots_become_ordered_boxes_on_the_source_image() -> None:
 def test_slots_are_clipped_and_inverted_ones_have_no_area() -> None:
     letterbox = plan_letterbox((100, 50), target_size_wh=(200, 200))
     slots = np.array([[-1.0, -1.0, 2.0, 2.0], [0.8, 0.7, 0.2, 0.3]])
-    found = detections_from_slots(slots, np.array([0.9, 0.8]), letterbox=letterbox)
+    found = detections_from_slots(slots, np.array([0.9, 0.8]), letterbox=letterbox, iou=1.0)
     assert np.allclose(found.boxes_px, [[0, 0, 100, 50], [80, 45, 80, 45]])

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 
 from haustra.core.detections import Detections
@@ -54,7 +53,7 @@ def test_pairing_makes_the_interval_narrower() -> None:
 
 def test_the_same_seed_gives_the_same_interval_and_groups_are_drawn_whole() -> None:
     truths, a = random_scene(5)
-    b = [p.select(np.arange(len(p)) % 2 == 0) for p in a]
+    b = [p[::2] for p in a]
     assert compare(truths, a, b).to_json() == compare(truths, a, b).to_json()
     assert compare(truths, a, b).to_json() != compare(truths, a, b, seed=1).to_json()
     one_group = compare_detectors(

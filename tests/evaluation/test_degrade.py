@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from haustra.core.detections import Slots
+from haustra.core.operating_point import OperatingPoint
 from haustra.evaluation.degrade import (
     KINDS,
     degrade_boxes,
@@ -15,6 +16,7 @@ from haustra.evaluation.degrade import (
     measure_degradations,
 )
 from haustra.evaluation.frames import FrameWithPixels, open_captures
+from haustra.inference.detector import Detector
 from scenes import write_captures
 from scored_boxes import frame, truth_of
 
@@ -102,7 +104,11 @@ def test_recall_of_a_detector_that_only_sees_bright_images() -> None:
         is_bright = images.mean(axis=(1, 2, 3)) >= 128
         return boxes, np.where(is_bright, 0.9, 0.1).astype(np.float32)[:, None]
 
-    result = measure_degradations(OneFrame(), predict_slots=predict, threshold=0.5)
+    detector = Detector(
+        predict_slots=predict, kind="tiny", caption="bright", input_size_wh=(64, 64)
+    )
+    point = OperatingPoint(objectness=0.5)
+    result = measure_degradations(OneFrame(), detector, point=point)
     recall = {(score.kind, score.severity): score.recall for score in result.scores}
     assert result.clean.recall == 1.0
     assert len(recall) == 27

@@ -16,7 +16,8 @@ from haustra.evaluation.evaluation import Evaluation
 from haustra.evaluation.fitting import best_f1_threshold, fit_operating_point
 from haustra.evaluation.frames import open_captures
 from haustra.evaluation.metrics import box_metrics, threshold_metrics
-from haustra.inference.detector import CheckpointDetector
+from haustra.inference.checkpoint_detector import store_operating_point
+from haustra.inference.detector import open_detector
 from haustra.models.checkpoint import read_checkpoint, read_header, weights_digest
 from scenes import write_captures, write_warehouse
 from scored_boxes import found, frame, random_scene, truth_of
@@ -126,6 +127,12 @@ def test_hold_off_is_fitted_where_it_saves_alarms_and_loses_no_lesion() -> None:
     assert hold_off("xxxx" + clean + "hhhhhhhhhhhhhhhhhhhhhhhhhh") == 0
 
 
+def state_frame_rate(run: Path) -> None:
+    """Make a run one whose frames are known to be in time order."""
+    path = run / "run_manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"frame_rate_hz": 10.0}))
+
+
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("warehouse")
@@ -165,7 +172,7 @@ def test_a_fitted_point_is_stored_and_read_by_eval_and_infer(
     again = json.loads(capsys.readouterr().out)
     assert again["at_threshold"]["threshold"] == point.objectness
     assert again["threshold_from"] == f"fitted on {captures}"
-    assert CheckpointDetector(weights).operating_point == point
+    assert open_detector(weights).operating_point == point
     main(
         [
             "infer",
@@ -186,9 +193,9 @@ def test_infer_holds_back_the_first_frames_of_a_run(
 ) -> None:
     weights = tmp_path / "detector.bin"
     write_lively_checkpoint(weights, manifest=manifest)
-    detector = CheckpointDetector(weights)
-    detector.store_operating_point(OperatingPoint(objectness=0.0, hold_off_frames=2))
+    store_operating_point(weights, OperatingPoint(objectness=0.0, hold_off_frames=2))
     (run, *_) = write_captures(tmp_path / "captures", num_runs=1, frames_per_run=5)
+    state_frame_rate(run)
 
     def boxes_of(*flags: str) -> list[int]:
         main(

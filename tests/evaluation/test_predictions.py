@@ -7,13 +7,17 @@ import pytest
 
 from checkpoints import write_lively_checkpoint
 from haustra.cli.main import main
+from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import OperatingPoint
-from haustra.evaluation.predictions import read_predictions, write_predictions
+from haustra.evaluation.frames import EvalFrame
+from haustra.evaluation.predictions import StoredPredictions, read_predictions, write_predictions
 from scenes import write_warehouse
 from scored_boxes import frame, random_scene, truth_of
 
-NO_IMAGES = np.zeros((0, 1, 1, 3), dtype=np.uint8)
+
+def find_all(stored: StoredPredictions, frames: list[EvalFrame]) -> list[Detections]:
+    return [stored.find(each, iou=1.0) for each in frames]
 
 
 def test_predictions_come_back_as_they_were(tmp_path: Path) -> None:
@@ -25,13 +29,13 @@ def test_predictions_come_back_as_they_were(tmp_path: Path) -> None:
         path, detector="a net", operating_point=point, frames=frames, predictions=predictions
     )
     stored = read_predictions(path)
-    assert (stored.detector, stored.operating_point) == ("a net", point)
-    for wanted, got in zip(predictions, stored.predict(frames, NO_IMAGES), strict=True):
+    assert (stored.caption, stored.operating_point) == ("a net", point)
+    for wanted, got in zip(predictions, find_all(stored, frames), strict=True):
         assert got.scores.tolist() == wanted.scores.tolist()
         inside = np.clip(wanted.boxes_px, 0, np.tile(wanted.image_size_wh, 2))
         assert got.boxes_px.tolist() == inside.tolist()
     with pytest.raises(HaustraError) as error:
-        stored.predict([frame(999, truth_of())], NO_IMAGES)
+        stored.find(frame(999, truth_of()), iou=1.0)
     assert str(error.value) == (
         f"{path} has no predictions of 'run/frame_00999'; expected those of the frames that are "
         "measured; make them with `haustra eval --predictions-out`"
@@ -46,7 +50,7 @@ def test_coco_results_are_read_and_frames_without_any_had_none(tmp_path: Path) -
     ]
     path.write_text(json.dumps(entries))
     stored = read_predictions(path)
-    first, second = stored.predict([frame(0, truth_of()), frame(1, truth_of())], NO_IMAGES)
+    first, second = find_all(stored, [frame(0, truth_of()), frame(1, truth_of())])
     assert len(first) == 0
     assert second.scores.tolist() == [0.9, 0.2]
     assert second.boxes_px.tolist() == [[190, 140, 200, 150], [10, 20, 40, 60]]

@@ -9,8 +9,6 @@ import pytest
 from checkpoints import write_lively_checkpoint
 from haustra.cli.main import main
 from haustra.core.detections import Detections, PredictSlots, Slots
-from haustra.core.letterbox import ResizeMode
-from haustra.core.operating_point import OperatingPoint
 from haustra.evaluation.config import EvalConfig
 from haustra.evaluation.evaluation import Evaluation, evaluate_frames
 from haustra.evaluation.frames import SplitFrames
@@ -18,6 +16,7 @@ from haustra.evaluation.gallery import choose_examples, spread_evenly, write_gal
 from haustra.evaluation.metrics import box_metrics
 from haustra.evaluation.results import EvaluationResult
 from haustra.evaluation.stage import evaluate_detector
+from haustra.inference.detector import Detector
 from haustra.training.config import TrainConfig
 from haustra.training.loop import train_detector
 from haustra.warehouse.dataset import open_split
@@ -129,32 +128,11 @@ def test_the_report_shows_mistakes_only_where_there_are_some(
     assert names[right] == always
 
 
-class StubDetector:
-    """A function instead of a network, with what an evaluation asks of a detector."""
-
-    caption = "a detector"
-    input_size_wh = (64, 64)
-    resize_mode: ResizeMode = "letterbox"
-    history: list[dict[str, Any]] = []  # noqa: RUF012
-    warehouse_version = None
-    training_groups: tuple[str, ...] = ()
-    backend = "a function"
-
-    def __init__(self, predict_slots: PredictSlots) -> None:
-        self.predict_slots = predict_slots
-        self.operating_point = OperatingPoint()
-
-    def store_operating_point(self, point: OperatingPoint) -> None:
-        self.operating_point = point
-
-
 def evaluate(manifest: Path, predict: PredictSlots, **settings: Any) -> EvaluationResult:
-    weights = manifest.with_name("weights")
-    weights.write_text("a function")
-    return evaluate_detector(
-        EvalConfig(manifest=manifest, detector_weights=weights, **settings),
-        open_detector=lambda path: StubDetector(predict),
+    detector = Detector(
+        predict_slots=predict, kind="tiny", caption="a detector", input_size_wh=(64, 64)
     )
+    return evaluate_detector(EvalConfig(manifest=manifest, **settings), detector=detector)
 
 
 def test_the_report_needs_no_other_file_and_shows_the_intervals(

@@ -22,14 +22,14 @@ from haustra.cli.main import main
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import OperatingPoint
 from haustra.evaluation.metrics import AveragePrecision
-from haustra.exporting import quantise, stage
+from haustra.exporting import quantize, stage
 from haustra.exporting.config import ExportConfig
 from haustra.exporting.onnx_graph import export_onnx, fold_normalisation, fold_padding
 from haustra.exporting.parity import SplitAnswers, answer_split
-from haustra.exporting.quantise import float_nodes, quantise_static
+from haustra.exporting.quantize import float_nodes, quantize_detector
 from haustra.exporting.stage import export_detector
-from haustra.inference.detector import CheckpointDetector, open_detector
-from haustra.inference.onnx_detector import OnnxDetector
+from haustra.inference.detector import open_detector
+from haustra.inference.onnx_detector import open_onnx
 from haustra.models.checkpoint import read_checkpoint, weights_digest, write_checkpoint
 from haustra.models.detector import ModelKind, SlotDetector
 from haustra.warehouse.dataset import Split, open_split
@@ -113,7 +113,7 @@ def noise(count: int) -> Any:
 def test_the_exported_graph_answers_like_the_checkpoint_at_every_batch_size(
     weights: dict[ModelKind, Path], graphs: dict[ModelKind, Path], kind: ModelKind
 ) -> None:
-    in_torch, in_onnx = CheckpointDetector(weights[kind]), OnnxDetector(graphs[kind])
+    in_torch, in_onnx = open_detector(weights[kind]), open_onnx(graphs[kind])
     for count in (1, 5):
         expected_boxes, expected_scores = in_torch.predict_slots(noise(count))
         boxes, scores = in_onnx.predict_slots(noise(count))
@@ -405,7 +405,7 @@ def test_eight_bits_inside_and_float_ends(
     detector = open_detector(result.path)
     assert detector.caption == f"{kind}det int8"
     scores = detector.predict_slots(noise(3))[1]
-    expected = CheckpointDetector(weights[kind]).predict_slots(noise(3))[1]
+    expected = open_detector(weights[kind]).predict_slots(noise(3))[1]
     np.testing.assert_allclose(scores, expected, atol=0.2)
     proto = onnx.load(result.path)
     assert [entry.domain for entry in proto.opset_import] == [""]
@@ -458,7 +458,7 @@ def test_dense_weights_take_7_bits_so_that_no_sum_overflows_and_depthwise_ones_8
 ) -> None:
     write_small_model(tmp_path / "f", kernel=3)
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
-    quantise_static(tmp_path / "f", tmp_path / "q", batches=lambda: [images])
+    quantize_detector(tmp_path / "f", tmp_path / "q", batches=lambda: [images])
     found = {
         each.name.removeprefix("w_").removesuffix("_quantized"): int(
             np.abs(numpy_helper.to_array(each).astype(int)).max()
@@ -480,9 +480,9 @@ def test_biases_take_back_what_rounded_weights_do_to_the_means(
         answer = np.asarray(session.run(None, {"images": images})[0])
         return np.asarray(answer.mean(axis=(0, 2, 3), dtype=np.float64))
 
-    quantise_static(tmp_path / "f", tmp_path / "q", batches=lambda: [images[:8], images[8:]])
-    monkeypatch.setattr(quantise, "correct_biases", lambda model, *, batches: None)
-    quantise_static(tmp_path / "f", tmp_path / "plain", batches=lambda: [images])
+    quantize_detector(tmp_path / "f", tmp_path / "q", batches=lambda: [images[:8], images[8:]])
+    monkeypatch.setattr(quantize, "correct_biases", lambda model, *, batches: None)
+    quantize_detector(tmp_path / "f", tmp_path / "plain", batches=lambda: [images])
     corrected, plain = (np.abs(means(name) - means("f")).mean() for name in ("q", "plain"))
     assert corrected < 0.2 * plain, (corrected, plain)
 
@@ -530,10 +530,10 @@ def test_existing_files_stay_unless_told_otherwise(tiny: Path, traced: None) -> 
     out.write_bytes(b"mine")
     with pytest.raises(HaustraError) as caught:
         export_detector(ExportConfig(detector_weights=tiny))
-    assert str(caught.value) == f"{out} exists already; remove it or pass --overwrite"
+    assert str(caught.value) == f"{out} exists already; remove it or pass overwrite=True"
     assert out.read_bytes() == b"mine"
     export_detector(ExportConfig(detector_weights=tiny, overwrite=True))
-    assert OnnxDetector(out).caption == "tinydet"
+    assert open_onnx(out).caption == "tinydet"
 
 
 def test_a_warehouse_that_is_gone_or_of_another_size_is_named(

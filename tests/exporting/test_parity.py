@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from haustra.core.detections import Slots
 from haustra.evaluation.metrics import AveragePrecision
 from haustra.exporting.parity import SplitAnswers, compare_answers, median_latencies_ms
+from haustra.inference.detector import Detector
 
 SIZE_WH = (200, 100)
 
@@ -119,12 +121,17 @@ def test_lost_precision_is_signed_and_none_without_labels() -> None:
 def test_latencies_come_in_the_order_of_the_detectors() -> None:
     calls: list[str] = []
 
-    def detector(name: str) -> Slots:
-        calls.append(name)
-        return np.zeros((1, 1, 4), dtype=np.float32), np.zeros((1, 1), dtype=np.float32)
+    def detector(name: str) -> Detector:
+        def predict_slots(images: NDArray[np.uint8]) -> Slots:
+            calls.append(name)
+            return np.zeros((1, 1, 4), dtype=np.float32), np.zeros((1, 1), dtype=np.float32)
+
+        return Detector(
+            predict_slots=predict_slots, kind="tiny", caption=name, input_size_wh=(8, 8)
+        )
 
     times = median_latencies_ms(
-        [lambda images: detector("a"), lambda images: detector("b")],
+        [detector("a"), detector("b")],
         image=np.zeros((8, 8, 3), dtype=np.uint8),
         rounds=3,
     )

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from haustra.core.backend_names import BackendFlag
 from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.inference.detector import open_detector
-from haustra.inference.onnx_detector import OnnxDetector
+from haustra.inference.onnx_detector import open_onnx
 
 METADATA = {
     "format": "haustra-onnx",
@@ -124,8 +124,8 @@ def test_another_kind_than_wanted_is_refused_also_in_onnx(tmp_path: Path) -> Non
     with pytest.raises(HaustraError) as caught:
         open_detector(path, kind="big")
     assert str(caught.value) == (
-        f"{path} holds tinydet, but --model big was asked for; expected a bigdet model, or pass "
-        "--model tiny"
+        f"{path} holds tinydet, but model='big' was asked for; expected a bigdet model, or pass "
+        "model='tiny'"
     )
     assert open_detector(path, kind="tiny").caption == "tinydet int8"
 
@@ -136,7 +136,7 @@ def test_without_onnxruntime_the_extra_is_named(
     path = write_onnx(tmp_path / "c.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError) as caught:
-        OnnxDetector(path)
+        open_onnx(path)
     assert str(caught.value) == (
         f"reading the ONNX model {path} needs the package 'onnxruntime', which is not installed; "
         "run: pip install 'haustra[onnx]'"
@@ -163,8 +163,8 @@ def test_a_missing_provider_is_an_error_that_names_the_package(
     with pytest.raises(HaustraError) as caught:
         open_detector(path, backend=backend)
     assert str(caught.value) == (
-        f"--backend {backend} for {path} needs ONNX Runtime's {provider}, which does not run here; "
-        f"{remedy}, or use --backend ndarray"
+        f"backend={backend!r} for {path} needs ONNX Runtime's {provider}, which does not run here; "
+        f"{remedy}, or use backend='ndarray'"
     )
 
 

@@ -7,7 +7,7 @@ from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.inference.config import InferConfig
-from haustra.inference.heuristic import HeuristicDetector
+from haustra.inference.heuristic import heuristic_detector
 from haustra.inference.pictures import draw_picture, infer_pictures
 from scenes import draw_scene
 
@@ -80,15 +80,15 @@ def test_weights_that_do_not_load_are_an_error_and_never_a_fallback(tmp_path: Pa
 def test_the_heuristic_says_what_it_is_on_the_picture_and_in_the_result(tmp_path: Path) -> None:
     write_images(tmp_path, ["a.png"])
     result = infer_pictures(InferConfig(image=tmp_path / "a.png"))
-    assert result.is_heuristic
-    assert "HEURISTIC" in result.caption
+    assert result.detector.kind == "heuristic"
+    assert "HEURISTIC" in result.detector.caption
 
 
 def test_the_heuristic_finds_a_bright_round_thing() -> None:
     hits = 0
     for seed in range(10):
         image, truths = draw_scene(np.random.default_rng(seed), size_wh=(200, 160), num_polyps=1)
-        found = HeuristicDetector().detect(image, objectness=0.0, iou=0.5)
+        found = heuristic_detector().detect(image, objectness=0.0, iou=0.5)
         x0, y0, x1, y1 = truths[0].bbox_px
         x, y = found.boxes_px[0].reshape(2, 2).mean(axis=0)
         hits += x0 < x < x1 and y0 < y < y1
@@ -113,29 +113,28 @@ def test_the_picture_shows_the_boxes_and_their_number() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"infer_obj_thresh": 1.5}, "--infer-obj-thresh 1.5: expected a number from 0 to 1"),
-        ({"infer_iou_thresh": -0.1}, "--infer-iou-thresh -0.1: expected a number from 0 to 1"),
+        ({"infer_obj_thresh": 1.5}, "infer_obj_thresh=1.5: expected a number from 0 to 1"),
+        ({"infer_iou_thresh": -0.1}, "infer_iou_thresh=-0.1: expected a number from 0 to 1"),
         (
             {"model": "big"},
-            "--model big: expected --detector-weights with it, since the checkpoint holds the "
-            "model",
+            "model='big': expected detector_weights with it, since the checkpoint holds the model",
         ),
-        ({"image": None}, "expected --image (a file, a folder or a run) or --video (a file)"),
+        ({"image": None}, "expected one of image (a file, a folder or a run) and video (a file)"),
         (
             {"video": Path("a.mp4")},
-            "--image a.png and --video a.mp4: expected one of them",
+            "expected one of image (a file, a folder or a run) and video (a file)",
         ),
         (
             {"out": Path("b.mp4")},
-            "--out b.mp4: expected with --video only; pictures go to --output-root",
+            "out='b.mp4': expected with video only; pictures go to output_root",
         ),
         (
             {"image": None, "video": Path("a.mp4"), "output_root": Path("b")},
-            "--output-root b: expected with --image only; a video goes to --out",
+            "output_root='b': expected with image only; a video goes to out",
         ),
         (
             {"image": None, "video": Path("a.mp4"), "out": Path("b.gif")},
-            "--out b.gif: expected a name that ends in one of .mp4, .mov, .mkv, .avi, .webm",
+            "out='b.gif': expected a name that ends in one of .mp4, .mov, .mkv, .avi, .webm",
         ),
     ],
 )
@@ -149,8 +148,11 @@ def test_a_missing_source_and_an_empty_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(HaustraError) as caught:
         infer_pictures(InferConfig(image=tmp_path / "no.png"))
     assert str(caught.value) == (
-        f"{tmp_path / 'no.png'} does not exist; expected an image or a folder of images"
+        f"image={str(tmp_path / 'no.png')!r}: expected an image or a folder of images; it does not "
+        "exist"
     )
     with pytest.raises(HaustraError) as caught:
         infer_pictures(InferConfig(image=tmp_path))
-    assert str(caught.value) == f"{tmp_path} holds no image (PNG, JPEG, BMP, TIFF or WebP)"
+    assert str(caught.value) == (
+        f"image={str(tmp_path)!r}: the folder holds no image (PNG, JPEG, BMP, TIFF or WebP)"
+    )

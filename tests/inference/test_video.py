@@ -62,7 +62,7 @@ def test_the_boxes_are_those_of_the_detector_on_each_frame(tmp_path: Path, weigh
         wanted = detector.detect(video.read(number).image_rgb, objectness=0.05, iou=0.5)
         assert found.boxes_px.tolist() == wanted.boxes_px.tolist()
         assert found.scores.tolist() == wanted.scores.tolist()
-    assert result.backend == result.to_json()["backend"] == detector.backend
+    assert result.detector.backend == result.to_json()["backend"] == detector.backend
     assert result.out == tmp_path / "a_boxed.mp4"
     boxed = VideoFile(result.out, setting="video")
     assert (boxed.num_frames, boxed.frame_rate_hz) == (12, 20.0)
@@ -73,8 +73,8 @@ def test_boxes_are_green_in_the_video(tmp_path: Path) -> None:
     result = infer_video(
         InferConfig(video=tmp_path / "a.mp4", out=tmp_path / "b.avi", infer_obj_thresh=0.0)
     )
-    assert result.is_heuristic
-    assert result.backend is None
+    assert result.detector.kind == "heuristic"
+    assert result.detector.backend is None
     number = next(i for i, found in enumerate(result.frames) if len(found))
     drawn = VideoFile(tmp_path / "b.avi", setting="video").read(number).image_rgb.astype(int)
     factor = drawn.shape[0] // 64
@@ -130,5 +130,5 @@ def test_the_video_is_never_written_over(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(HaustraError) as caught:
         infer_video(InferConfig(video=path, out=path))
-    assert str(caught.value) == f"--out {path}: expected another file than --video"
+    assert str(caught.value) == f"out={str(path)!r}: expected another file than video"
     assert path.read_bytes() == before

@@ -15,7 +15,7 @@ from haustra.cli.main import main
 from haustra.core.drawing import PREDICTION_RGB, TRUTH_RGB
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
-from haustra.evaluation.evaluation import evaluate_split
+from haustra.evaluation.evaluation import evaluate_frames
 from haustra.models.checkpoint import read_checkpoint, read_header, weights_digest
 from haustra.models.losses import detection_loss
 from haustra.training.config import TrainConfig
@@ -306,11 +306,11 @@ def scores_of(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
     left = iter(scores)
 
     def evaluate(*args: Any, **settings: Any) -> Any:
-        found = evaluate_split(*args, **settings)
+        found = evaluate_frames(*args, **settings)
         ap = replace(found.metrics.average_precision, ap50_95=next(left))
         return replace(found, metrics=replace(found.metrics, average_precision=ap))
 
-    monkeypatch.setattr("haustra.training.loop.evaluate_split", evaluate)
+    monkeypatch.setattr("haustra.training.loop.evaluate_frames", evaluate)
 
 
 def test_patience_ends_a_training_and_keeps_the_best_weights(

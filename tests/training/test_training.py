@@ -14,8 +14,9 @@ import torch
 from haustra.captures.reader import read_runs
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
-from haustra.evaluation.evaluation import Evaluation, evaluate_split
-from haustra.inference.detector import CheckpointDetector
+from haustra.evaluation.evaluation import Evaluation, evaluate_frames
+from haustra.evaluation.frames import SplitFrames
+from haustra.inference.detector import open_detector
 from haustra.models.checkpoint import read_checkpoint, read_header, weights_digest
 from haustra.models.efficientnet import EfficientNetLite0
 from haustra.models.predict import resolve_cpu_precision
@@ -114,12 +115,10 @@ def test_training_learns_and_shuffled_labels_show_no_leak(
     result = train_detector(
         config_for(manifest, tmp_path, model=model, epochs=30, batch_size=8, val_every=30)
     )
-    detector = CheckpointDetector(result.checkpoint)
+    detector = open_detector(result.checkpoint)
     split = open_split(manifest, split="test")
     honest, control = (
-        evaluate_split(
-            split, predict_slots=detector.predict_slots, threshold=0.3, shuffle_labels_seed=seed
-        ).metrics
+        evaluate_frames(SplitFrames(split), detector, shuffle_labels_seed=seed).metrics
         for seed in (None, 0)
     )
     assert honest.average_precision.ap50 is not None
@@ -140,7 +139,7 @@ def test_a_result_prints_what_was_trained(tmp_path: Path, manifest: Path) -> Non
 
 
 def test_etl_and_inference_feed_the_model_identical_pixels(tmp_path: Path, manifest: Path) -> None:
-    detector = CheckpointDetector(train_detector(config_for(manifest, tmp_path)).checkpoint)
+    detector = open_detector(train_detector(config_for(manifest, tmp_path)).checkpoint)
     captures = manifest.parents[2] / "captures"
     frames = {f.sample_id: f for run in read_runs(captures) for f in run.frames}
     split = open_split(manifest, split="train")
@@ -148,17 +147,17 @@ def test_etl_and_inference_feed_the_model_identical_pixels(tmp_path: Path, manif
     for sample_id, pixels in zip(split.sample_ids(), stored, strict=True):
         path = frames[sample_id].image_path
         assert path is not None
-        np.testing.assert_array_equal(detector.prepare(read_image_rgb(path)).pixels, pixels)
+        image = read_image_rgb(path)
+        letterbox = detector.plan_letterbox((image.shape[1], image.shape[0]))
+        np.testing.assert_array_equal(letterbox.apply(image), pixels)
 
 
 def test_evaluation_in_training_equals_evaluation_of_the_checkpoint(
     tmp_path: Path, manifest: Path
 ) -> None:
     result = train_detector(config_for(manifest, tmp_path, epochs=2))
-    detector = CheckpointDetector(result.checkpoint)
-    again = evaluate_split(
-        open_split(manifest, split="val"), predict_slots=detector.predict_slots, threshold=0.3
-    )
+    detector = open_detector(result.checkpoint)
+    again = evaluate_frames(SplitFrames(open_split(manifest, split="val")), detector)
     assert again.metrics == result.validation
 
 
@@ -289,9 +288,9 @@ def test_validating_does_not_count_against_the_time_budget(
 ) -> None:
     def slow_evaluation(*args: Any, **settings: Any) -> Evaluation:
         time.sleep(1.5)
-        return evaluate_split(*args, **settings)
+        return evaluate_frames(*args, **settings)
 
-    monkeypatch.setattr("haustra.training.loop.evaluate_split", slow_evaluation)
+    monkeypatch.setattr("haustra.training.loop.evaluate_frames", slow_evaluation)
     started = time.monotonic()
     result = train_detector(
         config_for(manifest, tmp_path, epochs=None, time_budget="1s", val_every=1)

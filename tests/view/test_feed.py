@@ -14,12 +14,13 @@ from haustra.captures.sources import open_source
 from haustra.captures.validation import CheckedFrame, check_frame
 from haustra.core.detections import detections_from_labels
 from haustra.core.images import decode_image_rgb, write_png
+from haustra.inference.detector import Detector
 from haustra.view.feed import Feed
 from haustra.view.history import verdict_of
 from haustra.view.watched_detector import WatchedDetector
 from viewing import (
-    FindsBright,
     Ticks,
+    bright_detector,
     paused_at,
     picture,
     running_feed,
@@ -98,13 +99,15 @@ def test_hold_off_and_hysteresis_follow_the_frames_before(tmp_path: Path) -> Non
         until(lambda: shown(feed)["settings"]["hysteresis"] == 0.3)
         assert feed.timeline()["alarm"] == [False, False, True, True, False, False]
         assert feed.timeline()["score"] == pytest.approx([0.1, 0.6, 0.6, 0.4, 0.1, 0.6], abs=0.01)
-        feed.command({"do": "set", "objectness": 0.2})  # the lower one is never above the upper
-        until(lambda: shown(feed)["settings"]["hysteresis"] == 0.2)
+        feed.command({"do": "set", "hysteresis": 0.8})  # the lower one is never above the upper
+        until(lambda: shown(feed)["settings"]["hysteresis"] == 0.5)
+        feed.command({"do": "set", "objectness": 0.2})  # the lower one belonged to 0.5
+        until(lambda: shown(feed)["settings"]["hysteresis"] is None)
 
 
 def test_a_slow_detector_drops_frames_and_stays_fresh() -> None:
     source = Ticks(rate_hz=50)
-    with running_feed(source, Path("unused"), watched(FindsBright(sleep_s=0.1))) as feed:
+    with running_feed(source, Path("unused"), watched(bright_detector(sleep_s=0.1))) as feed:
         ages = []
         feed.listen(lambda: ages.append(time.monotonic() - shown(feed)["captured_at"]))
         until(lambda: len(ages) >= 10)
@@ -117,7 +120,7 @@ def test_a_slow_detector_drops_frames_and_stays_fresh() -> None:
 
 def test_a_recorded_source_drops_frames_too(tmp_path: Path) -> None:
     source = folder_source(write_pictures(tmp_path / "p", *[0.6] * 30))
-    with running_feed(source, tmp_path, watched(FindsBright(sleep_s=0.25))) as feed:
+    with running_feed(source, tmp_path, watched(bright_detector(sleep_s=0.25))) as feed:
         until(lambda: not shown(feed)["playing"])
         timeline = feed.timeline()
         assert shown(feed)["dropped"] == 30 - len(timeline["frame"]) > 5
@@ -277,11 +280,11 @@ def test_changed_weights_are_loaded_and_broken_ones_refused(tmp_path: Path) -> N
     weights = tmp_path / "weights.bin"
     weights.write_text("first")
 
-    def load() -> FindsBright:
+    def load() -> Detector:
         text = weights.read_text()
         if text == "broken":
             raise HaustraError(f"{weights} is broken")
-        return FindsBright(caption=text)
+        return bright_detector(caption=text)
 
     source = folder_source(write_pictures(tmp_path / "p", *[0.6] * 3))
     with running_feed(source, tmp_path, WatchedDetector(load, path=weights)) as feed:
@@ -304,7 +307,7 @@ def test_changed_weights_are_loaded_and_broken_ones_refused(tmp_path: Path) -> N
 
 def test_two_detectors_see_the_same_frame(tmp_path: Path) -> None:
     source = folder_source(write_pictures(tmp_path / "p", 0.6, 0.6))
-    second = watched(FindsBright(caption="second"))
+    second = watched(bright_detector(caption="second"))
     with running_feed(source, tmp_path, watched(), second) as feed:
         header = paused_at(feed, 1)
         assert [row["name"] for row in header["detectors"]] == ["bright", "second"]
@@ -313,7 +316,7 @@ def test_two_detectors_see_the_same_frame(tmp_path: Path) -> None:
 
 def test_commands_that_the_next_makes_needless_do_not_queue(tmp_path: Path) -> None:
     source = folder_source(write_pictures(tmp_path / "p", *[0.6] * 200))
-    slow = FindsBright(sleep_s=0.1)
+    slow = bright_detector(sleep_s=0.1)
     with running_feed(source, tmp_path, watched(slow)) as feed:
         paused_at(feed, 0)
         seen = set()

@@ -88,6 +88,15 @@ class RunManifest(BaseModel):
     licence: str | None = None
     citation: str | None = None
 
+    @property
+    def time_order_rate_hz(self) -> float | None:
+        """Frame rate of a run in time order; None for stills and where no rate is stated.
+
+        Simulated stills state a frame rate as well, but each of them is a view of its own.
+        """
+        is_still = (self.simulation or {}).get("preset") == "still"
+        return None if is_still else self.frame_rate_hz
+
 
 def _parse(value: Any, *, model: type[Model], name: str, what: str) -> Model:
     try:

@@ -64,6 +64,8 @@ class Source(Protocol):
     """Number of frames; None for a live source."""
     frame_rate_hz: float | None
     """Frames per second to show it at; None for as many as arrive."""
+    in_time_order: bool = True
+    """False for images that do not follow each other in time."""
     pausable: bool = False
     """True for a live source that makes no frames while nobody reads."""
 
@@ -100,6 +102,7 @@ class ImageFolder(Source):
 
     Args:
         folder: The folder.
+        setting: Name of the setting that gave the folder, for messages.
 
     Raises:
         HaustraError: It holds no image, or its run manifest is malformed.
@@ -108,22 +111,23 @@ class ImageFolder(Source):
     seekable = True
     frame_rate_hz: float
 
-    def __init__(self, folder: StrPath) -> None:
+    def __init__(self, folder: StrPath, *, setting: str = "source") -> None:
         path = Path(folder)
         is_run = (path / "labels").is_dir() and (path / "images").is_dir()
         self.images = list_images(path / "images" if is_run else path)
         if not self.images:
             raise HaustraError(
-                f"{option('source', path)}: the folder holds no image (PNG, JPEG, BMP, TIFF or "
-                "WebP)"
+                f"{option(setting, path)}: the folder holds no image (PNG, JPEG, BMP, TIFF or WebP)"
             )
         self.name, self.frame_rate_hz = path.resolve().name, DEFAULT_FRAME_RATE_HZ
         self.num_frames = len(self.images)
+        self.in_time_order = False
         self._labeled: dict[Path, Frame] = {}
         if is_run:
             run = read_run(path)
             self.name = run.run_id
             self.frame_rate_hz = run.manifest.frame_rate_hz or DEFAULT_FRAME_RATE_HZ
+            self.in_time_order = run.manifest.time_order_rate_hz is not None
             self._labeled = {
                 frame.image_path: frame
                 for frame in run.frames

@@ -1,6 +1,5 @@
 """`haustra eval`."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -36,21 +35,19 @@ def evaluate(
         Print JSON to standard output.
     """
     from haustra.evaluation.stage import compare_weights, evaluate_detector
-    from haustra.inference.detector import open_detector
 
     config = config or EvalConfig()
     progress = build_progress(as_json=as_json)
-    opener = partial(open_detector, kind=config.model, backend=config.backend)
     if config.compare is not None:
-        comparison = compare_weights(config, open_detector=opener, progress=progress)
+        comparison = compare_weights(config, progress=progress)
         if as_json:
             print_json(comparison.to_json())
         else:
             _print_comparison(comparison, paths=config.compare)
         return
-    result = evaluate_detector(config, open_detector=opener, progress=progress)
+    result = evaluate_detector(config, progress=progress)
     if as_json:
-        print_json(result.summary | {"report": [str(path) for path in result.report]})
+        print_json(result.to_json())
         return
     if wanted_backend(config.backend) != "ndarray" and result.summary["backend"]:
         print_lines([result.summary["backend"]])

@@ -9,7 +9,8 @@ from cyclopts import Parameter
 from haustra.cli.etl import print_splits, print_validation
 from haustra.cli.terminal import Json, print_json, print_lines
 from haustra.core.errors import HaustraError, needs_extra
-from haustra.inference.onnx_detector import is_onnx_path, open_session, read_metadata
+from haustra.inference.detector import is_onnx_path
+from haustra.inference.onnx_detector import open_session, read_metadata
 from haustra.warehouse.format import WarehouseManifest
 from haustra.warehouse.manifest import read_manifest, resolve_manifest_path
 

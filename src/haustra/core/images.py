@@ -1,6 +1,8 @@
 """Images in and out: one decoder for every stage, RGB uint8 [H,W,3], whole files only."""
 
+import os
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -8,6 +10,18 @@ from numpy.typing import NDArray
 
 from haustra.core.errors import HaustraError
 from haustra.core.files import write_bytes_atomic
+from haustra.core.paths import StrPath
+
+
+class SupportsRgb(Protocol):
+    """The part of a PIL image that is used, so that PIL is not a dependency."""
+
+    def convert(self, mode: str) -> "SupportsRgb":
+        """Return the image in another mode, such as RGB."""
+
+
+ImageLike = StrPath | NDArray[np.uint8] | SupportsRgb
+"""An image as a user has it: a file, a uint8 RGB array [H,W,3], or a PIL image."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -45,12 +59,41 @@ def decode_image_rgb(data: bytes, *, name: str) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=decoded), dtype=np.uint8)
 
 
-def read_image_rgb(path: Path) -> NDArray[np.uint8]:
+def as_image_rgb(image: ImageLike) -> NDArray[np.uint8]:
+    """Return an image as uint8 RGB [H,W,3]; a PIL image of any mode is converted.
+
+    Raises:
+        HaustraError: The file cannot be read, or the array is not uint8 RGB.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image_rgb(image)
+    if hasattr(image, "convert"):
+        return np.asarray(image.convert("RGB"), dtype=np.uint8)
+    if not isinstance(image, np.ndarray):
+        raise HaustraError(
+            f"an image of type {type(image).__name__}: expected a path, a PIL image or a uint8 RGB "
+            "array [H,W,3]"
+        )
+    shape = list(image.shape)
+    if image.dtype == np.uint8 and len(shape) == 3 and shape[2] == 3 and 0 not in shape:
+        return image
+    remedy = ""
+    if image.dtype.kind == "f":
+        remedy = "; values in 0..1 become it by (image * 255).round().astype(np.uint8)"
+    elif len(shape) == 2:
+        remedy = "; a grayscale image becomes it by np.dstack([image] * 3)"
+    elif len(shape) == 4:
+        remedy = "; pass several images as a list"
+    raise HaustraError(f"an array {image.dtype} {shape}: expected uint8 RGB [H,W,3]{remedy}")
+
+
+def read_image_rgb(path: StrPath) -> NDArray[np.uint8]:
     """Read an image file as RGB uint8 [H,W,3].
 
     Raises:
         HaustraError: the file is missing or no whole image.
     """
+    path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -66,9 +109,9 @@ def encode_png(image_rgb: NDArray[np.uint8]) -> bytes:
     return encoded.tobytes()
 
 
-def write_png(path: Path, *, image_rgb: NDArray[np.uint8]) -> None:
+def write_png(path: StrPath, *, image_rgb: NDArray[np.uint8]) -> None:
     """Write RGB uint8 [H,W,3] as PNG, whole or not at all."""
-    write_bytes_atomic(path, data=encode_png(image_rgb))
+    write_bytes_atomic(Path(path), data=encode_png(image_rgb))
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from haustra.core.detections import Detections
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.core.ranges import check_whole_number
 
 DEFAULT_OBJECTNESS, DEFAULT_IOU = 0.3, 0.5
@@ -30,19 +30,50 @@ class OperatingPoint:
         """Score that keeps an activation on."""
         return self.objectness if self.hysteresis is None else self.hysteresis
 
-    def with_flags(
-        self, *, objectness: float | None, iou: float | None, hold_off_frames: int | None
-    ) -> "OperatingPoint":
-        """Return the operating point with what a user asked for in its place."""
-        point = self
-        if objectness is not None:
-            # A lower threshold was fitted to another upper one.
-            point = replace(point, objectness=objectness, hysteresis=None)
-        if iou is not None:
-            point = replace(point, iou=iou)
-        if hold_off_frames is not None:
-            point = replace(point, hold_off_frames=hold_off_frames)
+    @property
+    def origin(self) -> str:
+        """Where the threshold comes from."""
+        return f"fitted on {self.fitted['fitted_on']}" if self.fitted else "the default, not fitted"
+
+    def changed(self, **values: Any) -> "OperatingPoint":
+        """Return the operating point with other values for some of its fields.
+
+        A new threshold is not the fitted one, so the record of the fit goes, and with it the
+        hysteresis, which was fitted to the old threshold. The hysteresis is never above the
+        threshold.
+        """
+        if "objectness" in values:
+            values = {"hysteresis": None, "fitted": None, **values}
+        point = replace(self, **values)
+        if point.lower_threshold > point.objectness:
+            point = replace(point, hysteresis=point.objectness)
         return point
+
+    def with_flags(
+        self,
+        *,
+        objectness: float | None = None,
+        iou: float | None = None,
+        hold_off_frames: int | None = None,
+    ) -> "OperatingPoint":
+        """Return the operating point changed by the flags that are not None."""
+        flags = {"objectness": objectness, "iou": iou, "hold_off_frames": hold_off_frames}
+        return self.changed(**{name: value for name, value in flags.items() if value is not None})
+
+    def for_single_images(self) -> "OperatingPoint":
+        """Return the operating point without hold-off and hysteresis."""
+        return self.changed(hold_off_frames=0, hysteresis=None)
+
+    def __str__(self) -> str:
+        parts = [
+            f"threshold {self.objectness:.3g} ({self.origin})",
+            f"overlap at most {self.iou:.3g}",
+        ]
+        if self.hold_off_frames:
+            parts.append(f"hold-off {self.hold_off_frames} frames")
+        if self.hysteresis is not None:
+            parts.append(f"kept on from {self.hysteresis:.3g}")
+        return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; those of a sequence only where they are set."""
@@ -52,16 +83,19 @@ class OperatingPoint:
 
 
 def check_flags(
-    *, objectness: float | None, iou: float | None, hold_off_frames: int | None
+    *,
+    objectness: float | None = None,
+    iou: float | None = None,
+    hold_off_frames: int | None = None,
 ) -> None:
-    """Check what a user asks for in an operating point's place.
+    """Check the flags that change an operating point.
 
     Raises:
-        HaustraError: a value is out of its range; the message names the flag.
+        HaustraError: A value is out of its range.
     """
-    for flag, value in (("--infer-obj-thresh", objectness), ("--infer-iou-thresh", iou)):
+    for name, value in (("infer_obj_thresh", objectness), ("infer_iou_thresh", iou)):
         if value is not None and not 0 <= value <= 1:
-            raise HaustraError(f"{flag} {value}: expected a number from 0 to 1")
+            raise HaustraError(f"{option(name, value)}: expected a number from 0 to 1")
     if hold_off_frames is not None:
         check_whole_number("infer_hold_off", hold_off_frames, low=0)
 

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from haustra.core.backend_names import BackendFlag
 from haustra.core.errors import HaustraError, option
+from haustra.core.operating_point import check_flags
+from haustra.core.paths import convert_paths
 from haustra.core.ranges import check_whole_number
 from haustra.evaluation.fitting import FitRule
 from haustra.warehouse.format import SplitName
@@ -34,6 +36,9 @@ class EvalConfig:
     """Which split to measure on; test by default, and val with --fit."""
     infer_obj_thresh: float | None = None
     """Score for what is counted at a threshold; the operating point (0.3) by default."""
+    infer_iou_thresh: float | None = None
+    """Of two boxes that overlap more than this count the better; the operating point's (0.5) by
+    default, 1 counts both."""
     fit: bool = False
     """Fit the operating point on these frames, and store it in the checkpoint."""
     fit_by: FitRule = "fpr"
@@ -56,39 +61,36 @@ class EvalConfig:
     """Write a report with curves and boxed pictures into this folder."""
 
     def __post_init__(self) -> None:
+        convert_paths(self)
         self._check_sources()
-        threshold = self.infer_obj_thresh
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise HaustraError(f"--infer-obj-thresh {threshold}: expected a number from 0 to 1")
-        if not 0 < self.fit_fpr < 1:
-            raise HaustraError(f"--fit-fpr {self.fit_fpr}: expected a share above 0 and below 1")
+        self._check_fit()
+        check_flags(objectness=self.infer_obj_thresh, iou=self.infer_iou_thresh)
         if self.shuffle_labels_seed is not None:
             check_whole_number("shuffle_labels_seed", self.shuffle_labels_seed, low=0)
         check_whole_number("bootstrap", self.bootstrap, low=0, high=MAX_RESAMPLES)
         check_whole_number("bootstrap_seed", self.bootstrap_seed, low=0)
         if self.predictions_out is not None and self.predictions_out.suffix.lower() != ".json":
             raise HaustraError(
-                f"--predictions-out {self.predictions_out}: expected a name that ends in .json, by "
-                "which `haustra eval` knows stored predictions"
+                f"{option('predictions_out', self.predictions_out)}: expected a name that ends in "
+                ".json, by which `haustra eval` recognizes stored predictions"
             )
 
     def _check_sources(self) -> None:
         if (self.manifest is None) == (self.captures is None):
             raise HaustraError(
-                "expected one of --manifest (a warehouse) and --captures (run folders): the frames "
-                "to measure on"
+                f"expected one of {option('manifest')} (a warehouse) and {option('captures')} (run "
+                "folders): the frames to measure on"
             )
         if self.captures is not None and self.split is not None:
             raise HaustraError(
-                f"--split {self.split} with --captures {self.captures}: expected it with "
-                "--manifest, since captures have no splits"
+                f"{option('split', self.split)} with {option('captures', self.captures)}: expected "
+                f"it with {option('manifest')}, since captures have no splits"
             )
-        if (self.detector_weights is None) == (self.compare is None):
+        if self.detector_weights is not None and self.compare is not None:
             raise HaustraError(
-                "expected one of --detector-weights FILE and --compare A B: what to measure"
+                f"expected one of {option('detector_weights')} (a file) and {option('compare')} "
+                "(two of them): what to measure"
             )
-        if self.fit and self.compare is not None:
-            raise HaustraError("--fit with --compare: expected one of them")
         if self.compare is not None and not self.bootstrap:
             raise HaustraError(
                 f"{option('bootstrap', 0)} with {option('compare')}: expected at least 1, since a "
@@ -96,13 +98,20 @@ class EvalConfig:
             )
         weights = self.detector_weights
         if weights is not None and weights.suffix.lower() == ".json" and (self.fit or self.degrade):
-            flag = "--fit" if self.fit else "--degrade"
+            name = "fit" if self.fit else "degrade"
             raise HaustraError(
-                f"{flag} with stored predictions {weights}: expected a checkpoint, since "
-                + ("they have no header" if self.fit else "nothing can look at other images")
+                f"{option(name)} with stored predictions {weights}: expected a checkpoint, since "
+                + ("they have no header" if self.fit else "they cannot look at other images")
             )
-        if self.fit and self.shuffle_labels_seed is not None:
-            raise HaustraError("--fit with --shuffle-labels-seed: expected one of them")
+
+    def _check_fit(self) -> None:
+        if not 0 < self.fit_fpr < 1:
+            raise HaustraError(
+                f"{option('fit_fpr', self.fit_fpr)}: expected a share above 0 and below 1"
+            )
+        for name in ("compare", "shuffle_labels_seed", "infer_obj_thresh"):
+            if self.fit and getattr(self, name) is not None:
+                raise HaustraError(f"{option('fit')} with {option(name)}: expected one of them")
 
     @property
     def split_name(self) -> SplitName:

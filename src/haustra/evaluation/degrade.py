@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from haustra.core import effects
 from haustra.core.boxes import box_areas
-from haustra.core.detections import Detections, PredictSlots, detections_from_labels
+from haustra.core.detections import detections_from_labels
 from haustra.core.drawing import draw_text
+from haustra.core.letterbox import plan_letterbox
+from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.evaluation.evaluation import in_batches
 from haustra.evaluation.frames import BATCH_SIZE, EvalFrame, FrameSource, FrameWithPixels
 from haustra.evaluation.metrics import count_at_threshold
+from haustra.inference.detector import Detector
 
 Image = NDArray[np.uint8]
 
@@ -226,8 +229,8 @@ def _measure(
     *,
     kind: str,
     severity: int,
-    predict_slots: PredictSlots,
-    threshold: float,
+    detector: Detector,
+    point: OperatingPoint,
 ) -> DegradedScore:
     hits = misses = false_boxes = num_images = 0
     for batch, images in in_batches(frames, batch_size=BATCH_SIZE):
@@ -239,22 +242,18 @@ def _measure(
                     for frame, image in zip(batch, images, strict=True)
                 ]
             )
-        boxes, scores = predict_slots(images)
-        for frame, found_xyxy, score in zip(batch, boxes, scores, strict=True):
+        seen_as_is = plan_letterbox(size_wh, target_size_wh=size_wh)
+        predictions = detector.detect_letterboxed(
+            images, letterboxes=[seen_as_is] * len(batch), iou=point.iou
+        )
+        for frame, found in zip(batch, predictions, strict=True):
             truth = degrade_boxes(
                 _truth_as_stored(frame), kind=kind, severity=severity, size_wh=size_wh
             )
-            order = np.argsort(-score, kind="stable")
-            found_px = found_xyxy[order].astype(np.float64) * np.tile(size_wh, 2)
-            found_px[:, 2:] = np.maximum(found_px[:, 2:], found_px[:, :2])
             counts = count_at_threshold(
                 detections_from_labels(truth, image_size_wh=size_wh),
-                Detections(
-                    boxes_px=found_px,
-                    scores=score[order].astype(np.float64),
-                    image_size_wh=size_wh,
-                ),
-                threshold=threshold,
+                found,
+                threshold=point.objectness,
             )
             hits, misses = hits + counts.hits, misses + counts.misses
             false_boxes += counts.false_alarms
@@ -270,9 +269,9 @@ def _measure(
 
 def measure_degradations(
     source: FrameSource,
+    detector: Detector,
     *,
-    predict_slots: PredictSlots,
-    threshold: float,
+    point: OperatingPoint,
     progress: Progress | None = None,
 ) -> DegradationResult:
     """Measure a detector on clean frames and on every degradation of them.
@@ -281,8 +280,8 @@ def measure_degradations(
 
     Args:
         source: of the frames; it is read once for each of the 27 and once more.
-        predict_slots: the detector.
-        threshold: score of a detection.
+        detector: the detector.
+        point: its operating point.
         progress: where to show how far it is.
     """
     states = [("clean", 0), *((kind, severity) for kind in KINDS for severity in SEVERITIES)]
@@ -291,8 +290,8 @@ def measure_degradations(
             source.read(),
             kind=kind,
             severity=severity,
-            predict_slots=predict_slots,
-            threshold=threshold,
+            detector=detector,
+            point=point,
         )
         for kind, severity in track(
             states,
@@ -303,7 +302,7 @@ def measure_degradations(
         )
     ]
     return DegradationResult(
-        threshold=threshold,
+        threshold=point.objectness,
         num_images=len(source),
         clean=clean,
         scores=scores,

@@ -1,35 +1,20 @@
-"""Evaluating a detector on frames: predictions of every frame against its labels.
+"""Evaluation of a detector: its boxes on every frame against the labels."""
 
-The detector is any callable from a batch of images to slots, so nothing here knows a model.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.core.detections import (
-    Detections,
-    PredictSlots,
-    detections_from_labels,
-    detections_from_slots,
-)
-from haustra.core.errors import HaustraError
+from haustra.core.detections import Detections, detections_from_labels
+from haustra.core.errors import HaustraError, option
+from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress, track
-from haustra.evaluation.frames import (
-    BATCH_SIZE,
-    EvalFrame,
-    FrameSource,
-    FrameWithPixels,
-    SplitFrames,
-)
+from haustra.evaluation.frames import BATCH_SIZE, EvalFrame, FrameSource, FrameWithPixels
 from haustra.evaluation.metrics import BoxMetrics, box_metrics
-from haustra.warehouse.dataset import Split
-
-PredictFrames = Callable[[list[EvalFrame], NDArray[np.uint8]], list[Detections]]
-"""From frames and their images uint8 [B,H,W,3] to the detections of each, at every score."""
+from haustra.evaluation.predictions import StoredPredictions
+from haustra.inference.detector import Detector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +43,8 @@ def shuffle_truths(truths: Sequence[Detections], *, seed: int) -> list[Detection
     """
     if len(truths) < 2:
         raise HaustraError(
-            "--shuffle-labels-seed: the split has one sample, so there is no other label to take"
+            f"{option('shuffle_labels_seed')}: the split has one sample, so there is no other "
+            "label to take"
         )
     cycle = np.random.default_rng(seed).permutation(len(truths))
     shuffled = list(truths)
@@ -78,41 +64,29 @@ def in_batches(
         yield [frame for frame, _ in batch], np.stack([pixels for _, pixels in batch])
 
 
-def frame_predictor(predict_slots: PredictSlots) -> PredictFrames:
-    """Return a detector as a function from frames to detections on their source images."""
-
-    def predict(frames: list[EvalFrame], images: NDArray[np.uint8]) -> list[Detections]:
-        boxes, scores = predict_slots(images)
-        return [
-            detections_from_slots(boxes[row], scores[row], letterbox=frame.letterbox)
-            for row, frame in enumerate(frames)
-        ]
-
-    return predict
-
-
 def evaluate_frames(
     source: FrameSource,
+    subject: Detector | StoredPredictions,
     *,
-    predict: PredictFrames,
-    threshold: float,
+    point: OperatingPoint | None = None,
     batch_size: int = BATCH_SIZE,
     shuffle_labels_seed: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Run a detector over frames and compute its metrics, boxes in pixels of the source images.
+    """Measure a detector on frames, with boxes in pixels of the source images.
 
     Args:
-        source: of the frames.
-        predict: the detector.
-        threshold: score for precision, recall and F1.
-        batch_size: images at a time.
-        shuffle_labels_seed: evaluate against the labels of other images, as a control.
-        progress: where to show how far it is.
+        source: The frames.
+        subject: The detector, or the boxes that one has found.
+        point: Its threshold is for precision, recall and F1; its own operating point by default.
+        batch_size: Images that go through the network together.
+        shuffle_labels_seed: Seed of a control that measures against the labels of other images.
+        progress: Receives the progress.
 
     Raises:
-        HaustraError: no frame can be used.
+        HaustraError: No frame can be used.
     """
+    point = point or subject.operating_point
     frames: list[EvalFrame] = []
     predictions: list[Detections] = []
     for batch, images in track(
@@ -123,7 +97,13 @@ def evaluate_frames(
         unit="batches",
     ):
         frames += batch
-        predictions += predict(batch, images)
+        if isinstance(subject, Detector):
+            letterboxes = [frame.letterbox for frame in batch]
+            predictions += subject.detect_letterboxed(
+                images, letterboxes=letterboxes, iou=point.iou
+            )
+        else:
+            predictions += [subject.find(frame, iou=point.iou) for frame in batch]
     if not frames:
         raise HaustraError(
             f"{source.name} holds no usable frame; the first problem: "
@@ -133,28 +113,8 @@ def evaluate_frames(
     if shuffle_labels_seed is not None:
         truths = shuffle_truths(truths, seed=shuffle_labels_seed)
     return Evaluation(
-        metrics=box_metrics(truths, predictions, threshold=threshold),
+        metrics=box_metrics(truths, predictions, threshold=point.objectness),
         truths=truths,
         predictions=predictions,
         frames=frames,
-    )
-
-
-def evaluate_split(
-    split: Split,
-    *,
-    predict_slots: PredictSlots,
-    threshold: float,
-    batch_size: int = BATCH_SIZE,
-    shuffle_labels_seed: int | None = None,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """Run a detector over a warehouse's split; arguments as of `evaluate_frames`."""
-    return evaluate_frames(
-        SplitFrames(split),
-        predict=frame_predictor(predict_slots),
-        threshold=threshold,
-        batch_size=batch_size,
-        shuffle_labels_seed=shuffle_labels_seed,
-        progress=progress,
     )

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.captures.reader import Frame, read_run, read_runs
-from haustra.captures.schema import RunManifest
 from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames
 from haustra.core.detections import Detections, detections_from_labels
 from haustra.core.errors import HaustraError
@@ -184,15 +183,6 @@ def _eval_frame(checked: CheckedFrame, *, letterbox: Letterbox) -> EvalFrame:
     )
 
 
-def _known_frame_rate_hz(manifest: RunManifest) -> float | None:
-    """Return the frame rate of a run in time order; None for stills and where none is stated.
-
-    Simulated stills state a frame rate as well, but each of them is a view of its own.
-    """
-    is_still = (manifest.simulation or {}).get("preset") == "still"
-    return None if is_still else manifest.frame_rate_hz
-
-
 def open_captures(
     path: Path, *, target_size_wh: tuple[int, int], resize_mode: ResizeMode
 ) -> CaptureFrames:
@@ -213,7 +203,7 @@ def open_captures(
         name=str(path),
         frames=frames,
         frame_rates_hz={
-            run.run_id: rate for run in runs if (rate := _known_frame_rate_hz(run.manifest))
+            run.run_id: rate for run in runs if (rate := run.manifest.time_order_rate_hz)
         },
         target_size_wh=target_size_wh,
         resize_mode=resize_mode,

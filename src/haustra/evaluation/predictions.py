@@ -37,34 +37,33 @@ class StoredPredictions:
     """What a detector found, by frame."""
 
     path: Path
-    detector: str
+    caption: str
+    """Name of the detector."""
     operating_point: OperatingPoint
     boxes_by_frame: dict[str, Scored]
     lists_every_frame: bool
     """False for COCO results, where a frame that is not named had no detection."""
 
-    def predict(self, frames: list[EvalFrame], _images: NDArray[np.uint8]) -> list[Detections]:
-        """Return what was found on each frame; the images are not looked at.
+    def find(self, frame: EvalFrame, *, iou: float) -> Detections:
+        """Return the boxes that were found on a frame, without overlaps above `iou`.
 
         Raises:
-            HaustraError: a frame is not among them.
+            HaustraError: The frame is not among those with predictions.
         """
-        return [self._of_frame(frame) for frame in frames]
-
-    def _of_frame(self, frame: EvalFrame) -> Detections:
-        found = self.boxes_by_frame.get(frame.sample_id)
-        if found is None:
+        scored = self.boxes_by_frame.get(frame.sample_id)
+        if scored is None:
             if self.lists_every_frame:
                 raise HaustraError(
                     f"{self.path} has no predictions of {frame.sample_id!r}; expected those of the "
                     "frames that are measured; make them with `haustra eval --predictions-out`"
                 )
-            found = np.zeros((0, 4)), np.zeros(0)
-        boxes, scores = found
+            scored = np.zeros((0, 4)), np.zeros(0)
+        boxes, scores = scored
         size_wh = frame.truth.image_size_wh
         order = np.argsort(-scores, kind="stable")
         boxes = np.clip(boxes[order], 0, np.tile(size_wh, 2))
-        return Detections(boxes_px=boxes, scores=scores[order], image_size_wh=size_wh)
+        found = Detections(boxes_px=boxes, scores=scores[order], image_size_wh=size_wh)
+        return found.without_overlaps(iou)
 
     def check_frames(self, sample_ids: Sequence[str]) -> None:
         """Check that every prediction is of a frame that is measured.
@@ -156,8 +155,8 @@ def read_predictions(path: Path) -> StoredPredictions:
     if isinstance(value, list):
         return StoredPredictions(
             path=path,
-            detector=path.stem,
-            operating_point=OperatingPoint(),
+            caption=path.stem,
+            operating_point=OperatingPoint(iou=1.0),
             boxes_by_frame=_read_coco(path, value),
             lists_every_frame=False,
         )
@@ -174,7 +173,7 @@ def read_predictions(path: Path) -> StoredPredictions:
     try:
         return StoredPredictions(
             path=path,
-            detector=value["detector"],
+            caption=value["detector"],
             operating_point=OperatingPoint(**value["operating_point"]),
             boxes_by_frame={
                 entry["sample_id"]: _check_scored(

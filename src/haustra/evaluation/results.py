@@ -14,7 +14,7 @@ from haustra.evaluation.frame_tier import FrameTier, FrocCurves
 from haustra.evaluation.lesion_tier import LesionTier
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class EvaluationResult:
     """An evaluation, its summary as JSON values, and the files of its report."""
 
@@ -34,4 +34,33 @@ class EvaluationResult:
     notes: list[str]
     """Cautions for the reader: leaks, small samples, and what is left out."""
     summary: dict[str, Any]
+    """Everything that was measured, as JSON values; `--metrics-out` writes it."""
     report: list[Path]
+    """Files of the report."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything that was measured, and the files of the report, as JSON values."""
+        return self.summary | {"report": [str(path) for path in self.report]}
+
+    def __repr__(self) -> str:
+        metrics, frames, point = self.evaluation.metrics, self.frames, self.operating_point
+        scores, counts = metrics.average_precision, metrics.at_threshold
+        rows = {
+            "detector": self.summary["model"],
+            "images": f"{metrics.num_images}, with {metrics.num_truths} polyps",
+            "AP50": f"{_number(scores.ap50)}, AP50-95 {_number(scores.ap50_95)}",
+            "threshold": f"{point.objectness:.3g}: precision {_number(counts.precision)}, "
+            f"recall {_number(counts.recall)}",
+            "frames": f"sensitivity {_number(frames.sensitivity)} "
+            f"({frames.true_positives} of {frames.num_lesion_frames}), false-positive rate "
+            f"{_number(frames.false_positive_rate)} "
+            f"({frames.false_positives} of {frames.num_clean_frames})",
+            "notes": "\n            ".join(self.notes),
+        }
+        return "EvaluationResult\n" + "\n".join(
+            f"  {name:9} {text}" for name, text in rows.items() if text
+        )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.core.detections import PredictSlots, Slots
+from haustra.core.detections import Slots
 from haustra.core.progress import Progress
-from haustra.evaluation.evaluation import evaluate_split
+from haustra.evaluation.evaluation import evaluate_frames
+from haustra.evaluation.frames import SplitFrames
 from haustra.evaluation.metrics import AveragePrecision
+from haustra.inference.detector import Detector
 from haustra.warehouse.dataset import Split
 
 COMPARED_SCORE = 0.05
@@ -49,18 +51,18 @@ class Difference:
 
 
 def answer_split(
-    split: Split, *, predict_slots: PredictSlots, progress: Progress | None = None
+    split: Split, detector: Detector, *, progress: Progress | None = None
 ) -> SplitAnswers:
     """Run a detector over a split and keep its slots and its average precision."""
     slots: list[Slots] = []
 
     def predict(images: NDArray[np.uint8]) -> Slots:
-        boxes, scores = predict_slots(images)
+        boxes, scores = detector.predict_slots(images)
         slots.extend(zip(boxes, scores, strict=True))
         return boxes, scores
 
-    # The threshold is for counts that nobody reads here.
-    evaluation = evaluate_split(split, predict_slots=predict, threshold=0.5, progress=progress)
+    recording = replace(detector, predict_slots=predict)
+    evaluation = evaluate_frames(SplitFrames(split), recording, progress=progress)
     return SplitAnswers(average_precision=evaluation.metrics.average_precision, slots=slots)
 
 
@@ -115,15 +117,15 @@ def _largest_but_tipped(shifts: NDArray[np.float64]) -> float:
 
 
 def median_latencies_ms(
-    detectors: Sequence[PredictSlots], *, image: NDArray[np.uint8], rounds: int = LATENCY_ROUNDS
+    detectors: Sequence[Detector], *, image: NDArray[np.uint8], rounds: int = LATENCY_ROUNDS
 ) -> list[float]:
     """Time detectors in turn on one image uint8 [H,W,3], so that all meet the same machine."""
     seconds = np.zeros((rounds, len(detectors)))
-    for predict_slots in detectors:
-        predict_slots(image[None])
+    for detector in detectors:
+        detector.predict_slots(image[None])
     for row in seconds:
-        for position, predict_slots in enumerate(detectors):
+        for position, detector in enumerate(detectors):
             started = time.perf_counter()
-            predict_slots(image[None])
+            detector.predict_slots(image[None])
             row[position] = time.perf_counter() - started
     return [float(value) for value in np.median(seconds, axis=0) * 1000]

@@ -4,7 +4,7 @@ Nothing is written unless it passes: everything is made and measured in a tempor
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,7 +16,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_bytes_atomic
 from haustra.core.progress import Progress
 from haustra.evaluation.stage import check_images_fit
@@ -29,10 +29,10 @@ from haustra.exporting.parity import (
     compare_answers,
     median_latencies_ms,
 )
-from haustra.exporting.quantise import quantise_static
-from haustra.inference.onnx_detector import OnnxDetector
+from haustra.exporting.quantize import quantize_detector
+from haustra.inference.detector import Detector, open_detector
+from haustra.inference.onnx_detector import open_onnx
 from haustra.models.checkpoint import CheckpointHeader, read_checkpoint
-from haustra.models.predict import predict_slots
 from haustra.warehouse.dataset import Split, open_split
 
 MAX_BOX_SHIFT_PX = 0.5
@@ -83,6 +83,7 @@ class _Form(NamedTuple):
 
     name: str
     path: Path
+    detector: Detector
     answers: SplitAnswers
     difference: Difference | None
 
@@ -91,13 +92,51 @@ def export_detector(config: ExportConfig, *, progress: Progress | None = None) -
     """Export a checkpoint to ONNX, check it against the checkpoint, and write it.
 
     Raises:
-        HaustraError: the checkpoint or the warehouse does not load or they do not belong together,
+        HaustraError: The checkpoint or the warehouse does not load or they do not belong together,
             the file exists, or the exported model does not answer like the checkpoint.
     """
     path = config.out_path
     if path.exists() and not config.overwrite:
-        raise HaustraError(f"{path} exists already; remove it or pass --overwrite")
+        raise HaustraError(f"{path} exists already; remove it or pass {option('overwrite', True)}")
     header, model = read_checkpoint(config.detector_weights)
+    train, split, notes = _open_splits(config, header=header)
+    in_torch = open_detector(config.detector_weights, backend="ndarray")
+    reference = answer_split(split, in_torch, progress=progress)
+    forms = [_Form("PyTorch", config.detector_weights, in_torch, reference, None)]
+
+    def measure(name: str, exported: Path) -> Difference:
+        detector = open_onnx(exported, backend="ndarray")
+        answers = answer_split(split, detector, progress=progress)
+        size_wh = header.input_size_wh
+        difference = compare_answers(answers, reference=reference, size_wh=size_wh)
+        forms.append(_Form(name, exported, detector, answers, difference))
+        return difference
+
+    with tempfile.TemporaryDirectory() as temporary:
+        float_path, int8_path = Path(temporary) / "float32.onnx", Path(temporary) / "int8.onnx"
+        export_onnx(model, header=header, path=float_path, opset=config.opset)
+        _check_float32(measure("float32", float_path), split=split)
+        if config.int8:
+            quantize_detector(float_path, int8_path, batches=partial(calibration_batches, train))
+            description = describe_model(model, header=header, opset=config.opset, precision="int8")
+            write_model(int8_path, proto=onnx.load(int8_path), description=description)
+            _check_int8(measure("int8", int8_path), split=split)
+        exported_forms = _time_forms(forms, split=split)
+        write_bytes_atomic(path, data=(int8_path if config.int8 else float_path).read_bytes())
+    return ExportResult(
+        path=path,
+        split_name=split.name,
+        num_images=len(split),
+        opset=config.opset,
+        forms=exported_forms,
+        notes=notes,
+    )
+
+
+def _open_splits(
+    config: ExportConfig, *, header: CheckpointHeader
+) -> tuple[Split, Split, list[str]]:
+    """Return the training images, the images to check on, and notes for the user."""
     manifest_path = _manifest_path(config, header=header)
     train = open_split(manifest_path, split="train")
     check_images_fit(
@@ -107,60 +146,41 @@ def export_detector(config: ExportConfig, *, progress: Progress | None = None) -
         input_size_wh=header.input_size_wh,
         resize_mode=header.resize_mode,
     )
-    split, notes = open_split(manifest_path, split="val"), []
     if not len(train):
         raise HaustraError(
             f"{manifest_path} has no training images; expected a warehouse with some"
         )
-    if not len(split):
-        split = train
-        notes.append(f"{manifest_path} has no validation images: checked on its training images")
-
-    in_torch = predict_slots(model)
-    reference = answer_split(split, predict_slots=in_torch, progress=progress)
-    forms = [_Form("PyTorch", config.detector_weights, reference, None)]
-
-    def measure(name: str, exported: Path) -> Difference:
-        predict = OnnxDetector(exported).predict_slots
-        answers = answer_split(split, predict_slots=predict, progress=progress)
-        size_wh = header.input_size_wh
-        difference = compare_answers(answers, reference=reference, size_wh=size_wh)
-        forms.append(_Form(name, exported, answers, difference))
-        return difference
-
-    with tempfile.TemporaryDirectory() as temporary:
-        float_path, int8_path = Path(temporary) / "float32.onnx", Path(temporary) / "int8.onnx"
-        export_onnx(model, header=header, path=float_path, opset=config.opset)
-        _check_float32(measure("float32", float_path), split=split)
-        if config.int8:
-            quantise_static(float_path, int8_path, batches=partial(calibration_batches, train))
-            description = describe_model(model, header=header, opset=config.opset, precision="int8")
-            write_model(int8_path, proto=onnx.load(int8_path), description=description)
-            _check_int8(measure("int8", int8_path), split=split)
-        in_onnx = [OnnxDetector(form.path, num_threads=1).predict_slots for form in forms[1:]]
-        image = split.gather(np.zeros(1, dtype=np.int64)).images[0]
-        with _one_torch_thread():
-            latencies_ms = median_latencies_ms([in_torch, *in_onnx], image=image)
-        exported_forms = [
-            ExportedForm(
-                name=form.name,
-                num_bytes=form.path.stat().st_size,
-                ap50=form.answers.average_precision.ap50,
-                ap50_95=form.answers.average_precision.ap50_95,
-                difference=form.difference,
-                latency_ms=latency_ms,
-            )
-            for form, latency_ms in zip(forms, latencies_ms, strict=True)
-        ]
-        write_bytes_atomic(path, data=forms[-1].path.read_bytes())
-    return ExportResult(
-        path=path,
-        split_name=split.name,
-        num_images=len(split),
-        opset=config.opset,
-        forms=exported_forms,
-        notes=notes,
+    split = open_split(manifest_path, split="val")
+    if len(split):
+        return train, split, []
+    return (
+        train,
+        train,
+        [f"{manifest_path} has no validation images: checked on its training images"],
     )
+
+
+def _time_forms(forms: Sequence[_Form], *, split: Split) -> list[ExportedForm]:
+    """Measure the time of one image on one thread, and return the forms with all numbers."""
+    in_torch, *exported = forms
+    on_one_thread = [
+        in_torch.detector,
+        *(open_onnx(form.path, backend="ndarray", num_threads=1) for form in exported),
+    ]
+    image = split.gather(np.zeros(1, dtype=np.int64)).images[0]
+    with _one_torch_thread():
+        latencies_ms = median_latencies_ms(on_one_thread, image=image)
+    return [
+        ExportedForm(
+            name=form.name,
+            num_bytes=form.path.stat().st_size,
+            ap50=form.answers.average_precision.ap50,
+            ap50_95=form.answers.average_precision.ap50_95,
+            difference=form.difference,
+            latency_ms=latency_ms,
+        )
+        for form, latency_ms in zip(forms, latencies_ms, strict=True)
+    ]
 
 
 def _manifest_path(config: ExportConfig, *, header: CheckpointHeader) -> Path:

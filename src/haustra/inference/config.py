@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from haustra.core.backend_names import BackendFlag
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.core.operating_point import check_flags
+from haustra.core.paths import convert_paths
 from haustra.core.videos import CODEC_OF_SUFFIX
 
 BOXED_SUFFIX = "_boxed"
@@ -19,7 +20,7 @@ class InferConfig:
     image: Path | None = None
     """An image, a folder of images, or a run folder."""
     video: Path | None = None
-    """A video file, in place of --image."""
+    """A video file, instead of --image."""
     detector_weights: Path | None = None
     """A checkpoint of `haustra train` or a model of `haustra export`; without one a plain heuristic
     draws the boxes and says so."""
@@ -31,7 +32,8 @@ class InferConfig:
     infer_obj_thresh: float | None = None
     """Draw boxes of at least this score; the weights' operating point (0.3) by default."""
     infer_iou_thresh: float | None = None
-    """Of two boxes that overlap more than this draw the better; 0.5 by default, 1 draws both."""
+    """Of two boxes that overlap more than this draw the better; the operating point's (0.5) by
+    default, 1 draws both."""
     infer_hold_off: int | None = None
     """Frames of a run or a video that an activation is held back; the operating point's by default,
     0 none."""
@@ -41,6 +43,7 @@ class InferConfig:
     """The boxed video; by default NAME_boxed.mp4 beside the video."""
 
     def __post_init__(self) -> None:
+        convert_paths(self)
         check_flags(
             objectness=self.infer_obj_thresh,
             iou=self.infer_iou_thresh,
@@ -48,24 +51,26 @@ class InferConfig:
         )
         if self.model is not None and self.detector_weights is None:
             raise HaustraError(
-                f"--model {self.model}: expected --detector-weights with it, since the checkpoint "
-                "holds the model"
+                f"{option('model', self.model)}: expected {option('detector_weights')} with it, "
+                "since the checkpoint holds the model"
             )
-        if self.image is None and self.video is None:
-            raise HaustraError("expected --image (a file, a folder or a run) or --video (a file)")
-        if self.image is not None and self.video is not None:
+        if (self.image is None) == (self.video is None):
             raise HaustraError(
-                f"--image {self.image} and --video {self.video}: expected one of them"
+                f"expected one of {option('image')} (a file, a folder or a run) and "
+                f"{option('video')} (a file)"
             )
         if self.video is None and self.out is not None:
             raise HaustraError(
-                f"--out {self.out}: expected with --video only; pictures go to --output-root"
+                f"{option('out', self.out)}: expected with {option('video')} only; pictures go to "
+                f"{option('output_root')}"
             )
         if self.video is not None and self.output_root is not None:
             raise HaustraError(
-                f"--output-root {self.output_root}: expected with --image only; a video goes to "
-                "--out"
+                f"{option('output_root', self.output_root)}: expected with {option('image')} only; "
+                f"a video goes to {option('out')}"
             )
         if self.out is not None and self.out.suffix.lower() not in CODEC_OF_SUFFIX:
             known = ", ".join(CODEC_OF_SUFFIX)
-            raise HaustraError(f"--out {self.out}: expected a name that ends in one of {known}")
+            raise HaustraError(
+                f"{option('out', self.out)}: expected a name that ends in one of {known}"
+            )

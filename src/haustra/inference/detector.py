@@ -1,83 +1,204 @@
-"""Opening a trained detector, whatever file it is in: a checkpoint or an exported ONNX model."""
+"""`Detector`: finds polyps on images and in streams, whichever file and runtime it comes from."""
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, overload
 
-from haustra.core.backend_names import BackendFlag, wanted_backend
-from haustra.core.errors import MissingExtraError
-from haustra.core.operating_point import OperatingPoint
-from haustra.inference.image_detector import TrainedDetector
-from haustra.inference.onnx_detector import OnnxDetector, is_onnx_path
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.captures.sources import open_source
+from haustra.core.backend_names import BackendFlag
+from haustra.core.detections import Detections, PredictSlots, detections_from_slots
+from haustra.core.images import ImageLike, as_image_rgb
+from haustra.core.letterbox import Letterbox, ResizeMode, plan_letterbox
+from haustra.core.operating_point import AlarmFilter, OperatingPoint
+from haustra.core.paths import StrPath
+
+BATCH_SIZE = 32
+"""Number of images that go through the network together."""
 
 
-class CheckpointDetector(TrainedDetector):
-    """TinyDet or BigDet from a checkpoint, run by PyTorch, or on WebGPU by tinygrad.
+@dataclass(kw_only=True, eq=False, repr=False)
+class Detector:
+    """TinyDet, BigDet or the heuristic: a function to slots and the facts needed around it.
 
-    Raises:
-        HaustraError: it does not load, is of another kind than `kind`, or the backend is not here;
-            there is no fallback.
-        MissingExtraError: torch is not installed.
+    detector = open_detector("checkpoints/bigdet.bin")
+    found = detector("frame.png")
+    for frame, found in detector.stream("clip.mp4"):
+        ...
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        kind: Literal["tiny", "big"] | None = None,
-        backend: BackendFlag | None = None,
-    ) -> None:
-        try:
-            from haustra.backends.choose import choose_backend
-            from haustra.backends.predictors import build_predictor
-            from haustra.models.checkpoint import check_kind, read_checkpoint
-        except ImportError:
-            raise MissingExtraError(
-                "torch", extra="train", needed_for=f"reading the checkpoint {path}"
-            ) from None
-        self.header, self.model = read_checkpoint(path)
-        check_kind(path, header=self.header, wanted=kind)
-        chosen = choose_backend(backend)
-        super().__init__(
-            build_predictor(self.model, backend=chosen),
-            backend=str(chosen),
-            caption=self.header.kind_name,
-            input_size_wh=self.header.input_size_wh,
-            resize_mode=self.header.resize_mode,
-            operating_point=self.header.operating_point,
-            history=self.header.history,
-            warehouse_version=self.header.warehouse_version,
-            training_groups=self.header.training_groups,
+    predict_slots: PredictSlots
+    """The network."""
+    kind: Literal["tiny", "big", "heuristic"]
+    """Kind of the model."""
+    caption: str
+    """Name shown to people."""
+    input_size_wh: tuple[int, int]
+    """Width and height in pixels of the images that the network takes."""
+    resize_mode: ResizeMode = "letterbox"
+    """How images are brought to that size."""
+    class_names: tuple[str, ...] = ("polyp",)
+    """Names of the classes."""
+    operating_point: OperatingPoint = field(default_factory=OperatingPoint)
+    """Thresholds, hold-off and hysteresis to use."""
+    backend: str | None = None
+    """Description of what computes; None where nothing is chosen."""
+    path: Path | None = None
+    """The file; None for a detector in memory."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One entry per epoch of the training, as far as the file has them."""
+    warehouse_version: str | None = None
+    """Version of the warehouse that it was trained on; None where it is not known."""
+    training_groups: tuple[str, ...] = ()
+    """`digest_group` of the groups that it was trained on; empty where they are not known."""
+
+    def __repr__(self) -> str:
+        width, height = self.input_size_wh
+        rows = {
+            "file": self.path or "none",
+            "input": f"{width}x{height} {self.resize_mode}",
+            "classes": ", ".join(self.class_names),
+            "shows": self.operating_point,
+            "runs on": self.backend,
+        }
+        return "\n".join(
+            [f"Detector: {self.caption}", *(f"  {name:8} {value}" for name, value in rows.items())]
         )
-        self.path = path
 
-    def store_operating_point(self, point: OperatingPoint) -> None:
-        """Write another operating point into the checkpoint's header; the weights stay."""
-        from haustra.models.checkpoint import write_checkpoint
+    @overload
+    def __call__(self, image: list[ImageLike] | tuple[ImageLike, ...]) -> list[Detections]: ...
+    @overload
+    def __call__(self, image: ImageLike) -> Detections: ...
+    def __call__(
+        self, image: ImageLike | list[ImageLike] | tuple[ImageLike, ...]
+    ) -> Detections | list[Detections]:
+        """Find polyps at the stored operating point.
 
-        self.header = replace(self.header, operating_point=point)
-        self.operating_point = point
-        write_checkpoint(self.path, header=self.header, state=self.model.state_dict())
+        Args:
+            image: A path, a PIL image or a uint8 RGB array [H,W,3]; or a list or tuple of them.
+
+        Returns:
+            The detections; for a list or tuple a list of them.
+
+        Raises:
+            HaustraError: An image cannot be read or is not uint8 RGB.
+        """
+        if not isinstance(image, list | tuple):
+            return self.detect(as_image_rgb(image))
+        found: list[Detections] = []
+        for start in range(0, len(image), BATCH_SIZE):
+            images = [as_image_rgb(each) for each in image[start : start + BATCH_SIZE]]
+            found += self._detect_at_every_score(images, iou=self.operating_point.iou)
+        return [each.above(self.operating_point.objectness) for each in found]
+
+    def detect(
+        self,
+        image_rgb: NDArray[np.uint8],
+        *,
+        objectness: float | None = None,
+        iou: float | None = None,
+    ) -> Detections:
+        """Find polyps on an image.
+
+        Args:
+            image_rgb: Image, uint8 [H,W,3].
+            objectness: Lowest score; that of the operating point by default.
+            iou: Largest overlap with a better box; that of the operating point by default.
+        """
+        point = self.operating_point.with_flags(objectness=objectness, iou=iou)
+        [found] = self._detect_at_every_score([image_rgb], iou=point.iou)
+        return found.above(point.objectness)
+
+    def stream(self, source: StrPath | int) -> Iterator[tuple[NDArray[np.uint8], Detections]]:
+        """Find polyps on each frame of a source, at the stored operating point.
+
+        Hold-off and hysteresis apply where the frames are in time order.
+
+        Args:
+            source: A run folder, a folder of images, a video file, the number of a camera, or the
+                URL of a stream.
+
+        Yields:
+            Each frame, uint8 RGB [H,W,3], and its detections.
+
+        Raises:
+            HaustraError: The source does not open, or a frame cannot be read.
+        """
+        point = self.operating_point
+        with open_source(source) as frames:
+            alarm = AlarmFilter(point if frames.in_time_order else point.for_single_images())
+            for frame in frames:
+                found = self.detect(frame.image_rgb, objectness=0.0)
+                yield frame.image_rgb, alarm.show(found)
+
+    def plan_letterbox(self, size_wh: tuple[int, int]) -> Letterbox:
+        """Return how an image of this size is brought to what the network takes."""
+        return plan_letterbox(size_wh, target_size_wh=self.input_size_wh, mode=self.resize_mode)
+
+    def detect_letterboxed(
+        self,
+        images: NDArray[np.uint8],
+        *,
+        letterboxes: Sequence[Letterbox],
+        iou: float | None = None,
+    ) -> list[Detections]:
+        """Find polyps on images that have the network's size already, at every score.
+
+        Args:
+            images: Images, uint8 [B,H,W,3].
+            letterboxes: How each source image was mapped; boxes are returned in its pixels.
+            iou: Largest overlap with a better box; that of the operating point by default.
+        """
+        boxes, scores = self.predict_slots(images)
+        return [
+            detections_from_slots(
+                boxes[row],
+                scores[row],
+                letterbox=letterbox,
+                iou=self.operating_point.iou if iou is None else iou,
+            )
+            for row, letterbox in enumerate(letterboxes)
+        ]
+
+    def _detect_at_every_score(
+        self, images_rgb: Sequence[NDArray[np.uint8]], *, iou: float
+    ) -> list[Detections]:
+        letterboxes = [self.plan_letterbox((i.shape[1], i.shape[0])) for i in images_rgb]
+        pixels = [box.apply(image) for box, image in zip(letterboxes, images_rgb, strict=True)]
+        return self.detect_letterboxed(np.stack(pixels), letterboxes=letterboxes, iou=iou)
 
 
 def open_detector(
-    path: Path,
+    path: StrPath,
     *,
     kind: Literal["tiny", "big"] | None = None,
     backend: BackendFlag | None = None,
-) -> TrainedDetector:
-    """Open a file of `haustra export` (its name ends in .onnx) or a checkpoint of `haustra train`.
+) -> Detector:
+    """Open a checkpoint of `haustra train`, or an .onnx file of `haustra export`.
 
     Args:
-        path: the file.
-        kind: what it must hold.
-        backend: what computes; HAUSTRA_BACKEND's value by default, else the CPU.
+        path: The file.
+        kind: Kind that it must have; None allows any.
+        backend: What computes; by default the value of HAUSTRA_BACKEND, else the CPU.
 
     Raises:
-        HaustraError: it does not load, is of another kind than `kind`, or the backend is not here;
-            there is no fallback.
-        MissingExtraError: what runs such a file is not installed.
+        HaustraError: The file does not load, is of another kind, or the backend is not available.
+            There is no fallback.
+        MissingExtraError: A package that runs such a file is not installed.
     """
+    path = Path(path)
     if is_onnx_path(path):
-        return OnnxDetector(path, kind=kind, backend=wanted_backend(backend))
-    return CheckpointDetector(path, kind=kind, backend=backend)
+        from haustra.inference.onnx_detector import open_onnx
+
+        return open_onnx(path, kind=kind, backend=backend)
+    from haustra.inference.checkpoint_detector import open_checkpoint
+
+    return open_checkpoint(path, kind=kind, backend=backend)
+
+
+def is_onnx_path(path: Path) -> bool:
+    """Return True for a name that ends in .onnx."""
+    return path.suffix.lower() == ".onnx"

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.core.backend_names import BackendFlag, BackendName
+from haustra.core.backend_names import BackendFlag, BackendName, wanted_backend
 from haustra.core.detections import Slots
-from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.core.errors import HaustraError, needs_extra, option
 from haustra.core.operating_point import OperatingPoint
-from haustra.inference.image_detector import TrainedDetector
+from haustra.inference.detector import Detector
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -27,11 +27,6 @@ INPUT_NAME, OUTPUT_NAMES = "images", ("boxes_xyxy", "scores")
 
 ONLY_ERRORS = 3
 """ONNX Runtime's severity: its warnings are about its own choices, not about the user's."""
-
-
-def is_onnx_path(path: Path) -> bool:
-    """Tell whether a file's name says that it is an ONNX model."""
-    return path.suffix.lower() == ".onnx"
 
 
 def _not_ours(path: Path) -> HaustraError:
@@ -72,8 +67,8 @@ def open_session_on(
     if session is None:
         provider, remedy = PROVIDERS[backend]
         raise HaustraError(
-            f"--backend {backend} for {path} needs ONNX Runtime's {provider}, which does not run "
-            f"here; {remedy}, or use --backend ndarray"
+            f"{option('backend', backend)} for {path} needs ONNX Runtime's {provider}, which does "
+            f"not run here; {remedy}, or use {option('backend', 'ndarray')}"
         )
     return session, backend
 
@@ -93,12 +88,8 @@ def _open_with(
 
 
 def _import_onnxruntime(path: Path) -> Any:
-    try:
+    with needs_extra("onnx", needed_for=f"reading the ONNX model {path}"):
         import onnxruntime
-    except ImportError:
-        raise MissingExtraError(
-            "onnxruntime", extra="onnx", needed_for=f"reading the ONNX model {path}"
-        ) from None
     return onnxruntime
 
 
@@ -164,61 +155,51 @@ def read_metadata(session: "InferenceSession", *, path: Path) -> dict[str, Any]:
     return value
 
 
-class OnnxDetector(TrainedDetector):
-    """TinyDet or BigDet from an ONNX model of `haustra export`.
+def open_onnx(
+    path: Path,
+    *,
+    kind: Literal["tiny", "big"] | None = None,
+    backend: BackendFlag | None = None,
+    num_threads: int | None = None,
+) -> Detector:
+    """Open an ONNX model; arguments and errors are those of `open_detector`.
 
-    Raises:
-        HaustraError: it does not load, or is of another kind than `kind`; there is no fallback.
-        MissingExtraError: ONNX Runtime is not installed.
+    Args:
+        path: The file.
+        kind: Kind that it must have; None allows any.
+        backend: What computes.
+        num_threads: Threads of one inference, as for `open_session`.
     """
+    wanted = wanted_backend(backend)
+    session, chosen = open_session_on(path, backend=wanted, num_threads=num_threads)
+    metadata = read_metadata(session, path=path)
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        kind: Literal["tiny", "big"] | None = None,
-        num_threads: int | None = None,
-        backend: BackendFlag = "ndarray",
-    ) -> None:
-        session, chosen = open_session_on(path, backend=backend, num_threads=num_threads)
-        self.metadata = read_metadata(session, path=path)
-        """What `haustra export` wrote about the model."""
+    def predict(images: NDArray[np.uint8]) -> Slots:
+        boxes, scores = session.run(OUTPUT_NAMES, {INPUT_NAME: images})
+        return boxes, scores
 
-        def predict(images: NDArray[np.uint8]) -> Slots:
-            boxes, scores = session.run(OUTPUT_NAMES, {INPUT_NAME: images})
-            return boxes, scores
-
-        try:
-            found = self.metadata["model"]["kind"]
-            precision, point = self.metadata["precision"], self.metadata["operating_point"]
-            width, height = self.metadata["input_size_wh"]
-            super().__init__(
-                predict,
-                caption=f"{found}det" + ("" if precision == "float32" else f" {precision}"),
-                input_size_wh=(width, height),
-                resize_mode=self.metadata["resize_mode"],
-                operating_point=OperatingPoint(**point),
-                history=self.metadata["history"],
-                warehouse_version=self.metadata.get("warehouse_version"),
-                training_groups=tuple(self.metadata.get("training_groups", ())),
-                backend=f"backend {chosen}: ONNX Runtime's {PROVIDERS[chosen][0]}",
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise HaustraError(f"{path} has damaged metadata: {error!r}") from None
-        self.path = path
-        if kind is not None and found != kind:
-            raise HaustraError(
-                f"{path} holds {found}det, but --model {kind} was asked for; expected a "
-                f"{kind}det model, or pass --model {found}"
-            )
-
-    def store_operating_point(self, point: OperatingPoint) -> None:  # noqa: ARG002
-        """Refuse: what an export says is what its checkpoint says.
-
-        Raises:
-            HaustraError: always.
-        """
-        raise HaustraError(
-            f"--fit {self.path}: an ONNX model takes its operating point from its checkpoint; "
-            "expected the checkpoint; fit that and export it again"
+    try:
+        found, precision = metadata["model"]["kind"], metadata["precision"]
+        width, height = metadata["input_size_wh"]
+        detector = Detector(
+            predict_slots=predict,
+            kind=found,
+            caption=f"{found}det" + ("" if precision == "float32" else f" {precision}"),
+            input_size_wh=(width, height),
+            resize_mode=metadata["resize_mode"],
+            class_names=tuple(metadata.get("class_names", ("polyp",))),
+            operating_point=OperatingPoint(**metadata["operating_point"]),
+            backend=f"backend {chosen}: ONNX Runtime's {PROVIDERS[chosen][0]}",
+            path=path,
+            history=metadata["history"],
+            warehouse_version=metadata.get("warehouse_version"),
+            training_groups=tuple(metadata.get("training_groups", ())),
         )
+    except (KeyError, TypeError, ValueError) as error:
+        raise HaustraError(f"{path} has damaged metadata: {error!r}") from None
+    if kind is not None and found != kind:
+        raise HaustraError(
+            f"{path} holds {found}det, but {option('model', kind)} was asked for; expected a "
+            f"{kind}det model, or pass {option('model', found)}"
+        )
+    return detector

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.captures.sources import ImageFolder
 from haustra.core.detections import Detections
 from haustra.core.drawing import PREDICTION_RGB, draw_boxes, draw_text, enlarge_for_viewing
-from haustra.core.errors import HaustraError
-from haustra.core.images import list_images, read_image_rgb, write_png
-from haustra.core.operating_point import AlarmFilter, OperatingPoint
+from haustra.core.errors import HaustraError, option
+from haustra.core.images import read_image_rgb, write_png
+from haustra.core.operating_point import AlarmFilter
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.inference.config import BOXED_SUFFIX, InferConfig
-from haustra.inference.detector import open_detector
-from haustra.inference.heuristic import HeuristicDetector
-from haustra.inference.image_detector import ImageDetector, TrainedDetector
+from haustra.inference.detector import Detector, open_detector
+from haustra.inference.heuristic import heuristic_detector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,9 @@ class BoxedPicture:
     """One image's detections and the picture that shows them."""
 
     image: Path
+    """The image file."""
     picture: Path
+    """The file with the boxes drawn."""
     detections: Detections
 
     def to_json(self) -> dict[str, Any]:
@@ -41,45 +43,34 @@ class BoxedPicture:
 
 @dataclass(frozen=True, kw_only=True)
 class InferResult:
-    """All pictures that were made, and by whom."""
+    """Pictures of a folder or an image, and the detector that drew their boxes."""
 
     pictures: list[BoxedPicture]
-    caption: str
-    is_heuristic: bool
+    detector: Detector
+    """Its operating point is the one that was used."""
     unreadable: list[str]
-    """A line per image of a folder that could not be read."""
-    operating_point: OperatingPoint
-    """At which the boxes were drawn."""
-    backend: str | None
-    """What computed; None for the heuristic."""
+    """A message per image of a folder that cannot be read."""
     in_time: bool
-    """Whether the images were taken as the frames of a run, with hold-off and hysteresis."""
+    """True if hold-off and hysteresis were applied to the frames of a run."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            **describe_detector(self.detector),
+            "in_time": self.in_time,
+            "images": [picture.to_json() for picture in self.pictures],
+            "unreadable": self.unreadable,
+        }
 
 
-def is_run_folder(path: Path) -> bool:
-    """Tell whether a folder holds a run, whose images follow each other in time."""
-    return (path / "labels").is_dir() and (path / "images").is_dir()
-
-
-def _images_of(config: InferConfig) -> tuple[list[Path], Path]:
-    """Return the images to look at and the folder for the pictures."""
-    source = config.image
-    if source is None:
-        raise AssertionError("infer_pictures takes a config with an image")
-    if source.is_dir():
-        is_run = is_run_folder(source)
-        images = [
-            path
-            for path in list_images(source / "images" if is_run else source)
-            if not path.stem.endswith(BOXED_SUFFIX)
-        ]
-        if not images:
-            raise HaustraError(f"{source} holds no image (PNG, JPEG, BMP, TIFF or WebP)")
-        resolved = source.resolve()
-        return images, config.output_root or resolved.with_name(resolved.name + BOXED_SUFFIX)
-    if not source.exists():
-        raise HaustraError(f"{source} does not exist; expected an image or a folder of images")
-    return [source], config.output_root or source.parent
+def describe_detector(detector: Detector) -> dict[str, Any]:
+    """Return name, backend and operating point as JSON values."""
+    return {
+        "detector": detector.caption,
+        "heuristic": detector.kind == "heuristic",
+        "backend": detector.backend,
+        "operating_point": detector.operating_point.to_json(),
+    }
 
 
 def draw_picture(
@@ -93,44 +84,59 @@ def draw_picture(
     return drawn
 
 
-def open_configured(config: InferConfig) -> tuple[ImageDetector, OperatingPoint]:
-    """Open the detector that the flags name, or the heuristic, and the operating point.
+def open_configured(config: InferConfig) -> Detector:
+    """Open the detector of the settings, or the heuristic, with their thresholds.
 
     Raises:
-        HaustraError: the weights do not load.
-        MissingExtraError: what runs them is not installed.
+        HaustraError: The weights do not load.
+        MissingExtraError: A package that runs them is not installed.
     """
-    detector: ImageDetector = HeuristicDetector()
-    point = OperatingPoint()
-    if config.detector_weights is not None:
-        detector = loaded = open_detector(
-            config.detector_weights, kind=config.model, backend=config.backend
-        )
-        point = loaded.operating_point
-    point = point.with_flags(
+    if config.detector_weights is None:
+        detector = heuristic_detector()
+    else:
+        detector = open_detector(config.detector_weights, kind=config.model, backend=config.backend)
+    detector.operating_point = detector.operating_point.with_flags(
         objectness=config.infer_obj_thresh,
         iou=config.infer_iou_thresh,
         hold_off_frames=config.infer_hold_off,
     )
-    return detector, point
+    return detector
 
 
-def backend_of(detector: ImageDetector) -> str | None:
-    """Return what computes a detector, in words; None for the heuristic."""
-    return detector.backend if isinstance(detector, TrainedDetector) else None
+def _find_images(source: Path) -> tuple[list[Path], bool]:
+    """Return the images to look at, and True if they are in time order."""
+    if not source.exists():
+        raise HaustraError(
+            f"{option('image', source)}: expected an image or a folder of images; it does not exist"
+        )
+    if not source.is_dir():
+        return [source], False
+    folder = ImageFolder(source, setting="image")
+    images = [path for path in folder.images if not path.stem.endswith(BOXED_SUFFIX)]
+    if not images:
+        raise HaustraError(
+            f"{option('image', source)}: every image is one of the pictures that infer has written"
+        )
+    return images, folder.in_time_order
 
 
 def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> InferResult:
     """Detect polyps on every image and write `<stem>_boxed.png` for each.
 
     Raises:
-        HaustraError: the weights do not load, or no image can be read.
+        HaustraError: The weights do not load, or no image can be read.
     """
-    images, folder = _images_of(config)
-    detector, point = open_configured(config)
-    follow_in_time = config.image is not None and is_run_folder(config.image)
-    in_time = follow_in_time and bool(point.hold_off_frames or point.hysteresis is not None)
-    alarm = AlarmFilter(point)
+    source = config.image
+    if source is None:
+        raise AssertionError("infer_pictures takes settings with an image")
+    images, is_in_time_order = _find_images(source)
+    folder = config.output_root or source.parent
+    if source.is_dir() and config.output_root is None:
+        folder = source.resolve().with_name(source.resolve().name + BOXED_SUFFIX)
+    detector = open_configured(config)
+    point = detector.operating_point
+    single = point.for_single_images()
+    alarm = AlarmFilter(point if is_in_time_order else single)
     stems = Counter(path.stem for path in images)
     pictures: list[BoxedPicture] = []
     unreadable: list[str] = []
@@ -142,11 +148,7 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
         except HaustraError as error:
             unreadable.append(str(error))
             continue
-        if in_time:
-            found = detector.detect(image, objectness=0.0, iou=point.iou)
-            found = alarm.show(found)
-        else:
-            found = detector.detect(image, objectness=point.objectness, iou=point.iou)
+        found = alarm.show(detector.detect(image, objectness=0.0))
         name = path.stem if stems[path.stem] == 1 else path.name
         picture = folder / f"{name}{BOXED_SUFFIX}.png"
         write_png(picture, image_rgb=draw_picture(image, found, caption=detector.caption))
@@ -155,10 +157,7 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
         raise HaustraError(unreadable[0])
     return InferResult(
         pictures=pictures,
-        caption=detector.caption,
-        is_heuristic=config.detector_weights is None,
+        detector=detector,
         unreadable=unreadable,
-        operating_point=point,
-        in_time=in_time,
-        backend=backend_of(detector),
+        in_time=is_in_time_order and point != single,
     )

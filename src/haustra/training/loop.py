@@ -12,12 +12,12 @@ from haustra.core.allocator import keep_freed_memory
 from haustra.core.digests import digest_group
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import remove_abandoned
-from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress
-from haustra.evaluation.evaluation import evaluate_split
+from haustra.evaluation.evaluation import evaluate_frames
 from haustra.evaluation.frames import SplitFrames
 from haustra.evaluation.gallery import write_gallery
 from haustra.evaluation.metrics import AveragePrecision, BoxMetrics, ThresholdMetrics
+from haustra.inference.detector import Detector
 from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import (
     CheckpointHeader,
@@ -286,11 +286,15 @@ class _Loop:
 
     def _validate(self) -> BoxMetrics:
         """Measure the averaged weights, and write pictures of their detections."""
-        evaluation = evaluate_split(
-            self.validation_split,
+        manifest = self.validation_split.manifest
+        detector = Detector(
             predict_slots=self.training.build_predictor(),
-            threshold=OperatingPoint().objectness,
+            kind=self.config.model,
+            caption=f"{self.config.model}det",
+            input_size_wh=manifest.target_size_wh,
+            resize_mode=manifest.resize_mode,
         )
+        evaluation = evaluate_frames(SplitFrames(self.validation_split), detector)
         write_gallery(
             self.config.run_folder / GALLERY_NAME,
             evaluation=evaluation,

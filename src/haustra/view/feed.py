@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -313,9 +313,7 @@ class Feed:
     def _do_set(self, *, speed: float | None = None, **values: float | None) -> None:
         if speed is not None:
             self._player.set_speed(speed)
-        point = replace(self._point, **values)  # type: ignore[arg-type]
-        if point.hysteresis is not None and point.hysteresis > point.objectness:
-            point = replace(point, hysteresis=point.objectness)
+        point = self._point.changed(**values)
         self._point = point
         with self._lock:
             self._history.apply(point)

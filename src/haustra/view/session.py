@@ -13,9 +13,8 @@ from haustra.captures.sources import Source, SourceFrame
 from haustra.core.errors import HaustraError, option
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.core.progress import Progress, SilentProgress, track
-from haustra.inference.detector import open_detector
-from haustra.inference.heuristic import HeuristicDetector
-from haustra.inference.image_detector import ImageDetector, TrainedDetector
+from haustra.inference.detector import Detector, open_detector
+from haustra.inference.heuristic import heuristic_detector
 from haustra.view.config import ViewConfig
 from haustra.view.history import verdict_of
 from haustra.view.recording import Recording, recording_run
@@ -33,7 +32,7 @@ def open_detectors(config: ViewConfig) -> list[WatchedDetector]:
         MissingExtraError: A package that runs them is not installed.
     """
     if config.detector_weights is None:
-        return [WatchedDetector(HeuristicDetector, path=None)]
+        return [WatchedDetector(heuristic_detector, path=None)]
 
     def watched(path: Path) -> WatchedDetector:
         kind = config.model if path != config.compare else None
@@ -45,12 +44,9 @@ def open_detectors(config: ViewConfig) -> list[WatchedDetector]:
     return [watched(path) for path in paths]
 
 
-def operating_point(config: ViewConfig, detector: ImageDetector) -> OperatingPoint:
+def operating_point(config: ViewConfig, detector: Detector) -> OperatingPoint:
     """Return the detector's own operating point with the user's thresholds applied."""
-    point = OperatingPoint()
-    if isinstance(detector, TrainedDetector):
-        point = detector.operating_point
-    return point.with_flags(
+    return detector.operating_point.with_flags(
         objectness=config.infer_obj_thresh,
         iou=config.infer_iou_thresh,
         hold_off_frames=config.infer_hold_off,

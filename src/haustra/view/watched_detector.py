@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
-from haustra.inference.heuristic import HeuristicDetector
-from haustra.inference.image_detector import ImageDetector
+from haustra.inference.detector import Detector
 
 CHECK_EVERY_S = 0.5
 """Interval at which the file's time and size are checked."""
@@ -29,12 +28,12 @@ class WatchedDetector:
         path: The file; None for a detector without one, which never changes.
     """
 
-    def __init__(self, load: Callable[[], ImageDetector], *, path: Path | None) -> None:
+    def __init__(self, load: Callable[[], Detector], *, path: Path | None) -> None:
         self._load, self._path = load, path
         self._stamp = self._read_stamp()
         self._checked_at = 0.0
         self._loading: threading.Thread | None = None
-        self._loaded: ImageDetector | HaustraError | None = None
+        self._loaded: Detector | HaustraError | None = None
         self.detector = load()
         """The detector in use."""
         self.latencies_s: deque[float] = deque(maxlen=NUM_LATENCIES)
@@ -77,7 +76,7 @@ class WatchedDetector:
         return {
             "name": self.detector.caption,
             "file": self._path.name if self._path else None,
-            "heuristic": isinstance(self.detector, HeuristicDetector),
+            "heuristic": self.detector.kind == "heuristic",
             "p50_ms": round(float(p50), 1),
             "p95_ms": round(float(p95), 1),
         }

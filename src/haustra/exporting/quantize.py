@@ -134,7 +134,7 @@ def correct_biases(model: onnx.ModelProto, *, batches: Iterable[NDArray[np.uint8
         values[bias_name].CopyFrom(numpy_helper.from_array(bias.astype(np.float32), bias_name))
 
 
-def quantise_static(
+def quantize_detector(
     float_path: Path, out_path: Path, *, batches: Callable[[], Iterable[NDArray[np.uint8]]]
 ) -> None:
     """Write an 8-bit version of an exported float32 model.
