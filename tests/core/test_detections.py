@@ -1,4 +1,6 @@
 import math
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ from haustra.core.detections import (
     detections_from_labels,
     detections_from_slots,
 )
+from haustra.core.errors import HaustraError
+from haustra.core.images import read_image_rgb
 from haustra.core.letterbox import plan_letterbox
 
 
@@ -94,9 +98,8 @@ def test_slots_become_ordered_boxes_on_the_source_image() -> None:
     # 100x50 in 200x200: scale 2, 50 rows of padding above and below.
     letterbox = plan_letterbox((100, 50), target_size_wh=(200, 200))
     slots = np.array([[0.5, 0.25, 1.0, 0.75], [0.1, 0.3, 0.2, 0.5]], dtype=np.float32)
-    found = detections_from_slots(
-        slots, np.array([0.2, 0.75], np.float32), letterbox=letterbox, iou=1.0
-    )
+    scores = np.array([0.2, 0.75], np.float32)
+    found = detections_from_slots(slots, scores, letterbox=letterbox, iou=1.0)
     assert np.allclose(found.boxes_px, [[10, 5, 20, 25], [50, 0, 100, 50]], atol=1e-4)
     assert found.scores.tolist() == pytest.approx([0.75, 0.2])
     assert found.image_size_wh == (100, 50)
@@ -107,3 +110,80 @@ def test_slots_are_clipped_and_inverted_ones_have_no_area() -> None:
     slots = np.array([[-1.0, -1.0, 2.0, 2.0], [0.8, 0.7, 0.2, 0.3]])
     found = detections_from_slots(slots, np.array([0.9, 0.8]), letterbox=letterbox, iou=1.0)
     assert np.allclose(found.boxes_px, [[0, 0, 100, 50], [80, 45, 80, 45]])
+
+
+THREE = detections_of(([0, 0, 10, 10], 0.9), ([20, 20, 40, 30], 0.6), ([5, 5, 9, 9], 0.2))
+
+
+@pytest.mark.parametrize(
+    ("index", "scores"),
+    [
+        (THREE.scores > 0.5, [0.9, 0.6]),
+        (slice(1, None), [0.6, 0.2]),
+        (np.array([2, 0]), [0.9, 0.2]),  # in order of falling score
+        ([True, False, True], [0.9, 0.2]),
+        (1, [0.6]),
+        (-1, [0.2]),
+        (slice(3, None), []),
+    ],
+)
+def test_masks_slices_and_numbers_choose_detections(index: Any, scores: list[float]) -> None:
+    chosen = THREE[index]
+    assert chosen.scores.tolist() == scores
+    assert chosen.image_size_wh == (100, 80)
+
+
+def test_a_wrong_index_is_an_error_and_iteration_ends() -> None:
+    with pytest.raises(IndexError):
+        THREE[np.array([True, False])]
+    with pytest.raises(IndexError):
+        THREE[3]
+    assert [len(each) for each in THREE] == [1, 1, 1]
+
+
+def test_the_representation_lists_the_first_boxes() -> None:
+    assert repr(THREE[:2]) == (
+        "Detections(2 boxes on 100x80: 0.90 at 0,0,10,10; 0.60 at 20,20,40,30)"
+    )
+    assert repr(THREE[:0]) == "Detections(no boxes on 100x80)"
+    assert repr(detections_of(*[([0, 0, 1, 1], 0.5)] * 7)).endswith("0.50 at 0,0,1,1; 2 more)")
+
+
+def test_a_plot_shows_the_boxes_and_can_be_written(tmp_path: Path) -> None:
+    image = np.zeros((80, 100, 3), dtype=np.uint8)
+    shown = THREE.plot(image, path=str(tmp_path / "a.png"))
+    assert (shown.shape, shown.dtype) == (image.shape, np.uint8)
+    assert shown[20, 20:40].any(axis=1).all()
+    assert not image.any()
+    np.testing.assert_array_equal(read_image_rgb(tmp_path / "a.png"), shown)
+    with pytest.raises(HaustraError) as caught:
+        THREE.plot(image[:50])
+    assert str(caught.value) == (
+        "the image has 100x50 pixels; expected the one that was looked at, of 100x80"
+    )
+
+
+def test_coco_results_have_width_and_height() -> None:
+    assert THREE[1].to_coco(image_id=7) == [
+        {"image_id": 7, "category_id": 1, "bbox": [20.0, 20.0, 20.0, 10.0], "score": 0.6}
+    ]
+
+
+def test_supervision_gets_the_same_boxes() -> None:
+    pytest.importorskip("supervision")
+    for found in (THREE, THREE[:0]):
+        converted = found.to_supervision()
+        np.testing.assert_allclose(converted.xyxy, found.boxes_px)
+        assert converted.confidence is not None
+        np.testing.assert_allclose(converted.confidence, found.scores)
+        assert len(converted) == len(found)
+
+
+def test_without_supervision_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(HaustraError) as caught:
+        THREE.to_supervision()
+    assert str(caught.value) == (
+        "to_supervision() needs the package 'supervision', which is not installed; run: pip "
+        "install supervision"
+    )

@@ -198,6 +198,6 @@ def test_the_environment_chooses_the_provider_too(
 ) -> None:
     monkeypatch.setenv("HAUSTRA_BACKEND", "wgpu")
     path = write_onnx(tmp_path / "c.onnx")
-    with pytest.raises(HaustraError, match=r"^--backend wgpu for .* WebGpuExecutionProvider"):
+    with pytest.raises(HaustraError, match=r"^backend='wgpu' for .* WebGpuExecutionProvider"):
         open_detector(path)
     assert open_detector(path, backend="ndarray").caption == "tinydet"

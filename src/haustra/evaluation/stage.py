@@ -62,7 +62,7 @@ def evaluate_detector(
     subject = _open_subject(config, detector=detector)
     if config.fit and subject.path is not None and is_onnx_path(subject.path):
         raise HaustraError(
-            f"{option('fit')} {subject.path}: an ONNX model takes its operating point from its "
+            f"{option('fit', True)} with {subject.path}: an ONNX model takes its operating point from its "
             "checkpoint; expected the checkpoint; fit that and export it again"
         )
     point = subject.operating_point.with_flags(
