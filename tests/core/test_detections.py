@@ -146,13 +146,14 @@ def test_the_representation_lists_the_first_boxes() -> None:
         "Detections(2 boxes on 100x80: 0.90 at 0,0,10,10; 0.60 at 20,20,40,30)"
     )
     assert repr(THREE[:0]) == "Detections(no boxes on 100x80)"
-    assert repr(detections_of(*[([0, 0, 1, 1], 0.5)] * 7)).endswith("0.50 at 0,0,1,1; 2 more)")
+    assert repr(detections_of(*[([0.0, 0, 1, 1], 0.5)] * 7)).endswith("0.50 at 0,0,1,1; 2 more)")
 
 
 def test_a_plot_shows_the_boxes_and_can_be_written(tmp_path: Path) -> None:
     image = np.zeros((80, 100, 3), dtype=np.uint8)
     shown = THREE.plot(image, path=str(tmp_path / "a.png"))
-    assert (shown.shape, shown.dtype) == (image.shape, np.uint8)
+    assert shown.shape == image.shape
+    assert shown.dtype == np.uint8
     assert shown[20, 20:40].any(axis=1).all()
     assert not image.any()
     np.testing.assert_array_equal(read_image_rgb(tmp_path / "a.png"), shown)

@@ -238,7 +238,7 @@ def test_an_onnx_model_and_stored_predictions_cannot_be_fitted(tmp_path: Path) -
     with pytest.raises(HaustraError) as error:
         EvalConfig(captures=tmp_path, detector_weights=tmp_path / "p.json", fit=True)
     assert str(error.value) == (
-        f"--fit with stored predictions {tmp_path}/p.json: expected a checkpoint, since they have "
+        f"fit with stored predictions {tmp_path}/p.json: expected a checkpoint, since they have "
         "no header"
     )
 

@@ -326,7 +326,8 @@ def test_groups_that_were_trained_on_are_a_leak_that_is_named(
         ),
         (
             ["--captures", "c"],
-            "expected one of --detector-weights FILE and --compare A B: what to measure",
+            "expected one of --detector-weights (a file) and --compare (two of them): what to "
+            "measure",
         ),
         (
             ["--captures", "c", "--compare", "a", "b", "--fit"],
@@ -339,7 +340,7 @@ def test_groups_that_were_trained_on_are_a_leak_that_is_named(
         ),
         (
             ["--captures", "c", "--detector-weights", "w.json", "--degrade"],
-            "--degrade with stored predictions w.json: expected a checkpoint, since nothing can "
+            "--degrade with stored predictions w.json: expected a checkpoint, since they cannot "
             "look at other images",
         ),
         (
@@ -353,7 +354,7 @@ def test_groups_that_were_trained_on_are_a_leak_that_is_named(
         (
             ["--captures", "c", "--detector-weights", "w", "--predictions-out", "p.csv"],
             "--predictions-out p.csv: expected a name that ends in .json, by which `haustra eval` "
-            "knows stored predictions",
+            "recognizes stored predictions",
         ),
     ],
 )

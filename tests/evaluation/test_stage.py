@@ -36,10 +36,10 @@ def test_model_and_backend_of_the_settings_act_in_the_library(
     manifest: Path, weights: Path
 ) -> None:
     def settings(**changes: Any) -> EvalConfig:
-        values = {"manifest": str(manifest), "detector_weights": str(weights), "bootstrap": 1}
-        return EvalConfig(**(values | changes))
+        values: dict[str, Any] = {"manifest": str(manifest), "detector_weights": str(weights)}
+        return EvalConfig(**(values | {"bootstrap": 1} | changes))
 
-    both = {"detector_weights": None, "compare": (str(weights), str(weights))}
+    both: dict[str, Any] = {"detector_weights": None, "compare": (str(weights), str(weights))}
     for changes, message in (({"model": "tiny"}, "holds bigdet"), ({"backend": "mps"}, "mps")):
         with pytest.raises(HaustraError, match=message):
             evaluate_detector(settings(**changes))
@@ -146,8 +146,8 @@ def test_an_onnx_model_cannot_be_fitted(manifest: Path) -> None:
     with pytest.raises(HaustraError) as caught:
         evaluate_detector(EvalConfig(manifest=manifest, fit=True), detector=detector)
     assert str(caught.value) == (
-        "fit=True with c.onnx: an ONNX model takes its operating point from its checkpoint; expected the "
-        "checkpoint; fit that and export it again"
+        "fit=True with c.onnx: an ONNX model takes its operating point from its checkpoint; "
+        "expected the checkpoint; fit that and export it again"
     )
 
 

@@ -1,6 +1,6 @@
 """`Detections`: the boxes of one image with their scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,10 @@ class Detections:
             scores=self.scores[chosen],
             image_size_wh=self.image_size_wh,
         )
+
+    def __iter__(self) -> Iterator["Detections"]:
+        """Yield each box as detections of its own."""
+        return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
         width, height = self.image_size_wh

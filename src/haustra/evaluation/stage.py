@@ -62,8 +62,8 @@ def evaluate_detector(
     subject = _open_subject(config, detector=detector)
     if config.fit and subject.path is not None and is_onnx_path(subject.path):
         raise HaustraError(
-            f"{option('fit', True)} with {subject.path}: an ONNX model takes its operating point from its "
-            "checkpoint; expected the checkpoint; fit that and export it again"
+            f"{option('fit', True)} with {subject.path}: an ONNX model takes its operating "
+            "point from its checkpoint; expected the checkpoint; fit that and export it again"
         )
     point = subject.operating_point.with_flags(
         objectness=config.infer_obj_thresh, iou=config.infer_iou_thresh
