@@ -17,6 +17,7 @@ from haustra.evaluation.metrics import box_metrics
 from haustra.evaluation.results import EvaluationResult
 from haustra.evaluation.stage import evaluate_detector
 from haustra.inference.detector import Detector
+from haustra.inference.heuristic import heuristic_detector
 from haustra.training.config import TrainConfig
 from haustra.training.loop import train_detector
 from haustra.warehouse.dataset import open_split
@@ -232,11 +233,7 @@ def test_captures_in_no_known_time_order_have_no_lesions_and_no_alarms(
 
 def test_the_gallery_takes_a_path_as_text(tmp_path: Path, manifest: Path) -> None:
     source = SplitFrames(open_split(manifest, split="train"))
-    evaluation = evaluate_frames(
-        source,
-        predict=lambda frames, images: [detections()] * len(frames),
-        threshold=0.3,
-    )
+    evaluation = evaluate_frames(source, heuristic_detector())
     write_gallery(str(tmp_path / "gallery.png"), evaluation=evaluation, source=source)
     assert (tmp_path / "gallery.png").is_file()
 
