@@ -1,6 +1,7 @@
 """The page's server: what it answers, whom it refuses, what it survives."""
 
 import json
+import re
 import socket
 import struct
 import subprocess
@@ -289,9 +290,11 @@ def test_a_taken_port_names_the_next_free_one(tmp_path: Path) -> None:
             pytest.skip("no room above this port")
         with pytest.raises(HaustraError) as error:
             serve(ViewConfig(source=source, port=port), print_line=print)
-    words = str(error.value).split()
-    assert words[:4] == ["--port", str(port), "is", "taken;"]
-    assert (words[4], int(words[5]) > port, words[6:]) == ("--port", True, ["is", "free"])
+    found = re.fullmatch(
+        r"--port (\d+) is taken; --port (\d+) is free", error.value.for_command_line()
+    )
+    assert found
+    assert int(found[1]) == port < int(found[2])
 
 
 def test_ctrl_c_ends_it_at_once_and_finishes_a_recording(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_headless_names_what_it_cannot_read_and_leaves_nothing_half_written(
     (folder / "001.png").write_bytes(b"nothing")
     config = {"source": str(folder), "headless": True, "output_root": tmp_path / "out"}
     result = run_headless(ViewConfig(**config))  # type: ignore[arg-type]
-    assert len(result.unreadable) == 1
+    assert len(result.numbers["unreadable"]) == 1
     assert result.numbers["frames"] == 1
     (folder / "000.png").write_bytes(b"nothing")
     with pytest.raises(HaustraError, match="is not an image"):

@@ -11,10 +11,9 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, Self
 
 import cv2
@@ -44,7 +43,7 @@ class SourceFrame:
     """Image, uint8 RGB [H,W,3]."""
     seconds: float
     """Time since the beginning of the source."""
-    captured_at: float
+    captured_at: float = field(default_factory=time.monotonic)
     """`time.monotonic()` when the frame became available."""
     truth: Detections | None = None
     """Labeled boxes; None where the frame has no label."""
@@ -84,12 +83,7 @@ class Source(Protocol):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __iter__(self) -> Iterator[SourceFrame]:
@@ -147,7 +141,6 @@ class ImageFolder(Source):
             number=number,
             image_rgb=image,
             seconds=number / self.frame_rate_hz,
-            captured_at=time.monotonic(),
             truth=truth,
         )
 
@@ -204,7 +197,6 @@ class VideoFile(Source):
             number=number,
             image_rgb=_to_rgb(image_bgr),
             seconds=number / self.frame_rate_hz,
-            captured_at=time.monotonic(),
         )
 
     def close(self) -> None:
@@ -239,12 +231,10 @@ class Camera(Source):
         done, image_bgr = self._capture.read()
         if not done:
             raise HaustraError(f"{option('source', self.name)}: no further frame arrived")
-        now = time.monotonic()
         return SourceFrame(
             number=number,
             image_rgb=_to_rgb(image_bgr),
-            seconds=now - self._started,
-            captured_at=now,
+            seconds=time.monotonic() - self._started,
         )
 
     def close(self) -> None:

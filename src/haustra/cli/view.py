@@ -52,9 +52,8 @@ def _run_headless(settings: ViewConfig, *, as_json: bool) -> None:
                 f"{found['clean']} not"
             )
         print_lines([*lines, f"wrote {result.folder}"])
-    if result.unreadable:
-        total = numbers["frames"] + len(result.unreadable)
+    if unreadable := numbers["unreadable"]:
         raise HaustraError(
-            f"{len(result.unreadable)} of {total} frames cannot be read, the others are done; "
-            f"the first: {result.unreadable[0]}"
+            f"{len(unreadable)} of {numbers['frames'] + len(unreadable)} frames cannot be read, "
+            f"the others are done; the first: {unreadable[0]}"
         )

@@ -5,7 +5,6 @@ queues: a frame that arrives while the detectors work is replaced by the next on
 stays until something newer is, and any number of pages read it.
 """
 
-import json
 import threading
 import time
 from collections import deque
@@ -25,7 +24,7 @@ from haustra.core.errors import HaustraError
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.paths import StrPath
 from haustra.view.history import History, SeenFrame, Verdict
-from haustra.view.players import LivePlayer, Player, SeekingPlayer
+from haustra.view.players import LivePlayer, SeekingPlayer
 from haustra.view.recording import Recording, recording_run
 from haustra.view.simulator_source import SimulatorSource
 from haustra.view.watched_detector import WatchedDetector
@@ -48,8 +47,6 @@ class Shot:
     """Number of the publication, from 1."""
     header: dict[str, Any]
     """Everything that the page shows besides the image, as JSON values."""
-    header_json: str
-    """`header` as text."""
     jpeg: bytes
 
 
@@ -83,18 +80,13 @@ class Feed:
         self._lock = threading.Lock()
         """Held while the history or the commands change."""
         self._woken = threading.Event()
-        self._player: Player = (
-            SeekingPlayer(source)
-            if source.seekable
-            else LivePlayer(source, on_change=self._woken.set)
-        )
         self._simulator = source if isinstance(source, SimulatorSource) else None
         self._recordings = Path(recordings)
         self._recording: Recording | None = None
         self._recording_stack = ExitStack()
         self._commands: deque[dict[str, Any]] = deque()
         self._listeners: list[Callable[[], None]] = []
-        self._notices: deque[tuple[int, str]] = deque(maxlen=MAX_NOTICES)
+        self._notices: deque[dict[str, Any]] = deque(maxlen=MAX_NOTICES)
         self._num_notices = 0
         self._shown_at: deque[float] = deque(maxlen=60)
         self._frame: SourceFrame | None = None
@@ -106,7 +98,11 @@ class Feed:
 
     def start(self) -> None:
         """Begin to play the source."""
-        self._player.start()
+        self._player = (
+            SeekingPlayer(self.source)
+            if self.source.seekable
+            else LivePlayer(self.source, on_change=self._woken.set)
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -169,34 +165,45 @@ class Feed:
         with self._lock:
             commands = list(self._commands)
             self._commands.clear()
+        functions: dict[str, Callable[..., None]] = {
+            "play": self._player.play,
+            "pause": self._player.pause,
+            "step": self._player.step,
+            "seek": self._player.seek,
+            "find": self._find,
+            "set": self._set,
+            "drive": self._drive,
+            "autopilot": self._set_autopilot,
+            "record": self._record,
+        }
         for command in commands:
             values = {key: value for key, value in command.items() if key != "do"}
             try:
-                getattr(self, f"_do_{command['do']}")(**values)
+                functions[command["do"]](**values)
             except HaustraError as error:
                 self._notify(error)
         return bool(commands)
 
     def _reload_detectors(self) -> bool:
         """Use changed weights once they are loaded; return True if the page has to be updated."""
-        notices = []
+        has_news = False
         for detector in self.detectors:
             before = detector.detector
             if notice := detector.reload():
-                notices.append(notice)
+                has_news = True
                 self._notify(notice)
             if detector.detector is not before:
                 with self._lock:
                     self._history.clear()
-        if self._frame is not None:
+        if has_news and self._frame is not None:
             self._detect(self._frame)
-        return bool(notices)
+        return has_news
 
     def _notify(self, notice: str | HaustraError) -> None:
         """Show one line on every page."""
         text = notice.for_command_line() if isinstance(notice, HaustraError) else notice
         self._num_notices += 1
-        self._notices.append((self._num_notices, text))
+        self._notices.append({"id": self._num_notices, "text": text})
 
     def _show(self, frame: SourceFrame) -> None:
         """Detect, publish and record."""
@@ -224,9 +231,7 @@ class Feed:
             return
         version = self.shot.version + 1 if self.shot else 1
         header = {"version": version, **self._header(self._frame)}
-        self.shot = Shot(
-            version=version, header=header, header_json=json.dumps(header), jpeg=self._jpeg
-        )
+        self.shot = Shot(version=version, header=header, jpeg=self._jpeg)
         for listener in self._listeners:
             listener()
 
@@ -263,24 +268,12 @@ class Feed:
             "recording": self._recording.num_frames if self._recording else None,
             "frames_per_s": round(num_recent / RATE_WINDOW_S, 1),
             "dropped": player.num_dropped,
-            "notices": [{"id": number, "text": text} for number, text in self._notices],
+            "notices": list(self._notices),
         }
 
     # Commands. Each is called with the values of a command that `parse_command` has checked.
 
-    def _do_play(self) -> None:
-        self._player.play()
-
-    def _do_pause(self) -> None:
-        self._player.pause()
-
-    def _do_step(self, by: int) -> None:
-        self._player.step(by)
-
-    def _do_seek(self, frame: int) -> None:
-        self._player.seek(frame)
-
-    def _do_find(self, verdict: Verdict, *, backward: bool = False) -> None:
+    def _find(self, verdict: Verdict, *, backward: bool = False) -> None:
         """Go to the nearest miss or false alarm, through frames that may be unseen."""
         if self.source.num_frames is None:
             raise HaustraError(f"{self.source.name} is live: it cannot be searched")
@@ -310,7 +303,7 @@ class Feed:
         except HaustraError as error:
             self._notify(error)
 
-    def _do_set(self, *, speed: float | None = None, **values: float | None) -> None:
+    def _set(self, *, speed: float | None = None, **values: float | None) -> None:
         if speed is not None:
             self._player.set_speed(speed)
         point = self._point.changed(**values)
@@ -318,10 +311,10 @@ class Feed:
         with self._lock:
             self._history.apply(point)
 
-    def _do_drive(self, **axes: float) -> None:
+    def _drive(self, **axes: float) -> None:
         self._driven().drive(**axes)
 
-    def _do_autopilot(self, *, on: bool) -> None:
+    def _set_autopilot(self, *, on: bool) -> None:
         self._driven().set_autopilot(on=on)
 
     def _driven(self) -> SimulatorSource:
@@ -329,7 +322,7 @@ class Feed:
             raise HaustraError(f"{self.source.name} cannot be driven; --source simulator can")
         return self._simulator
 
-    def _do_record(self, *, on: bool) -> None:
+    def _record(self, *, on: bool) -> None:
         if not on:
             self._stop_recording()
         elif self._recording is None:
@@ -364,11 +357,6 @@ def _merged(first: dict[str, Any] | None, second: dict[str, Any]) -> list[dict[s
 
 
 def _encode_jpeg(image_rgb: NDArray[np.uint8]) -> bytes:
-    done, jpeg = cv2.imencode(
-        ".jpg",
-        cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR),
-        [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY],
-    )
-    if not done:
-        raise AssertionError("OpenCV did not encode a frame as JPEG")
+    image_bgr = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)
+    _, jpeg = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return jpeg.tobytes()

@@ -1,117 +1,95 @@
-"""Who may talk to the page: the right `Host`, the right `Origin`, and beyond loopback a token."""
+"""Access control of the page: the `Host` and `Origin` of a request, and a token beyond loopback."""
 
 import secrets
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 COOKIE = "haustra_token"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-SECURITY_HEADERS = (
-    (
-        b"content-security-policy",
-        b"default-src 'self'; img-src 'self' blob: data:; base-uri 'none'"
-        b"; frame-ancestors 'none'; form-action 'none'",
-    ),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-)
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; "
+    "frame-ancestors 'none'; form-action 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """What a request must show."""
+    """Requirements of a request."""
 
     hosts: frozenset[str]
     """Names and addresses, without port, that `Host` and `Origin` may have."""
     port: int
     token: str | None
-    """Asked for, in the query or the cookie; None on loopback."""
-
-
-def _name_and_port(netloc: str, *, default_port: int) -> tuple[str, int] | None:
-    try:
-        parts = urlsplit(f"//{netloc}")
-        port = parts.port
-    except ValueError:
-        return None
-    if parts.hostname is None or parts.username is not None or parts.path:
-        return None
-    return parts.hostname, default_port if port is None else port
+    """Required in the query or the cookie; None on loopback."""
 
 
 class Guard:
-    """ASGI middleware that answers 403 to whoever may not talk to the page.
+    """ASGI middleware that refuses requests which may not talk to the page, with status 403.
 
-    A page of another site that the user has open can neither read nor command: its requests carry
-    its own `Origin`, and one that gives itself our address's name (DNS rebinding) its own `Host`.
+    A page of another site that is open in the user's browser can neither read nor command: its
+    requests carry its own `Origin`. If it gives its name our address (DNS rebinding), they carry
+    its own `Host`.
     """
 
     def __init__(self, app: ASGIApp, *, access: Access) -> None:
         self._app, self._access = app, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what is allowed."""
+        """Pass on allowed requests."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers: dict[bytes, list[bytes]] = {}
-        for name, value in scope["headers"]:
-            headers.setdefault(name, []).append(value)
-        problem = self._problem(scope, headers)
+        connection = HTTPConnection(scope)
+        problem = self._problem(connection)
         if problem is None:
-            await self._app(scope, receive, self._with_headers(send, scope=scope))
+            await self._app(scope, receive, self._adding_headers(send, connection))
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": problem})
+            await WebSocketClose(code=1008, reason=problem)(scope, receive, send)
         else:
-            body = f"haustra: {problem}\n".encode()
-            start = [(b"content-type", b"text/plain; charset=utf-8"), *SECURITY_HEADERS]
-            await send({"type": "http.response.start", "status": 403, "headers": start})
-            await send({"type": "http.response.body", "body": body})
+            refusal = PlainTextResponse(f"haustra: {problem}\n", 403, SECURITY_HEADERS)
+            await refusal(scope, receive, send)
 
-    def _problem(self, scope: Scope, headers: dict[bytes, list[bytes]]) -> str | None:
-        hosts = headers.get(b"host", [])
-        if len(hosts) != 1 or not self._is_ours(hosts[0].decode("latin-1")):
+    def _problem(self, connection: HTTPConnection) -> str | None:
+        hosts = connection.headers.getlist("host")
+        if len(hosts) != 1 or not self._is_ours(hosts[0]):
             return "this address is not served under that Host"
-        for origin in headers.get(b"origin", []):
-            scheme, _, netloc = origin.decode("latin-1").partition("://")
+        for origin in connection.headers.getlist("origin"):
+            scheme, _, netloc = origin.partition("://")
             if scheme != "http" or not self._is_ours(netloc):
                 return "pages of another Origin may not talk to this one"
-        if self._access.token is not None and not self._has_token(scope, headers):
-            return "open the address with the token that `haustra view` printed"
+        wanted = self._access.token
+        if wanted is not None:
+            given = [*connection.query_params.getlist("token"), connection.cookies.get(COOKIE, "")]
+            if not any(secrets.compare_digest(text.encode(), wanted.encode()) for text in given):
+                return "open the address with the token that `haustra view` printed"
         return None
 
     def _is_ours(self, netloc: str) -> bool:
-        found = _name_and_port(netloc, default_port=80)
-        return (
-            found is not None and found[0] in self._access.hosts and found[1] == self._access.port
-        )
+        try:
+            parts = urlsplit(f"//{netloc}")
+            port = 80 if parts.port is None else parts.port
+        except ValueError:
+            return False
+        is_plain = parts.username is None and not parts.path
+        return is_plain and parts.hostname in self._access.hosts and port == self._access.port
 
-    def _has_token(self, scope: Scope, headers: dict[bytes, list[bytes]]) -> bool:
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
-        for line in headers.get(b"cookie", []):
-            try:
-                cookie = SimpleCookie(line.decode("latin-1"))
-            except CookieError:
-                continue
-            given += [cookie[COOKIE].value] if COOKIE in cookie else []
-        wanted = (self._access.token or "").encode()
-        return any(secrets.compare_digest(text.encode(), wanted) for text in given)
-
-    def _with_headers(self, send: Send, *, scope: Scope) -> Send:
-        token = self._access.token
-        asked = token is not None and b"token=" in scope["query_string"]
-
-        async def sending(message: "dict[str, object]") -> None:
+    def _adding_headers(self, send: Send, connection: HTTPConnection) -> Send:
+        async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                added = list(SECURITY_HEADERS)
-                if asked:
-                    cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
-                    added.append((b"set-cookie", cookie.encode()))
-                message = {**message, "headers": [*message["headers"], *added]}  # type: ignore[misc]
+                headers = MutableHeaders(scope=message)
+                headers.update(SECURITY_HEADERS)
+                if self._access.token is not None and "token" in connection.query_params:
+                    cookie = f"{COOKIE}={self._access.token}; HttpOnly; SameSite=Strict; Path=/"
+                    headers.append("set-cookie", cookie)
             await send(message)
 
-        return sending  # type: ignore[return-value]
+        return sending

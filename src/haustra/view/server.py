@@ -1,7 +1,8 @@
-"""The page's server: Starlette and uvicorn, one websocket a page, nothing read but our own files.
+"""The server of the page: Starlette and uvicorn, with one websocket per page.
 
-A page acknowledges each frame that it has drawn, and only then gets the newest one: nothing
-queues on the way, however slow the page is.
+A page acknowledges each frame that it has drawn, and only then gets the newest one. So nothing
+queues on the way, however slow the page is. No file is read for a request, except those of the
+training that is shown.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.core.errors import HaustraError, MissingExtraError, option
 from haustra.view.config import ViewConfig
 from haustra.view.feed import Feed, Shot
 from haustra.view.session import open_detectors, operating_point
@@ -43,70 +44,64 @@ from haustra.view.training_page import TrainingFolder
 DEFAULT_RECORDINGS = Path("recordings")
 STATIC = Path(__file__).parent / "static"
 PAGES = {"/": "view.html", "/training": "training.html"}
-MEDIA = {
-    ".html": "text/html",
-    ".js": "text/javascript",
-    ".css": "text/css",
-    ".svg": "image/svg+xml",
-}
+MIME = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 MAX_PAGES = 32
-"""Pages that may be open at one time."""
 MAX_BAD_MESSAGES = 20
-"""A page that says more nonsense than this is closed."""
-ACK_WITHIN_S = 5.0
-"""A page that does not acknowledge a frame for this long gets the next one all the same."""
+"""Number of malformed messages after which a page is closed."""
+MAX_ACK_S = 5.0
+"""Time after which a page that does not acknowledge a frame gets the next one."""
 TIMELINE_EVERY_S = 0.5
 MAX_WAITING_COMMANDS = 50
-"""While more than so many commands wait to be obeyed, pages are not listened to."""
+"""Number of waiting commands above which no further message is read."""
 
 
 class _Timeline:
-    """The timeline's message, made once for all pages that want it at about the same time."""
+    """The timeline's message, made once for all pages that need it at about the same time."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed, self._lock = feed, asyncio.Lock()
         self._version, self._made_at, self._text = 0, 0.0, ""
 
     async def message(self, shot: Shot) -> str:
-        """Return the message as of a shot, or while frames follow each other of one just before."""
+        """Return the message for a shot; during playback it may be slightly older."""
         async with self._lock:
             is_fresh = time.monotonic() - self._made_at < TIMELINE_EVERY_S / 2
             if self._version < shot.version and not (shot.header["playing"] and is_fresh):
                 self._version, self._made_at = shot.version, time.monotonic()
-                self._text = await asyncio.to_thread(self._make)
+                columns = await asyncio.to_thread(self._feed.timeline)
+                self._text = json.dumps({"kind": "timeline", **columns})
             return self._text
-
-    def _make(self) -> str:
-        return json.dumps({"kind": "timeline", **self._feed.timeline()})
 
 
 class _Page:
-    """One open page."""
+    """An open page."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self.websocket = websocket
-        self.changed = asyncio.Event()
-        self.acknowledged = asyncio.Event()
+        self.changed, self.acknowledged = asyncio.Event(), asyncio.Event()
+        self.changed.set()
         self.acknowledged.set()
         self.sent_version = 0
-        self.sent_at = 0.0
+        self.sent_at, self.timeline_at = 0.0, 0.0
         self.round_trip_s = 0.0
-        """From sending the last frame to its acknowledgement."""
-        self.timeline_at = 0.0
+        """Time from sending the last frame to its acknowledgment."""
 
 
 def frame_message(shot: Shot, *, round_trip_s: float = 0.0) -> bytes:
     """Return a shot as bytes: length of the header (4 bytes, big endian), header JSON, JPEG."""
-    age_ms = 1000 * (time.monotonic() - shot.header["captured_at"])
-    trip_ms = round(1000 * round_trip_s, 1)
-    own = {"kind": "frame", "age_ms": round(age_ms, 1), "round_trip_ms": trip_ms}
-    header = f"{json.dumps(own)[:-1]}, {shot.header_json[1:]}".encode()
-    return struct.pack(">I", len(header)) + header + shot.jpeg
+    header = {
+        "kind": "frame",
+        "age_ms": round(1000 * (time.monotonic() - shot.header["captured_at"]), 1),
+        "round_trip_ms": round(1000 * round_trip_s, 1),
+        **shot.header,
+    }
+    text = json.dumps(header).encode()
+    return struct.pack(">I", len(text)) + text + shot.jpeg
 
 
 def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starlette:
     """Build the ASGI app of the page."""
-    files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in MEDIA}
+    files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in MIME}
     pages: set[_Page] = set()
     timeline = _Timeline(feed)
 
@@ -119,7 +114,7 @@ def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starle
         loop = asyncio.get_running_loop()
 
         def published() -> None:
-            with suppress(RuntimeError):  # the loop has ended, the feed is about to
+            with suppress(RuntimeError):  # the loop has ended and the feed is ending
                 loop.call_soon_threadsafe(notify)
 
         feed.listen(published)
@@ -133,13 +128,14 @@ def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starle
         name = PAGES.get(request.url.path) or request.path_params.get("name", "")
         if name not in files:
             return Response("haustra: no such page\n", status_code=404, media_type="text/plain")
-        return Response(files[name], media_type=MEDIA[Path(name).suffix])
+        return Response(files[name], media_type=MIME[Path(name).suffix])
 
-    async def training_values(_: Request) -> Response:
-        return JSONResponse(await asyncio.to_thread(training.values))
+    # Starlette runs these two in a thread.
+    def training_values(_: Request) -> Response:
+        return JSONResponse(training.values())
 
-    async def training_gallery(_: Request) -> Response:
-        image = await asyncio.to_thread(training.gallery)
+    def training_gallery(_: Request) -> Response:
+        image = training.gallery()
         if image is None:
             return Response("haustra: no gallery yet\n", status_code=404, media_type="text/plain")
         return Response(image, media_type="image/png")
@@ -151,10 +147,9 @@ def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starle
         await websocket.accept()
         page = _Page(websocket)
         pages.add(page)
-        page.changed.set()
         sending = asyncio.create_task(_send_frames(page, feed=feed, timeline=timeline))
         try:
-            await _hear(page, feed=feed)
+            await _receive_commands(page, feed=feed)
         finally:
             pages.discard(page)
             sending.cancel()
@@ -175,7 +170,7 @@ def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starle
     return app
 
 
-async def _hear(page: _Page, *, feed: Feed) -> None:
+async def _receive_commands(page: _Page, *, feed: Feed) -> None:
     num_bad = 0
     while True:
         message = await page.websocket.receive()
@@ -196,7 +191,7 @@ async def _hear(page: _Page, *, feed: Feed) -> None:
             continue
         num_bad += 1
         if num_bad > MAX_BAD_MESSAGES:
-            await page.websocket.close(code=1008, reason="too many messages that are no command")
+            await page.websocket.close(code=1008, reason="too many malformed messages")
             return
 
 
@@ -209,9 +204,9 @@ async def _send_frames(page: _Page, *, feed: Feed, timeline: _Timeline) -> None:
             if shot is None or shot.version == page.sent_version:
                 continue
             with suppress(TimeoutError):
-                await asyncio.wait_for(page.acknowledged.wait(), ACK_WITHIN_S)
+                await asyncio.wait_for(page.acknowledged.wait(), MAX_ACK_S)
             page.acknowledged.clear()
-            shot = feed.shot or shot  # a newer one may have come meanwhile
+            shot = feed.shot or shot  # there may be a newer one by now
             page.sent_version, page.sent_at = shot.version, time.monotonic()
             await page.websocket.send_bytes(frame_message(shot, round_trip_s=page.round_trip_s))
             now = time.monotonic()
@@ -221,36 +216,35 @@ async def _send_frames(page: _Page, *, feed: Feed, timeline: _Timeline) -> None:
 
 
 def _listen(config: ViewConfig) -> socket.socket:
-    """Return a bound socket.
+    """Return a listening socket.
 
     Raises:
-        HaustraError: the port is taken, or the address is none of this machine's.
+        HaustraError: The port is taken, or the address does not belong to this machine.
     """
-    try:
-        return _bound(config.host, config.port)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
+    is_ipv6 = ":" in config.host
+    for port in range(config.port, min(config.port + 1000, 65535) + 1):
+        try:
+            listening = socket.create_server(
+                (config.host, port),
+                family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
+                dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6(),
+            )
+        except OSError as error:
+            if port > config.port or error.errno == errno.EADDRINUSE:
+                continue
             raise HaustraError(
-                f"--host {config.host} --port {config.port}: {error.strerror or error}; expected "
-                "an address of this machine"
+                f"{option('host', config.host)}: {error.strerror or error}; expected an address of "
+                "this machine"
             ) from None
-    for port in range(config.port + 1, min(config.port + 1000, 65535) + 1):
-        with suppress(OSError):
-            _bound(config.host, port).close()
-            raise HaustraError(f"--port {config.port} is taken; --port {port} is free")
-    raise HaustraError(f"--port {config.port} is taken, and the thousand after it; pass another")
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-    except OSError:
-        bound.close()
-        raise
-    return bound
+        if port == config.port:
+            return listening
+        listening.close()
+        raise HaustraError(
+            f"{option('port', config.port)} is taken; {option('port', port)} is free"
+        )
+    raise HaustraError(
+        f"{option('port', config.port)} and the thousand ports after it are taken; expected another"
+    )
 
 
 def _access(config: ViewConfig) -> Access:
@@ -258,23 +252,15 @@ def _access(config: ViewConfig) -> Access:
         return Access(hosts=frozenset(LOOPBACK), port=config.port, token=None)
     names = {config.host, *LOOPBACK}
     if config.host in ("0.0.0.0", "::"):  # noqa: S104 - what the user asked for
-        names |= {socket.gethostname().lower(), *_own_addresses()}
+        own_name = socket.gethostname()
+        names.add(own_name.lower())
+        with suppress(OSError):
+            names |= {str(entry[4][0]) for entry in socket.getaddrinfo(own_name, None)}
     return Access(hosts=frozenset(names), port=config.port, token=secrets.token_urlsafe(24))
 
 
-def _own_addresses() -> set[str]:
-    with suppress(OSError):
-        return {str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None)}
-    return set()
-
-
-def _has_screen() -> bool:
-    has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    return bool(has_display) or platform.system() != "Linux"
-
-
 class _Server(uvicorn.Server):
-    """Calls `started` once it serves; from then on it handles Ctrl-C."""
+    """Calls `started` once it serves; from then on, Ctrl-C ends it in order."""
 
     def __init__(self, config: uvicorn.Config, *, started: Callable[[], None]) -> None:
         super().__init__(config)
@@ -336,7 +322,8 @@ def serve(
             )
         caption = feed.detectors[0].detector.caption
         print_line(f"{caption} on {feed.source.name}: {address} (Ctrl-C ends)")
-        if config.open_browser and _has_screen():
+        has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        if config.open_browser and (has_display or platform.system() != "Linux"):
             webbrowser.open(address)
 
     server = _Server(

@@ -2,14 +2,13 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from haustra.captures.sources import Source, SourceFrame
+from haustra.captures.sources import Source
 from haustra.core.errors import HaustraError, option
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.core.progress import Progress, SilentProgress, track
@@ -17,7 +16,7 @@ from haustra.inference.detector import Detector, open_detector
 from haustra.inference.heuristic import heuristic_detector
 from haustra.view.config import ViewConfig
 from haustra.view.history import verdict_of
-from haustra.view.recording import Recording, recording_run
+from haustra.view.recording import recording_run
 from haustra.view.simulator_source import open_source
 from haustra.view.watched_detector import WatchedDetector
 
@@ -61,8 +60,6 @@ class HeadlessResult:
     """The run folder."""
     numbers: dict[str, Any]
     """JSON values, which are also in the folder's numbers.json."""
-    unreadable: list[str]
-    """One message per frame that could not be read."""
 
 
 def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> HeadlessResult:
@@ -78,79 +75,56 @@ def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> Hea
     if config.output_root is None:
         raise AssertionError("ViewConfig requires output_root for a headless run")
     [detector] = open_detectors(config)
-    point = operating_point(config, detector.detector)
-    caption = detector.detector.caption
-    with open_source(config.source, size_px=config.size) as source:
-        total = _num_frames(source, max_frames=config.max_frames)
-        rate_hz = source.frame_rate_hz if source.seekable else None
-        with recording_run(config.output_root, frame_rate_hz=rate_hz, caption=caption) as recording:
-            started = time.monotonic()
-            counts = _record(
-                track(
-                    _frames(source, total=total),
-                    progress=progress or SilentProgress(),
-                    description="view",
-                    total=total,
-                    unit="frames",
-                ),
-                detector,
-                point=point,
-                recording=recording,
-            )
-            elapsed_s = time.monotonic() - started
-            p50, p95 = np.percentile(np.array(detector.latencies_s) * 1000, [50, 95])
-            numbers = {
-                "detector": caption,
-                "source": source.name,
-                "operating_point": point.to_json(),
-                "unreadable": counts.unreadable,
-                "frames": recording.num_frames,
-                "frames_with_boxes": counts.num_with_boxes,
-                "boxes": counts.num_boxes,
-                "frames_per_s": round(recording.num_frames / elapsed_s, 2),
-                "inference_p50_ms": round(float(p50), 2),
-                "inference_p95_ms": round(float(p95), 2),
-                "labelled_frames": counts.labeled_frames(),
-            }
-            recording.add_file(NUMBERS_NAME, value=numbers)
-    return HeadlessResult(folder=recording.folder, numbers=numbers, unreadable=counts.unreadable)
-
-
-class _Counts:
-    """Counts of the frames and boxes of a run."""
-
-    def __init__(self) -> None:
-        self.num_boxes, self.num_with_boxes = 0, 0
-        self.verdicts: Counter[str | None] = Counter()
-        self.unreadable: list[str] = []
-
-    def labeled_frames(self) -> dict[str, int] | None:
-        """Return the number of frames with each verdict; None if no frame has a label."""
-        frames = {name: self.verdicts[name] for name in ("hit", "miss", "false", "clean")}
-        return frames if any(frames.values()) else None
-
-
-def _record(
-    frames: Iterator[SourceFrame | HaustraError],
-    detector: WatchedDetector,
-    *,
-    point: OperatingPoint,
-    recording: Recording,
-) -> _Counts:
-    alarm, counts = AlarmFilter(point), _Counts()
-    for frame in frames:
-        if isinstance(frame, HaustraError):
-            counts.unreadable.append(str(frame))
-            continue
-        # The order of `infer`: remove overlaps among all detections, then apply the alarm filter.
-        shown = alarm.show(detector.detect(frame.image_rgb).without_overlaps(point.iou))
-        recording.add(frame, shown)
-        counts.num_boxes += len(shown)
-        counts.num_with_boxes += len(shown) > 0
-        counts.verdicts[verdict_of(shown, frame.truth)] += 1
-    if not recording.num_frames:
-        raise HaustraError(counts.unreadable[0])
-    return counts
+    point, caption = operating_point(config, detector.detector), detector.detector.caption
+    alarm, unreadable = AlarmFilter(point), list[str]()
+    num_boxes, verdicts = list[int](), Counter[str | None]()
+    with (
+        open_source(config.source, size_px=config.size) as source,
+        recording_run(
+            config.output_root,
+            frame_rate_hz=source.frame_rate_hz if source.seekable else None,
+            caption=caption,
+        ) as recording,
+    ):
+        total, started = _num_frames(source, max_frames=config.max_frames), time.monotonic()
+        for number in track(
+            range(total),
+            progress=progress or SilentProgress(),
+            description="view",
+            total=total,
+            unit="frames",
+        ):
+            try:
+                frame = source.read(number)
+            except HaustraError as error:
+                if not source.seekable:
+                    raise
+                unreadable.append(str(error))
+                continue
+            # As in `infer`: remove overlaps among all detections, then apply the alarm filter.
+            shown = alarm.show(detector.detect(frame.image_rgb).without_overlaps(point.iou))
+            recording.add(frame, shown)
+            num_boxes.append(len(shown))
+            verdicts[verdict_of(shown, frame.truth)] += 1
+        if not num_boxes:
+            raise HaustraError(unreadable[0])
+        p50, p95 = np.percentile(np.array(detector.latencies_s) * 1000, [50, 95])
+        labeled = {name: verdicts[name] for name in ("hit", "miss", "false", "clean")}
+        numbers = {
+            "detector": caption,
+            "source": source.name,
+            "operating_point": point.to_json(),
+            "unreadable": unreadable,
+            "frames": len(num_boxes),
+            "frames_with_boxes": sum(count > 0 for count in num_boxes),
+            "boxes": sum(num_boxes),
+            "frames_per_s": round(len(num_boxes) / (time.monotonic() - started), 2),
+            "inference_p50_ms": round(float(p50), 2),
+            "inference_p95_ms": round(float(p95), 2),
+            "labelled_frames": labeled if any(labeled.values()) else None,
+        }
+        recording.add_file(NUMBERS_NAME, value=numbers)
+    return HeadlessResult(folder=recording.folder, numbers=numbers)
 
 
 def _num_frames(source: Source, *, max_frames: int | None) -> int:
@@ -162,13 +136,3 @@ def _num_frames(source: Source, *, max_frames: int | None) -> int:
             f"{option('max_frames')}"
         )
     return max_frames
-
-
-def _frames(source: Source, *, total: int) -> Iterator[SourceFrame | HaustraError]:
-    for number in range(total):
-        try:
-            yield source.read(number)
-        except HaustraError as error:
-            if not source.seekable:
-                raise
-            yield error

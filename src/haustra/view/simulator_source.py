@@ -2,7 +2,6 @@
 
 import re
 import threading
-import time
 
 import numpy as np
 
@@ -45,7 +44,6 @@ class SimulatorSource(Source):
             number=number,
             image_rgb=view.image_rgb,
             seconds=view.seconds,
-            captured_at=time.monotonic(),
             truth=detections_from_labels(boxes_px, image_size_wh=(width, height)),
         )
 

@@ -1,4 +1,4 @@
-"""What the page at /training shows: the metrics and the gallery of a training's run folder."""
+"""The data of the page at /training: metrics and gallery of a training's run folder."""
 
 import json
 import time
@@ -26,28 +26,26 @@ class TrainingFolder:
 
     def values(self) -> dict[str, Any]:
         """Return the epochs so far as JSON values."""
-        metrics = self._read(METRICS_NAME)
-        epochs = [_json_object(line) for line in (metrics or b"").splitlines()]
-        settings = _json_object(self._read(CONFIG_NAME) or b"") or {}
+        epochs = [_read_object(line) for line in (self._read(METRICS_NAME) or b"").splitlines()]
         changed_ns = self._changed_ns(METRICS_NAME)
         return {
             "folder": self.folder.name if self.folder is not None else None,
             "exists": self.folder is not None and self.folder.is_dir(),
-            "epochs": [epoch for epoch in epochs if epoch is not None],
-            "num_epochs": settings.get("epochs"),
+            "epochs": [epoch for epoch in epochs if epoch],
+            "num_epochs": _read_object(self._read(CONFIG_NAME) or b"").get("epochs"),
             "seconds_ago": None if changed_ns is None else round(time.time() - changed_ns / 1e9, 1),
             "gallery": self._changed_ns(GALLERY_NAME),
         }
 
     def gallery(self) -> bytes | None:
-        """Return the PNG of the validation images with boxes; None if there is none."""
+        """Return the PNG of the validation images with boxes; None if it does not exist."""
         return self._read(GALLERY_NAME)
 
     def _read(self, name: str) -> bytes | None:
         try:
             return None if self.folder is None else (self.folder / name).read_bytes()
         except OSError:
-            return None  # not yet
+            return None  # not written yet
 
     def _changed_ns(self, name: str) -> int | None:
         try:
@@ -56,9 +54,10 @@ class TrainingFolder:
             return None
 
 
-def _json_object(text: bytes) -> dict[str, Any] | None:
+def _read_object(text: bytes) -> dict[str, Any]:
+    """Return a JSON object; an empty one if the text is half-written or something else."""
     try:
         value = json.loads(text)
     except ValueError:
-        return None  # the last line may be half-written
-    return value if isinstance(value, dict) else None
+        return {}
+    return value if isinstance(value, dict) else {}
