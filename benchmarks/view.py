@@ -1,16 +1,15 @@
-"""How fresh the shown boxes are, whether memory stays flat, and what more tabs cost.
+"""Measure the age of the shown boxes, the server's memory, and the cost of further tabs.
 
     python -m benchmarks.view [--seconds 60]
 
-1. A detector that takes 200 ms a frame on a source of 30 frames a second, in Chromium: the age of
-   each box at the moment when it is drawn, from when its frame was there, against 200 ms and two
-   frame times; and the server's memory.
-2. TinyDet on 30 frames a second, and on more than it can look at, with one tab and with four, in
-   turns: the frames that it looks at. The tabs of this part are light ones, which take and
-   acknowledge each frame but draw nothing, since a browser's drawing costs the processor whatever
-   the server does.
+1. A detector that takes 200 ms per frame runs on a source of 30 frames per second. Chromium reports
+   the age of each box when it is drawn, counted from the capture of its frame. The limit is 200 ms
+   plus two frame times. The server's memory is measured too.
+2. TinyDet runs on 30 frames per second, and on more than it can process, with one tab and with 4.
+   The rate of inference is compared. These tabs take and acknowledge each frame but draw nothing,
+   since drawing in a browser uses the CPU whatever the server does.
 
-Needs Chromium for the first part.
+The first part needs Chromium.
 """
 
 import argparse
@@ -46,7 +45,7 @@ from haustra.view.watched_detector import WatchedDetector
 
 RATE_HZ = 30.0
 RATE_OF_MANY_HZ = 200.0
-"""More frames than TinyDet can look at, so that it is what limits."""
+"""More frames than TinyDet can process, so that the detector is the limit."""
 SLOW_S = 0.2
 SIZE_PX = 384
 ROUNDS = 5
@@ -55,7 +54,7 @@ WEIGHTS = Path(__file__).parent.parent / "tests" / "view" / "tinydet_sim.bin"
 
 
 class Moving(Source):
-    """A live source of noise with a square that moves, as fast as it is asked."""
+    """A live source of noise with a moving square."""
 
     name, seekable, num_frames = "moving", False, None
 
@@ -69,17 +68,11 @@ class Moving(Source):
         image = self._ground.copy()
         x = 3 * number % (SIZE_PX - 60)
         image[100:160, x : x + 60] = 220
-        now = time.monotonic()
-        return SourceFrame(
-            number=number, image_rgb=image, seconds=number / RATE_HZ, captured_at=now
-        )
-
-    def close(self) -> None:
-        """Nothing is held."""
+        return SourceFrame(number=number, image_rgb=image, seconds=number / RATE_HZ)
 
 
 def slow_detector() -> Detector:
-    """Return a detector that finds the square and takes its time."""
+    """Return a slow detector of the square."""
 
     def predict_slots(images: NDArray[np.uint8]) -> Slots:
         time.sleep(SLOW_S)
@@ -96,7 +89,7 @@ def slow_detector() -> Detector:
 
 
 def serve_page(port: int, *, kind: str) -> None:
-    """Serve the page over this file's source, with the slow detector or TinyDet."""
+    """Serve the page for `Moving`, with the slow detector or TinyDet."""
     is_slow = kind == "slow"
     source = Moving(RATE_OF_MANY_HZ if kind == "many" else RATE_HZ)
     config = ViewConfig(
@@ -109,7 +102,7 @@ def serve_page(port: int, *, kind: str) -> None:
 
 @contextmanager
 def serving(kind: str) -> Iterator[tuple[int, psutil.Process]]:
-    """Run a server in a process of its own; yield its port and the process."""
+    """Run a server in a process of its own, and yield its port and the process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -117,7 +110,7 @@ def serving(kind: str) -> Iterator[tuple[int, psutil.Process]]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             if process.stdout is None:
-                raise AssertionError("its output was asked for")
+                raise AssertionError("stdout is a pipe")
             while "Ctrl-C ends" not in (line := process.stdout.readline()):
                 if not line:
                     sys.exit("the server ended")
@@ -127,7 +120,7 @@ def serving(kind: str) -> Iterator[tuple[int, psutil.Process]]:
 
 
 def measure_ages(seconds: float) -> None:
-    """Draw in Chromium what a slow detector finds, and print ages and memory."""
+    """Print the age of the boxes of a slow detector in Chromium, and the server's memory."""
     with serving("slow") as (port, process), sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
@@ -169,7 +162,7 @@ def _follow(tab: ClientConnection) -> None:
 
 
 def _frames_per_s(port: int, *, num_tabs: int, seconds: float) -> float:
-    """Return how many frames a second the detector looked at, with so many tabs open."""
+    """Return the number of frames per second that the detector processed."""
     with ExitStack() as stack:
         tabs = [
             stack.enter_context(connect(f"ws://127.0.0.1:{port}/feed")) for _ in range(num_tabs)
@@ -190,12 +183,12 @@ def _frames_per_s(port: int, *, num_tabs: int, seconds: float) -> float:
             if not first:
                 first, frame_first, dropped_first = last, header["frame"], header["dropped"]
             frame_last, dropped_last = header["frame"], header["dropped"]
-        looked_at = (frame_last - frame_first) - (dropped_last - dropped_first)
-        return looked_at / (last - first)
+        num_processed = (frame_last - frame_first) - (dropped_last - dropped_first)
+        return num_processed / (last - first)
 
 
 def measure_tabs(kind: str, *, seconds: float) -> None:
-    """Print how the rate of inference changes with four tabs in place of one."""
+    """Print the rate of inference with four tabs, relative to one tab."""
     ratios, ones = [], []
     with serving(kind) as (port, _):
         for _round in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/view.md and docs/inference.md: the real pages in Chromium.
+"""Make the pictures of docs/view.md and docs/inference.md: screenshots of the pages in Chromium.
 
     python docs/make_view.py
 
@@ -34,7 +34,7 @@ def serving(*arguments: str | Path) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             if process.stdout is None:
-                raise AssertionError("its output was asked for")
+                raise AssertionError("stdout is a pipe")
             while "Ctrl-C ends" not in (line := process.stdout.readline()):
                 if not line:
                     sys.exit("haustra view ended")
@@ -44,22 +44,22 @@ def serving(*arguments: str | Path) -> Iterator[str]:
 
 
 def wait_for(page: Page, condition: str) -> None:
-    """Wait until JavaScript is true; Playwright's own waiting is against the page's policy."""
+    """Wait until JavaScript is true; the page's security policy forbids Playwright's waiting."""
     for _ in range(1200):
         if page.evaluate(f"Boolean({condition})"):
             return
         page.wait_for_timeout(100)
-    sys.exit(f"it did not happen: {condition}")
+    sys.exit(f"not true after two minutes: {condition}")
 
 
 def save(page: Page, name: str) -> None:
-    """Keep a picture of the page."""
+    """Save a screenshot of the page."""
     page.screenshot(path=IMAGES / f"{name}.jpg", quality=JPEG_QUALITY, full_page=True)
     print(f"wrote {IMAGES / name}.jpg")
 
 
 def show_view(browser: Browser) -> None:
-    """Pause where several frames had boxes, and take the wide and the narrow page."""
+    """Save the wide and the narrow page at a frame with a box."""
     wide, narrow = ({"width": 1280, "height": 850}, {"width": 390, "height": 850})
     with serving("--source", f"simulator:{COLON}", "--detector-weights", WEIGHTS) as address:
         page = browser.new_page(viewport=wide)  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def show_view(browser: Browser) -> None:
 
 
 def show_training(browser: Browser, folder: Path) -> None:
-    """Train for a minute on stills, and take its page."""
+    """Train for a minute on stills, and save the page of that training."""
 
     def run(*arguments: str | Path) -> None:
         subprocess.run(["haustra", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)

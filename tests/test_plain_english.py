@@ -50,7 +50,6 @@ STILL_TO_DO: list[str] = [
     "docs/robustness.md",
     "docs/simulator.md",
     "docs/training.md",
-    "docs/view.md",
     "docs/warehouse.md",
     "src/haustra/backends",
     "src/haustra/captures",
@@ -62,7 +61,6 @@ STILL_TO_DO: list[str] = [
     "src/haustra/models",
     "src/haustra/simulator",
     "src/haustra/training",
-    "src/haustra/view",
     "src/haustra/warehouse",
     "--help",
 ]

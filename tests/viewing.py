@@ -22,7 +22,7 @@ from haustra.view.watched_detector import WatchedDetector
 
 
 def bright_detector(*, caption: str = "bright", sleep_s: float = 0.0) -> Detector:
-    """Return a detector of the bright square of a picture, scored by the square's brightness."""
+    """Return a detector of the bright square in a picture; its score is the square's brightness."""
 
     def predict_slots(images: NDArray[np.uint8]) -> Any:
         time.sleep(sleep_s)
@@ -41,7 +41,7 @@ def bright_detector(*, caption: str = "bright", sleep_s: float = 0.0) -> Detecto
 
 
 def picture(score: float, *, x: int = 20) -> NDArray[np.uint8]:
-    """Return a dark picture with a square at x, 20 that `bright_detector` scores like this."""
+    """Return a dark picture with a square at (x, 20), to which `bright_detector` gives this score."""
     image = np.zeros((64, 64, 3), dtype=np.uint8)
     image[20:36, x : x + 16] = round(255 * score)
     return image
@@ -106,21 +106,21 @@ def running_feed(
 
 
 def until(condition: Callable[[], Any], *, within_s: float = 20.0) -> Any:
-    """Wait for a condition and return what it returned."""
+    """Wait until a condition is true, and return its value."""
     end = time.monotonic() + within_s
     while not (value := condition()):
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.005)
     return value
 
 
 def shown(feed: Feed) -> dict[str, Any]:
-    """Return the header of what is published."""
+    """Return the header of the latest publication."""
     return until(lambda: feed.shot).header  # type: ignore[no-any-return]
 
 
 def paused_at(feed: Feed, frame: int) -> dict[str, Any]:
-    """Go to a frame and return what is published there."""
+    """Pause at a frame and return its header."""
     feed.command({"do": "pause"})
     feed.command({"do": "seek", "frame": frame})
     until(lambda: shown(feed)["frame"] == frame and not shown(feed)["playing"])
@@ -128,7 +128,7 @@ def paused_at(feed: Feed, frame: int) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
+    """Return a free port of loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

@@ -1,8 +1,8 @@
-// The contrast of each piece of text with what is behind it, as WCAG 2.1 defines it.
+// Returns the contrast of each piece of text with its background, as WCAG 2.1 defines it.
 () => {
-  const channels = (colour) => {
+  const channels = (color) => {
     const canvas = document.createElement("canvas").getContext("2d");
-    canvas.fillStyle = colour;
+    canvas.fillStyle = color;
     canvas.fillRect(0, 0, 1, 1);
     return [...canvas.getImageData(0, 0, 1, 1).data];
   };
@@ -13,8 +13,8 @@
   };
   const behind = (element) => {
     for (let at = element; at; at = at.parentElement) {
-      const colour = channels(getComputedStyle(at).backgroundColor);
-      if (colour[3] === 255) return colour;
+      const color = channels(getComputedStyle(at).backgroundColor);
+      if (color[3] === 255) return color;
     }
     return [255, 255, 255, 255];
   };

@@ -1,9 +1,10 @@
-"""Makes tests/view/tinydet_sim.bin, the trained detector that the tests of the page watch.
+"""Make tests/view/tinydet_sim.bin, the trained detector that the tests of the page use.
 
     python tests/view/make_trained.py
 
-Simulates 80 colons (none with a seed below 500, which the tests watch), trains for some minutes on
-two cores, and prints the metrics of colons that were not trained on. `haustra` must be on the PATH.
+Simulates 80 colons, trains for some minutes on two CPU cores, and prints the metrics on colons that
+were not used for training. The seeds begin at 500, since the tests use the lower ones. `haustra`
+must be on the PATH.
 """
 
 import shutil
@@ -19,14 +20,14 @@ PROCEDURES = ("--preset", "procedure", "--runs", "20", "--frames", "60", "--seed
 
 
 def run(*arguments: str | Path) -> None:
-    """Run `haustra` and stop with it."""
+    """Run `haustra`, and exit if it fails."""
     done = subprocess.run(["haustra", *map(str, arguments)], check=False)
     if done.returncode:
         sys.exit(done.returncode)
 
 
 def main() -> None:
-    """Simulate, train, and put the checkpoint in its place."""
+    """Simulate, train and write the checkpoint."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for kind in (STILLS, PROCEDURES):

@@ -72,11 +72,11 @@ def test_pause_step_and_seek(tmp_path: Path) -> None:
         until(lambda: shown(feed)["frame"] == 5)
         feed.command({"do": "seek", "frame": 999})
         until(lambda: shown(feed)["frame"] == 19)
-        feed.command({"do": "play"})  # from the end it begins again
+        feed.command({"do": "play"})  # from the last frame, playing begins again
         until(lambda: shown(feed)["frame"] < 5 and shown(feed)["playing"])
 
 
-def test_a_threshold_changes_what_is_shown_of_the_paused_frame(tmp_path: Path) -> None:
+def test_a_threshold_changes_the_boxes_of_the_paused_frame(tmp_path: Path) -> None:
     source = folder_source(write_pictures(tmp_path / "p", *[0.6] * 5))
     with running_feed(source, tmp_path) as feed:
         assert len(paused_at(feed, 2)["detectors"][0]["scores"]) == 1
@@ -99,9 +99,9 @@ def test_hold_off_and_hysteresis_follow_the_frames_before(tmp_path: Path) -> Non
         until(lambda: shown(feed)["settings"]["hysteresis"] == 0.3)
         assert feed.timeline()["alarm"] == [False, False, True, True, False, False]
         assert feed.timeline()["score"] == pytest.approx([0.1, 0.6, 0.6, 0.4, 0.1, 0.6], abs=0.01)
-        feed.command({"do": "set", "hysteresis": 0.8})  # the lower one is never above the upper
+        feed.command({"do": "set", "hysteresis": 0.8})  # hysteresis is never above objectness
         until(lambda: shown(feed)["settings"]["hysteresis"] == 0.5)
-        feed.command({"do": "set", "objectness": 0.2})  # the lower one belonged to 0.5
+        feed.command({"do": "set", "objectness": 0.2})  # the hysteresis was set for 0.5
         until(lambda: shown(feed)["settings"]["hysteresis"] is None)
 
 
@@ -112,7 +112,7 @@ def test_a_slow_detector_drops_frames_and_stays_fresh() -> None:
         feed.listen(lambda: ages.append(time.monotonic() - shown(feed)["captured_at"]))
         until(lambda: len(ages) >= 10)
         header = shown(feed)
-    # Were frames queued, the tenth would be 10 x 0.08 s late. No time is promised here, only that.
+    # If frames were queued, the tenth one would be 10 x 0.08 s late.
     assert np.median(ages[5:]) < 0.5
     assert header["dropped"] >= 20
     assert source.is_closed.is_set()
@@ -144,7 +144,7 @@ def test_a_paused_simulator_stands_still_and_steps(tmp_path: Path) -> None:
         until(lambda: shown(feed)["playing"] and shown(feed)["frame"] > number + 3)
 
 
-def test_the_end_of_a_live_source_is_told(tmp_path: Path) -> None:
+def test_the_end_of_a_live_source_is_reported(tmp_path: Path) -> None:
     with running_feed(Ticks(count=3), tmp_path) as feed:
         until(lambda: "ticks: it gave no further frame" in notices(feed))
         assert scores(feed)
@@ -185,7 +185,7 @@ def test_previous_miss_and_previous_false_alarm_search_backward(
         until(lambda: shown(feed)["frame"] == 2)
 
 
-def test_a_search_looks_at_the_frames_that_hold_off_asks_for(tmp_path: Path) -> None:
+def test_a_search_includes_the_frames_that_hold_off_needs(tmp_path: Path) -> None:
     boxes = [[(20, 20, 36, 36)]] * 6
     folder = write_run(tmp_path / "run_a", *boxes, frame_rate_hz=0.05)
     for path in (folder / "images").iterdir():
@@ -217,7 +217,7 @@ def test_a_search_that_finds_nothing_counts_frames_from_1_as_the_page_does(
         {"do": "find", "verdict": "false", "backward": True},
     ],
 )
-def test_what_a_live_source_cannot_do_does_not_pause_it(
+def test_a_command_that_a_live_source_refuses_does_not_pause_it(
     tmp_path: Path, command: dict[str, Any]
 ) -> None:
     with running_feed(Ticks(), tmp_path) as feed:
@@ -243,13 +243,13 @@ def test_a_recording_is_a_run_folder_of_what_was_shown(tmp_path: Path) -> None:
         paused_at(feed, 0)
         feed.command({"do": "record", "on": True})
         until(lambda: shown(feed)["recording"] == 1)
-        assert not list((tmp_path / "recordings").glob("run_*"))  # it appears whole
+        assert not list((tmp_path / "recordings").glob("run_*"))  # it appears when it is complete
         for number in (1, 2):
             paused_at(feed, number)
         feed.command({"do": "record", "on": False})
-        told = until(lambda: [text for text in notices(feed) if text.startswith("recorded 3")])
+        found = until(lambda: [text for text in notices(feed) if text.startswith("recorded 3")])
     [folder] = (tmp_path / "recordings").iterdir()
-    assert told == [f"recorded 3 frames into {folder}"]
+    assert found == [f"recorded 3 frames into {folder}"]
     run = read_run(folder)
     assert (run.manifest.source, run.manifest.num_frames) == ("inference", 3)
     checked = [check_frame(frame) for frame in run.frames]
@@ -302,7 +302,7 @@ def test_changed_weights_are_loaded_and_broken_ones_refused(tmp_path: Path) -> N
                 assert scores(feed)
             else:
                 until(lambda: shown(feed)["detectors"][0]["name"] == text)  # noqa: B023
-        assert feed.timeline()["frame"] == [1]  # what older weights said is forgotten
+        assert feed.timeline()["frame"] == [1]  # detections of older weights are removed
 
 
 def test_two_detectors_see_the_same_frame(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_two_detectors_see_the_same_frame(tmp_path: Path) -> None:
         assert header["detectors"][0]["boxes_px"] == header["detectors"][1]["boxes_px"] != []
 
 
-def test_commands_that_the_next_makes_needless_do_not_queue(tmp_path: Path) -> None:
+def test_commands_of_one_kind_do_not_queue(tmp_path: Path) -> None:
     source = folder_source(write_pictures(tmp_path / "p", *[0.6] * 200))
     slow = bright_detector(sleep_s=0.1)
     with running_feed(source, tmp_path, watched(slow)) as feed:
@@ -334,7 +334,7 @@ def test_commands_that_the_next_makes_needless_do_not_queue(tmp_path: Path) -> N
     assert len(seen) < 20
 
 
-def test_an_unreadable_image_is_told_and_passed_over(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_reported_and_skipped(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "p", 0.6, 0.6, 0.6)
     (folder / "001.png").write_bytes(b"nothing")
     with running_feed(folder_source(folder), tmp_path) as feed:

@@ -1,4 +1,4 @@
-"""2,000 hostile requests: the running server goes on serving, and reads only its source."""
+"""2,000 hostile requests: the server goes on serving, and reads only its source."""
 
 import json
 import random
@@ -31,18 +31,18 @@ sys.addaudithook(hook)
 main(sys.argv[2:])
 """
 NUM_REQUESTS = 2000
-NUM_HALF_OPEN = 220  # more than the server takes at one time
+NUM_HALF_OPEN = 220  # more than the server accepts at one time
 
 Answer = bytes
 Attack = Callable[[random.Random, int], Answer]
 
 
 def ask(port: int, data: bytes) -> Answer:
-    """Send bytes, and return what comes back until the server closes or has nothing to say."""
+    """Send bytes, and return the answer until the server closes or is silent."""
     with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
         line.settimeout(0.1)
         answer = b""
-        with suppress(OSError):  # it may hang up in the middle, or wait for more
+        with suppress(OSError):  # it may close the connection at any time
             line.sendall(data)
             while part := line.recv(65536):
                 answer += part
@@ -201,7 +201,7 @@ def half_open(rng: random.Random, port: int) -> socket.socket:
 
 @contextmanager
 def watched_server(tmp_path: Path) -> Iterator[tuple[int, Path, "subprocess.Popen[str]"]]:
-    """Serve a folder of pictures; yield the port, the log of all that is opened, the process."""
+    """Serve a folder of pictures; yield the port, the log of opened files, and the process."""
     pictures = write_pictures(tmp_path / "pictures", *[0.6] * 40)
     (tmp_path / "secret.txt").write_text(SECRET)
     port, log = free_port(), tmp_path / "opened.log"
@@ -216,7 +216,7 @@ def watched_server(tmp_path: Path) -> Iterator[tuple[int, Path, "subprocess.Pope
             assert "Ctrl-C ends" in process.stdout.readline()
             with connect(f"ws://127.0.0.1:{port}/feed") as page:
                 page.recv()
-            log.write_text("")  # what it needed to begin
+            log.write_text("")  # files that it opens at the start
             yield port, log, process
         finally:
             process.kill()
@@ -241,7 +241,7 @@ def test_it_goes_on_serving_and_reads_nothing_but_its_source(tmp_path: Path) -> 
         until(lambda: is_serving(port))
 
         held = [half_open(rng, port) for _ in range(NUM_HALF_OPEN)]
-        until(lambda: is_serving(port))  # those who ask for nothing are cut
+        until(lambda: is_serving(port))  # connections without a request are closed
         until(lambda: all(map(is_cut, held)))
         for line in held:
             line.close()

@@ -1,6 +1,6 @@
-"""The page in Chromium: a trained TinyDet on the simulator, and a run to go through.
+"""The page in Chromium: a trained TinyDet on the simulator, and a recorded run.
 
-Skipped, saying so, where there is no Chromium. HAUSTRA_SCREENSHOTS=FOLDER keeps pictures.
+Skipped with a message if Chromium is not installed. HAUSTRA_SCREENSHOTS=FOLDER saves screenshots.
 """
 
 import json
@@ -37,7 +37,7 @@ WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 
 @cache
 def find_chromium() -> str | None:
-    """Return the system's Chromium or Playwright's, where there is one."""
+    """Return the path of Chromium, the system's or Playwright's; None if there is neither."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if found := shutil.which(name):
             return found
@@ -85,7 +85,7 @@ def serving(*arguments: object) -> Iterator[str]:
 
 @contextmanager
 def opening(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
-    """Open the page; nothing may be wrong on its console."""
+    """Open the page, and fail if its console has an error at the end."""
     problems: list[str] = []
     with browser.new_context(**{"viewport": WIDE, **options}) as context:
         page = context.new_page()
@@ -160,7 +160,7 @@ def test_boxes_are_on_the_polyps(live: Page) -> None:
 
 
 def green_pixels(page: Page, which: int = 0) -> int:
-    """Count the pixels of the canvas that have the colour of the detector's boxes."""
+    """Count the pixels of the canvas that have the color of the detector's boxes."""
     script = """which => {
         const canvas = document.querySelectorAll("#pictures canvas")[which];
         const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -172,7 +172,7 @@ def green_pixels(page: Page, which: int = 0) -> int:
     return page.evaluate(script, which)  # type: ignore[no-any-return]
 
 
-def test_a_slider_changes_what_is_drawn_of_the_paused_frame(live: Page) -> None:
+def test_a_slider_changes_the_boxes_of_the_paused_frame(live: Page) -> None:
     live.keyboard.press("Space")
     until(lambda: not shown(live)["playing"])
     number = shown(live)["frame"]
@@ -200,7 +200,7 @@ def test_the_simulator_pauses_steps_and_plays(live: Page) -> None:
 
 
 @pytest.mark.parametrize("key", ["m", "f", "Shift+M", "Shift+F", "ArrowLeft"])
-def test_keys_that_a_live_source_cannot_follow_do_not_pause_it(live: Page, key: str) -> None:
+def test_keys_that_a_live_source_refuses_do_not_pause_it(live: Page, key: str) -> None:
     live.evaluate("window.haustra.ask({ do: 'play' })")
     until(lambda: shown(live)["playing"])
     live.keyboard.press(key)
@@ -262,7 +262,7 @@ def test_a_recording_appears(live: Page, recordings: Path) -> None:
     assert run.manifest.num_frames >= 3
 
 
-# A run, to go through.
+# A recorded run.
 
 
 @pytest.fixture(scope="module")
@@ -488,9 +488,9 @@ def test_the_training_page_shows_curves_and_gallery(recorded: Page, training: Pa
     last = json.loads(lines[-1])
     state = page.locator("#state").inner_text()
     assert state.startswith(f"epoch 2 of 2, loss {last['loss']:.3f}, ")
-    told = page.locator("#loss").get_attribute("aria-label") or ""
-    assert told.startswith("training loss: loss ")
-    assert told.endswith(" at epoch 2")
+    label = page.locator("#loss").get_attribute("aria-label") or ""
+    assert label.startswith("training loss: loss ")
+    assert label.endswith(" at epoch 2")
     assert "AP50-95" in (page.locator("#precision").get_attribute("aria-label") or "")
     until(lambda: page.evaluate("document.querySelector('#gallery').naturalWidth"))
     assert page.evaluate("document.querySelector('#gallery').naturalWidth") == 4 * 288

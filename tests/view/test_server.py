@@ -141,7 +141,7 @@ def test_a_page_that_does_not_acknowledge_gets_one_frame(tmp_path: Path) -> None
         header = next_frame(websocket)
         while header["settings"]["objectness"] != 0.4:
             header = next_frame(websocket)
-        # What came between was never sent: a frame or two, not one for each change.
+        # One or two frames were sent, not one for each change.
         assert header["version"] >= 4
 
 
@@ -180,7 +180,7 @@ def test_host_and_origin(tmp_path: Path, headers: dict[str, str], status: int) -
             assert refused.value.code == 1008
 
 
-def test_beyond_loopback_the_token_is_asked_for(tmp_path: Path) -> None:
+def test_beyond_loopback_the_token_is_required(tmp_path: Path) -> None:
     access = Access(hosts=frozenset({"127.0.0.1"}), port=8765, token="secret")
     with client(tmp_path, access=access) as page:
         for path in ("/", "/static/view.js", "/training/values", "/?token=wrong", "/?token="):
@@ -209,7 +209,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize("command", GOOD)
-def test_a_command_is_what_was_said(command: dict[str, Any]) -> None:
+def test_a_valid_command_is_parsed(command: dict[str, Any]) -> None:
     assert parse_command(json.dumps(command)) == command
 
 
@@ -238,11 +238,11 @@ def test_a_command_is_what_was_said(command: dict[str, Any]) -> None:
         '{"do": "play", "path": "/etc/passwd"}',
     ],
 )
-def test_anything_else_is_none(text: str | bytes) -> None:
+def test_anything_else_is_refused(text: str | bytes) -> None:
     assert parse_command(text) is None
 
 
-def test_a_page_that_talks_nonsense_is_closed_and_the_others_stay(tmp_path: Path) -> None:
+def test_a_page_that_sends_malformed_messages_is_closed_and_the_others_stay(tmp_path: Path) -> None:
     with client(tmp_path) as page, page.websocket_connect(f"ws://{HOST}/feed") as good:
         next_frame(good)
         with page.websocket_connect(f"ws://{HOST}/feed") as bad:
@@ -315,7 +315,7 @@ def test_ctrl_c_ends_it_at_once_and_finishes_a_recording(tmp_path: Path) -> None
     assert process.returncode == 130
     assert errors.startswith("haustra: interrupted")
     assert errors.count("\n") == 1
-    [folder] = (tmp_path / "seen").iterdir()  # what was recorded is finished
+    [folder] = (tmp_path / "seen").iterdir()  # the recording is complete
     assert (read_run(folder).manifest.num_frames or 0) >= 1
 
 

@@ -1,4 +1,4 @@
-"""Opening sources and detectors, and the headless run."""
+"""Settings of the view, and the headless run."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ from viewing import write_pictures
         ({"compare": Path("b.bin")}, "compare='b.bin': expected detector_weights with it"),
     ],
 )
-def test_settings_that_do_not_fit(values: dict[str, Any], message: str) -> None:
+def test_settings_that_contradict_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(HaustraError) as error:
         ViewConfig(**values)
     assert str(error.value) == message
@@ -97,7 +97,7 @@ def test_headless_gives_the_boxes_of_infer_bit_for_bit(tmp_path: Path, hold_off:
     assert json.loads((result.folder / "numbers.json").read_text()) == result.numbers
 
 
-def test_headless_names_what_it_cannot_read_and_leaves_nothing_half_written(
+def test_headless_names_unreadable_frames_and_leaves_no_partial_folder(
     tmp_path: Path,
 ) -> None:
     folder = write_pictures(tmp_path / "p", 0.6, 0.6)
@@ -112,7 +112,7 @@ def test_headless_names_what_it_cannot_read_and_leaves_nothing_half_written(
     assert list((tmp_path / "out").iterdir()) == [result.folder]
 
 
-def test_a_headless_simulator_needs_an_end_and_repeats_itself(tmp_path: Path) -> None:
+def test_a_headless_simulator_needs_max_frames_and_is_reproducible(tmp_path: Path) -> None:
     config: dict[str, Any] = {"source": "simulator:3", "size": 64, "headless": True}
     with pytest.raises(HaustraError) as error:
         run_headless(ViewConfig(output_root=tmp_path, **config))

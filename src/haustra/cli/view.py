@@ -14,7 +14,7 @@ def view(
     config: Annotated[ViewConfig | None, Parameter(name="*")] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """Open a page where boxes follow the polyps, or run over a source without one.
+    """Show a detector at work on a page in the browser, or run it over a source without a page.
 
     Parameters
     ----------

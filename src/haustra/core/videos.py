@@ -1,4 +1,4 @@
-"""Video files, as OpenCV reads and writes them."""
+"""Writing video files with OpenCV. They are read by `haustra.captures.sources.VideoFile`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,26 +10,28 @@ from numpy.typing import NDArray
 
 from haustra.core.errors import HaustraError
 from haustra.core.files import writing_file
+from haustra.core.paths import StrPath
 
 CODEC_OF_SUFFIX = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG", ".webm": "VP80"}
-"""What OpenCV's packages encode everywhere; H.264 is not among it."""
+"""Codecs that every OpenCV package has, by suffix; H.264 is not among them."""
 
 
 @contextmanager
 def writing_video(
-    path: Path, *, frame_rate_hz: float
+    path: StrPath, *, frame_rate_hz: float
 ) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
-    """Yield a function that adds a frame, uint8 RGB [H,W,3]; the file appears whole at the end.
+    """Yield a function that adds a frame, uint8 RGB [H,W,3]; the file appears, whole, at the end.
 
-    All frames have the first one's size. An odd width or height grows by one pixel, since the
-    codecs take even ones only.
+    All frames must have the size of the first one. An odd width or height grows by one pixel, since
+    the codecs accept even ones only.
 
     Raises:
-        HaustraError: the file cannot be written, or not all of it.
+        HaustraError: The file cannot be written completely.
     """
+    path = Path(path)
     codec = cv2.VideoWriter.fourcc(*CODEC_OF_SUFFIX[path.suffix.lower()])
     with writing_file(path) as temporary:
-        # OpenCV takes the container from the file's suffix.
+        # OpenCV chooses the container by the suffix.
         part = temporary.with_name(temporary.name + path.suffix)
         writer = cv2.VideoWriter()
         num_frames = 0
@@ -41,7 +43,7 @@ def writing_video(
                 even_wh = (width + width % 2, height + height % 2)
                 if not writer.open(str(part), codec, frame_rate_hz, even_wh):
                     raise HaustraError(
-                        f"{path}: OpenCV cannot write it; expected a name of a new video file"
+                        f"{path}: OpenCV cannot write it; expected the name of a new video file"
                     )
             even = cv2.copyMakeBorder(
                 cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR),
@@ -54,7 +56,7 @@ def writing_video(
         try:
             yield add
             writer.release()
-            # OpenCV does not tell when the disk is full.
+            # OpenCV does not report a full disk.
             written = int(cv2.VideoCapture(str(part)).get(cv2.CAP_PROP_FRAME_COUNT))
             if written < num_frames:
                 raise HaustraError(

@@ -1,4 +1,4 @@
-"""What a page may ask of the feed, checked before the feed sees it."""
+"""Commands that a page may send to the feed, and their checks."""
 
 from typing import Annotated, Any, Literal
 
@@ -61,14 +61,14 @@ _COMMANDS: TypeAdapter[Any] = TypeAdapter(
 
 
 def parse_command(text: str | bytes) -> dict[str, Any] | None:
-    """Return a page's message as a command of the feed; None if it is none."""
+    """Return a page's message as a command of the feed; None if it is not a valid one."""
     if len(text) > MAX_BYTES:
         return None
     try:
         command = _COMMANDS.validate_json(text)
     except (ValidationError, ValueError, RecursionError):
         return None
-    # Only what was said: `hysteresis: null` takes it away, none leaves it.
+    # Keys that were not sent stay out: `hysteresis: null` removes it, no such key keeps it.
     value: dict[str, Any] = command.model_dump(exclude_unset=True)
     nulls = [key for key, item in value.items() if item is None and key != "hysteresis"]
     return None if nulls else value
