@@ -41,7 +41,7 @@ def bright_detector(*, caption: str = "bright", sleep_s: float = 0.0) -> Detecto
 
 
 def picture(score: float, *, x: int = 20) -> NDArray[np.uint8]:
-    """Return a dark picture with a square at (x, 20), to which `bright_detector` gives this score."""
+    """Return a dark picture with a square at (x, 20) that `bright_detector` gives this score."""
     image = np.zeros((64, 64, 3), dtype=np.uint8)
     image[20:36, x : x + 16] = round(255 * score)
     return image

@@ -14,12 +14,13 @@ from haustra.captures.reader import read_run
 from haustra.cli.main import main
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
+from haustra.core.operating_point import OperatingPoint
 from haustra.inference.config import InferConfig
 from haustra.inference.pictures import infer_pictures
 from haustra.view.config import ViewConfig
-from haustra.view.session import run_headless
+from haustra.view.session import operating_point, run_headless
 from scenes import write_warehouse
-from viewing import write_pictures
+from viewing import bright_detector, write_pictures
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,14 @@ def test_settings_that_contradict_are_refused(values: dict[str, Any], message: s
 def test_thresholds_are_checked() -> None:
     with pytest.raises(HaustraError, match=r"1\.5: expected a number from 0 to 1"):
         ViewConfig(infer_obj_thresh=1.5)
+
+
+def test_a_threshold_of_the_user_is_not_reported_as_fitted() -> None:
+    detector = bright_detector()
+    detector.operating_point = OperatingPoint(objectness=0.4, fitted={"fitted_on": "val"})
+    assert operating_point(ViewConfig(), detector).fitted == {"fitted_on": "val"}
+    changed = operating_point(ViewConfig(infer_obj_thresh=0.7), detector)
+    assert (changed.objectness, changed.fitted) == (0.7, None)
 
 
 def test_settings_take_paths_as_text() -> None:
