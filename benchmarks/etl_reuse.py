@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import build_parser, range_text
 from haustra.captures import validation
+from haustra.captures.schema import RunManifest
 from haustra.captures.writer import writing_run
 from haustra.core.images import decode_image_rgb
 from haustra.warehouse.build import ETLResult
@@ -34,7 +35,9 @@ def write_runs(root: Path, *, num_runs: int, num_frames: int) -> None:
     for run in range(num_runs):
         rng = np.random.default_rng(run)
         name = f"run_{run:03d}"
-        with writing_run(root / name, run_id=name, source="simulated", group_id=name) as writer:
+        with writing_run(
+            root / name, manifest=RunManifest(run_id=name, source="simulated", group_id=name)
+        ) as writer:
             for _ in range(num_frames):
                 noise = rng.integers(60, 200, (66, 78, 3), dtype=np.uint8)
                 image = cv2.resize(noise, SIZE_WH).astype(np.uint8)

@@ -26,6 +26,7 @@ import torch
 
 from haustra.backends.choose import choose_backend
 from haustra.backends.webgpu import choose_adapter, list_adapters, missing_package
+from haustra.captures.schema import RunManifest
 from haustra.captures.writer import PolypTruth, writing_run
 from haustra.core.allocator import keep_freed_memory
 from haustra.core.backend_names import BackendName
@@ -55,9 +56,7 @@ def build_frames(folder: Path, *, size: int, num_frames: int) -> Path:
     for run in range(-(-num_frames // FRAMES_PER_RUN)):
         with writing_run(
             folder / "captures" / f"run_{run:03d}",
-            run_id=f"r{run:03d}",
-            source="simulated",
-            group_id=f"g{run:03d}",
+            manifest=RunManifest(run_id=f"r{run:03d}", source="simulated", group_id=f"g{run:03d}"),
         ) as writer:
             for _ in range(FRAMES_PER_RUN):
                 image = rng.integers(60, 180, (size, size, 3), dtype=np.uint8)

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.measure import build_parser, range_text, ratios_in_turns, seconds_of
+from haustra.captures.schema import RunManifest
 from haustra.captures.writer import writing_run
 from haustra.core.allocator import keep_freed_memory
 from haustra.core.images import list_images, read_image_rgb
@@ -60,7 +61,9 @@ def write_photographs(captures: Path, *, folder: Path) -> list[Path]:
     """
     images = []
     for name, flip in (("as_it_is", None), ("vertical", 0), ("horizontal", 1)):
-        with writing_run(folder / name, run_id=name, source="simulated", group_id=name) as writer:
+        with writing_run(
+            folder / name, manifest=RunManifest(run_id=name, source="simulated", group_id=name)
+        ) as writer:
             for path in list_images(captures / "run_sim_000000" / "images"):
                 image = cv2.resize(read_image_rgb(path)[..., ::-1], (622, 529))
                 image = image if flip is None else cv2.flip(image, flip)

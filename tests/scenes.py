@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from haustra.captures import validation
+from haustra.captures.schema import RunManifest
 from haustra.captures.writer import PolypTruth, writing_run
 from haustra.core.images import decode_image_rgb, encode_png
 from haustra.warehouse.etl import build_warehouse
@@ -46,7 +47,10 @@ def write_captures(
         rng = np.random.default_rng([seed, run])
         folder = root / f"run_{run:03d}"
         with writing_run(
-            folder, run_id=f"r{run:03d}", source="simulated", group_id=f"colon_{run:03d}"
+            folder,
+            manifest=RunManifest(
+                run_id=f"r{run:03d}", source="simulated", group_id=f"colon_{run:03d}"
+            ),
         ) as writer:
             for frame in range(frames_per_run):
                 num_polyps = 0 if frame == 0 else int(rng.integers(1, max_polyps + 1))

@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from builders import encoded_image, files_in, write_image
 from haustra import __version__
 from haustra.captures.reader import read_run
+from haustra.captures.schema import RunManifest
 from haustra.captures.validation import CheckedFrame, check_frame
 from haustra.captures.writer import PolypTruth, writing_run
 from haustra.core.errors import HaustraError
 
 
-def write_one(folder: Path, *truths: PolypTruth, **settings: Any) -> None:
+def write_one(folder: Path, *truths: PolypTruth, overwrite: bool = False, **settings: Any) -> None:
     run: dict[str, Any] = {"run_id": "a", "source": "simulated", "group_id": "g", **settings}
-    with writing_run(folder, **run) as writer:
+    with writing_run(folder, manifest=RunManifest(**run), overwrite=overwrite) as writer:
         writer.add_frame(
             encoded_image(), suffix=".png", image_size_wh=(32, 24), labels=list(truths)
         )
@@ -34,17 +35,19 @@ def test_the_manifest_and_label_hold_what_was_given(tmp_path: Path) -> None:
     )
     with writing_run(
         tmp_path / "run_a",
-        run_id="a",
-        source="imported",
-        group_id=None,
-        seed=4,
-        started_at_unix=10.5,
-        frame_rate_hz=30.0,
-        image_size_wh=(32, 24),
-        camera={"fov_deg": 90},
-        dataset="D",
-        licence="L",
-        citation="C",
+        manifest=RunManifest(
+            run_id="a",
+            source="imported",
+            group_id=None,
+            seed=4,
+            started_at_unix=10.5,
+            frame_rate_hz=30.0,
+            image_size_wh=(32, 24),
+            camera={"fov_deg": 90},
+            dataset="D",
+            licence="L",
+            citation="C",
+        ),
     ) as writer:
         writer.add_frame(
             encoded_image(suffix=".jpg"),
@@ -123,7 +126,9 @@ def test_boxes_are_read_back_exactly(
 
 def test_frames_are_numbered_and_files_kept_byte_for_byte(tmp_path: Path) -> None:
     original = write_image(tmp_path / "photo.jpg", seed=3)
-    with writing_run(tmp_path / "run_a", run_id="a", source="imported", group_id=None) as writer:
+    with writing_run(
+        tmp_path / "run_a", manifest=RunManifest(run_id="a", source="imported", group_id=None)
+    ) as writer:
         for image in (encoded_image(2), tmp_path / "photo.jpg"):
             suffix = ".png" if isinstance(image, bytes) else ".jpg"
             writer.add_frame(image, suffix=suffix, image_size_wh=(32, 24), labels=[])
@@ -138,7 +143,9 @@ def test_frames_are_numbered_and_files_kept_byte_for_byte(tmp_path: Path) -> Non
 
 def write_and_fail(folder: Path, *, error: BaseException, overwrite: bool = False) -> None:
     with writing_run(
-        folder, run_id="a", source="imported", group_id=None, overwrite=overwrite
+        folder,
+        manifest=RunManifest(run_id="a", source="imported", group_id=None),
+        overwrite=overwrite,
     ) as writer:
         writer.add_frame(encoded_image(), suffix=".png", image_size_wh=(32, 24), labels=[])
         raise error
@@ -168,7 +175,9 @@ def test_a_box_without_a_json_spelling_is_not_written(tmp_path: Path) -> None:
 def test_the_manifest_is_written_after_the_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with writing_run(tmp_path / "run_a", run_id="a", source="imported", group_id=None) as writer:
+    with writing_run(
+        tmp_path / "run_a", manifest=RunManifest(run_id="a", source="imported", group_id=None)
+    ) as writer:
         writer.add_frame(encoded_image(), suffix=".png", image_size_wh=(32, 24), labels=[])
         assert "run_manifest.json" not in files_in(writer.folder)
         assert not (tmp_path / "run_a").exists()

@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from haustra.captures.schema import RunManifest
 from haustra.captures.writer import PolypTruth, writing_run
 from haustra.core.digests import digest_bytes
 from haustra.core.images import encode_png
@@ -116,11 +117,13 @@ def write_captures(root: Path, *, changed_run: int | None) -> None:
         width, height = SOURCE_SIZES_WH[run % len(SOURCE_SIZES_WH)]
         with writing_run(
             root / f"run_{run:03d}",
-            run_id=f"r{run:03d}",
-            source="simulated",
-            group_id=f"colon_{run:03d}",
-            dataset="faults",
-            licence="CC0",
+            manifest=RunManifest(
+                run_id=f"r{run:03d}",
+                source="simulated",
+                group_id=f"colon_{run:03d}",
+                dataset="faults",
+                licence="CC0",
+            ),
         ) as writer:
             for frame in range(FRAMES_PER_RUN + run % 2):
                 image = rng.integers(60, 180, (height, width, 3), dtype=np.uint8)

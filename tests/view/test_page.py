@@ -20,6 +20,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from haustra.captures.reader import read_run
+from haustra.captures.schema import RunManifest
 from haustra.captures.writer import writing_run
 from haustra.core.boxes import iou_matrix
 from haustra.core.images import encode_png, read_image_rgb
@@ -271,7 +272,10 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     colon = LiveColon(COLON, size_px=SIZE_PX)
     folder = tmp_path_factory.mktemp("run") / "run_colon"
     with writing_run(
-        folder, run_id="colon", source="simulated", group_id="colon", frame_rate_hz=10.0
+        folder,
+        manifest=RunManifest(
+            run_id="colon", source="simulated", group_id="colon", frame_rate_hz=10.0
+        ),
     ) as writer:
         for _ in range(NUM_RUN_FRAMES):
             view = colon.next_view()

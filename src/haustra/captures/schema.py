@@ -87,6 +87,8 @@ class RunManifest(BaseModel):
     dataset: str | None = None
     licence: str | None = None
     citation: str | None = None
+    detector: str | None = None
+    """Name of the detector that made the labels; stored only if there is one."""
 
     @property
     def time_order_rate_hz(self) -> float | None:

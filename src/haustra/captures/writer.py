@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra import __version__
-from haustra.captures.schema import SCHEMA_VERSION
+from haustra.captures.schema import SCHEMA_VERSION, RunManifest
 from haustra.core.files import building_folder, link_or_copy, write_json_atomic
 from haustra.core.paths import StrPath
 
@@ -36,7 +36,7 @@ class RunWriter:
     """Adds frames to a run folder that is being written; `writing_run` yields one."""
 
     folder: Path
-    source: str
+    source: str | None
     label_seed: int | None
     num_frames: int = field(default=0, init=False)
 
@@ -107,26 +107,17 @@ def _label_json(truth: PolypTruth, *, size_wh: tuple[int, int]) -> dict[str, Any
 def writing_run(
     folder: StrPath,
     *,
-    run_id: str,
-    source: str,
-    group_id: str | None,
+    manifest: RunManifest,
     label_source: str | None = None,
     overwrite: bool = False,
-    seed: int | None = None,
-    started_at_unix: float | None = None,
-    frame_rate_hz: float | None = None,
-    image_size_wh: tuple[int, int] | None = None,
-    camera: dict[str, Any] | None = None,
-    simulation: dict[str, Any] | None = None,
-    dataset: str | None = None,
-    licence: str | None = None,
-    citation: str | None = None,
-    detector: str | None = None,
 ) -> Iterator[RunWriter]:
     """Yield a writer for a run folder that appears, whole, when the block ends.
 
-    `label_source` is the source that the labels name, `source` by default; `detector` names the
-    detector that made them, if any.
+    Args:
+        folder: The run folder.
+        manifest: Its manifest; the number of frames and the version of haustra are filled in.
+        label_source: Source that the labels name, instead of the run's.
+        overwrite: Replace an existing folder.
 
     Raises:
         HaustraError: `folder` exists and `overwrite` is False.
@@ -134,25 +125,12 @@ def writing_run(
     with building_folder(Path(folder), overwrite=overwrite) as building:
         for name in ("images", "labels", "overlays"):
             (building / name).mkdir()
-        writer = RunWriter(folder=building, source=label_source or source, label_seed=seed)
+        writer = RunWriter(
+            folder=building, source=label_source or manifest.source, label_seed=manifest.seed
+        )
         yield writer
-        manifest = {
-            "schema_version": SCHEMA_VERSION,
-            "run_id": run_id,
-            "source": source,
-            "group_id": group_id,
-            "seed": seed,
-            "started_at_unix": started_at_unix,
-            "frame_rate_hz": frame_rate_hz,
-            "num_frames": writer.num_frames,
-            "image_size_wh": list(image_size_wh) if image_size_wh else None,
-            "camera": camera,
-            "simulation": simulation,
-            "haustra_version": __version__,
-            "dataset": dataset,
-            "licence": licence,
-            "citation": citation,
-        }
-        if detector is not None:
-            manifest["detector"] = detector
-        write_json_atomic(building / "run_manifest.json", value=manifest)
+        written = {"num_frames": writer.num_frames, "haustra_version": __version__}
+        value = manifest.model_dump() | written
+        if manifest.detector is None:
+            del value["detector"]
+        write_json_atomic(building / "run_manifest.json", value=value)

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra import __version__
+from haustra.captures.schema import RunManifest
 from haustra.captures.writer import RunWriter, writing_run
 from haustra.core.allocator import keep_freed_memory
 from haustra.core.errors import HaustraError
@@ -238,16 +239,18 @@ def _generate_run(
         _naming_full_disk(folder),
         writing_run(
             folder,
-            run_id=run_id,
-            source="simulated",
-            group_id=run_id,
+            manifest=RunManifest(
+                run_id=run_id,
+                source="simulated",
+                group_id=run_id,
+                seed=seed,
+                started_at_unix=0.0,
+                frame_rate_hz=config.frame_rate_hz,
+                image_size_wh=size_wh,
+                camera=plan.camera.as_json(),
+                simulation=recipe,
+            ),
             overwrite=config.overwrite,
-            seed=seed,
-            started_at_unix=0.0,
-            frame_rate_hz=config.frame_rate_hz,
-            image_size_wh=size_wh,
-            camera=plan.camera.as_json(),
-            simulation=recipe,
         ) as writer,
     ):
         for frame, (scene, view) in enumerate(views(plan)):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from haustra.captures.schema import RunManifest
 from haustra.captures.sources import SourceFrame
 from haustra.captures.writer import PolypTruth, RunWriter, writing_run
 from haustra.core.detections import Detections
@@ -64,12 +65,14 @@ def recording_run(root: Path, *, frame_rate_hz: float | None, caption: str) -> I
     folder = root / f"run_{run_id}"
     with writing_run(
         folder,
-        run_id=run_id,
-        source="inference",
+        manifest=RunManifest(
+            run_id=run_id,
+            source="inference",
+            group_id=run_id,
+            started_at_unix=now,
+            frame_rate_hz=frame_rate_hz,
+            detector=caption,
+        ),
         label_source="model",
-        group_id=run_id,
-        started_at_unix=now,
-        frame_rate_hz=frame_rate_hz,
-        detector=caption,
     ) as writer:
         yield Recording(folder=folder, writer=writer)

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from haustra.captures.reader import slugify
+from haustra.captures.schema import RunManifest
 from haustra.captures.writer import PolypTruth, writing_run
 from haustra.core.boxes import check_box_px
 from haustra.core.errors import HaustraError, option
@@ -151,13 +152,15 @@ def import_frames(
     num_boxes = num_empty = num_clipped = 0
     with writing_run(
         folder,
-        run_id=run_id,
-        source="imported",
-        group_id=None,
+        manifest=RunManifest(
+            run_id=run_id,
+            source="imported",
+            group_id=None,
+            dataset=config.dataset,
+            licence=config.licence,
+            citation=config.citation,
+        ),
         overwrite=config.overwrite,
-        dataset=config.dataset,
-        licence=config.licence,
-        citation=config.citation,
     ) as writer:
         for frame in track(
             frames, progress=progress or SilentProgress(), description="import", total=len(frames)
