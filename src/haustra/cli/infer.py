@@ -33,7 +33,7 @@ def infer(
     if as_json:
         print_json(result.to_json())
     else:
-        _print_detector(result.detector, in_time=result.in_time, settings=settings)
+        _print_detector(result.detector, settings=settings)
         _print_pictures(result)
     if result.unreadable:
         total = len(result.pictures) + len(result.unreadable)
@@ -48,9 +48,7 @@ def _infer_video(settings: InferConfig, *, as_json: bool) -> None:
     if as_json:
         print_json(result.to_json())
     else:
-        point = result.detector.operating_point
-        in_time = point != point.for_single_images()
-        _print_detector(result.detector, in_time=in_time, settings=settings)
+        _print_detector(result.detector, settings=settings)
         total = sum(len(found) for found in result.frames)
         print_lines(
             [
@@ -65,15 +63,15 @@ def _infer_video(settings: InferConfig, *, as_json: bool) -> None:
         )
 
 
-def _print_detector(detector: Detector, *, in_time: bool, settings: InferConfig) -> None:
+def _print_detector(detector: Detector, *, settings: InferConfig) -> None:
     if detector.backend and wanted_backend(settings.backend) != "ndarray":
         print_lines([detector.backend])
     if detector.kind == "heuristic":
         print_lines(
             ["no --detector-weights: a color and shape heuristic drew these boxes, not a detector"]
         )
-    if in_time:
-        point = detector.operating_point
+    point = detector.operating_point
+    if point.is_for_sequences:
         print_lines(
             [
                 f"frames in time: boxes from {point.objectness:.3g}, kept on from "

@@ -64,6 +64,11 @@ class OperatingPoint:
         """Return the operating point without hold-off and hysteresis."""
         return self.changed(hold_off_frames=0, hysteresis=None)
 
+    @property
+    def is_for_sequences(self) -> bool:
+        """True if it has hold-off or hysteresis."""
+        return self != self.for_single_images()
+
     def __str__(self) -> str:
         parts = [
             f"threshold {self.objectness:.3g} ({self.origin})",

@@ -51,7 +51,7 @@ class InferResult:
     unreadable: list[str]
     """A message per image of a folder that cannot be read."""
     in_time: bool
-    """True if hold-off and hysteresis were applied to the frames of a run."""
+    """True if hold-off or hysteresis was applied."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -84,8 +84,12 @@ def draw_picture(
     return drawn
 
 
-def open_configured(config: InferConfig) -> Detector:
-    """Open the detector of the settings, or the heuristic, with their thresholds.
+def open_configured(config: InferConfig, *, in_time_order: bool) -> Detector:
+    """Open the detector of the settings, or the heuristic, with the thresholds to use.
+
+    Args:
+        config: The settings.
+        in_time_order: False drops the hold-off and hysteresis of the file.
 
     Raises:
         HaustraError: The weights do not load.
@@ -95,7 +99,9 @@ def open_configured(config: InferConfig) -> Detector:
         detector = heuristic_detector()
     else:
         detector = open_detector(config.detector_weights, kind=config.model, backend=config.backend)
-    detector.operating_point = detector.operating_point.with_flags(
+    point = detector.operating_point
+    point = point if in_time_order else point.for_single_images()
+    detector.operating_point = point.with_flags(
         objectness=config.infer_obj_thresh,
         iou=config.infer_iou_thresh,
         hold_off_frames=config.infer_hold_off,
@@ -133,10 +139,10 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
     folder = config.output_root or source.parent
     if source.is_dir() and config.output_root is None:
         folder = source.resolve().with_name(source.resolve().name + BOXED_SUFFIX)
-    detector = open_configured(config)
-    point = detector.operating_point
-    single = point.for_single_images()
-    alarm = AlarmFilter(point if is_in_time_order else single)
+    detector = open_configured(config, in_time_order=is_in_time_order)
+    if not source.is_dir():
+        detector.operating_point = detector.operating_point.for_single_images()
+    alarm = AlarmFilter(detector.operating_point)
     stems = Counter(path.stem for path in images)
     pictures: list[BoxedPicture] = []
     unreadable: list[str] = []
@@ -159,5 +165,5 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
         pictures=pictures,
         detector=detector,
         unreadable=unreadable,
-        in_time=is_in_time_order and point != single,
+        in_time=detector.operating_point.is_for_sequences,
     )

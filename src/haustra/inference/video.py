@@ -74,7 +74,7 @@ def infer_video(config: InferConfig, *, progress: Progress | None = None) -> Vid
     if out.exists() and out.samefile(config.video):
         raise HaustraError(f"{option('out', out)}: expected another file than {option('video')}")
     with VideoFile(config.video, setting="video") as video:
-        detector = open_configured(config)
+        detector = open_configured(config, in_time_order=True)
         alarm = AlarmFilter(detector.operating_point)
         frames: list[Detections] = []
         ended: list[HaustraError] = []

@@ -280,10 +280,11 @@ def build_feed(config: ViewConfig) -> Feed:
         MissingExtraError: A package that they need is not installed.
     """
     detectors = open_detectors(config)
+    source = open_source(config.source, size_px=config.size)
     feed = Feed(
-        open_source(config.source, size_px=config.size),
+        source,
         detectors,
-        point=operating_point(config, detectors[0].detector),
+        point=operating_point(config, detectors[0].detector, source=source),
         recordings=config.output_root or DEFAULT_RECORDINGS,
     )
     if config.record:

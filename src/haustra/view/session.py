@@ -43,9 +43,11 @@ def open_detectors(config: ViewConfig) -> list[WatchedDetector]:
     return [watched(path) for path in paths]
 
 
-def operating_point(config: ViewConfig, detector: Detector) -> OperatingPoint:
+def operating_point(config: ViewConfig, detector: Detector, *, source: Source) -> OperatingPoint:
     """Return the detector's own operating point with the user's thresholds applied."""
-    return detector.operating_point.with_flags(
+    point = detector.operating_point
+    point = point if source.in_time_order else point.for_single_images()
+    return point.with_flags(
         objectness=config.infer_obj_thresh,
         iou=config.infer_iou_thresh,
         hold_off_frames=config.infer_hold_off,
@@ -75,8 +77,7 @@ def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> Hea
     if config.output_root is None:
         raise AssertionError("ViewConfig requires output_root for a headless run")
     [detector] = open_detectors(config)
-    point, caption = operating_point(config, detector.detector), detector.detector.caption
-    alarm, unreadable = AlarmFilter(point), list[str]()
+    caption, unreadable = detector.detector.caption, list[str]()
     num_boxes, verdicts = list[int](), Counter[str | None]()
     with (
         open_source(config.source, size_px=config.size) as source,
@@ -86,6 +87,8 @@ def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> Hea
             caption=caption,
         ) as recording,
     ):
+        point = operating_point(config, detector.detector, source=source)
+        alarm = AlarmFilter(point)
         total, started = _num_frames(source, max_frames=config.max_frames), time.monotonic()
         for number in track(
             range(total),
