@@ -60,8 +60,10 @@ def test_thresholds_are_checked() -> None:
 def test_a_threshold_of_the_user_is_not_reported_as_fitted() -> None:
     detector = bright_detector()
     detector.operating_point = OperatingPoint(objectness=0.4, fitted={"fitted_on": "val"})
-    assert operating_point(ViewConfig(), detector).fitted == {"fitted_on": "val"}
-    changed = operating_point(ViewConfig(infer_obj_thresh=0.7), detector)
+    assert operating_point(ViewConfig(), detector, in_time_order=True).fitted == {
+        "fitted_on": "val"
+    }
+    changed = operating_point(ViewConfig(infer_obj_thresh=0.7), detector, in_time_order=True)
     assert (changed.objectness, changed.fitted) == (0.7, None)
 
 

@@ -284,7 +284,7 @@ def build_feed(config: ViewConfig) -> Feed:
     feed = Feed(
         source,
         detectors,
-        point=operating_point(config, detectors[0].detector, source=source),
+        point=operating_point(config, detectors[0].detector, in_time_order=source.in_time_order),
         recordings=config.output_root or DEFAULT_RECORDINGS,
     )
     if config.record:

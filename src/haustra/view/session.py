@@ -43,10 +43,12 @@ def open_detectors(config: ViewConfig) -> list[WatchedDetector]:
     return [watched(path) for path in paths]
 
 
-def operating_point(config: ViewConfig, detector: Detector, *, source: Source) -> OperatingPoint:
+def operating_point(
+    config: ViewConfig, detector: Detector, *, in_time_order: bool
+) -> OperatingPoint:
     """Return the detector's own operating point with the user's thresholds applied."""
     point = detector.operating_point
-    point = point if source.in_time_order else point.for_single_images()
+    point = point if in_time_order else point.for_single_images()
     return point.with_flags(
         objectness=config.infer_obj_thresh,
         iou=config.infer_iou_thresh,
@@ -87,7 +89,7 @@ def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> Hea
             caption=caption,
         ) as recording,
     ):
-        point = operating_point(config, detector.detector, source=source)
+        point = operating_point(config, detector.detector, in_time_order=source.in_time_order)
         alarm = AlarmFilter(point)
         total, started = _num_frames(source, max_frames=config.max_frames), time.monotonic()
         for number in track(
