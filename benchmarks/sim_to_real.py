@@ -1,15 +1,14 @@
-"""What each part of the simulator brings to a detector that has seen no real image.
+"""Value of each part of the simulator for a detector that has seen no real image.
 
     python -m benchmarks.sim_to_real [--data DIR] [--work DIR] [--epochs 20] [--variants full,...]
 
-Makes simulated stills once as shipped and once without each part, of the same seeds and as many,
-trains a detector on each alone for the same epochs, and measures it on the 783 training images of
-Kvasir-SEG, which no model saw, with bootstrap intervals (the validation images are kept for
-`runs/sim_to_real.sh`). TinyDet unless told otherwise: it learns fastest on a CPU. A finished
-variant stays in the work folder until a setting or haustra's sources change; it takes about an
-hour on two cores.
+The benchmark makes simulated stills as shipped and without each part, from the same seeds. It
+trains a detector on each set for the same epochs and measures it on the 783 training images of
+Kvasir-SEG, with bootstrap intervals (`runs/sim_to_real.sh` uses the validation images). TinyDet is
+the default because it learns fastest on a CPU. Results stay in the work folder until a setting or
+haustra's sources change. All variants take about an hour on two cores.
 
-The intervals are about the images, not about another seed of simulator or training.
+The intervals cover the choice of images, not the seeds of simulator and training.
 """
 
 import argparse
@@ -36,7 +35,7 @@ PACKAGES = (
     *("captures", "core", "evaluation", "inference"),
     *("models", "simulator", "training", "warehouse"),
 )
-"""What decides a result; it is of no use once one of these has changed."""
+"""Packages that affect a result; it is measured again if one of them has changed."""
 
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "full": ("as shipped", ()),
@@ -47,32 +46,28 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "fisheye": ("without the fisheye lens", ("--without", "fisheye")),
     "disturbances": ("without disturbances", ("--without", "disturbances")),
 }
-"""What the table says and the flags of `haustra datagen`, by the part that is left out."""
+"""Title in the table and flags of `haustra datagen`, by the part that is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What all variants share."""
+    """Settings of all variants."""
 
-    runs: int
-    """Simulated colons."""
-    frames: int
-    """Of each."""
+    runs: int  # simulated colons
+    frames: int  # frames per colon
     epochs: int
-    model: str
-    """`tiny` or `big`."""
-    seed: int
-    """Of the first run and of the training."""
+    model: str  # `tiny` or `big`
+    seed: int  # of the first run and of the training
 
 
 def variant_folder(name: str, *, recipe: Recipe, work: Path, decisive: dict[str, str]) -> Path:
-    """Return the folder of one variant: its name holds all that decides the result.
+    """Return the folder of a variant, named by a digest of everything that affects its result.
 
     Args:
-        name: of the variant.
-        recipe: what it shares with the others.
-        work: folder of the benchmark.
-        decisive: digests of sources and data.
+        name: Name of the variant.
+        recipe: Settings of all variants.
+        work: Folder of the benchmark.
+        decisive: Digests of sources and data.
     """
     key = digest_json({"flags": list(VARIANTS[name][1]), **asdict(recipe), **decisive})
     return work / "runs" / f"{name}_{key[:12]}"
@@ -81,17 +76,17 @@ def variant_folder(name: str, *, recipe: Recipe, work: Path, decisive: dict[str,
 def measure_variant(
     name: str, *, recipe: Recipe, folder: Path, kvasir_manifest: Path, threads: int
 ) -> None:
-    """Simulate, build a warehouse, train and evaluate; does nothing where that is done.
+    """Simulate, build a warehouse, train and evaluate, unless the result exists.
 
     Raises:
-        StepError: a step failed.
+        StepError: A step failed.
     """
     metrics = folder / "metrics.json"
     if metrics.exists():
         return
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     captures, warehouses = folder / "captures", folder / "tensor_warehouse"
-    shutil.rmtree(warehouses, ignore_errors=True)  # of a call that was stopped
+    shutil.rmtree(warehouses, ignore_errors=True)  # of an interrupted call
 
     def haustra(command: str, *arguments: str | Path) -> None:
         run_logged(
@@ -126,7 +121,7 @@ def measure_variant(
         *("--bootstrap", str(NUM_RESAMPLES), "--report", folder / "report"),
         *("--metrics-out", metrics),
     )
-    shutil.rmtree(warehouses)  # large, and quickly made from the captures
+    shutil.rmtree(warehouses)  # large, and quickly rebuilt from the captures
 
 
 def with_interval(metrics: dict[str, Any], name: str) -> str:
@@ -136,11 +131,7 @@ def with_interval(metrics: dict[str, Any], name: str) -> str:
 
 
 def results_table(results: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the table of what each variant reaches, a line each.
-
-    Args:
-        results: what `haustra eval --metrics-out` wrote, by the variant's name.
-    """
+    """Return the lines of the table of `haustra eval --metrics-out` results by variant."""
     return markdown_table(
         ("simulated frames", "AP50 (95 % interval)", "AP50-95 (95 % interval)"),
         [
@@ -151,7 +142,7 @@ def results_table(results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def measure_all(arguments: argparse.Namespace) -> list[str]:
-    """Measure what has no result yet, print all, and return the steps that failed."""
+    """Measure the variants without a result, print all results, and return the failed steps."""
     work = arguments.work.resolve()
     kvasir_manifest = build_manifest(arguments.data, work=work, size=SIZE)
     recipe = Recipe(
@@ -226,20 +217,24 @@ def parse_arguments() -> argparse.Namespace:
         "--work",
         type=Path,
         default=Path(".bench/sim_to_real"),
-        help="folder for everything that is made, and for finished results",
+        help="folder for data and results",
     )
     parser.add_argument("--runs", type=int, default=60, help="simulated colons of each variant")
-    parser.add_argument("--frames", type=int, default=20, help="of each colon")
-    parser.add_argument("--epochs", type=int, default=20, help="of each training")
-    parser.add_argument("--model", choices=("tiny", "big"), default="tiny", help="what to train")
-    parser.add_argument("--seed", type=int, default=0, help="of the first colon and of trainings")
-    parser.add_argument("--jobs", type=int, default=2, help="variants side by side")
-    parser.add_argument("--threads", type=int, default=1, help="of each variant")
+    parser.add_argument("--frames", type=int, default=20, help="frames of each colon")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of each training")
+    parser.add_argument(
+        "--model", choices=("tiny", "big"), default="tiny", help="detector to train"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the first colon and of trainings"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="variants that run at the same time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each variant")
     parser.add_argument(
         "--variants",
         type=_variants,
         default=list(VARIANTS),
-        help=f"what to measure, with commas between: {','.join(VARIANTS)}",
+        help=f"variants to measure, separated by commas: {','.join(VARIANTS)}",
     )
     return parser.parse_args()
 

@@ -1,9 +1,9 @@
-"""Speed of the simulator: frames a second beside those of its rays alone, and one job beside two.
+"""Speed of the simulator: frames per second, compared with its rays alone and with two jobs.
 
     python -m benchmarks.simulator [--frames 60] [--runs 6]
 
-The ratios are of things that were timed in one run of this script; the absolute numbers are of
-this machine as busy as it was.
+The ratios compare measurements of one run of this script. The absolute numbers depend on the
+machine and its load.
 """
 
 import argparse
@@ -24,10 +24,10 @@ ROUNDS = 3
 
 
 def rays_alone_fps(config: DatagenConfig) -> float:
-    """Cast the rays of a run's frames and do nothing else; frames a second."""
+    """Return the frames per second of the rays alone."""
     seen = list(islice(views(plan_run(config.seed, config=config)), 20))
     for scene, _ in seen[:1]:
-        scene.mesh  # noqa: B018 - built once, before the clock
+        scene.mesh  # noqa: B018 - built before the measurement
     started = time.perf_counter()
     for scene, view in seen:
         scene.mesh.first_hits(view.pose.position_mm, directions=view.directions)
@@ -35,7 +35,7 @@ def rays_alone_fps(config: DatagenConfig) -> float:
 
 
 def whole_fps(config: DatagenConfig) -> float:
-    """Make runs as the command does, files and all; frames a second."""
+    """Return the frames per second of complete runs with their files."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         generate_runs(
@@ -52,16 +52,18 @@ def whole_fps(config: DatagenConfig) -> float:
 
 
 def main() -> None:
-    """Measure both presets at 384x384 with everything on."""
+    """Measure both presets at 384x384 with all features."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=60, help="frames of a run of stills")
-    parser.add_argument("--runs", type=int, default=6, help="runs for one job and for two")
+    parser.add_argument("--frames", type=int, default=60, help="frames per run of stills")
+    parser.add_argument(
+        "--runs", type=int, default=6, help="runs for the comparison of one and two jobs"
+    )
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    print("384x384, one core, everything on: median of frames/s (lowest to highest)")
+    print("384x384, one core, all features: median of frames/s (lowest to highest)")
     presets: tuple[Preset, ...] = ("still", "procedure")
     for preset in presets:
-        # A procedure of a few frames would be no fly-through but leaps.
+        # With few frames the camera of a procedure would jump.
         frames = arguments.frames if preset == "still" else 10 * arguments.frames
         config = DatagenConfig(preset=preset, frames=frames, size=384)
         rays, whole = [], []
@@ -78,7 +80,7 @@ def main() -> None:
     two = whole_fps(DatagenConfig(frames=arguments.frames, runs=arguments.runs, size=384, jobs=2))
     print(f"two jobs / one: {two / one:.2f} ({two:.1f} / {one:.1f} frames/s)")
     peak_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"greatest memory of a job: {peak_mib:.0f} MiB")
+    print(f"peak memory of a job: {peak_mib:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Makes the pictures of docs/simulator.md.
+"""Make the pictures of docs/simulator.md.
 
     python docs/make_simulator.py
 
 `simulator_stills`: one frame each of 24 colons. `simulator_procedure`: a fly-through in 12 frames.
-`simulator_features`: the same frames with each feature and without it. `simulator_disturbances`:
-the same frame with each thing that disturbs.
+`simulator_features`: the same frames with and without each feature. `simulator_disturbances`: the
+same frame with each disturbance.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ SIDE_PX = 224
 GAP_PX = 4
 JPEG_QUALITY = 88
 FEATURE_SEEDS = (9, 15, 21)
-"""Colons that show what features do."""
+"""Colons whose frames show the features."""
 DISTURBED_SEED = 5
 
 Picture = NDArray[np.uint8]

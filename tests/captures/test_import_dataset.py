@@ -93,7 +93,7 @@ def test_an_existing_run_is_refused_unless_it_may_be_replaced(tmp_path: Path) ->
     folder = run_import(root).folder
     write_image(root / "images/b.png", seed=9)
     before = files_in(folder)
-    assert import_error(root) == f"{folder} exists already; remove it or pass --overwrite"
+    assert import_error(root) == f"{folder} exists already; remove it or pass overwrite=True"
     assert files_in(folder) == before
     assert run_import(root, overwrite=True).num_images == 2
     assert len(read_run(folder).frames) == 2

@@ -189,6 +189,6 @@ def test_an_existing_run_is_refused_and_replaced_when_asked(tmp_path: Path) -> N
     write_one(folder)
     with pytest.raises(HaustraError) as caught:
         write_one(folder)
-    assert str(caught.value) == f"{folder} exists already; remove it or pass --overwrite"
+    assert str(caught.value) == f"{folder} exists already; remove it or pass overwrite=True"
     write_one(folder, overwrite=True, dataset="new")
     assert read_run(folder).manifest.dataset == "new"

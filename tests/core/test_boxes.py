@@ -58,14 +58,14 @@ def test_a_box_that_cannot_be_used_is_rejected_with_its_reason(box_px: Any, reas
         ([-1e9, -1e9, 1e9, 1e9], (0, 0, 100, 80)),
     ],
 )
-def test_a_box_that_leaves_the_image_is_clipped_and_says_so(
+def test_a_box_that_leaves_the_image_is_clipped_and_marked(
     box_px: list[float], inside: tuple[float, float, float, float]
 ) -> None:
     assert check_box_px(box_px, size_wh=SIZE_WH) == CheckedBox(inside, clipped=True)
 
 
 @pytest.mark.parametrize("box_px", [(0, 0, 100, 80), (99.5, 79.5, 100, 80), [0.25, 0.5, 0.75, 1.0]])
-def test_a_box_inside_the_image_stays_as_it_is(box_px: Any) -> None:
+def test_a_box_inside_the_image_is_not_changed(box_px: Any) -> None:
     assert check_box_px(box_px, size_wh=SIZE_WH) == CheckedBox(tuple(box_px), clipped=False)
 
 

@@ -26,7 +26,7 @@ def test_the_order_of_keys_does_not_matter_and_that_of_lists_does() -> None:
     assert digest_json([1, 2]) != digest_json([2, 1])
 
 
-def test_what_is_not_json_is_refused() -> None:
+def test_values_that_are_not_json_are_refused() -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         digest_json({"path": Path("a")})
 

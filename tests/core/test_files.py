@@ -39,7 +39,7 @@ def test_a_file_is_written_with_its_folders_and_nothing_else(tmp_path: Path) -> 
     assert files_in(tmp_path) == {"a/b/c.bin": b"\x00\x01", "d.txt": "Größe".encode()}
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("a long old text")
     write_text_atomic(path, text="new")
@@ -82,7 +82,7 @@ def test_json_without_a_standard_spelling_is_not_written(tmp_path: Path, value: 
     assert files_in(tmp_path) == {}
 
 
-def test_a_json_file_that_cannot_be_read_is_named_with_what_it_should_be(tmp_path: Path) -> None:
+def test_an_unreadable_json_file_is_reported_with_its_expected_content(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     assert read_error(path) == f"{path} does not exist; expected a recipe"
     path.write_text('{"a": 1,\n"b" 2}')
@@ -98,7 +98,7 @@ def test_a_json_file_that_cannot_be_read_is_named_with_what_it_should_be(tmp_pat
 
 
 @pytest.mark.parametrize("text", ["1" * 5000, "[" * 200_000], ids=["a long number", "deep lists"])
-def test_json_that_python_gives_up_on_is_the_files_fault(tmp_path: Path, text: str) -> None:
+def test_json_that_python_cannot_parse_is_reported(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
     message = read_error(path)
@@ -106,7 +106,7 @@ def test_json_that_python_gives_up_on_is_the_files_fault(tmp_path: Path, text: s
     assert message.endswith("); expected a recipe")
 
 
-def test_a_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     target = tmp_path / "deep/run"
     with building_folder(target) as building:
         (building / "a.txt").write_text("a")
@@ -126,11 +126,11 @@ def test_an_error_inside_leaves_no_folder(tmp_path: Path, error: BaseException) 
 def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HaustraError) as caught, building_folder(tmp_path):
         pass
-    assert str(caught.value) == f"{tmp_path} exists already; remove it or pass --overwrite"
+    assert str(caught.value) == f"{tmp_path} exists already; remove it or pass overwrite=True"
     assert list(tmp_path.parent.glob(f".{tmp_path.name}*")) == []
 
 
-def test_overwriting_swaps_the_folder_and_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
+def test_overwriting_replaces_the_folder_completely(tmp_path: Path) -> None:
     target = tmp_path / "run"
     target.mkdir()
     (target / "old.txt").write_text("old")
@@ -150,7 +150,7 @@ def test_an_error_while_overwriting_keeps_the_old_folder(tmp_path: Path) -> None
     assert files_in(tmp_path) == {"run/old.txt": b"old"}
 
 
-def test_overwriting_through_a_link_replaces_the_folder_that_it_names(tmp_path: Path) -> None:
+def test_overwriting_through_a_link_replaces_its_target(tmp_path: Path) -> None:
     (tmp_path / "disk/run").mkdir(parents=True)
     (tmp_path / "disk/run/old.txt").write_text("old")
     link = tmp_path / "run"
@@ -168,7 +168,7 @@ def test_a_file_is_linked_where_the_file_system_can(tmp_path: Path) -> None:
     assert target.samefile(source)
 
 
-def test_a_link_is_followed_so_that_the_target_is_a_file_of_its_own(tmp_path: Path) -> None:
+def test_a_link_is_followed_so_that_the_target_is_a_regular_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"pixels")
     (tmp_path / "link").symlink_to("a")
     link_or_copy(tmp_path / "link", target=tmp_path / "b")
@@ -217,7 +217,7 @@ def root(tmp_path: Path) -> Path:
         "images/\ud800.png",
     ],
 )
-def test_what_leaves_the_root_is_none(root: Path, relative: str) -> None:
+def test_a_path_that_leaves_the_root_is_none(root: Path, relative: str) -> None:
     assert resolve_inside(root, relative=relative) is None
 
 
@@ -229,7 +229,7 @@ def test_an_absolute_path_is_none_even_inside_the_root(root: Path) -> None:
     "relative",
     ["images/a.png", "./images/a.png", "images/../images/a.png", "images/alias.png"],
 )
-def test_what_stays_inside_the_root_is_resolved(root: Path, relative: str) -> None:
+def test_a_path_inside_the_root_is_resolved(root: Path, relative: str) -> None:
     assert resolve_inside(root, relative=relative) == (root / "images/a.png").resolve()
 
 

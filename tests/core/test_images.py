@@ -38,7 +38,7 @@ def with_exif(jpeg: bytes, *, orientation: int = 1, rest: bytes = b"") -> bytes:
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
 
 
-def test_a_png_comes_back_exactly(tmp_path: Path) -> None:
+def test_a_png_is_read_back_exactly(tmp_path: Path) -> None:
     image = noise_image(3)
     write_png(tmp_path / "a.png", image_rgb=image)
     assert np.array_equal(read_image_rgb(tmp_path / "a.png"), image)
@@ -55,7 +55,7 @@ def test_channels_are_red_green_blue_in_memory_and_for_other_readers(tmp_path: P
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_grey_and_alpha_images_become_three_channels(channels: int) -> None:
+def test_gray_and_alpha_images_become_three_channels(channels: int) -> None:
     pixels = np.full((5, 7, channels), 90, np.uint8)
     decoded = decode_image_rgb(cv2.imencode(".png", pixels)[1].tobytes(), name="photo")
     assert decoded.shape == (5, 7, 3)
@@ -72,7 +72,7 @@ def test_every_promised_format_is_decoded(suffix: str) -> None:
     [b"", b"not an image", b"\xff\xd8", b"\x89PNG\r\n\x1a\nIEND\xae\x42\x60\x82"],
     ids=["nothing", "text", "the start of a JPEG", "a PNG without content"],
 )
-def test_bytes_that_are_no_image_are_refused(data: bytes) -> None:
+def test_bytes_that_are_not_an_image_are_refused(data: bytes) -> None:
     assert message_for(data) == NOT_AN_IMAGE
 
 
@@ -94,7 +94,7 @@ def test_a_file_that_lacks_its_last_byte_is_refused(suffix: str) -> None:
     assert message_for(encoded_image(suffix=suffix)[:-1]) == CUT_SHORT
 
 
-def test_the_end_of_a_thumbnail_does_not_hide_a_cut() -> None:
+def test_the_end_marker_of_a_thumbnail_does_not_hide_a_truncated_file() -> None:
     thumbnail = encoded_image(size_wh=(8, 8), suffix=".jpg")
     data = with_exif(encoded_image(1, size_wh=(120, 90), suffix=".jpg"), rest=thumbnail)
     assert decode_image_rgb(data, name="photo").shape == (90, 120, 3)
@@ -102,7 +102,7 @@ def test_the_end_of_a_thumbnail_does_not_hide_a_cut() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_bytes_after_the_end_of_an_image_are_no_cut(suffix: str) -> None:
+def test_bytes_after_the_end_of_an_image_are_allowed(suffix: str) -> None:
     data = encoded_image(suffix=suffix) + b"written by a camera" * 20
     assert decode_image_rgb(data, name="photo").shape == (24, 32, 3)
 
@@ -113,7 +113,7 @@ def test_exif_orientation_is_applied() -> None:
     assert np.array_equal(turned, np.rot90(decode_image_rgb(data, name="photo"), k=-1))
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path) -> None:
     for path, reason in (
         (tmp_path / "gone.png", "No such file or directory"),
         (tmp_path, "Is a directory"),
@@ -123,7 +123,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         assert str(caught.value) == f"{path} cannot be read: {reason}; expected an image"
 
 
-def test_a_bad_file_is_named_by_its_path(tmp_path: Path) -> None:
+def test_a_bad_file_is_reported_by_its_path(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"text")
     with pytest.raises(HaustraError) as caught:

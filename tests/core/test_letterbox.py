@@ -15,7 +15,7 @@ shares = st.tuples(*[st.floats(0, 1)] * 4)
 
 @settings(deadline=None)
 @given(sizes, sizes, st.sampled_from(MODES), shares)
-def test_boxes_come_back_from_the_target_within_a_millionth_of_a_pixel(
+def test_boxes_are_mapped_back_within_a_millionth_of_a_pixel(
     source_wh: tuple[int, int],
     target_wh: tuple[int, int],
     mode: ResizeMode,
@@ -30,7 +30,7 @@ def test_boxes_come_back_from_the_target_within_a_millionth_of_a_pixel(
 
 @settings(deadline=None)
 @given(sizes, sizes)
-def test_the_picture_keeps_its_aspect_fills_one_axis_and_is_centred(
+def test_the_picture_keeps_its_aspect_fills_one_axis_and_is_centered(
     source_wh: tuple[int, int], target_wh: tuple[int, int]
 ) -> None:
     letterbox = plan_letterbox(source_wh, target_size_wh=target_wh)
@@ -79,7 +79,7 @@ def test_a_wide_image_is_mapped_as_computed_by_hand() -> None:
         ((200, 100), (100, 200)),
     ],
 )
-def test_pixels_land_where_boxes_say(
+def test_pixels_and_boxes_are_mapped_alike(
     source_wh: tuple[int, int], target_wh: tuple[int, int], mode: ResizeMode
 ) -> None:
     width, height = source_wh
@@ -89,14 +89,14 @@ def test_pixels_land_where_boxes_say(
     letterbox = plan_letterbox(source_wh, target_size_wh=target_wh, mode=mode)
     rows, columns = np.nonzero(letterbox.apply(image)[:, :, 0] > 127)
     seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    (told,) = letterbox.boxes_to_target(np.array([[x0, y0, x1, y1]])) * np.tile(target_wh, 2)
-    assert np.abs(seen - told).max() <= 0.75
+    (mapped,) = letterbox.boxes_to_target(np.array([[x0, y0, x1, y1]])) * np.tile(target_wh, 2)
+    assert np.abs(seen - mapped).max() <= 0.75
 
 
 @pytest.mark.parametrize(
     ("source_wh", "target_wh"), [((40, 20), (64, 64)), ((20, 40), (64, 63)), ((21, 5), (10, 9))]
 )
-def test_everything_beside_the_picture_is_grey(
+def test_everything_beside_the_picture_is_gray(
     source_wh: tuple[int, int], target_wh: tuple[int, int]
 ) -> None:
     letterbox = plan_letterbox(source_wh, target_size_wh=target_wh)
@@ -124,7 +124,7 @@ def test_a_picture_of_the_target_size_is_copied(mode: ResizeMode) -> None:
     assert not np.shares_memory(same, image)
 
 
-def test_shrinking_averages_what_falls_together() -> None:
+def test_shrinking_averages_pixels() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     image[0, 0] = 200  # one bright pixel of four
     shrunk = plan_letterbox((4, 4), target_size_wh=(2, 2)).apply(image)
@@ -149,7 +149,7 @@ def test_a_size_that_is_not_positive_is_refused(
     assert str(caught.value) == f"expected positive sizes, got {source_wh} and {target_wh}"
 
 
-def test_no_boxes_stay_no_boxes() -> None:
+def test_an_empty_list_of_boxes_stays_empty() -> None:
     letterbox = plan_letterbox((6, 4), target_size_wh=(8, 8))
     assert letterbox.boxes_to_target(np.zeros((0, 4))).shape == (0, 4)
     assert letterbox.boxes_to_source(np.zeros((0, 4))).shape == (0, 4)

@@ -27,7 +27,7 @@ def test_a_bar_counts_each_item_after_it_was_used() -> None:
     assert bar.events == ["start letters 2", "a", "update 1", "b", "update 2", "stop"]
 
 
-def test_a_bar_tells_how_many_a_second_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_shows_the_items_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
 
     class NotingBar(RecordingBar):
@@ -40,7 +40,7 @@ def test_a_bar_tells_how_many_a_second_there_are(monkeypatch: pytest.MonkeyPatch
     assert notes == ["100 images/s", "4.0 images/s", "0.8 images/s"]
 
 
-def test_the_bar_is_taken_away_when_the_items_fail() -> None:
+def test_the_bar_is_removed_when_the_items_fail() -> None:
     bar = RecordingBar()
     with pytest.raises(ZeroDivisionError):
         list(track((1 // n for n in (1, 0)), progress=bar, description="d", total=2))

@@ -58,7 +58,7 @@ def test_the_name_decides_what_is_random(image: NDArray[np.uint8], kind: str) ->
     assert (a != b).any() == is_random
 
 
-def test_what_a_degradation_claims_is_so(image: NDArray[np.uint8]) -> None:
+def test_degradations_change_sharpness_and_brightness_as_named(image: NDArray[np.uint8]) -> None:
     def sharpness(degraded: NDArray[np.uint8]) -> float:
         return float(cv2.Laplacian(degraded, cv2.CV_64F).var())
 
@@ -70,7 +70,7 @@ def test_what_a_degradation_claims_is_so(image: NDArray[np.uint8]) -> None:
     assert (with_("glare") >= image).all()
 
 
-def test_a_crop_moves_boxes_by_hand() -> None:
+def test_a_crop_moves_boxes_as_computed_by_hand() -> None:
     # 0.7 of 100 x 200 is left: columns 15 to 85, rows 30 to 170.
     boxes = np.array([[15.0, 30, 85, 170], [0, 0, 15, 30], [5, 100, 20, 110], [50, 100, 60, 110]])
     moved = degrade_boxes(boxes, kind="crop", severity=2, size_wh=(100, 200))

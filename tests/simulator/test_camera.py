@@ -7,7 +7,7 @@ SIZE = 64
 
 
 @pytest.mark.parametrize("lens", ["fisheye", "pinhole"])
-def test_projecting_a_pixels_ray_gives_the_pixels_centre(lens: Lens) -> None:
+def test_projecting_the_ray_of_a_pixel_gives_its_center(lens: Lens) -> None:
     camera = Camera(size_px=SIZE, fov_deg=110, lens=lens)
     rows, columns = np.divmod(np.arange(SIZE**2), SIZE)
     pixels = camera.project(camera.directions.astype(np.float64) * 37)
@@ -22,7 +22,7 @@ def test_the_field_of_view_spans_the_image_from_edge_to_edge(lens: Lens) -> None
     assert edge[0] == pytest.approx([SIZE, SIZE / 2])
 
 
-def test_a_fisheye_keeps_angles_in_proportion_to_pixels() -> None:
+def test_pixels_of_a_fisheye_are_proportional_to_angles() -> None:
     camera = Camera(size_px=SIZE, fov_deg=160, lens="fisheye")
     angles = np.radians([0, 20, 40, 80])
     points = np.stack([np.sin(angles), np.zeros(4), np.cos(angles)], axis=1)
@@ -57,7 +57,7 @@ def test_drawn_cameras_are_wide_angled_and_some_have_a_mask() -> None:
         assert 0.7 < camera.mask.mean() <= 1
 
 
-def test_without_a_fisheye_the_picture_is_a_whole_pinhole_one() -> None:
+def test_without_a_fisheye_the_camera_is_a_pinhole_without_a_mask() -> None:
     camera = draw_camera(np.random.default_rng(0), size_px=SIZE, with_fisheye=False)
     assert camera.lens == "pinhole"
     assert camera.mask.all()

@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,32 +19,37 @@ from haustra.simulator.config import DatagenConfig
         ("seed", -1, "seed=-1: expected a whole number of at least 0"),
         ("size", 63, "size=63: expected a whole number from 64 to 4096"),
         ("size", 4097, "size=4097: expected a whole number from 64 to 4096"),
-        ("frame_rate_hz", 0.0, "--frame-rate-hz 0.0: expected a finite number above 0"),
-        ("frame_rate_hz", math.inf, "--frame-rate-hz inf: expected a finite number above 0"),
-        ("frame_rate_hz", math.nan, "--frame-rate-hz nan: expected a finite number above 0"),
+        ("frame_rate_hz", 0.0, "frame_rate_hz=0.0: expected a finite number above 0"),
+        ("frame_rate_hz", math.inf, "frame_rate_hz=inf: expected a finite number above 0"),
+        ("frame_rate_hz", math.nan, "frame_rate_hz=nan: expected a finite number above 0"),
         ("polyps_per_run", -1, "polyps_per_run=-1: expected a whole number from 0 to 24"),
         ("polyps_per_run", 25, "polyps_per_run=25: expected a whole number from 0 to 24"),
         (
             "polyp_size_mm",
             (5.0, 3.0),
-            "--polyp-size-mm 5 3: expected two widths from 1 to 40 mm, the least first",
+            "polyp_size_mm 5 3: expected two widths from 1 to 40 mm, the smaller first",
         ),
         (
             "polyp_size_mm",
             (2.0, 41.0),
-            "--polyp-size-mm 2 41: expected two widths from 1 to 40 mm, the least first",
+            "polyp_size_mm 2 41: expected two widths from 1 to 40 mm, the smaller first",
         ),
         ("jobs", 0, "jobs=0: expected a whole number of at least 1"),
-        ("max_cpu", 0.0, "--max-cpu 0: expected a percentage above 0, to 100"),
-        ("max_cpu", 101.0, "--max-cpu 101: expected a percentage above 0, to 100"),
+        ("max_cpu", 0.0, "max_cpu=0.0: expected a percentage above 0, up to 100"),
+        ("max_cpu", 101.0, "max_cpu=101.0: expected a percentage above 0, up to 100"),
         ("min_free_mem", -1, "min_free_mem=-1: expected a whole number of at least 0"),
         ("min_visible_pixels", 0, "min_visible_pixels=0: expected a whole number of at least 1"),
     ],
 )
-def test_a_bad_value_is_named_with_its_flag(field: str, value: Any, message: str) -> None:
+def test_a_bad_value_is_reported_with_its_setting(field: str, value: Any, message: str) -> None:
     with pytest.raises(HaustraError) as caught:
         DatagenConfig(**{field: value})
     assert str(caught.value) == message
+
+
+def test_paths_may_be_text() -> None:
+    config = DatagenConfig(output_root="captures", mesh="colon.stl")  # type: ignore[arg-type]
+    assert (config.output_root, config.mesh) == (Path("captures"), Path("colon.stl"))
 
 
 def test_the_smallest_allowed_values_are_accepted() -> None:

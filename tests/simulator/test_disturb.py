@@ -60,7 +60,7 @@ def test_every_kind_acts_in_one_place_and_has_a_rate_and_a_length() -> None:
     assert set(RATES) == set(EPISODE_S) == set(KINDS)
 
 
-def test_plans_are_functions_of_the_generator() -> None:
+def test_plans_depend_only_on_the_generator() -> None:
     for stills in (True, False):
         first, again, other = (
             plan_events(80, frame_rate_hz=10, stills=stills, rng=np.random.default_rng(seed))
@@ -89,7 +89,7 @@ def test_most_frames_of_a_procedure_have_no_event(num_frames: int) -> None:
         assert sum(bool(events) for events in plan) <= MAX_BUSY_SHARE * num_frames
 
 
-def test_procedures_have_events_of_every_kind_but_few() -> None:
+def test_procedures_have_few_events_but_of_every_kind() -> None:
     assert PROCEDURE_SHARE * sum(RATES.values()) <= 0.185
     plans = [
         plan_events(300, frame_rate_hz=10, stills=False, rng=np.random.default_rng(seed))
@@ -125,7 +125,9 @@ def test_episodes_grow_and_fade_with_one_seed() -> None:
 
 @pytest.mark.parametrize("size_px", [64, 200])
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_keeps_shape_and_type_and_its_input_and_repeats(kind: Kind, size_px: int) -> None:
+def test_each_kind_is_deterministic_and_keeps_shape_type_and_input(
+    kind: Kind, size_px: int
+) -> None:
     linear, depth_mm = make_view(size_px)
     levels = np.full((size_px, size_px, 3), 120, dtype=np.uint8)
     kept = linear.copy(), depth_mm.copy(), levels.copy()
@@ -150,7 +152,7 @@ def test_each_kind_keeps_shape_and_type_and_its_input_and_repeats(kind: Kind, si
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_strong_event_shows_and_a_weak_one_hardly_does(kind: Kind) -> None:
+def test_a_strong_event_is_visible_and_a_weak_one_hardly_is(kind: Kind) -> None:
     strong = [mean_change(kind, strength=1.0, seed=seed) for seed in range(8)]
     weak = [mean_change(kind, strength=0.01, seed=seed) for seed in range(8)]
     assert np.median(strong) > 0.5
@@ -161,7 +163,7 @@ def test_a_strong_event_shows_and_a_weak_one_hardly_does(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["stool", "blood", "bubbles", "instrument"])
-def test_what_is_hidden_shows_at_most_half_of_the_wall(kind: Kind) -> None:
+def test_hidden_pixels_show_at_most_half_of_the_wall(kind: Kind) -> None:
     linear, depth_mm = make_view(160)
     # Squares that average out where the arriving light is estimated.
     squares = 1 + 0.2 * (-1.0) ** np.add.outer(np.arange(160), np.arange(160))
@@ -181,7 +183,7 @@ def test_what_is_hidden_shows_at_most_half_of_the_wall(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", NEVER_HIDE)
-def test_what_lets_the_wall_through_hides_nothing(kind: Kind) -> None:
+def test_transparent_events_hide_nothing(kind: Kind) -> None:
     linear, depth_mm = make_view(96)
     for seed in range(6):
         assert not paint_matter(linear, depth_mm=depth_mm, events=(event(kind, seed=seed),))[
@@ -201,7 +203,7 @@ def test_matter_moves_little_from_frame_to_frame(kind: Kind) -> None:
         assert np.abs(now - soon).mean() < 0.6 * np.abs(now - unrelated).mean()
 
 
-def test_motion_and_defocus_leave_the_picture_where_it_is() -> None:
+def test_motion_and_defocus_do_not_shift_the_picture() -> None:
     dot = np.zeros((200, 200, 3), dtype=np.float32)
     dot[100, 80] = 1
     places = np.arange(200)
@@ -214,14 +216,14 @@ def test_motion_and_defocus_leave_the_picture_where_it_is() -> None:
             assert light.max() < 0.3
 
 
-def test_no_events_change_nothing() -> None:
+def test_without_events_nothing_changes() -> None:
     linear, depth_mm = make_view(64)
     light, hides = paint_matter(linear, depth_mm=depth_mm, events=())
     assert np.array_equal(blur_light(light, events=()), linear)
     assert not hides.any()
 
 
-def test_matter_needs_no_wall() -> None:
+def test_matter_is_painted_without_a_wall() -> None:
     nothing = np.zeros((64, 64), dtype=np.float32)
     for kind in MATTER:
         light, _ = paint_matter(
@@ -230,11 +232,11 @@ def test_matter_needs_no_wall() -> None:
         assert np.isfinite(light).all()
 
 
-def test_screens_have_text_and_square_as_often_as_stated() -> None:
-    screens = [draw_screen(np.random.default_rng(seed), size_px=128) for seed in range(600)]
+def test_screens_have_text_and_square_at_the_documented_rates() -> None:
+    screens = [draw_screen(np.random.default_rng(seed)) for seed in range(600)]
     assert np.mean([s.text is not None for s in screens]) == pytest.approx(TEXT_SHARE, abs=0.06)
     assert np.mean([s.square is not None for s in screens]) == pytest.approx(SQUARE_SHARE, abs=0.06)
-    assert draw_screen(np.random.default_rng(0), size_px=128) == screens[0]
+    assert draw_screen(np.random.default_rng(0)) == screens[0]
 
 
 @pytest.mark.parametrize("size_px", [64, 200])
@@ -242,7 +244,7 @@ def test_a_square_covers_its_corner_and_letters_cover_nothing(size_px: int) -> N
     levels = np.full((size_px, size_px, 3), 90, dtype=np.uint8)
     with_text = 0
     for seed in range(40):
-        screen = draw_screen(np.random.default_rng(seed), size_px=size_px)
+        screen = draw_screen(np.random.default_rng(seed))
         painted, hides = paint_screen(levels, screen, frame_number=5, seconds=0.5)
         assert painted.dtype == np.uint8
         assert (levels == 90).all()
@@ -258,11 +260,11 @@ def test_a_square_covers_its_corner_and_letters_cover_nothing(size_px: int) -> N
     assert with_text > 10
 
 
-def test_clocks_on_the_screen_go() -> None:
+def test_clocks_on_the_screen_advance() -> None:
     levels = np.zeros((384, 384, 3), dtype=np.uint8)
     moved = 0
     for seed in range(20):
-        screen = draw_screen(np.random.default_rng(seed), size_px=384)
+        screen = draw_screen(np.random.default_rng(seed))
         first, same, later = (
             paint_screen(levels, screen, frame_number=0, seconds=seconds)[0]
             for seconds in (0.0, 0.4, 7.0)

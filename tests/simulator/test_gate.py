@@ -23,7 +23,7 @@ def test_it_waits_until_memory_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     assert naps == [gate.CHECK_EVERY_S] * 2
 
 
-def test_it_waits_while_others_use_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_waits_while_others_use_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     percent = iter([90.0, 20.0])
     naps: list[float] = []
     monkeypatch.setattr(gate, "others_cpu_percent", lambda: next(percent))
@@ -32,7 +32,7 @@ def test_it_waits_while_others_use_the_processor(monkeypatch: pytest.MonkeyPatch
     assert naps == [gate.CHECK_EVERY_S]
 
 
-def test_our_own_work_does_not_count_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_own_work_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     def busy(interval: float) -> float:
         total = 0
         end = time.process_time() + interval
@@ -45,7 +45,7 @@ def test_our_own_work_does_not_count_as_others(monkeypatch: pytest.MonkeyPatch) 
     assert gate.others_cpu_percent() < 30
 
 
-def test_without_psutil_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_psutil_the_extra_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psutil", None)
     with pytest.raises(MissingExtraError) as caught:
         gate.wait_for_room(max_cpu=50, min_free_mem=0, progress=SilentProgress())

@@ -56,14 +56,14 @@ class RecordingProgress:
         self.events.append(("stop", 0))
 
 
-def test_a_run_is_the_same_to_the_byte_for_its_seed(tmp_path: Path) -> None:
+def test_a_seed_always_makes_the_same_bytes(tmp_path: Path) -> None:
     first = generate_runs(small_config(tmp_path / "a", seed=7)).folders
     second = generate_runs(small_config(tmp_path / "b", seed=6, runs=2)).folders
     assert files_of(first[0]) == files_of(second[1])
 
 
 @pytest.mark.parametrize("preset", ["still", "procedure"])
-def test_two_jobs_make_the_bytes_of_one(tmp_path: Path, preset: str) -> None:
+def test_two_jobs_make_the_same_bytes_as_one(tmp_path: Path, preset: str) -> None:
     settings: dict[str, Any] = {"runs": 3, "preset": preset, "truth": True, "size": 64}
     one = generate_runs(small_config(tmp_path / "one", **settings)).folders
     two = generate_runs(small_config(tmp_path / "two", jobs=2, **settings)).folders
@@ -76,7 +76,7 @@ def test_runs_of_different_seeds_differ(tmp_path: Path) -> None:
     assert pictures[0] != pictures[1]
 
 
-def test_a_run_folder_holds_manifest_images_and_labels(tmp_path: Path) -> None:
+def test_a_run_folder_contains_manifest_images_and_labels(tmp_path: Path) -> None:
     (run,) = generate_runs(small_config(tmp_path, seed=12, frame_rate_hz=5.0)).folders
     assert run == tmp_path / "run_sim_000012"
     assert list(files_of(run)) == [
@@ -161,7 +161,7 @@ def write_mesh(path: Path) -> Path:
     return path
 
 
-def test_a_mesh_takes_the_place_of_the_simulated_colon(tmp_path: Path) -> None:
+def test_a_mesh_replaces_the_simulated_colon(tmp_path: Path) -> None:
     mesh = write_mesh(tmp_path / "colon.stl")
     config = small_config(tmp_path / "captures", mesh=mesh, runs=2, frames=8, preset="procedure")
     first, second = generate_runs(config).folders
@@ -174,7 +174,7 @@ def test_a_mesh_takes_the_place_of_the_simulated_colon(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_mesh_that_is_no_colon_stops_the_call_before_any_run(tmp_path: Path, jobs: int) -> None:
+def test_a_mesh_without_a_lumen_is_refused_before_any_run(tmp_path: Path, jobs: int) -> None:
     mesh = tmp_path / "ball.stl"
     trimesh.creation.icosphere(radius=5.0).export(mesh)
     with pytest.raises(HaustraError) as caught:
@@ -183,7 +183,7 @@ def test_a_mesh_that_is_no_colon_stops_the_call_before_any_run(tmp_path: Path, j
     assert not (tmp_path / "captures").exists()
 
 
-def test_a_camera_outside_the_lumen_is_named(
+def test_a_camera_outside_the_lumen_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def outside(scene: Scene, *, num_frames: int, **_settings: Any) -> list[Pose]:
@@ -203,8 +203,8 @@ def test_an_existing_run_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(HaustraError) as caught:
         generate_runs(small_config(tmp_path, runs=2))
     assert str(caught.value) == (
-        f"{taken} exists already, made with other settings; pass --overwrite, or another --seed or "
-        "--output-root"
+        f"{taken} exists already, made with other settings; pass overwrite=True, or "
+        "another seed or output_root"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["run_sim_000001"]
 
@@ -218,7 +218,7 @@ def test_a_run_made_with_the_same_settings_is_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run_sim_000000", "run_sim_000001"]
 
 
-def test_what_a_killed_process_left_is_removed_and_the_set_becomes_whole(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed_and_the_runs_completed(tmp_path: Path) -> None:
     code = (
         "import os, sys, signal\n"
         "from pathlib import Path\n"
@@ -274,7 +274,7 @@ def test_a_full_disk_leaves_nothing_half_written(
         generate_runs(small_config(tmp_path))
     assert str(caught.value) == (
         f"{tmp_path / 'run_sim_000000'} could not be written: No space left on device; complete "
-        "runs are kept, so make room and call again"
+        "runs are kept, so free space and call again"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -299,7 +299,7 @@ def test_truth_agrees_with_the_boxes(tmp_path: Path) -> None:
     assert num_boxes > 20
 
 
-def test_truth_gives_distances_along_rays_and_the_pose(tmp_path: Path) -> None:
+def test_truth_contains_distances_along_rays_and_the_pose(tmp_path: Path) -> None:
     (run,) = generate_runs(small_config(tmp_path, frames=2, truth=True)).folders
     steps = cv2.imread(str(run / "truth/frame_00000_distance.png"), cv2.IMREAD_UNCHANGED)
     assert steps is not None
@@ -324,13 +324,13 @@ def test_leaving_a_feature_out_changes_the_picture(tmp_path: Path, feature: Feat
     )
 
 
-def test_clean_is_without_disturbances(tmp_path: Path) -> None:
+def test_clean_is_the_same_as_without_disturbances(tmp_path: Path) -> None:
     (clean,) = generate_runs(small_config(tmp_path / "a", clean=True)).folders
     (less,) = generate_runs(small_config(tmp_path / "b", without=("disturbances",))).folders
     assert files_of(clean) == files_of(less)
 
 
-def test_the_camera_of_a_procedure_moves_on_and_polyps_come_back(tmp_path: Path) -> None:
+def test_the_camera_of_a_procedure_goes_in_and_out_again(tmp_path: Path) -> None:
     config = small_config(tmp_path, preset="procedure", frames=80, truth=True, clean=True)
     (run,) = generate_runs(config).folders
     poses = [json.loads(path.read_text()) for path in sorted((run / "truth").glob("*_pose.json"))]
@@ -340,10 +340,10 @@ def test_the_camera_of_a_procedure_moves_on_and_polyps_come_back(tmp_path: Path)
     assert far[-1] < 60  # and out again
 
 
-def test_polyps_that_fit_nowhere_are_named(tmp_path: Path) -> None:
+def test_polyps_that_fit_nowhere_are_reported(tmp_path: Path) -> None:
     with pytest.raises(HaustraError) as caught:
         generate_runs(small_config(tmp_path, polyp_size_mm=(39.0, 40.0), polyps_per_run=24))
-    assert str(caught.value).startswith("--polyp-size-mm 39 40: no room on the wall for polyp ")
+    assert str(caught.value).startswith("polyp_size_mm 39 40: no room on the wall for polyp ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -359,7 +359,7 @@ def test_an_output_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(HaustraError) as caught:
         generate_runs(small_config(file))
-    assert str(caught.value) == f"--output-root {file}: expected a folder, found a file"
+    assert str(caught.value) == f"output_root={str(file)!r}: expected a folder, found a file"
 
 
 def test_progress_counts_the_frames_of_all_runs(tmp_path: Path) -> None:

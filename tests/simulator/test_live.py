@@ -11,14 +11,14 @@ def colon() -> LiveColon:
     return LiveColon(3, size_px=64)
 
 
-def test_the_autopilot_begins_as_the_procedure_of_that_seed(colon: LiveColon) -> None:
+def test_the_autopilot_renders_frames_in_time_order(colon: LiveColon) -> None:
     first = colon.next_view()
     assert first.image_rgb.shape == (64, 64, 3)
     assert first.seconds == 0
     assert colon.next_view().seconds == 0.1
 
 
-def test_a_hand_moves_the_camera_and_lets_go(colon: LiveColon) -> None:
+def test_manual_control_moves_the_camera(colon: LiveColon) -> None:
     colon.take_over(autopilot=False)
     start = colon._pose.position_mm
     standing = [colon.next_view() for _ in range(2)]
@@ -43,7 +43,7 @@ def test_the_camera_never_leaves_the_lumen(colon: LiveColon, drive: Drive) -> No
     assert colon._plan.scene.free_distance_mm(colon._pose.position_mm) > 1
 
 
-def test_the_autopilot_goes_on_from_where_the_hand_let_go(colon: LiveColon) -> None:
+def test_the_autopilot_continues_from_the_position_of_manual_control(colon: LiveColon) -> None:
     colon.take_over(autopilot=False)
     for _ in range(40):
         colon._pose = colon._driven(colon._pose, drive=Drive(ahead=1.0))

@@ -63,7 +63,7 @@ def _share_inward(tube: Tube) -> float:
 
 
 def _same(one: Tube, other: Tube) -> bool:
-    """Whether two tubes have the same line and the same faces, in any order."""
+    """Return whether two tubes have the same line and the same faces in any order."""
     middles = [t.vertices_mm[t.faces].mean(axis=1) for t in (one, other)]
     normals = [face_normals(t.vertices_mm, faces=t.faces) for t in (one, other)]
     apart, nearest = cKDTree(middles[0]).query(middles[1])
@@ -83,7 +83,7 @@ def test_the_line_runs_through_the_middle_of_the_lumen(loaded_tube: Tube, true_t
     assert loaded_tube.length_mm == pytest.approx(true_tube.length_mm, abs=6)
 
 
-def test_the_line_has_even_steps_and_a_frame_that_does_not_twist(loaded_tube: Tube) -> None:
+def test_the_line_has_even_steps_and_sides_that_do_not_twist(loaded_tube: Tube) -> None:
     steps = np.diff(loaded_tube.centers_mm, axis=0)
     tangents, sides = loaded_tube.tangents, loaded_tube.sides
     assert np.linalg.norm(steps, axis=1) == pytest.approx(STEP_MM, abs=1e-3)
@@ -126,7 +126,7 @@ def test_edges_are_short_enough_for_polyps(loaded_tube: Tube) -> None:
 
 
 @pytest.mark.parametrize("flipped", ["all", "some"])
-def test_the_way_that_faces_look_does_not_matter(flipped: str, tmp_path: Path) -> None:
+def test_the_orientation_of_faces_does_not_matter(flipped: str, tmp_path: Path) -> None:
     vertices, faces = _cylinder(length_mm=100, radius_mm=14)
     rng = np.random.default_rng(1)
     turned = np.ones(len(faces), dtype=bool) if flipped == "all" else rng.random(len(faces)) < 0.4
@@ -169,7 +169,7 @@ def test_a_closed_cylinder_has_a_texture_on_its_ends(tmp_path: Path) -> None:
     assert jumps_px.max() < TILE_PX / 8
 
 
-def test_parts_that_lie_against_each_other_keep_their_own_stations(tmp_path: Path) -> None:
+def test_touching_parts_of_the_colon_keep_their_own_stations(tmp_path: Path) -> None:
     # A hairpin: two straight ways whose walls are a millimeter apart, and half a turn.
     turn = np.linspace(-np.pi / 2, np.pi / 2, 24)
     bend = np.stack([100 + 15.5 * np.cos(turn), 15.5 * np.sin(turn), 0 * turn], axis=1)
@@ -195,14 +195,14 @@ def test_a_small_second_part_is_left_out(tmp_path: Path) -> None:
     assert load_mesh_tube(path).vertices_mm[:, 1].max() < 20
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "colon.obj"
     with pytest.raises(HaustraError) as caught:
         load_mesh_tube(path)
     assert str(caught.value) == f"{path} does not exist; expected a mesh file; correct the path"
 
 
-def test_an_unknown_suffix_is_named(tmp_path: Path) -> None:
+def test_an_unknown_suffix_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "colon.FBX"
     path.write_bytes(b"")
     with pytest.raises(HaustraError) as caught:
@@ -217,7 +217,7 @@ def test_an_unknown_suffix_is_named(tmp_path: Path) -> None:
     ("suffix", "damage"),
     [("stl", "cut"), *((s, d) for s in ("glb", "ply") for d in ("empty", "text", "cut"))],
 )
-def test_a_damaged_file_is_named(suffix: str, damage: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported(suffix: str, damage: str, tmp_path: Path) -> None:
     path = _export(*_cylinder(length_mm=20, radius_mm=5), tmp_path / f"colon.{suffix}")
     whole = path.read_bytes()
     path.write_bytes({"empty": b"", "text": b"not a mesh\n", "cut": whole[:-300]}[damage])
@@ -228,7 +228,7 @@ def test_a_damaged_file_is_named(suffix: str, damage: str, tmp_path: Path) -> No
     )
 
 
-def test_a_face_without_its_vertices_is_damage(tmp_path: Path) -> None:
+def test_a_face_with_a_missing_vertex_is_reported_as_damage(tmp_path: Path) -> None:
     path = tmp_path / "colon.obj"
     path.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n")
     with pytest.raises(HaustraError) as caught:
@@ -248,7 +248,7 @@ def test_a_mesh_without_faces_is_refused(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_vertices_that_are_not_finite_are_counted(value: float, tmp_path: Path) -> None:
+def test_vertices_that_are_not_finite_are_reported(value: float, tmp_path: Path) -> None:
     vertices, faces = _cylinder(length_mm=100, radius_mm=14)
     vertices[[3, 5], 1] = value
     path = _export(vertices, faces, tmp_path / "colon.ply")
@@ -305,7 +305,7 @@ def test_a_mesh_larger_than_a_colon_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_too_many_faces_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_faces_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesh_import, "MAX_FACES", 3000)
     vertices, faces = _cylinder(length_mm=100, radius_mm=14)
     path = _export(vertices, faces, tmp_path / "colon.stl")
@@ -351,7 +351,7 @@ def test_a_lumen_with_a_wall_across_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["trimesh", "scipy", "embreex"])
-def test_a_missing_package_is_named(
+def test_a_missing_package_is_reported(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)

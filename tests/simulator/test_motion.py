@@ -34,7 +34,7 @@ def test_a_wave_narrows_the_lumen_where_it_is_and_travels() -> None:
         assert share[place + 60] < 1e-6
 
 
-def test_breathing_comes_back() -> None:
+def test_breathing_is_periodic() -> None:
     wave = one_wave(-1000.0, breath_share=0.02)
     at_rest, half, whole = (
         wave.narrowing(np.array([0.0]), seconds=seconds)[0] for seconds in (0.0, 2.25, 4.5)
@@ -42,7 +42,7 @@ def test_breathing_comes_back() -> None:
     assert (at_rest, half, whole) == pytest.approx((0.0, 0.02, 0.0))
 
 
-def test_wall_and_camera_move_towards_the_centerline_by_the_same_share(scene: Scene) -> None:
+def test_wall_and_camera_move_toward_the_centerline_by_the_same_share(scene: Scene) -> None:
     tube = scene.tube
     station = len(tube.centers_mm) // 2
     wave = one_wave(station * STEP_MM)
@@ -71,7 +71,7 @@ def test_polyps_keep_their_shape(scene: Scene) -> None:
     assert np.isfinite(moved.vertices_mm).all()
 
 
-def test_a_moved_scene_holds_what_the_camera_can_see() -> None:
+def test_a_moved_scene_contains_everything_that_the_camera_sees() -> None:
     colon = make_scene(2, num_polyps=6, sections=SECTIONS)
     station = len(colon.tube.centers_mm) // 3
     moved = moved_scene(

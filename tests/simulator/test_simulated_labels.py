@@ -111,7 +111,7 @@ def test_a_box_bounds_the_visible_pixels_of_its_polyp(scene: Scene) -> None:
     assert boxes > 5
 
 
-def test_taking_the_polyp_away_changes_the_depth_inside_its_box_only(
+def test_removing_the_polyp_changes_the_depth_inside_its_box_only(
     scene: Scene, clear_pose: Pose
 ) -> None:
     bare = assemble_scene(scene.tube, polyps=scene.polyps[1:], surface=scene.surface)
@@ -148,7 +148,7 @@ def test_a_polyp_behind_the_wall_gets_no_box(scene: Scene) -> None:
     assert "run/polyp_1" not in labels_of(scene, pose=pose, camera=camera)
 
 
-def test_a_half_hidden_polyp_is_boxed_where_it_shows(
+def test_the_box_of_a_half_hidden_polyp_bounds_its_visible_part(
     scene: Scene, clear_pose: Pose, with_screen: WithScreen
 ) -> None:
     whole = polyp_mask(scene, pose=clear_pose)
@@ -172,7 +172,7 @@ def test_a_nearly_hidden_polyp_has_a_small_fraction(
     assert label.bbox_px[2] - label.bbox_px[0] == 1
 
 
-def test_a_polyp_split_by_something_before_it_has_one_box_over_both_parts(
+def test_a_polyp_split_by_an_obstacle_has_one_box_around_both_parts(
     scene: Scene, clear_pose: Pose, with_screen: WithScreen
 ) -> None:
     whole = labels_of(scene, pose=clear_pose)["run/polyp_1"]
@@ -185,7 +185,7 @@ def test_a_polyp_split_by_something_before_it_has_one_box_over_both_parts(
     assert split.visible_fraction < whole.visible_fraction
 
 
-def test_a_polyp_across_the_edge_is_clipped_and_not_called_hidden(
+def test_a_polyp_at_the_edge_is_clipped_and_does_not_count_as_hidden(
     scene: Scene, clear_pose: Pose
 ) -> None:
     right, down, ahead = clear_pose.axes

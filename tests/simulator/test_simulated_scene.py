@@ -22,7 +22,7 @@ def crowded_scene(request: pytest.FixtureRequest) -> Scene:
     return make_scene(request.param, num_polyps=8)
 
 
-def test_a_scene_is_a_function_of_its_seed() -> None:
+def test_a_scene_depends_only_on_its_seed() -> None:
     first, again, other = (make_scene(seed, num_polyps=2) for seed in (4, 4, 5))
     assert np.array_equal(first.vertices_mm, again.vertices_mm)
     assert np.array_equal(first.surface.wall.color, again.surface.wall.color)
@@ -73,7 +73,7 @@ def test_every_pixel_sees_tissue(crowded_scene: Scene) -> None:
         assert (instance == WALL).any()
 
 
-def test_polyps_have_the_width_that_they_claim(crowded_scene: Scene) -> None:
+def test_polyps_have_their_stated_width(crowded_scene: Scene) -> None:
     for polyp in crowded_scene.polyps:
         exposed = polyp.vertices_mm[np.unique(polyp.exposed_faces)]
         apart = np.linalg.norm(exposed[:, None] - exposed[None], axis=-1).max()
@@ -116,7 +116,7 @@ def test_as_many_polyps_as_the_config_allows_find_room() -> None:
     assert len(make_scene(2, num_polyps=24).polyps) == 24
 
 
-def test_without_embreex_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_embreex_the_extra_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     tube = build_tube(np.random.default_rng(0), sections=SECTIONS[:1])
     monkeypatch.setitem(sys.modules, "embreex.rtcore_scene", None)
     with pytest.raises(MissingExtraError) as caught:

@@ -55,7 +55,7 @@ def test_the_transverse_colon_is_more_triangular_than_the_descending() -> None:
     assert shares["transverse"] > 1.5 * shares["descending"]
 
 
-def test_textures_are_continuous_over_every_face_but_where_the_ends_close(colon: Tube) -> None:
+def test_textures_are_continuous_over_every_face_except_at_the_ends(colon: Tube) -> None:
     corners = colon.texture_px[colon.faces]
     jumps = np.ptp(corners, axis=1).max(axis=1)
     rows = colon.station[colon.faces]

@@ -28,12 +28,12 @@ def datagen(
     if as_json:
         print_json({"runs": [str(folder) for folder in folders], "num_kept": result.num_kept})
         return
-    kept = f" ({result.num_kept} were there already)" if result.num_kept else ""
+    kept = f" ({result.num_kept} existed already)" if result.num_kept else ""
     print_lines(
         [
             f"simulated {len(folders)} run(s) of {config.frames} frames in {config.output_root}"
             f"{kept}",
-            f"look at them: haustra overlay {folders[0]}",
+            f"view them:    haustra overlay {folders[0]}",
             f"next:         haustra prune --captures {config.output_root}",
         ]
     )

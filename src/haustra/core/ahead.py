@@ -1,4 +1,4 @@
-"""Doing work a little ahead of its use, in threads, with results in order."""
+"""Work in threads ahead of its use, with results in order."""
 
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +12,9 @@ Result = TypeVar("Result")
 def map_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, num_ahead: int
 ) -> Generator[Result, None, None]:
-    """Yield `function(item)` of each item in order, at most `num_ahead` of them begun early.
+    """Yield `function(item)` for each item in order, computing at most `num_ahead` items early.
 
-    Whoever stops listening, by an error or Ctrl-C, waits only for what has begun.
+    A caller that stops, by an error or Ctrl-C, waits only for items that have begun.
     """
     waiting = iter(items)
     pool = ThreadPoolExecutor(threads)

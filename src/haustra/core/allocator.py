@@ -1,4 +1,4 @@
-"""How the C library keeps memory between training steps, simulated frames or decoded images."""
+"""Settings of the C library's memory allocator. They act only with glibc."""
 
 import ctypes
 import sys
@@ -8,11 +8,11 @@ _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees for the next step. Only glibc; nothing elsewhere.
+    """Keep freed memory in this process for later use.
 
-    Each step of a training, each simulated frame and each decoded image allocates and frees the
-    same blocks. By default glibc returns large ones to the system at once, and the next step pays
-    for every page again: a tenth to a fifth of its time.
+    Each training step, simulated frame and decoded image allocates and frees the same blocks.
+    glibc returns large blocks to the system at once by default, and the next step then spends a
+    tenth to a fifth of its time on new pages.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -23,7 +23,7 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Give what this process has freed back to the system. Only glibc; nothing elsewhere."""
+    """Return freed memory of this process to the system."""
     if not sys.platform.startswith("linux"):
         return
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -21,7 +21,7 @@ class CheckedBox(NamedTuple):
 
 
 def is_four_numbers(value: object) -> TypeGuard[Sequence[int | float]]:
-    """Tell whether a value from a file is a list of four numbers; strings and bools are not."""
+    """Return whether a value from a file is a list of four numbers; strings and bools are not."""
     return (
         isinstance(value, list | tuple)
         and len(value) == 4
@@ -30,14 +30,11 @@ def is_four_numbers(value: object) -> TypeGuard[Sequence[int | float]]:
 
 
 def check_box_px(box_px: object, *, size_wh: tuple[int, int]) -> CheckedBox | str:
-    """Clip one box to its image, or say in a phrase why it cannot be used.
+    """Return a box clipped to its image, or the reason why it cannot be used.
 
     Args:
-        box_px: four numbers `x0,y0,x1,y1` in pixels, as read from a file.
-        size_wh: width and height of the image in pixels.
-
-    Returns:
-        The clipped box, or the reason for rejecting it.
+        box_px: Four numbers `x0,y0,x1,y1` in pixels, as read from a file.
+        size_wh: Width and height of the image in pixels.
     """
     if not is_four_numbers(box_px):
         return f"box {box_px!r:.60} is not four numbers x0,y0,x1,y1"
@@ -60,7 +57,7 @@ def check_box_px(box_px: object, *, size_wh: tuple[int, int]) -> CheckedBox | st
 
 
 def box_areas(boxes_xyxy: FloatArray) -> FloatArray:
-    """Return the areas of `boxes_xyxy` [N,4] as [N], in the square of their unit."""
+    """Return the areas of `boxes_xyxy` [N,4], [N]."""
     return (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
 
 

@@ -1,4 +1,4 @@
-"""What numbers were made on and with, so that they can be explained later. Needs no torch."""
+"""Description of the machine, versions and git state behind a result."""
 
 import os
 import platform
@@ -11,15 +11,10 @@ from typing import Any
 from haustra import __version__
 
 PACKAGES = (
-    "torch",
-    "tinygrad",
-    "onnxruntime",
-    "numpy",
-    "opencv-python-headless",
-    "safetensors",
-    "pyarrow",
+    *("torch", "tinygrad", "onnxruntime", "numpy"),
+    *("opencv-python-headless", "safetensors", "pyarrow"),
 )
-"""What decides the numbers of a training or an evaluation."""
+"""Packages that affect the numbers of a training or an evaluation."""
 
 
 def _version_of(package: str) -> str | None:
@@ -37,7 +32,7 @@ def _cpu_name() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git prints, or None where there is no git or no repository."""
+    """Return the output of git, or None without git or a repository."""
     try:
         done = subprocess.run(  # noqa: S603
             ["git", *arguments],  # noqa: S607
@@ -53,7 +48,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return commit and cleanliness of the repository that a folder lies in; None without one."""
+    """Return commit and branch of the repository of a folder; None without one."""
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
@@ -65,7 +60,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return versions, machine and git state (of the working folder) as JSON values."""
+    """Return versions, machine and git state of the working folder as JSON values."""
     return {
         "haustra_version": __version__,
         "python": platform.python_version(),

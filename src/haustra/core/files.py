@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: temporary name, fsync, rename."""
+"""Atomic writing of files and folders: temporary name, fsync, rename."""
 
 import errno
 import json
@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 
 
 def _sync(path: Path) -> None:
@@ -27,9 +27,9 @@ def _temporary_sibling(path: Path) -> Path:
 
 @contextmanager
 def writing_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; the file written there becomes `path` at the end.
+    """Yield a temporary path beside `path`; the file that the block writes there becomes `path`.
 
-    Readers see the old file or the whole new one, never a part. The block must write the file.
+    Readers see the old file or the complete new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_sibling(path)
@@ -40,37 +40,33 @@ def writing_file(path: Path) -> Iterator[Path]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
-            # A full disk does not say which file it has no room for; nobody knows the temporary.
+            # The user does not know the temporary name.
             error.filename = str(path)
         raise
     _sync(path.parent)
 
 
 def write_bytes_atomic(path: Path, *, data: bytes) -> None:
-    """Write `data` to `path`; readers see the old file or the whole new one, never a part."""
+    """Write `data` to `path` atomically."""
     with writing_file(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text_atomic(path: Path, *, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8 atomically."""
     write_bytes_atomic(path, data=text.encode())
 
 
 def write_json_atomic(path: Path, *, value: Any) -> None:
-    """Write a JSON value, indented, without NaN or infinity, whole or not at all."""
+    """Write a JSON value, indented, without NaN or infinity, atomically."""
     write_text_atomic(path, text=json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, *, what: str) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: the file.
-        what: what the file should be, for the message ("a warehouse manifest").
+    """Read a JSON file; messages call it `what`, such as "a warehouse manifest".
 
     Raises:
-        HaustraError: the file is missing, unreadable or not JSON.
+        HaustraError: The file is missing, unreadable or not JSON.
     """
     try:
         data = path.read_bytes()
@@ -85,7 +81,7 @@ def parse_json(data: bytes, *, name: str, what: str) -> Any:
     """Parse the bytes of a JSON file that is called `name` in messages.
 
     Raises:
-        HaustraError: they are not JSON.
+        HaustraError: They are not JSON.
     """
     try:
         return json.loads(data)
@@ -95,22 +91,22 @@ def parse_json(data: bytes, *, name: str, what: str) -> Any:
         raise HaustraError(
             f"{name} is not JSON (line {error.lineno}: {error.msg}); expected {what}"
         ) from None
-    except (ValueError, RecursionError) as error:  # a number of 5000 digits, 10,000 open brackets
+    except (ValueError, RecursionError) as error:  # 5,000 digits, 10,000 open brackets
         raise HaustraError(f"{name} is not usable JSON ({error}); expected {what}") from None
 
 
 @contextmanager
 def building_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary sibling folder that becomes `path` when the block ends without an error.
+    """Yield a temporary folder that becomes `path` when the block ends without an error.
 
-    An existing `path` is replaced only with `overwrite`, and only after the new folder is whole.
+    An existing `path` is replaced only with `overwrite`, once the new folder is complete.
 
     Raises:
         HaustraError: `path` exists and `overwrite` is false.
     """
     if path.exists() and not overwrite:
-        raise HaustraError(f"{path} exists already; remove it or pass --overwrite")
-    path = path.resolve()  # a symbolic link stays, and the folder that it names is replaced
+        raise HaustraError(f"{path} exists already; remove it or pass {option('overwrite', True)}")
+    path = path.resolve()  # a symbolic link remains, and its target is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_sibling(path)
     temporary.mkdir()
@@ -123,15 +119,15 @@ def building_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def move_folder(folder: Path, *, target: Path) -> None:
-    """Rename `folder` to `target`; a folder that stands there makes way, and is removed after.
+    """Rename `folder` to `target` on the same file system; an existing `target` is removed.
 
-    Both must lie on one file system. Of two processes that do this at once the later one stays.
+    If two processes do this at the same time, the folder of the later one remains.
     """
     _sync(folder)
     retired = []
     while not _rename_to_free_name(folder, target=target):
         retired.append(_temporary_sibling(target))
-        with suppress(FileNotFoundError):  # where another process was quicker
+        with suppress(FileNotFoundError):  # another process was faster
             target.replace(retired[-1])
     for old in retired:
         shutil.rmtree(old, ignore_errors=True)
@@ -149,9 +145,9 @@ def _rename_to_free_name(folder: Path, *, target: Path) -> bool:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what `building_folder` or `writing_file` of `path` left in processes that were killed.
+    """Remove temporary files and folders of `path` that killed processes left behind.
 
-    The name of `path` may have `*` for many.
+    The name of `path` may contain `*`.
     """
     for left in path.parent.glob(f".{path.name}.*.*"):
         owner = left.name.split(".")[-2]
@@ -166,15 +162,13 @@ def remove_abandoned(path: Path) -> None:
 def _is_running(process_id: int) -> bool:
     try:
         os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return error.errno == errno.EPERM
     return True
 
 
 def link_or_copy(source: Path, *, target: Path) -> None:
-    """Hard-link `source` as `target`, or copy its bytes where the file system cannot link."""
+    """Hard-link `source` as `target`, or copy it if the file system cannot link."""
     try:
         os.link(source.resolve(), target)
     except OSError:
@@ -182,16 +176,16 @@ def link_or_copy(source: Path, *, target: Path) -> None:
 
 
 def resolve_inside(root: Path, *, relative: str) -> Path | None:
-    """Return the file that `relative` names inside `root`, or None where it would lie outside.
+    """Return the file that `relative` names inside `root`, or None if it would lie outside.
 
-    Absolute paths, `..` and symbolic links that leave `root` all count as outside, and so does
-    what cannot name a file: a loop of links, or text that no file system takes.
+    Absolute paths, `..`, symbolic links that leave `root`, loops of links and names that no file
+    system accepts all count as outside.
     """
     return resolve_below(root.resolve(), relative=relative)
 
 
 def resolve_below(resolved_root: Path, *, relative: str) -> Path | None:
-    """Do the same for a root that is resolved already: for many files of one root."""
+    """Do the same for a root that is already resolved, for many files of one root."""
     if not relative or "\0" in relative or Path(relative).is_absolute():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Images in and out: one decoder for every stage, RGB uint8 [H,W,3], whole files only."""
+"""Reading and writing image files as RGB uint8 [H,W,3]; truncated files are refused."""
 
 import os
 from pathlib import Path
@@ -27,12 +27,12 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def _is_cut_short(data: bytes) -> bool:
-    """Tell whether a JPEG or PNG lacks its end marker; OpenCV 4 fills the rest with grey."""
+    """Return whether a JPEG or PNG lacks its end marker; OpenCV 4 fills the rest with gray."""
     if data.startswith(b"\xff\xd8"):
-        # No end marker can stand inside the compressed scan, so the last one must follow it.
+        # The compressed scan cannot contain an end marker, so the last one must follow it.
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     if data.startswith(b"\x89PNG"):
-        # With its checksum, so that no pixel data look like it; anything may follow it.
+        # With its checksum, so that pixel data cannot match; other data may follow.
         return data.rfind(b"IEND\xae\x42\x60\x82") < 0
     return False
 
@@ -41,11 +41,11 @@ def decode_image_rgb(data: bytes, *, name: str) -> NDArray[np.uint8]:
     """Decode an image file's bytes to RGB uint8 [H,W,3]; EXIF orientation is applied.
 
     Args:
-        data: the bytes of the file.
-        name: what to call the file in a message.
+        data: Bytes of the file.
+        name: Name of the file in messages.
 
     Raises:
-        HaustraError: the bytes are no image that OpenCV decodes, or a cut-off one.
+        HaustraError: OpenCV cannot decode the bytes, or the image is truncated.
     """
     if _is_cut_short(data):
         raise HaustraError(f"{name} is cut short: its end marker is missing")
@@ -55,7 +55,7 @@ def decode_image_rgb(data: bytes, *, name: str) -> NDArray[np.uint8]:
         decoded = None
     if decoded is None:
         raise HaustraError(f"{name} is not an image (PNG, JPEG, BMP, TIFF or WebP)")
-    # Into the decoder's own memory: another image of this size would be memory for nothing.
+    # Converted in place, which saves the memory of another image.
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=decoded), dtype=np.uint8)
 
 
@@ -91,31 +91,32 @@ def read_image_rgb(path: StrPath) -> NDArray[np.uint8]:
     """Read an image file as RGB uint8 [H,W,3].
 
     Raises:
-        HaustraError: the file is missing or no whole image.
+        HaustraError: The file is missing, truncated or not an image.
     """
-    path = Path(path)
     try:
-        data = path.read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
         raise HaustraError(f"{path} cannot be read: {error.strerror}; expected an image") from None
     return decode_image_rgb(data, name=str(path))
 
 
-def encode_png(image_rgb: NDArray[np.uint8]) -> bytes:
-    """Return RGB uint8 [H,W,3] as PNG bytes."""
-    done, encoded = cv2.imencode(".png", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+def encode_png(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """Return RGB uint8 [H,W,3], or one channel of 8 or 16 bits [H,W], as PNG bytes."""
+    done, encoded = cv2.imencode(
+        ".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    )
     if not done:
         raise ValueError("OpenCV did not encode the image as PNG")
     return encoded.tobytes()
 
 
 def write_png(path: StrPath, *, image_rgb: NDArray[np.uint8]) -> None:
-    """Write RGB uint8 [H,W,3] as PNG, whole or not at all."""
+    """Write RGB uint8 [H,W,3] as PNG atomically."""
     write_bytes_atomic(Path(path), data=encode_png(image_rgb))
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files directly inside `folder`, by name; hidden files do not count."""
+    """Return the image files directly inside `folder`, by name, without hidden files."""
     return sorted(
         path
         for path in folder.iterdir()

@@ -1,6 +1,6 @@
 """Letterbox: one resize for ETL, inference and export, with its exact inverse for boxes.
 
-`letterbox` keeps the aspect ratio and pads with grey; `force` stretches to the target. Both are
+`letterbox` keeps the aspect ratio and pads with gray; `force` stretches to the target. Both are
 described by a scale and an offset per axis, so one pair of formulas serves boxes in both modes:
 target = source * scale + offset.
 """
@@ -15,22 +15,21 @@ from numpy.typing import NDArray
 ResizeMode = Literal["letterbox", "force"]
 
 PAD_VALUE = 114
-"""Grey of the padding, as in the YOLO family, so that a border has no edge of its own."""
+"""Gray of the padding, as in the YOLO family."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Letterbox:
-    """How one image size maps into another. Build it with `plan_letterbox`."""
+    """Mapping of one image size into another. Build it with `plan_letterbox`."""
 
     source_size_wh: tuple[int, int]
     target_size_wh: tuple[int, int]
     resized_size_wh: tuple[int, int]
-    offset_xy: tuple[int, int]
-    """Left and top padding in target pixels."""
+    offset_xy: tuple[int, int]  # left and top padding in target pixels
 
     @property
     def scale_xy(self) -> tuple[float, float]:
-        """Target pixels per source pixel; exact, also where the resized size was rounded."""
+        """Target pixels per source pixel, exact for the rounded size."""
         return (
             self.resized_size_wh[0] / self.source_size_wh[0],
             self.resized_size_wh[1] / self.source_size_wh[1],
@@ -39,17 +38,10 @@ class Letterbox:
     def apply(
         self, image: NDArray[np.uint8], *, out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
-        """Resize and pad an image.
-
-        Args:
-            image: uint8 [H,W,3], of `source_size_wh`.
-            out: uint8 [H,W,3], of `target_size_wh`, to write to; new by default.
-
-        Returns:
-            uint8 [H,W,3], of `target_size_wh`.
+        """Resize and pad an image, uint8 [H,W,3], into `out` if given.
 
         Raises:
-            ValueError: the image has another size.
+            ValueError: The image has another size than `source_size_wh`.
         """
         height, width = image.shape[:2]
         if (width, height) != self.source_size_wh:
@@ -72,13 +64,13 @@ class Letterbox:
         return out
 
     def boxes_to_target(self, boxes_px: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Map [N,4] from source pixels to `boxes_xyxy` normalised to the target image."""
+        """Map [N,4] from source pixels to `boxes_xyxy` normalized to the target image."""
         boxes = np.asarray(boxes_px, dtype=np.float64).reshape(-1, 4)
         scale, offset = np.tile(self.scale_xy, 2), np.tile(self.offset_xy, 2)
         return np.asarray((boxes * scale + offset) / np.tile(self.target_size_wh, 2))
 
     def boxes_to_source(self, boxes_xyxy: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Map [N,4] normalised to the target image back to source pixels; not clipped."""
+        """Map [N,4] normalized to the target image back to source pixels; not clipped."""
         boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
         scale, offset = np.tile(self.scale_xy, 2), np.tile(self.offset_xy, 2)
         return np.asarray((boxes * np.tile(self.target_size_wh, 2) - offset) / scale)
@@ -93,7 +85,7 @@ def plan_letterbox(
     """Return how an image of `source_size_wh` maps into `target_size_wh` (pixels).
 
     Raises:
-        ValueError: a size is not positive.
+        ValueError: A size is not positive.
     """
     if min(*source_size_wh, *target_size_wh) <= 0:
         raise ValueError(f"expected positive sizes, got {source_size_wh} and {target_size_wh}")

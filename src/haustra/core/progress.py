@@ -1,4 +1,4 @@
-"""What a long stage tells about itself; `cli` shows it, a library caller may ignore it."""
+"""Progress reports of long stages, which a command line or notebook can show."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -20,11 +20,11 @@ class Progress(Protocol):
         """Move the bar to `completed`, with a short note beside it."""
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
 
 
 class SilentProgress:
-    """Shows nothing: the default of every library function."""
+    """Ignores all reports: the default of every library function."""
 
     def line(self, text: str) -> None:
         """Ignore the line."""
@@ -42,7 +42,7 @@ class SilentProgress:
 def track(
     items: Iterable[Item], *, progress: Progress, description: str, total: int, unit: str = "items"
 ) -> Iterator[Item]:
-    """Yield `items` while a bar counts them up to `total` and tells how many a second there are."""
+    """Yield `items` while a bar counts them up to `total` and shows their number per second."""
     progress.start(description, total=total)
     started = time.monotonic()
     try:

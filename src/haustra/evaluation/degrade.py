@@ -1,4 +1,4 @@
-"""Degradations that endoscopes know, at three severities, and what recall they cost a detector."""
+"""Degradations of endoscopic images at three severities, and the recall that they cost."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,40 +17,20 @@ from haustra.core.letterbox import plan_letterbox
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.evaluation.evaluation import in_batches
-from haustra.evaluation.frames import BATCH_SIZE, EvalFrame, FrameSource, FrameWithPixels
+from haustra.evaluation.frames import BATCH_SIZE, FrameSource, FrameWithPixels
 from haustra.evaluation.metrics import count_at_threshold
 from haustra.inference.detector import Detector
 
 Image = NDArray[np.uint8]
 
 SEVERITIES = (1, 2, 3)
-SEVERITY_PARAMETERS: dict[str, tuple[float, float, float]] = {
-    "blur": (0.008, 0.016, 0.03),  # length of the motion, and defocus, share of the image's side
-    "glare": (4, 10, 22),  # patches
-    "bubbles": (6, 16, 36),  # bubbles
-    "under-exposure": (0.6, 0.38, 0.2),  # gain on the light
-    "over-exposure": (1.5, 2.1, 3.0),  # gain on the light
-    "noise": (10, 24, 45),  # standard deviation, of 255
-    "jpeg": (30, 15, 8),  # quality, of 100
-    "crop": (0.85, 0.7, 0.55),  # share of the side that is left
-    "text": (2, 5, 10),  # lines
-}
-"""What each kind changes, by severity: 1 is common, 3 is rare and still readable for people."""
-KINDS = tuple(SEVERITY_PARAMETERS)
-
 GAMMA = 2.2
-"""Of the camera: light is roughly value ** 2.2 (ITU-R BT.709 and sRGB are near it)."""
+"""Gamma of the camera: light is about value ** 2.2 (ITU-R BT.709 and sRGB are close to it)."""
 LEAST_KEPT_AREA = 0.25
-"""A box that a crop leaves less of is no label any more."""
+"""Boxes that keep a smaller share of their area in a crop are left out."""
 TEXTS = (
-    "EDOF ON",
-    "Zoom x1.2",
-    "SHARP A5",
-    "Gain 3",
-    "CVP: 1-1",
-    "ID 0000",
-    "11:42:07",
-    "Iris AVE",
+    *("EDOF ON", "Zoom x1.2", "SHARP A5", "Gain 3"),
+    *("CVP: 1-1", "ID 0000", "11:42:07", "Iris AVE"),
 )
 
 
@@ -69,10 +49,10 @@ def _glare(image: Image, count: float, rng: np.random.Generator) -> Image:
     height, width = image.shape[:2]
     light = np.zeros((height, width), dtype=np.float32)
     for _ in range(int(count)):
-        centre = (int(rng.integers(width)), int(rng.integers(height)))
+        center = (int(rng.integers(width)), int(rng.integers(height)))
         long = rng.uniform(0.015, 0.05) * max(height, width)
         axes = (max(1, round(long)), max(1, round(long * rng.uniform(0.2, 0.6))))
-        cv2.ellipse(light, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1.0, -1)
+        cv2.ellipse(light, center, axes, float(rng.uniform(0, 180)), 0, 360, 1.0, -1)
     soft = cv2.GaussianBlur(light, (0, 0), 0.006 * max(height, width))
     halo = cv2.GaussianBlur(light, (0, 0), 0.03 * max(height, width))
     share = np.clip(soft + 0.6 * halo, 0, 1)[..., None]
@@ -114,10 +94,7 @@ def _jpeg(image: Image, quality: float, _rng: np.random.Generator) -> Image:
 def _crop(image: Image, share: float, _rng: np.random.Generator) -> Image:
     height, width = image.shape[:2]
     x0, y0, x1, y1 = _crop_window(share, size_wh=(width, height))
-    return np.asarray(
-        cv2.resize(image[y0:y1, x0:x1], (width, height), interpolation=cv2.INTER_LINEAR),
-        dtype=np.uint8,
-    )
+    return cv2.resize(image[y0:y1, x0:x1], (width, height))  # type: ignore[return-value]
 
 
 def _crop_window(share: float, *, size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -144,43 +121,46 @@ def _text(image: Image, count: float, rng: np.random.Generator) -> Image:
     return found
 
 
-_CHANGES: dict[str, Callable[[Image, float, np.random.Generator], Image]] = {
-    "blur": _blur,
-    "glare": _glare,
-    "bubbles": _bubbles,
-    "under-exposure": _expose,
-    "over-exposure": _expose,
-    "noise": _noise,
-    "jpeg": _jpeg,
-    "crop": _crop,
-    "text": _text,
+_Change = Callable[[Image, float, np.random.Generator], Image]
+_DEGRADATIONS: dict[str, tuple[_Change, tuple[float, float, float]]] = {
+    "blur": (_blur, (0.008, 0.016, 0.03)),  # length of motion blur and defocus, share of the side
+    "glare": (_glare, (4, 10, 22)),  # patches
+    "bubbles": (_bubbles, (6, 16, 36)),  # bubbles
+    "under-exposure": (_expose, (0.6, 0.38, 0.2)),  # gain on the light
+    "over-exposure": (_expose, (1.5, 2.1, 3.0)),  # gain on the light
+    "noise": (_noise, (10, 24, 45)),  # standard deviation, of 255
+    "jpeg": (_jpeg, (30, 15, 8)),  # quality, of 100
+    "crop": (_crop, (0.85, 0.7, 0.55)),  # remaining share of the side
+    "text": (_text, (2, 5, 10)),  # lines
 }
+"""Function of each kind, and its parameter by severity: 1 is common, 3 is rare and still readable
+for people."""
+KINDS = tuple(_DEGRADATIONS)
 
 
 def degrade_image(image_rgb: Image, *, kind: str, severity: int, name: str) -> Image:
-    """Return an image as a worse endoscope, or a worse moment, would have taken it.
+    """Return a degraded image, uint8 [H,W,3].
 
     Args:
         image_rgb: uint8 [H,W,3].
-        kind: one of `KINDS`.
+        kind: One of `KINDS`.
         severity: 1, 2 or 3.
-        name: of the image; what is random is decided by it.
+        name: Name of the image; it is the seed of everything random.
     """
     rng = np.random.default_rng([severity, zlib.crc32(f"{kind} {name}".encode())])
-    return _CHANGES[kind](image_rgb, SEVERITY_PARAMETERS[kind][severity - 1], rng)
+    change, parameters = _DEGRADATIONS[kind]
+    return change(image_rgb, parameters[severity - 1], rng)
 
 
 def degrade_boxes(
     boxes_px: NDArray[np.float64], *, kind: str, severity: int, size_wh: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Return the labelled boxes [N,4] where `degrade_image` puts them; only a crop moves them.
-
-    A box of which a crop leaves less than a quarter is left out.
-    """
+    """Return the labeled boxes [N,4] in the degraded image; only a crop changes them."""
     if kind != "crop":
         return boxes_px
     width, height = size_wh
-    x0, y0, x1, y1 = _crop_window(SEVERITY_PARAMETERS[kind][severity - 1], size_wh=size_wh)
+    share = _DEGRADATIONS[kind][1][severity - 1]
+    x0, y0, x1, y1 = _crop_window(share, size_wh=size_wh)
     inside = np.clip(boxes_px, (x0, y0, x0, y0), (x1, y1, x1, y1))
     kept = box_areas(inside) >= LEAST_KEPT_AREA * box_areas(boxes_px)
     stretch = np.tile([width / (x1 - x0), height / (y1 - y0)], 2)
@@ -189,39 +169,28 @@ def degrade_boxes(
 
 @dataclass(frozen=True, kw_only=True)
 class DegradedScore:
-    """A detector on the frames in one state."""
+    """Score of a detector on all frames with one degradation."""
 
-    kind: str
-    """"clean", or one of `KINDS`."""
-    severity: int
-    """0 for clean."""
+    kind: str  # "clean" or one of `KINDS`
+    severity: int  # 0 for clean
     num_truths: int
-    recall: float
-    """At IoU 0.5 and the threshold."""
+    recall: float  # at IoU 0.5 and the threshold
     false_boxes_per_image: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class DegradationResult:
-    """How much recall each degradation costs."""
+    """Scores of a detector with each degradation."""
 
     threshold: float
     num_images: int
     clean: DegradedScore
-    scores: list[DegradedScore]
-    """By kind and severity."""
-    worst: DegradedScore
-    """The lowest recall."""
+    scores: list[DegradedScore]  # by kind and severity
+    worst: DegradedScore  # the lowest recall
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
-
-
-def _truth_as_stored(frame: EvalFrame) -> NDArray[np.float64]:
-    """Return a frame's labelled boxes in pixels of the letterboxed image."""
-    boxes = frame.letterbox.boxes_to_target(frame.truth.boxes_px)
-    return np.asarray(boxes * np.tile(frame.letterbox.target_size_wh, 2), dtype=np.float64)
 
 
 def _measure(
@@ -247,9 +216,8 @@ def _measure(
             images, letterboxes=[seen_as_is] * len(batch), iou=point.iou
         )
         for frame, found in zip(batch, predictions, strict=True):
-            truth = degrade_boxes(
-                _truth_as_stored(frame), kind=kind, severity=severity, size_wh=size_wh
-            )
+            truth_px = frame.letterbox.boxes_to_target(frame.truth.boxes_px) * np.tile(size_wh, 2)
+            truth = degrade_boxes(truth_px, kind=kind, severity=severity, size_wh=size_wh)
             counts = count_at_threshold(
                 detections_from_labels(truth, image_size_wh=size_wh),
                 found,
@@ -276,13 +244,13 @@ def measure_degradations(
 ) -> DegradationResult:
     """Measure a detector on clean frames and on every degradation of them.
 
-    What the detector sees is degraded: the letterboxed image.
+    The letterboxed image is degraded, which is what the detector receives.
 
     Args:
-        source: of the frames; it is read once for each of the 27 and once more.
-        detector: the detector.
-        point: its operating point.
-        progress: where to show how far it is.
+        source: Frames; they are read once per degradation and once more.
+        detector: The detector.
+        point: Its operating point.
+        progress: Receives the number of finished degradations.
     """
     states = [("clean", 0), *((kind, severity) for kind in KINDS for severity in SEVERITIES)]
     clean, *scores = [

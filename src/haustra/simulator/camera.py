@@ -1,4 +1,4 @@
-"""The endoscope's eye: a wide-angle lens behind a mask, and where it is and looks."""
+"""The endoscope's camera: a wide-angle lens behind a mask, and its pose."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,14 +19,13 @@ ApertureShape = Literal["full", "octagon", "circle"]
 
 @dataclass(frozen=True, kw_only=True)
 class Aperture:
-    """The part of the square image that shows a picture; the rest is black, as on real scopes."""
+    """The visible part of the square image; the rest is black, as on real endoscopes."""
 
     shape: ApertureShape = "full"
-    reach: float = 1.0
-    """Half sizes of the image: the radius of the circle, or how far |x| + |y| may go."""
+    reach: float = 1.0  # radius of the circle, or largest |x| + |y|, in half sizes of the image
 
     def contains(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Tell for `points` [N,2] in -1..1, right and down, whether they are inside, [N]."""
+        """Return whether `points` [N,2] in -1..1, right and down, are inside, [N]."""
         if self.shape == "full":
             return np.ones(len(points), dtype=bool)
         away = np.abs(points)
@@ -47,20 +46,19 @@ class Camera:
     """
 
     size_px: int
-    fov_deg: float
-    """Angle of view from the left edge to the right one."""
+    fov_deg: float  # angle of view from the left edge to the right edge
     lens: Lens = "pinhole"
     aperture: Aperture = FULL
 
     @property
     def focal_px(self) -> float:
-        """Focal length in pixels (of a fisheye: pixels per radian)."""
+        """Focal length in pixels; for a fisheye, pixels per radian."""
         half = np.radians(self.fov_deg) / 2
         return float(self.size_px / 2 / (half if self.lens == "fisheye" else np.tan(half)))
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """Whether each pixel is within the aperture, [size,size]."""
+        """Mask of the pixels within the aperture, [size,size]."""
         across = (np.arange(self.size_px) + 0.5) / (self.size_px / 2) - 1
         points = np.stack(np.meshgrid(across, across), axis=-1)
         return self.aperture.contains(points.reshape(-1, 2)).reshape(points.shape[:2])
@@ -87,9 +85,9 @@ class Camera:
         return np.ascontiguousarray(self.directions[self.inside])
 
     def project(self, points_mm: FloatArray) -> FloatArray:
-        """Return where `points_mm` [N,3] (right, down, ahead) appear, [N,2] in pixels.
+        """Return the pixel positions [N,2] of `points_mm` [N,3] (right, down, ahead).
 
-        A point that a pinhole cannot see, behind it, is NaN.
+        A point behind a pinhole is NaN.
         """
         right, down, ahead = points_mm.T
         sideways = np.hypot(right, down)
@@ -102,10 +100,9 @@ class Camera:
         return np.stack([right * scale, down * scale], axis=1) + self.size_px / 2
 
     def as_json(self) -> dict[str, Any]:
-        """Return the calibration; pixel i covers [i, i + 1), so the middle is at half the size."""
-        model = "fisheye_equidistant" if self.lens == "fisheye" else "pinhole"
+        """Return the calibration; pixel i covers [i, i + 1), so the center is at half the size."""
         return {
-            "model": model,
+            "model": "fisheye_equidistant" if self.lens == "fisheye" else "pinhole",
             "fov_deg": self.fov_deg,
             "fx_px": self.focal_px,
             "fy_px": self.focal_px,
@@ -117,7 +114,7 @@ class Camera:
 
 
 def draw_camera(rng: np.random.Generator, *, size_px: int, with_fisheye: bool = True) -> Camera:
-    """Draw the lens and the mask of a run; without a fisheye, a pinhole and no mask."""
+    """Draw the lens and the mask of a run; without a fisheye, draw a pinhole without a mask."""
     if not with_fisheye:
         return Camera(size_px=size_px, fov_deg=float(rng.uniform(*PINHOLE_FOV_DEG)))
     shape: ApertureShape = ("full", "octagon", "circle")[rng.choice(3, p=[0.3, 0.5, 0.2])]
@@ -132,16 +129,14 @@ def draw_camera(rng: np.random.Generator, *, size_px: int, with_fisheye: bool = 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pose:
-    """Where the camera is and looks."""
+    """Position and orientation of the camera."""
 
-    position_mm: FloatArray
-    """[3]."""
-    axes: FloatArray
-    """[3,3] rows are the unit vectors right, down and ahead in the world."""
+    position_mm: FloatArray  # [3]
+    axes: FloatArray  # [3,3] rows: the unit vectors right, down and ahead in the world
 
     def to_world(self, directions: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Turn `directions` [N,3] from right, down, ahead to the world."""
-        # Not `@`: a threaded matrix product need not repeat its last bit, and is slower here.
+        """Return `directions` [N,3] from right, down, ahead in the world."""
+        # Not `@`: a threaded matrix product may differ in its last bit, and is slower here.
         turn = np.ascontiguousarray(self.axes.T, dtype=np.float32)
         turned = cv2.transform(directions.reshape(1, -1, 3), turn)
         return np.asarray(turned, dtype=np.float32).reshape(-1, 3)

@@ -20,14 +20,10 @@ ByteImage = NDArray[np.uint8]
 class Canvas:
     """A frame that is being painted; `light` and `through` change in place."""
 
-    light: FloatImage
-    """[S,S,3] linear."""
-    through: FloatImage
-    """[S,S] share of the wall's light that opaque matter lets through."""
-    lamp: FloatImage
-    """[S,S] light that a white wall would send back, smoothed."""
-    depth_mm: FloatImage
-    """[S,S]; 0 where nothing is seen."""
+    light: FloatImage  # [S,S,3] linear
+    through: FloatImage  # [S,S] share of the wall's light that opaque matter lets through
+    lamp: FloatImage  # [S,S] light that a white wall would send back, smoothed
+    depth_mm: FloatImage  # [S,S]; 0 where nothing is seen
 
     @property
     def size_px(self) -> int:

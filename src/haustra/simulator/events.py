@@ -1,7 +1,7 @@
-"""Which frames are disturbed by what: stills one by one, procedures in episodes.
+"""Plan of the disturbances of a run: independent in stills, in episodes in procedures.
 
-An event's seed fixes its looks, so that frames of one episode fit together. Nothing here knows
-polyps.
+An event's seed fixes its looks, so that the frames of one episode are consistent. Events do not
+depend on polyps.
 """
 
 from dataclasses import dataclass
@@ -27,46 +27,33 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-RATES: dict[Kind, float] = {
-    "bubbles": 0.08,
-    "stool": 0.12,
-    "mucus": 0.12,
-    "blood": 0.06,
-    "instrument": 0.05,
-    "lens_fluid": 0.03,
-    "overexposure": 0.12,
-    "motion_blur": 0.08,
-    "defocus": 0.08,
-    "interlacing": 0.04,
-    "noise": 0.12,
-    "compression": 0.20,
+# Share of stills with each kind, and mean length of an episode in a procedure in seconds.
+_RATES_AND_EPISODES_S: dict[Kind, tuple[float, float]] = {
+    "bubbles": (0.08, 4.0),
+    "stool": (0.12, 5.0),
+    "mucus": (0.12, 5.0),
+    "blood": (0.06, 6.0),
+    "instrument": (0.05, 6.0),
+    "lens_fluid": (0.03, 3.0),
+    "overexposure": (0.12, 1.0),
+    "motion_blur": (0.08, 0.3),
+    "defocus": (0.08, 1.0),
+    "interlacing": (0.04, 0.5),
+    "noise": (0.12, 3.0),
+    "compression": (0.20, 2.0),
 }
-"""Share of stills with each kind."""
+RATES = {kind: rate for kind, (rate, _) in _RATES_AND_EPISODES_S.items()}
+EPISODE_S = {kind: length_s for kind, (_, length_s) in _RATES_AND_EPISODES_S.items()}
 PROCEDURE_SHARE = 0.15
 """Factor on `RATES` for the frames of a procedure."""
-EPISODE_S: dict[Kind, float] = {
-    "bubbles": 4.0,
-    "stool": 5.0,
-    "mucus": 5.0,
-    "blood": 6.0,
-    "instrument": 6.0,
-    "lens_fluid": 3.0,
-    "overexposure": 1.0,
-    "motion_blur": 0.3,
-    "defocus": 1.0,
-    "interlacing": 0.5,
-    "noise": 3.0,
-    "compression": 2.0,
-}
-"""Mean length of an episode in a procedure, in seconds."""
 MAX_EPISODE_SHARE = 0.08
-"""Mean length of an episode as a share of the run's, at most: short runs have short episodes."""
+"""Largest mean length of an episode as a share of the run."""
 MAX_BUSY_SHARE = 0.2
-"""Share of a procedure's frames that may have any event."""
+"""Largest share of a procedure's frames with events."""
 FADE_SHARE = 0.25
-"""Part of an episode over which it grows, and over which it fades."""
+"""Share of an episode in which it grows, and in which it fades."""
 MIN_STRENGTH = 0.05
-"""Weaker than this and the frame counts as free of the event."""
+"""Weaker events are left out."""
 STILL_STRENGTH = (0.25, 1.0)
 
 
@@ -75,12 +62,9 @@ class Event:
     """One disturbance in one frame."""
 
     kind: Kind
-    seed: int
-    """Fixes its looks over the episode."""
-    strength: float
-    """0..1."""
-    progress: float
-    """0..1 of its episode; 0.5 in a still."""
+    seed: int  # determines its looks over the episode
+    strength: float  # 0..1
+    progress: float  # position in its episode, 0..1; 0.5 in a still
 
 
 def plan_events(
@@ -88,15 +72,8 @@ def plan_events(
 ) -> list[tuple[Event, ...]]:
     """Draw the events of each frame of a run.
 
-    Stills draw their events independently. In a procedure events come in episodes that grow, stay
-    and fade; whole episodes are left out again, at random, until `1 - MAX_BUSY_SHARE` of the
-    frames have no event.
-
-    Args:
-        num_frames: how many frames the run has.
-        frame_rate_hz: their distance in time.
-        stills: whether the frames are single views instead of a procedure.
-        rng: fixes everything.
+    Events of stills are independent. In a procedure, events come in episodes that grow, stay and
+    fade; random episodes are removed until at most `MAX_BUSY_SHARE` of the frames have events.
     """
     if stills:
         return [_draw_still(rng) for _ in range(num_frames)]
@@ -129,7 +106,7 @@ def _draw_still(rng: np.random.Generator) -> tuple[Event, ...]:
 
 
 def _draw_episodes(duration_s: float, rng: np.random.Generator) -> list[tuple[Kind, float, float]]:
-    """Return kind, start and length in seconds; the first may have begun before the run."""
+    """Return kind, start and length in seconds; the first may begin before the run."""
     episodes = []
     for kind in KINDS:
         mean_s = min(EPISODE_S[kind], MAX_EPISODE_SHARE * duration_s)
@@ -148,7 +125,7 @@ def _frames_of_episode(
     frame_rate_hz: float,
     rng: np.random.Generator,
 ) -> dict[int, Event]:
-    """Return the event of each frame in which the episode can be seen."""
+    """Return the event of each frame in which the episode is visible."""
     seed, peak = int(rng.integers(2**31)), rng.uniform(0.35, 1.0)
     first = max(0, int(np.ceil(start_s * frame_rate_hz)))
     frames = {}
@@ -163,5 +140,5 @@ def _frames_of_episode(
 
 
 def looks_of(event: Event) -> np.random.Generator:
-    """Return the generator of what stays the same over an episode."""
+    """Return the random generator of the properties that are constant over an episode."""
     return np.random.default_rng([event.seed, KINDS.index(event.kind)])

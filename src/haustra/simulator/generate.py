@@ -1,17 +1,15 @@
-"""`haustra datagen`: seeded colons seen by an endoscope, written as run folders.
+"""Simulated runs: seeded colons seen by an endoscope, written as run folders.
 
-A run is a function of its seed and the settings, so runs can be made in any order, by any number of
-processes, and again after an interruption.
+A run depends only on its seed and the settings. Runs can therefore be made in any order, by any
+number of processes, and again after an interruption.
 """
 
-import hashlib
 import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -19,21 +17,20 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from haustra import __version__
 from haustra.captures.schema import RunManifest
-from haustra.captures.writer import RunWriter, writing_run
+from haustra.captures.writer import writing_run
 from haustra.core.allocator import keep_freed_memory
-from haustra.core.errors import HaustraError
+from haustra.core.digests import digest_file
+from haustra.core.errors import HaustraError, option
 from haustra.core.files import read_json, remove_abandoned
 from haustra.core.images import encode_png
 from haustra.core.progress import Progress, SilentProgress
 from haustra.simulator.config import DatagenConfig
 from haustra.simulator.gate import wait_for_room
-from haustra.simulator.labels import label_view, visible_instance
+from haustra.simulator.labels import label_view
 from haustra.simulator.plan import make_tube, plan_run, take_picture, views
-from haustra.simulator.render import View
 from haustra.simulator.truth import write_truth
 
 SILENT = SilentProgress()
@@ -42,58 +39,53 @@ POLL_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class DatagenResult:
-    """What `generate_runs` leaves behind."""
+    """Run folders that `generate_runs` made or found."""
 
     folders: list[Path]
-    """All runs that were asked for, in the order of their seeds."""
+    """All requested runs, in the order of their seeds."""
     num_kept: int
-    """Runs that were there already, made with the same settings."""
+    """Runs that existed already, made with the same settings."""
 
 
 def generate_runs(config: DatagenConfig, *, progress: Progress = SILENT) -> DatagenResult:
     """Write simulated run folders.
 
-    Run i is `<output_root>/run_sim_<seed + i>` and depends on nothing but its seed and the
-    config: on one machine the same call writes the same bytes, with any number of jobs. A run
-    that is there already with the same settings is kept. Simulated time starts at the Unix epoch.
+    Run i is `<output_root>/run_sim_<seed + i>`. On one machine the same call writes the same
+    bytes, with any number of jobs. Existing runs with the same settings are kept. Simulated time
+    starts at the Unix epoch.
 
     Args:
-        config: what to make.
-        progress: shows a bar over the frames of all runs.
+        config: Settings.
+        progress: Receives the number of finished frames of all runs.
 
     Raises:
-        HaustraError: a run folder exists with other settings and may not be replaced, the output
-            root is a file, the mesh is unusable, or the disk is full; runs that were complete
-            stay, nothing else does.
+        HaustraError: A run folder exists with other settings and `overwrite` is false, the output
+            root is a file, the mesh is unusable, or the disk is full. Complete runs remain;
+            incomplete ones are removed.
         MissingExtraError: embreex is not installed.
     """
     recipe = _recipe(config)
     seeds = range(config.seed, config.seed + config.runs)
     folders = {seed: config.output_root / f"run_sim_{seed:06d}" for seed in seeds}
-    todo = _missing_seeds(folders, config=config, recipe=recipe)
+    missing = _missing_runs(folders, config=config, recipe=recipe)
     for folder in folders.values():
         remove_abandoned(folder)
-    if config.mesh is not None and todo:
-        make_tube(todo[0], config=config)  # a bad mesh is named before anything is started
-    progress.start("datagen", total=len(todo) * config.frames)
+    if config.mesh is not None and missing:
+        make_tube(config.seed, config=config)  # reports a bad mesh before any work
+    progress.start("datagen", total=len(missing) * config.frames)
     try:
         if config.jobs == 1:
             done = 0
-            for seed in todo:
+            for seed, folder in missing.items():
                 _wait_for_room(config, progress=progress)
-                for _ in _generate_run(seed, folder=folders[seed], config=config, recipe=recipe):
+                for _ in _generate_run(seed, folder=folder, config=config, recipe=recipe):
                     done += 1
-                    progress.update(done, note=folders[seed].name)
+                    progress.update(done, note=folder.name)
         else:
-            _generate_in_parallel(
-                {seed: folders[seed] for seed in todo},
-                config=config,
-                recipe=recipe,
-                progress=progress,
-            )
+            _generate_in_parallel(missing, config=config, recipe=recipe, progress=progress)
     finally:
         progress.stop()
-    return DatagenResult(folders=list(folders.values()), num_kept=len(folders) - len(todo))
+    return DatagenResult(folders=list(folders.values()), num_kept=len(folders) - len(missing))
 
 
 def _wait_for_room(config: DatagenConfig, *, progress: Progress) -> None:
@@ -101,13 +93,13 @@ def _wait_for_room(config: DatagenConfig, *, progress: Progress) -> None:
 
 
 def _recipe(config: DatagenConfig) -> dict[str, Any]:
-    """Return what a run depends on beside its seed, as it is kept in the run's manifest."""
-    mesh = config.mesh
+    """Return the settings that a run depends on besides its seed, as its manifest stores them."""
     try:
-        digest = hashlib.sha256(mesh.read_bytes()).hexdigest() if mesh is not None else None
+        mesh_sha256 = digest_file(config.mesh) if config.mesh is not None else None
     except OSError as error:
         raise HaustraError(
-            f"--mesh {mesh}: {error.strerror}; expected an .obj, .glb, .stl or .ply file"
+            f"{option('mesh', config.mesh)}: {error.strerror}; expected an .obj, .glb, .stl or "
+            ".ply file"
         ) from None
     return {
         "haustra_version": __version__,
@@ -120,33 +112,33 @@ def _recipe(config: DatagenConfig) -> dict[str, Any]:
         "min_visible_pixels": config.min_visible_pixels,
         "without": sorted({*config.without, *(["disturbances"] if config.clean else [])}),
         "truth": config.truth,
-        "mesh_sha256": digest,
+        "mesh_sha256": mesh_sha256,
     }
 
 
-def _missing_seeds(
+def _missing_runs(
     folders: dict[int, Path], *, config: DatagenConfig, recipe: dict[str, Any]
-) -> list[int]:
-    if config.output_root.exists() and not config.output_root.is_dir():
-        raise HaustraError(f"--output-root {config.output_root}: expected a folder, found a file")
-    missing = []
-    differing = []
-    for seed, folder in folders.items():
-        if not folder.exists():
-            missing.append(seed)
-        elif _kept_recipe(folder) != recipe:
-            differing.append(folder)
-            missing.append(seed)
+) -> dict[int, Path]:
+    """Return the seeds and folders of the runs that have to be made."""
+    root = config.output_root
+    if root.exists() and not root.is_dir():
+        raise HaustraError(f"{option('output_root', root)}: expected a folder, found a file")
+    missing = {
+        seed: folder
+        for seed, folder in folders.items()
+        if not folder.exists() or _stored_recipe(folder) != recipe
+    }
+    differing = [folder for folder in missing.values() if folder.exists()]
     if differing and not config.overwrite:
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
         raise HaustraError(
-            f"{differing[0]}{more} exists already, made with other settings; pass --overwrite, or "
-            "another --seed or --output-root"
+            f"{differing[0]}{more} exists already, made with other settings; pass "
+            f"{option('overwrite', True)}, or another {option('seed')} or {option('output_root')}"
         )
     return missing
 
 
-def _kept_recipe(folder: Path) -> Any:
+def _stored_recipe(folder: Path) -> Any:
     try:
         manifest = read_json(folder / "run_manifest.json", what="a run manifest")
     except HaustraError:
@@ -155,17 +147,18 @@ def _kept_recipe(folder: Path) -> Any:
 
 
 _counter: "Synchronized[int]"
-"""Frames that all processes have finished; each process gets it when it starts."""
+"""Finished frames of all processes; each process receives it when it starts."""
 
 
-def _share_counter(counter: "Synchronized[int]") -> None:
+def _start_process(counter: "Synchronized[int]") -> None:
     global _counter
     _counter = counter
+    cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it is killed; else it would wait for ever."""
+    """End this process when its parent is killed; otherwise it would wait forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -173,7 +166,6 @@ def _end_with_parent() -> None:
 
 
 def _run_in_process(seed: int, *, folder: Path, config: DatagenConfig, recipe: Any) -> None:
-    cv2.setNumThreads(1)
     for _ in _generate_run(seed, folder=folder, config=config, recipe=recipe):
         with _counter.get_lock():
             _counter.value += 1
@@ -187,7 +179,7 @@ def _generate_in_parallel(
     waiting = list(folders.items())
     running: set[Future[None]] = set()
     pool = ProcessPoolExecutor(
-        config.jobs, mp_context=context, initializer=_share_counter, initargs=(counter,)
+        config.jobs, mp_context=context, initializer=_start_process, initargs=(counter,)
     )
     try:
         while waiting or running:
@@ -203,11 +195,11 @@ def _generate_in_parallel(
             progress.update(counter.value, note=f"{config.jobs} jobs")
     except BrokenProcessPool:
         raise HaustraError(
-            f"--jobs {config.jobs}: a process was killed, perhaps for want of memory; complete "
-            "runs are kept, so try again with fewer jobs"
+            f"{option('jobs', config.jobs)}: a process was killed, perhaps for lack of memory; "
+            "complete runs are kept, so try again with fewer jobs"
         ) from None
     except BaseException:
-        for process in pool._processes.values():  # its frames are worth nothing now
+        for process in pool._processes.values():  # their incomplete runs would be removed anyway
             process.terminate()
         raise
     finally:
@@ -216,72 +208,52 @@ def _generate_in_parallel(
             remove_abandoned(folder)
 
 
-@contextmanager
-def _naming_full_disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise HaustraError(
-            f"{folder} could not be written: {error.strerror}; complete runs are kept, so make "
-            "room and call again"
-        ) from None
-
-
 def _generate_run(
     seed: int, *, folder: Path, config: DatagenConfig, recipe: dict[str, Any]
 ) -> Iterator[None]:
-    """Write one run; yields after each frame."""
+    """Write one run; yield after each frame."""
     keep_freed_memory()
     run_id = f"sim_{seed:06d}"
     plan = plan_run(seed, config=config)
     size_wh = (config.size, config.size)
-    with (
-        _naming_full_disk(folder),
-        writing_run(
-            folder,
-            manifest=RunManifest(
-                run_id=run_id,
-                source="simulated",
-                group_id=run_id,
-                seed=seed,
-                started_at_unix=0.0,
-                frame_rate_hz=config.frame_rate_hz,
-                image_size_wh=size_wh,
-                camera=plan.camera.as_json(),
-                simulation=recipe,
-            ),
-            overwrite=config.overwrite,
-        ) as writer,
-    ):
-        for frame, (scene, view) in enumerate(views(plan)):
-            seconds = frame / config.frame_rate_hz
-            rng = np.random.default_rng([seed, 2, frame])
-            picture, hidden = take_picture(plan, scene=scene, view=view, frame=frame, rng=rng)
-            labels = label_view(
-                scene,
-                view=view,
-                run_id=run_id,
-                min_visible_pixels=config.min_visible_pixels,
-                hidden=hidden,
-            )
-            if config.truth:
-                _write_truth(writer, view=view, hidden=hidden)
-            writer.add_frame(
-                encode_png(picture),
-                suffix=".png",
-                image_size_wh=size_wh,
-                labels=labels,
-                sim_time=seconds,
-                unix_time=seconds,
-            )
-            yield
-
-
-def _write_truth(writer: RunWriter, *, view: View, hidden: NDArray[np.bool_]) -> None:
-    write_truth(
-        writer.folder / "truth",
-        name=f"frame_{writer.num_frames:05d}",
-        instance=visible_instance(view, hidden=hidden),
-        distance_mm=view.distance_mm(),
-        pose=view.pose,
+    manifest = RunManifest(
+        run_id=run_id,
+        source="simulated",
+        group_id=run_id,
+        seed=seed,
+        started_at_unix=0.0,
+        frame_rate_hz=config.frame_rate_hz,
+        image_size_wh=size_wh,
+        camera=plan.camera.as_json(),
+        simulation=recipe,
     )
+    try:
+        with writing_run(folder, manifest=manifest, overwrite=config.overwrite) as writer:
+            for frame, (scene, view) in enumerate(views(plan)):
+                seconds = frame / config.frame_rate_hz
+                rng = np.random.default_rng([seed, 2, frame])
+                picture, hidden = take_picture(plan, scene=scene, view=view, frame=frame, rng=rng)
+                labels = label_view(
+                    scene,
+                    view=view,
+                    run_id=run_id,
+                    min_visible_pixels=config.min_visible_pixels,
+                    hidden=hidden,
+                )
+                if config.truth:
+                    name = f"frame_{frame:05d}"
+                    write_truth(writer.folder / "truth", name=name, view=view, hidden=hidden)
+                writer.add_frame(
+                    encode_png(picture),
+                    suffix=".png",
+                    image_size_wh=size_wh,
+                    labels=labels,
+                    sim_time=seconds,
+                    unix_time=seconds,
+                )
+                yield
+    except OSError as error:
+        raise HaustraError(
+            f"{folder} could not be written: {error.strerror}; complete runs are kept, so free "
+            "space and call again"
+        ) from None

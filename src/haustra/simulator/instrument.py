@@ -18,12 +18,10 @@ from haustra.simulator.noise import smooth_step
 class Tool(NamedTuple):
     """An instrument."""
 
-    albedo: tuple[float, float, float]
-    """Linear color of its sheath."""
+    albedo: tuple[float, float, float]  # linear color of its sheath
     gloss: float
     tip: Literal["open", "loop", "jaws"]
-    width: float
-    """Width of the sheath at its tip; it grows toward the picture's border."""
+    width: float  # width of the sheath at its tip; it grows toward the picture's border
 
 
 TOOLS = (

@@ -1,4 +1,4 @@
-"""Labels from geometry: what a view shows of each polyp. Brightness and texture play no part."""
+"""Labels from geometry: the visible part of each polyp, whatever its brightness and texture."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,9 @@ from haustra.simulator.render import NOTHING, View
 from haustra.simulator.scene import Scene
 
 MAX_RAYS_ALONE = 8192
-"""Of a polyp whose window has more pixels, every other row and column is counted."""
+"""In windows with more pixels than this, only every other row and column is counted."""
 NEAR_MM = 2.0
-"""Nearer than this a polyp may surround the camera."""
+"""A polyp that is closer than this may surround the camera."""
 
 
 def label_view(
@@ -24,20 +24,18 @@ def label_view(
     min_visible_pixels: int,
     hidden: NDArray[np.bool_] | None = None,
 ) -> list[PolypTruth]:
-    """Return a label for each polyp that shows enough pixels.
+    """Return a label for each polyp with enough visible pixels.
 
-    The box bounds the pixels that show the polyp, in one box also where a fold splits them.
-
-    `visible_fraction` is the number of those pixels over the number that the polyp's exposed
-    surface (all above its rim on the wall) would cover in this image if nothing else existed. What
-    lies outside the image counts in neither.
+    One box bounds all visible pixels of a polyp, also where a fold splits them. `visible_fraction`
+    is their number over the number of pixels that the exposed surface (everything above the rim)
+    would cover in this image if nothing else existed.
 
     Args:
-        scene: what was cast.
-        view: what each pixel meets.
-        run_id: first part of the lesion ids.
-        min_visible_pixels: fewer than this and a polyp is left out.
-        hidden: [size,size] pixels that something not in the scene covers, e.g. an instrument.
+        scene: Scene of the view.
+        view: Result of `cast_view`.
+        run_id: First part of the lesion ids.
+        min_visible_pixels: Polyps with fewer pixels get no label.
+        hidden: [size,size] pixels covered by something outside the scene, such as an instrument.
     """
     instance = visible_instance(view, hidden=hidden)
     labels = []
@@ -62,14 +60,14 @@ def label_view(
 
 
 def visible_instance(view: View, *, hidden: NDArray[np.bool_] | None) -> NDArray[np.int16]:
-    """Return what each pixel shows, [size,size], `NOTHING` where it is hidden."""
+    """Return the visible instance of each pixel, [size,size]; `NOTHING` where it is hidden."""
     if hidden is None:
         return view.instance
     return np.where(hidden, np.int16(NOTHING), view.instance)
 
 
 def mask_bounds(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """Return `x0,y0,x1,y1` around the set pixels of a mask [H,W] that has some."""
+    """Return `x0,y0,x1,y1` around the set pixels of a mask [H,W]."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
@@ -77,20 +75,20 @@ def mask_bounds(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
 def _visible_fraction(
     scene: Scene, *, visible: NDArray[np.bool_], number: int, view: View
 ) -> float:
-    """Return visible pixels over those of the polyp alone; where it is large, of every other."""
+    """Return the visible share of a polyp's pixels; large polyps are sampled."""
     window = _window(scene.polyps[number - 1], camera=view.camera, pose=view.pose)
     size = visible[window].size
     step = 1 if size <= MAX_RAYS_ALONE else 2
     pixels = tuple(slice(part.start, part.stop, step) for part in window)
     alone = pixels_alone(scene, number=number, camera=view.camera, pose=view.pose, pixels=pixels)
-    # Where rim and wall cross inside a pixel the polyp may show one pixel more.
+    # A polyp may cover one more pixel than alone where rim and wall cross inside it.
     return min(1.0, int(visible[pixels].sum()) / max(alone, 1))
 
 
 def pixels_alone(
     scene: Scene, *, number: int, camera: Camera, pose: Pose, pixels: tuple[slice, ...] = ()
 ) -> int:
-    """Return how many `pixels` the exposed surface of polyp instance `number` covers by itself."""
+    """Return the number of `pixels` that the exposed surface of a polyp alone covers."""
     directions = camera.directions.reshape(camera.size_px, camera.size_px, 3)[pixels]
     rays = pose.to_world(directions[camera.mask[pixels]])
     if not len(rays):
@@ -100,11 +98,11 @@ def pixels_alone(
 
 
 def _window(polyp: Polyp, *, camera: Camera, pose: Pose) -> tuple[slice, slice]:
-    """Return the rows and columns of the image that a polyp can cover; saves rays."""
+    """Return the rows and columns of the image that a polyp can cover, to cast fewer rays."""
     everything = slice(0, camera.size_px)
     points = pose.to_camera(polyp.vertices_mm)
     pixels = camera.project(points)
-    # Around what is near, or straight behind a fisheye, no box of corners holds the surface.
+    # The projected vertices of a near polyp, or of one behind a fisheye, do not bound it.
     near = np.linalg.norm(points, axis=1).min() < NEAR_MM
     behind = (points[:, 2] < -np.hypot(points[:, 0], points[:, 1])).any()
     if near or behind or np.isnan(pixels).any():

@@ -1,4 +1,4 @@
-"""A simulated colon to look at live: an autopilot leads the camera, or a hand does."""
+"""A simulated colon in real time, with the camera on a planned path or under manual control."""
 
 from dataclasses import dataclass
 
@@ -16,17 +16,15 @@ from haustra.simulator.plan import Eye, plan_run, take_picture
 from haustra.simulator.rays import normalized
 
 PROCEDURE_S = 90.0
-"""Length of the autopilot's way in and out; then it begins again."""
+"""Time of the autopilot's path in and out; then it starts again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drive:
-    """How a hand moves the camera, each -1..1."""
+    """Manual control of the camera; each value is in -1..1."""
 
-    ahead: float = 0.0
-    """Along the view, backwards below 0."""
-    sideways: float = 0.0
-    """To the right of the view."""
+    ahead: float = 0.0  # along the view; negative values move backward
+    sideways: float = 0.0  # to the right of the view
     turn_right: float = 0.0
     turn_down: float = 0.0
 
@@ -39,20 +37,18 @@ TURN_RAD_S = 1.2
 class LiveView:
     """One frame of a live colon."""
 
-    image_rgb: NDArray[np.uint8]
-    """[size,size,3]."""
+    image_rgb: NDArray[np.uint8]  # [size,size,3]
     labels: list[PolypTruth]
-    seconds: float
-    """Since the colon was entered."""
+    seconds: float  # simulated time since the start
 
 
 class LiveColon:
-    """Renders one frame after the other, from wherever the camera is.
+    """Renders frames from the current position of the camera.
 
     Args:
-        seed: of the colon, its polyps, its camera and the autopilot's way, as `haustra datagen`.
-        size_px: width and height of the pictures.
-        frame_rate_hz: frames per second of simulated time.
+        seed: Seed of the colon, its polyps, its camera and the path, as for `haustra datagen`.
+        size_px: Width and height of the pictures.
+        frame_rate_hz: Frames per second of simulated time.
 
     Raises:
         MissingExtraError: embreex is not installed.
@@ -70,16 +66,15 @@ class LiveColon:
         self._plan = plan_run(seed, config=config)
         self._eye = Eye(self._plan)
         self._frame = 0
-        self._stop = 0
-        """Where on the autopilot's way the camera is."""
+        self._stop = 0  # position on the planned path
         self._pose = self._plan.poses[0]
         self.autopilot = True
-        """Whether the camera follows its planned way."""
+        """True while the camera follows its planned path."""
         self.drive = Drive()
-        """What the hand does while the autopilot is off."""
+        """Manual control while the autopilot is off."""
 
     def next_view(self) -> LiveView:
-        """Move the camera by one frame's time and return what it sees."""
+        """Move the camera by the time of one frame and return its view."""
         plan, config = self._plan, self._config
         frame, self._frame = self._frame, self._frame + 1
         seconds = frame / config.frame_rate_hz
@@ -106,10 +101,10 @@ class LiveColon:
         return LiveView(image_rgb=image, labels=labels, seconds=seconds)
 
     def take_over(self, *, autopilot: bool) -> None:
-        """Give the camera to the autopilot, which goes on from the nearest point of its way."""
+        """Switch the autopilot; it continues from the nearest point of its path."""
         if autopilot and not self.autopilot:
-            way = np.stack([pose.position_mm for pose in self._plan.poses])
-            self._stop = int(np.linalg.norm(way - self._pose.position_mm, axis=1).argmin())
+            path = np.stack([pose.position_mm for pose in self._plan.poses])
+            self._stop = int(np.linalg.norm(path - self._pose.position_mm, axis=1).argmin())
         self.autopilot, self.drive = autopilot, Drive()
 
     def _driven(self, pose: Pose, *, drive: Drive) -> Pose:
@@ -120,7 +115,7 @@ class LiveColon:
         return Pose(position_mm=self._within(pose.position_mm + step), axes=axes)
 
     def _within(self, position_mm: FloatArray) -> FloatArray:
-        """Return a position, or the nearest one that keeps clear of the wall and of the ends."""
+        """Return a position, or the nearest one that is clear of the wall and of the ends."""
         centers = self._plan.scene.tube.centers_mm
         first, last = (round(share * len(centers)) for share in PATH_SHARE)
         center = centers[min(max(station_of(self._plan.scene, position_mm), first), last - 1)]

@@ -1,4 +1,4 @@
-"""What lies on the wall or floats in front of it: stool, mucus, blood, bubbles, instruments.
+"""Matter on the wall or in front of it: stool, mucus, blood, bubbles and instruments.
 
 S is the side of the square picture in pixels; lengths are shares of it unless a name says
 otherwise. Linear light is RGB: 0 is black, and 1 and above is nearly white.
@@ -79,12 +79,9 @@ def _fall_mm(canvas: Canvas, *, down: float) -> tuple[FloatImage, FloatImage]:
 class _Pool:
     """Fluid that has settled at the lowest wall in view."""
 
-    alpha: FloatImage
-    """[S,S]; grows with the fluid in front of the wall, 0 outside."""
-    below_mm: FloatImage
-    """[S,S] depth of the wall below the surface; negative outside."""
-    lit: FloatImage
-    """[S,S] light that arrives at the surface, which is nearer than the wall."""
+    alpha: FloatImage  # [S,S]; grows with the fluid in front of the wall, 0 outside
+    below_mm: FloatImage  # [S,S] depth of the wall below the surface; negative outside
+    lit: FloatImage  # [S,S] light that arrives at the surface, which is nearer than the wall
 
 
 def _settle(canvas: Canvas, *, down: float, share: float, turbidity_mm: float) -> _Pool:

@@ -1,4 +1,4 @@
-"""Slow movement of the wall: rings of contraction that travel along the colon, and breathing."""
+"""Slow movement of the wall: contractions that travel along the colon, and breathing."""
 
 from dataclasses import dataclass, replace
 
@@ -10,31 +10,26 @@ from haustra.simulator.scene import Scene
 from haustra.simulator.tube import STEP_MM
 
 REFRESH_S = 1.0
-"""The wall moves in steps of this length; rays need a new tree for each."""
+"""Time between movements of the wall; each needs a new tree for the rays."""
 REFRESH_MM = 50.0
-"""A camera that goes further than this needs a new piece of the colon."""
+"""A camera that moves farther than this needs a new piece of the colon."""
 BEHIND_MM, AHEAD_MM = REFRESH_MM + 40.0, REFRESH_MM + 180.0
-"""What of the colon a moved scene holds, along the centerline; the rest lies in the dark."""
+"""Part of the colon in a moved scene, along the centerline; the rest is too dark to see."""
 BREATH_S = 4.5
-"""One breath."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Peristalsis:
     """Waves that narrow the lumen as they pass; all arrays [waves]."""
 
-    start_mm: FloatArray
-    """Where along the centerline each wave is at time 0."""
-    speed_mm_s: FloatArray
-    """Negative towards the anus."""
-    share: FloatArray
-    """How much of the radius is lost at the height of the wave, 0..1."""
+    start_mm: FloatArray  # position of each wave along the centerline at time 0
+    speed_mm_s: FloatArray  # negative toward the anus
+    share: FloatArray  # share of the radius that is lost at the peak of the wave, 0..1
     width_mm: FloatArray
-    breath_share: float
-    """How much breathing changes the radius, 0..1."""
+    breath_share: float  # share of the radius that breathing changes, 0..1
 
     def narrowing(self, along_mm: FloatArray, *, seconds: float) -> FloatArray:
-        """Return the lost share of the radius at places [N] along the centerline, [N]."""
+        """Return the lost share of the radius at positions [N] along the centerline, [N]."""
         middle_mm = self.start_mm + self.speed_mm_s * seconds
         away = (np.asarray(along_mm)[..., None] - middle_mm) / self.width_mm
         waves = (self.share * np.exp(-(away**2))).max(axis=-1, initial=0.0)
@@ -45,7 +40,7 @@ class Peristalsis:
 def draw_peristalsis(
     rng: np.random.Generator, *, length_mm: float, duration_s: float
 ) -> Peristalsis:
-    """Draw the waves of a procedure: about one for each 150 mm and half minute."""
+    """Draw the waves of a procedure: about one per 150 mm and half minute."""
     number = 1 + rng.poisson(length_mm / 150 * duration_s / 30)
     return Peristalsis(
         start_mm=rng.uniform(-0.2, 1.2, size=number) * length_mm,
@@ -59,13 +54,9 @@ def draw_peristalsis(
 def moved_scene(
     scene: Scene, *, peristalsis: Peristalsis, seconds: float, position_mm: FloatArray
 ) -> Scene:
-    """Return the scene at a time, around a place. Polyps ride on the wall and keep their shape.
+    """Return a scene at rest as it is at a time since the run began, around a position [3] at rest.
 
-    Args:
-        scene: at rest.
-        peristalsis: what moves it.
-        seconds: since the run began.
-        position_mm: [3] of the camera in the resting scene.
+    Polyps move with the wall and keep their shape.
     """
     tube = scene.tube
     at_mm = station_of(scene, position_mm) * STEP_MM
@@ -85,11 +76,7 @@ def moved_scene(
         number = last
         stations.append(np.full(len(polyp.vertices_mm), polyp.station))
         polyps.append(
-            replace(
-                polyp,
-                center_mm=polyp.center_mm + shift,
-                vertices_mm=polyp.vertices_mm + shift,
-            )
+            replace(polyp, center_mm=polyp.center_mm + shift, vertices_mm=polyp.vertices_mm + shift)
         )
     along = np.concatenate(stations)[scene.faces[:, 0]] * STEP_MM - at_mm
     near = (along > -BEHIND_MM) & (along < AHEAD_MM)
@@ -103,12 +90,12 @@ def moved_scene(
 
 
 def station_of(scene: Scene, position_mm: FloatArray) -> int:
-    """Return the row of the centerline that is nearest to a place."""
+    """Return the row of the centerline that is nearest to a position."""
     return int(np.linalg.norm(scene.tube.centers_mm - position_mm, axis=1).argmin())
 
 
 def moved_pose(pose: Pose, *, scene: Scene, peristalsis: Peristalsis, seconds: float) -> Pose:
-    """Return a pose of the resting colon where the narrowed lumen leaves it."""
+    """Return a pose of the colon at rest, moved with the lumen."""
     centers = scene.tube.centers_mm
     station = station_of(scene, pose.position_mm)
     share = peristalsis.narrowing(np.array([station * STEP_MM]), seconds=seconds)[0]

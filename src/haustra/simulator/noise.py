@@ -1,4 +1,4 @@
-"""Seeded smooth randomness: waves along a line and tiles that repeat without a seam."""
+"""Seeded smooth noise: waves along a line and tiles that repeat without a seam."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 PX_PER_WAVE = 5.0
-"""Least pixels of the shortest wave in a tile that is to be enlarged."""
+"""Fewest pixels of the shortest wave in a tile that is enlarged."""
 
 
 def smooth_wave(
@@ -16,9 +16,9 @@ def smooth_wave(
     """Return a smooth random function of `positions` [N] as [N] in -1..1.
 
     Args:
-        positions: where to evaluate it, in any unit.
-        wavelengths: shortest and longest period, in the same unit.
-        rng: fixes the function; the same state gives the same function at any positions.
+        positions: Any unit.
+        wavelengths: Shortest and longest period in the same unit.
+        rng: Source of the function, which does not depend on the positions.
     """
     periods = np.geomspace(*wavelengths, num=3) * rng.uniform(0.85, 1.15, size=3)
     phases = rng.uniform(0, 2 * np.pi, size=3)
@@ -36,13 +36,13 @@ def noise_tile(
     detail is made small and enlarged.
 
     Args:
-        side_px: width and height of the tile.
-        wavelengths_px: shortest and longest wavelength that it holds.
+        side_px: Width and height of the tile.
+        wavelengths_px: Shortest and longest wavelength.
         slope: 0 is grainy, 2 is cloudy.
-        rng: source of the noise.
+        rng: Source of the noise.
     """
     shrink = 1
-    while _holds(wavelengths_px[0], shrink=2 * shrink) and side_px % (2 * shrink) == 0:
+    while wavelengths_px[0] / (2 * shrink) >= PX_PER_WAVE and side_px % (2 * shrink) == 0:
         shrink *= 2
     side = side_px // shrink
     spectrum = np.fft.rfft2(rng.standard_normal((side, side), dtype=np.float32))
@@ -58,11 +58,6 @@ def noise_tile(
             2 * shrink : -2 * shrink, 2 * shrink : -2 * shrink
         ]
     return np.asarray(tile / tile.std(), dtype=np.float32)
-
-
-def _holds(shortest_px: float, *, shrink: int) -> bool:
-    """Tell whether a tile made `shrink` times smaller still holds a wavelength."""
-    return shortest_px / shrink >= PX_PER_WAVE
 
 
 def smooth_step(share: float) -> float:

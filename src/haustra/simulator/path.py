@@ -1,4 +1,4 @@
-"""Where the camera goes: a fly-through of the whole colon, or single views of its wall."""
+"""Paths of the camera: a fly-through of the whole colon, or single views of its wall."""
 
 import numpy as np
 
@@ -10,23 +10,23 @@ from haustra.simulator.scene import Scene
 from haustra.simulator.tube import STEP_MM
 
 CLEARANCE_MM = 5.0
-"""Least distance between the camera and any tissue on the way, but for contacts."""
+"""Smallest distance between the camera and any tissue on the path, except in contacts."""
 CONTACT_MM = 1.8
-"""Distance at which the camera touches the wall; also the least distance of a still."""
+"""Distance at which the camera touches the wall; also the smallest distance of a still."""
 MAX_SWERVE_MM = 6.0
-"""How far the camera strays from the centerline where the lumen allows it."""
+"""Largest distance of the camera from the centerline where the lumen allows it."""
 MAX_TURN_DEG = 40.0
-"""How far the view turns away from the way ahead, to each side."""
+"""Largest angle between the view and the direction of the path, to each side."""
 PATH_SHARE = (0.06, 0.9)
-"""Part of the tube that the camera travels; the ends stay before it and behind it."""
+"""Part of the tube that the camera travels; it stays away from the ends."""
 INSERTION_SHARE = 0.3
-"""Part of a procedure's frames on the way in; the way out is slow and looks around."""
+"""Share of a procedure's frames on the way in; on the way out the camera looks around."""
 MAX_DWELL = 1.5
-"""How much slower, in addition to 1, the camera goes just before a polyp on the way out."""
+"""The camera is slower by this plus 1 just before a polyp on the way out."""
 MAX_INTEREST = 2.5
-"""Greatest pull of a polyp on the view, against 1 for the way ahead."""
+"""Largest weight of a polyp in the view direction, against 1 for the path."""
 INTEREST_RANGE_MM = 28.0
-"""Distance at which that pull is down to a third."""
+"""Distance at which that weight has fallen to a third."""
 CONTACTS_PER_M = 2.0
 """Contacts with the wall per meter of the way out."""
 CONTACT_LENGTH_MM = 8.0
@@ -34,21 +34,18 @@ CONTACT_LENGTH_MM = 8.0
 EMPTY_STILLS = 0.12
 """Share of stills that aim at bare wall (a polyp may still come into view)."""
 APPARENT_SHARE = (0.2, 1.1)
-"""Width of a still's polyp as a share of the picture's, drawn evenly."""
+"""Width of a still's polyp as a share of the picture's, drawn uniformly."""
 MAX_TILT_DEG = 80.0
-"""Greatest angle of a still's view to the axis of its polyp."""
+"""Largest angle between a still's view and the axis of its polyp."""
 TRIES_PER_STILL = 40
 
 
 def plan_procedure(scene: Scene, *, num_frames: int, rng: np.random.Generator) -> list[Pose]:
-    """Lead the camera in through the whole colon and out again, looking around on the way out.
+    """Return poses through the whole colon and out again, spread evenly over the frames.
 
-    The view is towards the far end both ways, as a colonoscopist's is, and turns
-    towards most polyps as they come near, where the camera slows down on the way out. Now and
-    then the camera touches the wall. A camera that strays from the centerline by less than the
-    free distance there, less a clearance, keeps that clearance.
-
-    Frames are spread over the whole way: fewer frames mean larger steps.
+    The camera looks toward the far end both ways, as a colonoscopist does, and turns toward most
+    nearby polyps. On the way out it slows down before polyps and sometimes touches the wall. Its
+    distance from the centerline leaves `CLEARANCE_MM` to the wall.
     """
     tube = scene.tube
     num_in = round(INSERTION_SHARE * num_frames)
@@ -74,13 +71,13 @@ def plan_procedure(scene: Scene, *, num_frames: int, rng: np.random.Generator) -
         position = center + min(max(free_mm, 0.0), MAX_SWERVE_MM) * (offset @ axes[:2])
         if contact[frame] > 0:
             turn = contact_turn + traveled_mm[frame] / 60
-            towards = np.cos(turn) * axes[0] + np.sin(turn) * axes[1]
-            position = _pushed(scene, position, towards=towards, share=contact[frame])
+            toward = np.cos(turn) * axes[0] + np.sin(turn) * axes[1]
+            position = _pushed(scene, position, toward=toward, share=contact[frame])
         looks = 0.4 if frame < num_in else 1.0
         turns = looks * np.radians(MAX_TURN_DEG) * np.array([turn_right[frame], turn_down[frame]])
         gaze = turned(axes, turns)
         for polyp, interest in zip(scene.polyps, interests, strict=True):
-            gaze = _drawn_towards(polyp.center_mm - position, gaze=gaze, interest=looks * interest)
+            gaze = _drawn_toward(polyp.center_mm - position, gaze=gaze, interest=looks * interest)
         poses.append(Pose(position_mm=position, axes=gaze))
     return poses
 
@@ -88,9 +85,9 @@ def plan_procedure(scene: Scene, *, num_frames: int, rng: np.random.Generator) -
 def plan_stills(
     scene: Scene, *, camera: Camera, num_frames: int, rng: np.random.Generator
 ) -> list[Pose]:
-    """Draw single views: most of one polyp each, from near and far, from above and aside.
+    """Return single views, most of one polyp each, from many distances and angles.
 
-    A view that is blocked, or from too near to any tissue, is drawn again.
+    A view that is blocked or too close to tissue is drawn again.
     """
     poses = []
     for _ in range(num_frames):
@@ -128,21 +125,21 @@ def _look_around(scene: Scene, *, rng: np.random.Generator) -> Pose:
     tube = scene.tube
     at_mm = rng.uniform(*PATH_SHARE) * tube.length_mm
     center, ahead = _at(tube.centers_mm, at_mm), normalized(_at(tube.tangents, at_mm))
-    towards = normalized(np.cross(ahead, rng.standard_normal(3)))
-    position = _pushed(scene, center, towards=towards, share=0.9 * rng.random())
+    toward = normalized(np.cross(ahead, rng.standard_normal(3)))
+    position = _pushed(scene, center, toward=toward, share=0.9 * rng.random())
     axes = _axes_along(ahead, near=rng.standard_normal(3), roll=0.0)
     return Pose(position_mm=position, axes=turned(axes, np.radians(70) * rng.uniform(-1, 1, 2)))
 
 
 def _pushed(
-    scene: Scene, position_mm: FloatArray, *, towards: FloatArray, share: float
+    scene: Scene, position_mm: FloatArray, *, toward: FloatArray, share: float
 ) -> FloatArray:
-    """Return the position moved towards the wall, all the way for a share of 1."""
-    hits = scene.mesh.first_hits(position_mm, directions=towards[None])
+    """Return the position moved toward the wall, all the way for a share of 1."""
+    hits = scene.mesh.first_hits(position_mm, directions=toward[None])
     reach_mm = float(hits.distance[0]) if hits.face[0] != NO_FACE else CLEARANCE_MM
     step_mm = max(reach_mm - CONTACT_MM, 0.0) * share
     for _ in range(12):
-        moved = position_mm + step_mm * towards
+        moved = position_mm + step_mm * toward
         if scene.free_distance_mm(moved) >= CONTACT_MM:
             return np.asarray(moved)
         step_mm *= 0.8
@@ -150,7 +147,7 @@ def _pushed(
 
 
 def _contacts(traveled_mm: FloatArray, *, first_mm: float, rng: np.random.Generator) -> FloatArray:
-    """Return how near each frame is to a contact, 0 (not at all) to 1."""
+    """Return the closeness of each frame to a contact, 0..1."""
     last_mm = float(traveled_mm[-1])
     near = np.zeros(len(traveled_mm))
     number = rng.poisson(CONTACTS_PER_M * max(last_mm - first_mm, 0.0) / 1000)
@@ -161,7 +158,7 @@ def _contacts(traveled_mm: FloatArray, *, first_mm: float, rng: np.random.Genera
 
 
 def _stops_mm(scene: Scene, *, num_frames: int, dwells: bool) -> FloatArray:
-    """Return positions along the centerline, [num_frames] rising, denser before polyps."""
+    """Return rising positions along the centerline, [num_frames], denser before polyps."""
     tube = scene.tube
     first, last = (round(share * len(tube.centers_mm)) for share in PATH_SHARE)
     along_mm = np.arange(first, last) * STEP_MM
@@ -181,7 +178,7 @@ def _at(values: FloatArray, position_mm: float) -> FloatArray:
 
 
 def _axes_along(ahead: FloatArray, *, near: FloatArray, roll: float) -> FloatArray:
-    """Return right, down and ahead, where right lies near a given direction before the roll."""
+    """Return right, down and ahead; before the roll, right is close to a given direction."""
     right = normalized(near - (near @ ahead) * ahead)
     down = np.cross(ahead, right)
     cos, sin = np.cos(roll), np.sin(roll)
@@ -189,7 +186,7 @@ def _axes_along(ahead: FloatArray, *, near: FloatArray, roll: float) -> FloatArr
 
 
 def turned(axes: FloatArray, turns: FloatArray) -> FloatArray:
-    """Turn the view by two angles in radians, to the right and downwards."""
+    """Turn the view by two angles in radians, to the right and down."""
     right, down, ahead = axes
     ahead, right = (
         np.cos(turns[0]) * ahead + np.sin(turns[0]) * right,
@@ -202,8 +199,8 @@ def turned(axes: FloatArray, turns: FloatArray) -> FloatArray:
     return np.stack([right, down, ahead])
 
 
-def _drawn_towards(to_polyp: FloatArray, *, gaze: FloatArray, interest: float) -> FloatArray:
-    """Turn the view towards a polyp that is near and before the camera; fades smoothly."""
+def _drawn_toward(to_polyp: FloatArray, *, gaze: FloatArray, interest: float) -> FloatArray:
+    """Turn the view toward a polyp that is near and in front of the camera."""
     distance_mm = float(np.linalg.norm(to_polyp))
     cosine = float(to_polyp @ gaze[2]) / distance_mm
     pull = interest * np.exp(-((distance_mm / INTEREST_RANGE_MM) ** 2)) * max(cosine, 0.0)

@@ -1,4 +1,4 @@
-"""One run before it is written: its colon, its camera's way, what disturbs it, and its pictures."""
+"""One run before it is written: colon, camera path, disturbances and pictures."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.simulator.camera import Camera, Pose, draw_camera
 from haustra.simulator.config import DatagenConfig
 from haustra.simulator.events import Event, plan_events
@@ -29,12 +29,12 @@ from haustra.simulator.tube import SECTIONS, Section, Tube, build_tube
 from haustra.simulator.video import blur_light, disturb_picture
 
 STILL_SECTIONS = 2
-"""Neighboring sections of the colon that a run of stills has; more would hardly be seen."""
+"""Neighboring sections of the colon in a run of stills; more would rarely be visible."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunPlan:
-    """Everything of a run that is drawn before its first frame."""
+    """Everything about a run that is drawn before its first frame."""
 
     scene: Scene
     camera: Camera
@@ -47,9 +47,9 @@ class RunPlan:
 
 
 def plan_run(seed: int, *, config: DatagenConfig) -> RunPlan:
-    """Draw the colon, the camera's way and what will disturb it."""
-    tube = make_tube(seed, config=config)
+    """Draw the colon, the camera's path and the disturbances of a run."""
     stills = config.preset == "still"
+    tube = make_tube(seed, config=config)
     scene_rng, camera_rng, path_rng, lighting_rng, event_rng, motion_rng = np.random.default_rng(
         [seed, 1]
     ).spawn(6)
@@ -72,18 +72,15 @@ def plan_run(seed: int, *, config: DatagenConfig) -> RunPlan:
     if config.mesh is not None:
         _check_inside(scene, poses=poses, mesh=config.mesh)
     events: list[tuple[Event, ...]] = [()] * config.frames
-    screen = None
+    screen = peristalsis = None
     if config.has("disturbances"):
         events = plan_events(
             config.frames, frame_rate_hz=config.frame_rate_hz, stills=stills, rng=event_rng
         )
-        screen = draw_screen(event_rng, size_px=config.size)
-    duration_s = config.frames / config.frame_rate_hz
-    peristalsis = (
-        None
-        if stills
-        else draw_peristalsis(motion_rng, length_mm=tube.length_mm, duration_s=duration_s)
-    )
+        screen = draw_screen(event_rng)
+    if not stills:
+        duration_s = config.frames / config.frame_rate_hz
+        peristalsis = draw_peristalsis(motion_rng, length_mm=tube.length_mm, duration_s=duration_s)
     return RunPlan(
         scene=scene,
         camera=camera,
@@ -97,11 +94,7 @@ def plan_run(seed: int, *, config: DatagenConfig) -> RunPlan:
 
 
 def make_tube(seed: int, *, config: DatagenConfig) -> Tube:
-    """Return the wall of a seed, or that of the user's own mesh.
-
-    Raises:
-        HaustraError: the mesh is unusable.
-    """
+    """Return the wall of a seed, or that of the user's own mesh."""
     if config.mesh is not None:
         from haustra.simulator.mesh_import import load_mesh_tube
 
@@ -115,7 +108,7 @@ def make_tube(seed: int, *, config: DatagenConfig) -> Tube:
 
 
 class Eye:
-    """Casts the views of a run, in a wall that moves with time."""
+    """Casts the views of a run in a wall that moves with time."""
 
     def __init__(self, plan: RunPlan) -> None:
         self._plan = plan
@@ -123,12 +116,7 @@ class Eye:
         self._moved_at_s, self._moved_for_mm = -1.0, np.full(3, np.inf)
 
     def look(self, planned: Pose, *, seconds: float) -> tuple[Scene, View]:
-        """Return the scene at a time and what the camera meets in it.
-
-        Args:
-            planned: pose in the resting colon.
-            seconds: since the run began.
-        """
+        """Return the scene at a time since the run began, and a view from a pose at rest."""
         plan, pose = self._plan, planned
         if plan.peristalsis is not None:
             step_s = REFRESH_S * int(seconds / REFRESH_S)
@@ -148,7 +136,7 @@ class Eye:
 
 
 def views(plan: RunPlan) -> Iterator[tuple[Scene, View]]:
-    """Yield, frame by frame, the scene at that time and what the camera meets in it."""
+    """Yield the scene and the view of each frame."""
     eye = Eye(plan)
     for frame, planned in enumerate(plan.poses):
         yield eye.look(planned, seconds=frame / plan.frame_rate_hz)
@@ -157,7 +145,7 @@ def views(plan: RunPlan) -> Iterator[tuple[Scene, View]]:
 def take_picture(
     plan: RunPlan, *, scene: Scene, view: View, frame: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return the picture of a view, RGB uint8 [S,S,3], and what something covers, bool [S,S]."""
+    """Return the picture of a view, RGB uint8 [S,S,3], and its covered pixels, bool [S,S]."""
     events = plan.events[frame]
     light = shade_view(scene, view=view, lighting=plan.lighting)
     hidden = np.zeros(view.instance.shape, dtype=bool)
@@ -177,7 +165,7 @@ def take_picture(
 
 
 def _check_inside(scene: Scene, *, poses: list[Pose], mesh: Path) -> None:
-    """Refuse a mesh whose outside the camera would see."""
+    """Raise an error if the camera would see the outside of the mesh."""
     directions = normalized(np.random.default_rng(0).standard_normal((64, 3)))
     normals = face_normals(scene.vertices_mm, faces=scene.faces)
     for frame, pose in enumerate(poses):
@@ -186,6 +174,6 @@ def _check_inside(scene: Scene, *, poses: list[Pose], mesh: Path) -> None:
         if (against & (hits.face != NO_FACE)).mean() < 0.6:
             at = " ".join(f"{value:.0f}" for value in pose.position_mm)
             raise HaustraError(
-                f"--mesh {mesh}: the camera leaves the lumen in frame {frame}, at {at} mm; "
-                "expected one closed tube, or one open at its ends only"
+                f"{option('mesh', mesh)}: the camera leaves the lumen in frame {frame}, at {at} "
+                "mm; expected one closed tube, or one open at its ends only"
             )

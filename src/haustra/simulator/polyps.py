@@ -1,8 +1,8 @@
-"""Polyps: closed meshes that grow from the wall, and where on the wall they sit.
+"""Polyps as closed meshes, and their positions on the wall.
 
-A polyp is a surface of revolution made lumpy, draped over the wall along one axis, so that its
-rim lies on the wall and everything below the rim is buried. The part above the rim is called
-exposed; labels are about that part only.
+A polyp is a surface of revolution with lumps, draped over the wall along one axis: its rim lies on
+the wall, and everything below the rim is buried. Labels are about the part above the rim, which is
+called exposed.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.simulator.noise import FloatArray
 from haustra.simulator.rays import NO_FACE, RayMesh, face_normals, grid_faces, normalized
 from haustra.simulator.tube import Tube
@@ -20,23 +20,23 @@ NUM_SEGMENTS = 64
 NUM_EXPOSED_ROWS = 28
 BURIED_MM = 1.2
 SIZE_MM = (2.0, 30.0)
-"""Least and greatest width, unless asked for otherwise."""
+"""Default range of widths."""
 LST_MM = 10.0
-"""From this width on a flat lesion is called a laterally spreading tumor (Kudo 1993)."""
+"""Smallest width of a flat lesion that is called a laterally spreading tumor (Kudo 1993)."""
 MIN_CENTERLINE_GAP_MM = 6.0
-"""What a polyp leaves free around the centerline, so that a camera can always pass."""
+"""Smallest distance of polyps from the centerline, so that a camera can always pass."""
 MIN_FACING = 0.35
-"""Least cosine between the polyp's axis and the wall below it: no polyp wraps over a crest."""
+"""Smallest cosine between the polyp's axis and the normals of the wall below it."""
 TRIES_PER_SIZE = 30
 NUM_FOOT_ROWS = 5
-"""Rows above the rim over which a polyp turns from the wall's look and slope to its own."""
+"""Rows above the rim over which the wall's texture and slope change to the polyp's."""
 
 Sizes = Literal["procedure", "even"]
-"""How polyp widths are drawn.
+"""Distribution of polyp widths.
 
-"procedure": log-normal with median 4.5 mm, about six in ten at most 5 mm and one in ten above
-10 mm, as screening finds them (Butterly et al. 2006). "even": all sizes from 4 mm alike on a
-logarithmic scale, for training.
+"procedure": log-normal with median 4.5 mm; about six in ten are at most 5 mm and one in ten above
+10 mm, as in screening (Butterly et al. 2006). "even": uniform from 4 mm on a logarithmic scale,
+for training.
 """
 
 
@@ -44,30 +44,21 @@ logarithmic scale, for training.
 class Polyp:
     """One polyp on the wall, closed, in millimeters of the world."""
 
-    size_mm: float
-    """Largest width across its axis."""
+    size_mm: float  # largest width across its axis
     paris_class: str
     """Paris classification: "0-Is" sessile, "0-Ip" stalked, "0-IIa" slightly raised; "LST"
     laterally spreading, which is 0-IIa of 10 mm and more."""
-    axis: FloatArray
-    """[3] unit vector from the foot into the lumen."""
-    station: int
-    """Row of the centerline that the foot belongs to."""
-    center_mm: FloatArray
-    """[3] mean of the exposed vertices."""
-    vertices_mm: FloatArray
-    """[V,3]."""
+    axis: FloatArray  # [3] unit vector from the foot into the lumen
+    station: int  # row of the centerline that the foot belongs to
+    center_mm: FloatArray  # [3] mean of the exposed vertices
+    vertices_mm: FloatArray  # [V,3]
     surface_mm: FloatArray
-    """[V,2] distance from the apex along the surface, laid out flat around it: for textures."""
-    faces: NDArray[np.int32]
-    """[F,3], right-handed normals outward; the exposed ones come first."""
+    """[V,2] distance from the apex along the surface, laid out flat, for textures."""
+    faces: NDArray[np.int32]  # [F,3], right-handed normals outward; the exposed ones come first
     num_exposed_faces: int
-    rise: FloatArray
-    """[V] 0 at the rim, 1 a few rows above it: the foot runs out into the wall."""
-    own_look: float
-    """How much of the look above the foot is the polyp's and not the wall's, 0..1."""
-    wall_normals: FloatArray
-    """[V,3] the wall's unit normals below each vertex."""
+    rise: FloatArray  # [V] 0 at the rim, 1 from a few rows above it
+    own_look: float  # share of the polyp's own texture above the foot, 0..1
+    wall_normals: FloatArray  # [V,3] the wall's unit normals below each vertex
 
     @property
     def exposed_faces(self) -> NDArray[np.int32]:
@@ -93,19 +84,12 @@ def place_polyps(
     size_mm: tuple[float, float] = SIZE_MM,
     rng: np.random.Generator,
 ) -> list[Polyp]:
-    """Put `num_polyps` random polyps on the wall, none touching another.
+    """Return random polyps of widths in the range `size_mm`, placed so that none touch.
 
-    One that fits nowhere in a number of tries is drawn again, smaller.
-
-    Args:
-        tube: the wall.
-        num_polyps: how many.
-        sizes: how widths are drawn.
-        size_mm: least and greatest width.
-        rng: fixes everything.
+    A polyp that fits nowhere after a number of tries is drawn again, smaller.
 
     Raises:
-        HaustraError: the wall has no room for so many of such sizes.
+        HaustraError: The wall has no room for so many polyps of these sizes.
     """
     wall = RayMesh(tube.vertices_mm, faces=tube.faces)
     wall_normals = normalized(face_normals(tube.vertices_mm, faces=tube.faces))
@@ -123,8 +107,8 @@ def place_polyps(
                 break
         else:
             raise HaustraError(
-                f"--polyp-size-mm {size_mm[0]:g} {size_mm[1]:g}: no room on the wall for polyp "
-                f"{len(placed) + 1} of {num_polyps}; choose smaller or fewer polyps"
+                f"{option('polyp_size_mm')} {size_mm[0]:g} {size_mm[1]:g}: no room on the wall for "
+                f"polyp {len(placed) + 1} of {num_polyps}; choose smaller or fewer polyps"
             )
     return placed
 
@@ -144,7 +128,7 @@ def _too_close(a: Polyp, b: Polyp) -> bool:
 
 
 def _draw_shape(size_mm: float, *, rng: np.random.Generator) -> _Shape:
-    """Draw a polyp of a given width: class, profile and lumps."""
+    """Draw the class, profile and lumps of a polyp of a given width."""
     stalked = 5 <= size_mm <= 16 and rng.random() < 0.22
     flat = not stalked and size_mm >= 4 and rng.random() < 0.3
     half_mm, stalk_mm = size_mm / 2, 0.0
@@ -172,9 +156,9 @@ def _draw_shape(size_mm: float, *, rng: np.random.Generator) -> _Shape:
         z_mm[-1] = 0
         low = 1 - z_mm / height_mm
         waist = 0.0 if flat else rng.uniform(0, 0.3)
-        flare = rng.uniform(0, 0.35)  # how softly the foot runs out into the wall
+        flare = rng.uniform(0, 0.35)  # width of the foot
         radius = np.sin(turn) ** (2 / roundness) * (1 - waist * low**2 + flare * low**8)
-        if soft:  # a hill that runs out into the wall, without an edge
+        if soft:  # a hill without an edge to the wall
             radius = np.linspace(0, 1, NUM_EXPOSED_ROWS)
             top, foot = rng.uniform(1.8, 3.0), rng.uniform(1.2, 2.0)
             z_mm = height_mm * (1 - radius**top) ** foot
@@ -203,7 +187,7 @@ def _draw_shape(size_mm: float, *, rng: np.random.Generator) -> _Shape:
 def _lumps(directions: FloatArray, *, flat: bool, rng: np.random.Generator) -> FloatArray:
     """Return the relative swelling of a surface along unit directions [...,3].
 
-    Broad bulges always; lobes on every other polyp; on some of those a mulberry's nodules.
+    All polyps have broad bulges, six in ten have lobes, and half of those have small nodules.
     """
     flatten = [1, 1, 0.5 if flat else 1]
     layers = [(rng.integers(5, 12), (1.0, 5.0), (-0.4, 1.0), rng.uniform(0.1, 0.25))]
@@ -213,7 +197,7 @@ def _lumps(directions: FloatArray, *, flat: bool, rng: np.random.Generator) -> F
             layers.append((rng.integers(30, 80), (25.0, 60.0), (0.0, 1.0), rng.uniform(0.04, 0.14)))
     swelling = np.zeros(directions.shape[:-1])
     for number, sharpness, signs, height in layers:
-        # The greatest of the bumps, not their sum: clefts stay between them.
+        # The maximum of the bumps instead of their sum leaves clefts between them.
         bumps = np.zeros(directions.shape[:-1])
         for _ in range(int(number)):
             toward = normalized(rng.standard_normal(3) * flatten)
@@ -238,7 +222,7 @@ def _attach(
     wall_normals: FloatArray,
     rng: np.random.Generator,
 ) -> Polyp | None:
-    """Drape a shape over the wall at vertex `at`, or return None where it does not fit."""
+    """Drape a shape over the wall at vertex `at`; return None if it does not fit."""
     foot, axis = tube.vertices_mm[at], tube.normals[at]
     across = normalized(np.cross(axis, rng.standard_normal(3)))
     frame = np.stack([across, np.cross(axis, across), axis])
@@ -254,7 +238,7 @@ def _attach(
     wall_mm = lift_mm - hits.distance.astype(np.float64)
     if np.abs(wall_mm).max() > 0.3 * shape.size_mm + 1:
         return None
-    # A stalk lets go of the wall: its head does not follow the ground below.
+    # The head on a stalk does not follow the wall below.
     follows = 1.0 if not shape.stalk_mm else np.clip(1 - points[:, 2] / shape.stalk_mm, 0, 1)
     draped = points + np.array([0, 0, 1]) * (follows * wall_mm)[:, None]
     num_exposed = NUM_EXPOSED_ROWS * NUM_SEGMENTS

@@ -1,4 +1,4 @@
-"""Triangle meshes and the rays that meet them: the only module that touches Embree."""
+"""Triangle meshes and the rays that meet them, with Embree."""
 
 from dataclasses import dataclass
 
@@ -17,17 +17,12 @@ class Hits:
     face: NDArray[np.int32]
     """[N] index into the mesh's faces, `NO_FACE` where the ray meets nothing."""
     distance: NDArray[np.float32]
-    """[N] in lengths of the ray's direction; only meaningful where `face` is one."""
-    barycentric: NDArray[np.float32]
-    """[N,2] weights of the face's second and third corner."""
+    """[N] in lengths of the ray's direction, where `face` is not `NO_FACE`."""
+    barycentric: NDArray[np.float32]  # [N,2] weights of the face's second and third corner
 
 
 class RayMesh:
-    """A triangle mesh in millimeters that rays can be cast against.
-
-    Args:
-        vertices_mm: [V,3].
-        faces: [F,3] indices of vertices.
+    """A triangle mesh for rays, from vertices [V,3] and faces [F,3].
 
     Raises:
         MissingExtraError: embreex is not installed.
@@ -67,7 +62,7 @@ class RayMesh:
 def face_normals(
     vertices_mm: NDArray[np.floating], *, faces: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """Return [F,3] right-handed normals of faces; their length is twice the face's area."""
+    """Return right-handed normals of faces, [F,3]; their length is twice the face's area."""
     corners = np.asarray(vertices_mm, dtype=np.float64)[faces]
     return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
 
@@ -75,7 +70,7 @@ def face_normals(
 def vertex_normals(
     vertices_mm: NDArray[np.floating], *, faces: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """Return [V,3] normals, the area-weighted sum of the faces around; not of unit length."""
+    """Return the area-weighted sum of the normals around each vertex, [V,3]."""
     weighted = np.repeat(face_normals(vertices_mm, faces=faces), 3, axis=0)
     return np.stack(
         [
@@ -95,12 +90,8 @@ def normalized(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 def grid_faces(num_rows: int, *, num_columns: int, wraps: bool) -> NDArray[np.int32]:
     """Return the [F,3] faces of a grid of vertices stored row by row.
 
-    The right-handed normals look along (next column) x (next row).
-
-    Args:
-        num_rows: rows of vertices.
-        num_columns: vertices in a row.
-        wraps: whether the last column connects to the first.
+    The right-handed normals point along (next column) x (next row). With `wraps` the last column
+    connects to the first.
     """
     columns = np.arange(num_columns if wraps else num_columns - 1)
     near = np.arange(num_rows - 1)[:, None] * num_columns + columns

@@ -1,9 +1,9 @@
-"""From a scene and a pose to what each pixel meets, and from that to light.
+"""Rays from the camera to the scene, and the light that they return.
 
-`cast_view` is geometry and the source of the labels; `shade_view` is looks only and cannot change
-what is labeled. There are no cast shadows: the lamps sit beside the lens.
+`cast_view` is geometry and the source of the labels; `shade_view` computes light and cannot change
+the labels. There are no cast shadows, because the lamps are beside the lens.
 
-Vectors of many pixels are stored as [3,N], so that each component is one run of memory.
+Vectors of many pixels are stored as [3,N], so that each component is contiguous in memory.
 """
 
 from dataclasses import dataclass
@@ -20,30 +20,27 @@ from haustra.simulator.surface import GLOSS_SCALE, RELIEF_SCALE, Coat
 from haustra.simulator.tube import TILE_PX
 
 NOTHING = -1
-"""Instance number of a pixel that shows nothing: outside the mask, or its ray meets nothing."""
+"""Instance number of a pixel outside the mask, or whose ray meets nothing."""
 FAR_MM = 1000.0
-"""Distance that stands for "meets nothing" in shading."""
+"""Distance for shading where a ray meets nothing."""
 REMAP_COLUMNS = 256
-"""OpenCV looks up rectangles, so pixels are laid out in rows of this many."""
+"""Pixels per row for `cv2.remap`, which needs a rectangle."""
 
 FloatImage = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
-    """What each pixel of a camera meets; N pixels within its aperture, row by row."""
+    """Ray hits of the N pixels within a camera's aperture, row by row."""
 
     camera: Camera
     pose: Pose
-    directions: NDArray[np.float32]
-    """[N,3] unit rays in the world."""
-    hits: Hits
-    """Distances are in millimeters along the rays."""
-    instance: NDArray[np.int16]
-    """[size,size] `scene.WALL`, a polyp's instance number, or `NOTHING`."""
+    directions: NDArray[np.float32]  # [N,3] unit rays in the world
+    hits: Hits  # distances are in millimeters along the rays
+    instance: NDArray[np.int16]  # [size,size] `scene.WALL`, a polyp's instance number, or `NOTHING`
 
     def distance_mm(self) -> FloatImage:
-        """Return the distance that each pixel sees, [size,size]; 0 where it sees nothing."""
+        """Return the distance along each pixel's ray, [size,size]; 0 where it meets nothing."""
         image = np.zeros(self.instance.size, dtype=np.float32)
         met = self.hits.face != NO_FACE
         image[self.camera.inside[met]] = self.hits.distance[met]
@@ -55,29 +52,19 @@ class Lighting:
     """Lamps and sensor of one run."""
 
     lamps_mm: tuple[tuple[float, float], ...]
-    """Where the light guides end beside the lens: right and down."""
-    beam: float
-    """Angular fall-off: light goes with the cosine to the axis to this power."""
-    brightness: float
-    """What auto-exposure aims at, in 0..1 of linear light."""
-    fill: float
-    """Share of light that arrives over the walls instead of straight from the lamps."""
+    """Positions of the light guides beside the lens: right and down."""
+    beam: float  # exponent of the cosine to the axis in the angular fall-off
+    brightness: float  # target of the auto-exposure in linear light
+    fill: float  # share of light that the walls reflect before it arrives
     scatter: tuple[float, float, float]
-    """How far past the terminator light scatters under the surface, per channel."""
-    vignette: float
-    """Loss of light in the corners, 0..1."""
-    blur_px: float
-    """Deviation of the lens blur at 384 pixels."""
-    sharpening: float
-    """How much the video processor lifts edges."""
-    noise: float
-    """Deviation of the sensor noise in levels of 0..255."""
-    balance: tuple[float, float, float]
-    """White balance error per channel."""
-    falls_off: bool = True
-    """Whether light weakens with the square of the distance."""
-    shines: bool = True
-    """Whether wet tissue has highlights."""
+    """Subsurface scattering beyond the terminator, per channel."""
+    vignette: float  # loss of light in the corners, 0..1
+    blur_px: float  # deviation of the lens blur at 384 pixels
+    sharpening: float  # edge enhancement by the video processor
+    noise: float  # deviation of the sensor noise in levels of 0..255
+    balance: tuple[float, float, float]  # white balance error per channel
+    falls_off: bool = True  # whether light weakens with the square of the distance
+    shines: bool = True  # whether wet tissue has highlights
 
 
 def draw_lighting(
@@ -125,14 +112,9 @@ def cast_view(scene: Scene, *, camera: Camera, pose: Pose) -> View:
 def shade_view(scene: Scene, *, view: View, lighting: Lighting) -> FloatImage:
     """Return the light of a view, linear RGB [S,S,3], where 1 saturates; black outside the mask.
 
-    Light from the lamps weakens with the square of the distance and towards the edge of the beam;
-    a small share arrives over the walls; highlights are those of a wet film (Blinn 1977), broken
-    up by the relief. Exposure follows the picture's own brightness.
-
-    Args:
-        scene: what was cast.
-        view: what each pixel meets.
-        lighting: lamps of the run.
+    Light from the lamps falls off with the square of the distance and toward the edge of the beam;
+    the walls reflect a small share. Highlights are those of a wet film (Blinn 1977), broken up by
+    the relief. The exposure depends on the brightness of the picture.
     """
     met = view.hits.face != NO_FACE
     instance = view.instance.ravel()[view.camera.inside].clip(WALL)
@@ -140,7 +122,7 @@ def shade_view(scene: Scene, *, view: View, lighting: Lighting) -> FloatImage:
     normal, texel, own = _interpolated(scene.attributes, corners=corners, hits=view.hits)
     distance = np.where(met, view.hits.distance, np.float32(FAR_MM))
     albedo, gloss, relief = _looks(scene, instance=instance, texel=texel, own=own)
-    # Relief finer than a pixel would only sparkle, so it fades with the distance.
+    # Relief finer than a pixel would alias, so it fades with the distance.
     relief *= scene.surface.relief_gains[instance] / (1 + (distance / 45) ** 2)
     normal = _unit(normal + relief)
 
@@ -166,7 +148,7 @@ def shade_view(scene: Scene, *, view: View, lighting: Lighting) -> FloatImage:
             highlight += (3.0 * _power(mirror_16, 4) + 0.06 * mirror_16) * strength
     openness = 0.4 + 0.6 * np.abs(_dot(normal, to_eye))
     reach_mm = distance + 12 if lighting.falls_off else np.float32(40)
-    # Light that met the wall before is red.
+    # Light that the wall has reflected is red.
     lit += np.array([[1.0], [0.6], [0.5]], dtype=np.float32) * (
         lighting.fill * openness / reach_mm / (12 if lighting.falls_off else 1)
     )
@@ -183,7 +165,7 @@ def shade_view(scene: Scene, *, view: View, lighting: Lighting) -> FloatImage:
 def _shading_of_lens(
     camera: Camera, beam: float, vignette: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return how much light the lamps send and the lens keeps along each ray, [N] each."""
+    """Return the share of light along each ray from the lamps and through the lens, [N] each."""
     right, down, ahead = camera.inside_directions.T
     kept = 1 - 0.5 * vignette * (right**2 + down**2)
     return ahead.clip(0.05) ** np.float32(beam), kept.astype(np.float32)
@@ -192,14 +174,14 @@ def _shading_of_lens(
 def develop(
     light: FloatImage, *, lighting: Lighting, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Turn linear light [S,S,3] into a picture: lens blur, glare, tone curve, noise."""
+    """Turn linear light [S,S,3] into a picture by lens blur, glare, a tone curve and noise."""
     size = len(light)
     scale = max(size / 384, 0.5)
     sharp = cv2.GaussianBlur(light, (0, 0), lighting.blur_px * scale)
     small = cv2.resize(np.minimum(light, 4), (size // 4, size // 4), interpolation=cv2.INTER_AREA)
     glare = cv2.resize(cv2.GaussianBlur(small, (0, 0), size / 150), (size, size))
     mixed = cv2.addWeighted(sharp, 0.95, glare, 0.05, 0)
-    # A shoulder that nears 1 keeps color in bright tissue; the root is a display gamma of 2.
+    # The shoulder near 1 preserves color in bright tissue; the root is a display gamma of 2.
     levels = 255 * np.sqrt(1 - np.exp(-1.25 * mixed))
     if lighting.sharpening > 0.05:
         soft = cv2.GaussianBlur(levels, (0, 0), 1.4 * scale)
@@ -212,7 +194,7 @@ def develop(
 def _interpolated(
     attributes: NDArray[np.float32], *, corners: NDArray[np.int32], hits: Hits
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Return normals [3,N], not quite of unit length, texels [2,N] and the polyp's share [N]."""
+    """Return normals [3,N], not normalized, texels [2,N] and the polyp's share [N]."""
     second, third = np.ascontiguousarray(hits.barycentric.T)
     values = np.ascontiguousarray(attributes.take(corners[:, 0], axis=0).T)
     values *= 1 - second - third
@@ -228,7 +210,7 @@ def _looks(
     texel: NDArray[np.float32],
     own: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Return albedo [3,N], gloss [N] and relief [3,N]: the wall's, and on polyps their own."""
+    """Return albedo [3,N], gloss [N] and relief [3,N] of the wall and of polyps."""
     color, relief = _look_up(scene.surface.wall, texel)
     on_polyp = np.flatnonzero(own > 0)
     if len(on_polyp):
@@ -248,7 +230,7 @@ def _looks(
 def _look_up(
     coat: Coat, texel: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return bytes of color and relief, [N,4] each, at texels [2,N], interpolated, repeated."""
+    """Return interpolated bytes of color and relief, [N,4] each, at texels [2,N]; tiles repeat."""
     number = texel.shape[1]
     rows = -(-number // REMAP_COLUMNS)
     place = np.zeros((2, rows * REMAP_COLUMNS), dtype=np.float32)
@@ -270,7 +252,7 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _power(base: NDArray[np.float32], doublings: int) -> NDArray[np.float32]:
-    """Return base ** (2 ** doublings), many times faster than a float power."""
+    """Return base ** (2 ** doublings), faster than a float power."""
     for _ in range(doublings):
         base = base * base
     return base

@@ -1,4 +1,4 @@
-"""One colon with its polyps and its looks, ready for rays: pure geometry, no camera, no light."""
+"""One colon with its polyps and textures, as a mesh for rays. It has no camera and no light."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,15 +23,12 @@ class Scene:
     tube: Tube
     polyps: list[Polyp]
     surface: Surface
-    vertices_mm: NDArray[np.float32]
-    """[V,3]."""
+    vertices_mm: NDArray[np.float32]  # [V,3]
     attributes: NDArray[np.float32]
-    """[V,6] per vertex: unit normal into the lumen (3), texture position in texels (2), and how
-    much of a polyp's own look it has, 0..1 (1)."""
-    faces: NDArray[np.int32]
-    """[F,3]."""
-    face_instance: NDArray[np.int16]
-    """[F] `WALL` or the polyp's instance number."""
+    """[V,6] per vertex: unit normal into the lumen (3), texture position in texels (2), and share
+    of the polyp's own texture, 0..1 (1)."""
+    faces: NDArray[np.int32]  # [F,3]
+    face_instance: NDArray[np.int16]  # [F] `WALL` or a polyp's instance number
 
     @cached_property
     def mesh(self) -> RayMesh:
@@ -63,18 +60,10 @@ def build_scene(
     with_vessels: bool = True,
     rng: np.random.Generator,
 ) -> Scene:
-    """Grow polyps on a tube and give all of it its looks.
-
-    Args:
-        tube: the wall.
-        num_polyps: how many polyps grow on it.
-        sizes: how their widths are drawn.
-        size_mm: least and greatest width.
-        with_vessels: False leaves vessels out of the textures.
-        rng: fixes everything.
+    """Place polyps on a tube, as `place_polyps` does, and draw the textures.
 
     Raises:
-        HaustraError: the wall has no room for so many polyps of such sizes.
+        HaustraError: The wall has no room for so many polyps of these sizes.
         MissingExtraError: embreex is not installed.
     """
     polyp_rng, surface_rng = rng.spawn(2)
@@ -84,7 +73,7 @@ def build_scene(
 
 
 def assemble_scene(tube: Tube, *, polyps: list[Polyp], surface: Surface) -> Scene:
-    """Join a wall and polyps; `surface` has tints for at least as many polyps."""
+    """Join a wall and polyps; `surface` has a tint for each polyp."""
     vertices, faces = [tube.vertices_mm], [tube.faces]
     bare = np.zeros((len(tube.vertices_mm), 1))
     attributes = [np.concatenate([tube.normals, tube.texture_px, bare], axis=1)]
@@ -92,9 +81,9 @@ def assemble_scene(tube: Tube, *, polyps: list[Polyp], surface: Surface) -> Scen
     offset = len(tube.vertices_mm)
     for number, polyp in enumerate(polyps, start=1):
         normals = normalized(vertex_normals(polyp.vertices_mm, faces=polyp.faces))
-        # All vertices of the first row stand on the apex.
+        # All vertices of the first row are at the apex.
         normals[:NUM_SEGMENTS] = normalized(normals[:NUM_SEGMENTS].mean(axis=0))
-        # Each polyp takes its texture from another place of the tile.
+        # Each polyp uses another part of the tile.
         patch_px = polyp.surface_mm * PX_PER_MM + [number * 311.0, number * 577.0]
         rise = polyp.rise[:, None]
         normals = normalized(rise * normals + (1 - rise) * polyp.wall_normals)

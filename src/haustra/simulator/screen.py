@@ -1,4 +1,4 @@
-"""What scopes show beside and over the picture: lines of text, and a corner square."""
+"""Overlays of endoscopes: lines of text, and a square in a corner."""
 
 from dataclasses import dataclass
 
@@ -24,82 +24,65 @@ SQUARE_COLORS: tuple[tuple[Color, Color], ...] = (
     ((20, 165, 135), (25, 35, 30)),
     ((15, 25, 60), (225, 225, 225)),
 )
-"""Colors of the square and of what is drawn in it."""
+"""Colors of the square and of the drawing in it."""
 SCOPES = ("CF-HQ190L", "CF-H180AL", "PCF-H190", "EC-760R", "EC-600WL", "EC38-i10L")
-LAYOUTS: tuple[tuple[tuple[float, str], ...], ...] = (
-    ((0, "{date}"), (1, "{clock}"), (2, "CVP:{photo}"), (3, "D:N     Eh:A5")),
-    (
-        (0, "Name:"),
-        (2, "Sex:   Age:"),
-        (3, "D.O.B.:"),
-        (4, "{date}"),
-        (5, "{clock}"),
-        (7, "{elapsed}"),
-        (10, "{photo}/{photo}"),
-        (11, "Eh:A1 Cm:1"),
-    ),
-    ((0, "ID {number}"), (1, "{date} {clock}"), (2, "{scope}")),
-    ((0, "{scope}"), (1, "{elapsed}"), (2, "No.{frame}")),
-    ((0, "{date}"), (1, "{clock}")),
+LAYOUTS = (
+    "{date}\n{clock}\nCVP:{photo}\nD:N     Eh:A5",
+    "Name:\n\nSex:   Age:\nD.O.B.:\n{date}\n{clock}\n\n{elapsed}\n\n\n{photo}/{photo}\nEh:A1 Cm:1",
+    "ID {number}\n{date} {clock}\n{scope}",
+    "{scope}\n{elapsed}\nNo.{frame}",
+    "{date}\n{clock}",
 )
-"""Lines of text with their rows; what stands in braces is filled in frame by frame."""
+"""Texts on the screen; fields in braces are filled in for each frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
     """Lines of small letters on the screen."""
 
-    rows: tuple[tuple[float, str], ...]
+    layout: str
     corner_xy: tuple[float, float]
-    """Where the first line starts, as shares of the side; a little outside cuts it off."""
-    height: float
-    """Of a capital letter, as a share of the side."""
+    """Start of the first line as shares of the side; text outside the picture is cut off."""
+    height: float  # height of a capital letter, as a share of the side
     color: Color
-    fields: dict[str, str]
-    """What stays the same over the run."""
-    clock_s: int
-    """Time of day at the start."""
-    elapsed_s: int
-    """How long the examination has taken at the start."""
+    fields: dict[str, str]  # fields that are constant over the run
+    clock_s: int  # time of day at the start
+    elapsed_s: int  # duration of the examination at the start
 
 
 @dataclass(frozen=True, kw_only=True)
 class Square:
-    """The square in the lower left corner that shows how the scope lies, or nothing."""
+    """The square of a scope guide in the lower left corner, blank or with a drawing."""
 
-    side: float
-    """As a share of the picture's."""
+    side: float  # share of the picture's side
     color: Color
     line_color: Color
     path: tuple[tuple[float, float], ...]
-    """Points of the scope's drawing as shares of the square; empty when it is blank."""
+    """Points of the scope's drawing as shares of the square; empty if it is blank."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Screen:
-    """What a run's screen shows over the picture."""
+    """Overlays of a run."""
 
-    size_px: int
     text: Text | None
     square: Square | None
 
 
-def draw_screen(rng: np.random.Generator, *, size_px: int) -> Screen:
-    """Draw what the screen of a run shows."""
+def draw_screen(rng: np.random.Generator) -> Screen:
+    """Draw the overlays of a run."""
     has_text, has_square = rng.random(2) < (TEXT_SHARE, SQUARE_SHARE)
     text, square = _draw_text(rng), _draw_square(rng)
-    return Screen(
-        size_px=size_px, text=text if has_text else None, square=square if has_square else None
-    )
+    return Screen(text=text if has_text else None, square=square if has_square else None)
 
 
 def _draw_text(rng: np.random.Generator) -> Text:
-    rows = LAYOUTS[int(rng.integers(len(LAYOUTS)))]
+    layout = LAYOUTS[int(rng.integers(len(LAYOUTS)))]
     at_left = rng.random() < 0.8
     year, month, day = rng.integers([2008, 1, 1], [2025, 13, 29])
     date = rng.choice(["{2:02}/{1:02}/{0}", "{0}-{1:02}-{2:02}", "{2:02}.{1:02}.{0}"])
     return Text(
-        rows=rows,
+        layout=layout,
         corner_xy=(
             float(rng.uniform(-0.03, 0.02) if at_left else rng.uniform(0.66, 0.75)),
             float(rng.uniform(0.05, 0.3) if at_left else rng.choice([0.05, 0.85])),
@@ -120,7 +103,7 @@ def _draw_text(rng: np.random.Generator) -> Text:
 def _draw_square(rng: np.random.Generator) -> Square:
     color, line_color = SQUARE_COLORS[rng.choice(len(SQUARE_COLORS), p=[0.75, 0.17, 0.08])]
     is_blank = color == (0, 0, 0) and rng.random() < 0.7
-    # The shaft comes from below and winds at random.
+    # The shaft enters from below and winds randomly.
     turns = smooth_wave(np.linspace(0, 1, 48), wavelengths=(0.5, 1.5), rng=rng)
     heading = rng.uniform(2.5, 5.0) * (turns - turns[0]) - np.pi / 2
     path = np.cumsum(np.stack([np.cos(heading), np.sin(heading)]), axis=1)
@@ -137,23 +120,17 @@ def _draw_square(rng: np.random.Generator) -> Square:
 def paint_screen(
     levels: ByteImage, screen: Screen, *, frame_number: int, seconds: float
 ) -> tuple[ByteImage, Mask]:
-    """Paint a run's screen over a picture that already has its black border.
-
-    Args:
-        levels: RGB uint8 [S,S,3].
-        screen: of the run.
-        frame_number: from 0.
-        seconds: time since the first frame; clocks on the screen go with it.
+    """Paint a run's overlays over a picture [S,S,3] that already has its black border.
 
     Returns:
-        The picture, uint8 [S,S,3], and what is covered, bool [S,S]. Letters cover nothing.
+        The picture, uint8 [S,S,3], and the covered pixels, bool [S,S]. Letters cover nothing.
     """
     covered = np.zeros(levels.shape[:2], dtype=bool)
     if screen.text is None and screen.square is None:
         return levels, covered
     painted = levels.copy()
     if screen.square is not None:
-        side = round(screen.square.side * screen.size_px)
+        side = round(screen.square.side * len(levels))
         covered[-side:, :side] = True
         _paint_square(painted[-side:, :side], screen.square)
     if screen.text is not None:
@@ -182,7 +159,7 @@ def _paint_text(levels: ByteImage, text: Text, *, frame_number: int, seconds: fl
         "frame": f"{frame_number:05}",
     }
     height_px = max(text.height * size, 4.0)
-    for row, line in text.rows:
+    for row, line in enumerate(text.layout.splitlines()):
         x = round(text.corner_xy[0] * size)
         y = round(text.corner_xy[1] * size + (1.65 * row + 1) * height_px)
         put_text(

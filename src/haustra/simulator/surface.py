@@ -1,6 +1,6 @@
-"""How tissue looks: color and relief tiles of one colon, of its wall and of its polyps.
+"""Textures of one colon: color and relief tiles of its wall and of its polyps.
 
-Colors are linear RGB albedo. Nothing here knows geometry or light.
+Colors are linear RGB albedo.
 """
 
 from dataclasses import dataclass
@@ -14,24 +14,23 @@ from haustra.simulator.tube import TILE_PX
 FloatTile = NDArray[np.float32]
 
 GLOSS_SCALE = 1.6
-"""Gloss that a full byte stands for."""
+"""Gloss at the largest byte."""
 RELIEF_SCALE = 0.6
-"""Slope that the greatest byte of a relief tile stands for; 128 is flat."""
+"""Slope at the largest byte of a relief tile; 128 is flat."""
 
 HUE_SHIFT = np.array([0.02, -0.10, -0.08], dtype=np.float32)
-"""Log of what one deviation of redness does to red, green and blue."""
+"""Log factors on red, green and blue for one standard deviation of redness."""
 VESSEL_ABSORPTION = np.array([0.45, 0.9, 0.75], dtype=np.float32)
 """Blood absorbs green most."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Coat:
-    """The looks of one kind of tissue as tiles of bytes, [TILE_PX,TILE_PX,4], without a seam."""
+    """Textures of one kind of tissue as seamless tiles of bytes, [TILE_PX,TILE_PX,4]."""
 
     color: NDArray[np.uint8]
-    """Square roots of linear RGB albedo in 0..1 (3) and the wet film's gloss (1)."""
-    relief: NDArray[np.uint8]
-    """What is added to unit normals (3); the fourth channel is not used."""
+    """Square roots of linear RGB albedo in 0..1 (3) and gloss of the wet film (1)."""
+    relief: NDArray[np.uint8]  # offsets of unit normals (3); the fourth channel is unused
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,20 +39,18 @@ class Surface:
 
     wall: Coat
     polyp: Coat
-    tints: NDArray[np.float32]
-    """[1 + polyps,3] factors on the albedo: the wall's, then each polyp's."""
-    relief_gains: NDArray[np.float32]
-    """[1 + polyps] factors on the relief."""
+    tints: NDArray[np.float32]  # [1 + polyps,3] factors on the albedo of the wall and of each polyp
+    relief_gains: NDArray[np.float32]  # [1 + polyps] factors on the relief
 
 
 def build_surface(
     *, num_polyps: int, with_vessels: bool = True, rng: np.random.Generator
 ) -> Surface:
-    """Make random mucosa, and polyps whose look is near the wall's and not the same."""
+    """Draw random mucosa, and polyps that look similar to it but not the same."""
     red, green, blue = rng.uniform([0.65, 0.20, 0.38], [0.92, 0.44, 0.90])
     base = np.array([red, red * green, red * green * blue], dtype=np.float32)
     wall_rng, polyp_rng = rng.spawn(2)
-    # Polyps are nearly of the wall's color: a give-away hue would teach a detector nothing.
+    # Polyps have nearly the wall's color: a detector must not learn a hue.
     tints = rng.uniform(0.85, 1.12, size=(num_polyps + 1, 1)) * rng.normal(
         [1.0, 0.92, 0.93], [0.03, 0.10, 0.10], size=(num_polyps + 1, 3)
     )
@@ -68,7 +65,7 @@ def build_surface(
 
 
 def _wall(base: FloatTile, *, with_vessels: bool, rng: np.random.Generator) -> Coat:
-    """Make mucosa with blotches, trees of vessels and fine relief."""
+    """Draw mucosa with blotches, vessels and fine relief."""
     cloudy = noise_tile(TILE_PX, wavelengths_px=(45, 768), slope=1.6, rng=rng)
     redness = noise_tile(TILE_PX, wavelengths_px=(24, 300), slope=1.3, rng=rng)
     grain = noise_tile(TILE_PX, wavelengths_px=(3, 30), slope=0.6, rng=rng)
@@ -89,12 +86,12 @@ def _wall(base: FloatTile, *, with_vessels: bool, rng: np.random.Generator) -> C
 
 
 def _polyp(base: FloatTile, *, rng: np.random.Generator) -> Coat:
-    """Make a polyp's own surface: no vessels, a fine pattern of pits or ridges, blotches."""
+    """Draw a polyp's own surface: a fine pattern of pits or ridges and blotches, no vessels."""
     blotches = noise_tile(TILE_PX, wavelengths_px=(20, 250), slope=1.2, rng=rng)
     pit_px = rng.uniform(4, 11)
     pits = noise_tile(TILE_PX, wavelengths_px=(pit_px, 1.8 * pit_px), slope=0.0, rng=rng)
     if rng.random() < 0.5:
-        pits = np.abs(pits) - np.float32(0.8)  # ridges in place of pits
+        pits = np.abs(pits) - np.float32(0.8)  # ridges instead of pits
     depth = np.float32(rng.uniform(0.02, 0.16))
     albedo = base * np.exp(0.09 * blotches + depth * pits)[..., None]
     albedo *= np.exp(blotches[..., None] * HUE_SHIFT * np.float32(rng.uniform(0.3, 1.5)))
@@ -104,7 +101,7 @@ def _polyp(base: FloatTile, *, rng: np.random.Generator) -> Coat:
 
 
 def _coat(albedo: FloatTile, *, relief: FloatTile, film: float, rng: np.random.Generator) -> Coat:
-    # Mucus lies in patches, which breaks highlights up (Perlin noise is the usual means).
+    # Patches of mucus break up the highlights.
     patches = noise_tile(TILE_PX, wavelengths_px=(38, 300), slope=1.0, rng=rng)
     gloss = np.float32(film) * np.clip(0.5 + 0.6 * patches, 0.05, 1.6)
     color = np.dstack([np.sqrt(np.clip(albedo, 0.01, 0.95)), gloss / GLOSS_SCALE])
@@ -119,17 +116,17 @@ def _relief(*, wavelengths_px: tuple[float, float], rng: np.random.Generator) ->
     layers = [
         noise_tile(TILE_PX, wavelengths_px=wavelengths_px, slope=0.7, rng=rng) for _ in range(2)
     ]
-    # The third is a mix of the first two: nobody can tell, and noise is what a colon waits for.
+    # The third layer is a mix of the first two, which saves a third of the time.
     return np.stack([*layers, np.roll(layers[0] + layers[1], 341, axis=0) * 0.7], axis=-1)
 
 
 def _vessels(
     *, width_px: float, wavelengths_px: tuple[float, float], rng: np.random.Generator
 ) -> FloatTile:
-    """Return a network of thin lines in 0..1: where smooth noise crosses zero."""
+    """Return a network of thin lines in 0..1, at the zero crossings of smooth noise."""
     noise = noise_tile(TILE_PX, wavelengths_px=wavelengths_px, slope=1.5, rng=rng)
     slopes = [np.roll(noise, -1, axis=axis) - np.roll(noise, 1, axis=axis) for axis in (0, 1)]
     steepness = np.hypot(*slopes) / 2
-    # Value over slope is the distance to the crossing; the floor ends vessels at flat spots.
+    # Value over slope is the distance to the crossing; the minimum ends vessels at flat spots.
     distance_px = np.abs(noise) / (steepness + 0.2 * steepness.mean())
     return np.asarray(np.exp(-((distance_px / width_px) ** 2)))

@@ -1,7 +1,4 @@
-"""The colon wall: a bent tube with haustral folds, closed at both ends, as a mesh in millimeters.
-
-Only the wall's shape is made here; polyps, colors and the camera are not.
-"""
+"""The shape of the colon wall: a bent tube with haustral folds, closed at both ends, as a mesh."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +16,14 @@ NUM_COLUMNS = 184
 MIN_RADIUS_MM = 15.0
 MAX_RADIUS_MM = 30.0
 MAX_FOLD_SHARE = 0.55
-"""Part of the radius that a fold may fill, so that the middle of the lumen stays free."""
+"""Largest height of a fold as a share of the radius, so that the middle of the lumen is free."""
 BLEND_MM = 12.0
-"""Over this length one section of the colon turns into the next."""
+"""Length of the transition between two sections."""
 
 PX_PER_MM = 6.0
 """Texels per millimeter of wall."""
 TILE_PX = 768
-"""Side of the texture tiles; a tile is stretched to one whole turn of the tube."""
+"""Side of the texture tiles; a tile is stretched to one whole turn around the tube."""
 
 
 class Section(NamedTuple):
@@ -38,15 +35,11 @@ class Section(NamedTuple):
     name: str
     length_mm: tuple[float, float]
     radius_mm: tuple[float, float]
-    fold_gap_mm: tuple[float, float]
-    """From one ring of folds to the next."""
-    fold_share: tuple[float, float]
-    """Height of folds as a share of the radius."""
+    fold_gap_mm: tuple[float, float]  # from one ring of folds to the next
+    fold_share: tuple[float, float]  # height of folds as a share of the radius
     fold_width_mm: tuple[float, float]
-    missing_folds: float
-    """Chance that one of a ring's three ridges is missing."""
-    triangle: float
-    """How far the taeniae pull the wall into a triangle, as a share of the radius."""
+    missing_folds: float  # chance that one of a ring's three ridges is missing
+    triangle: float  # depth of the triangle between the taeniae, as a share of the radius
     max_bend_deg: float
 
 
@@ -65,24 +58,17 @@ SECTIONS = (  # Houston's valves in the rectum stand alone, so most of its folds
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tube:
-    """The wall and the line through its middle."""
+    """The wall and the line through its center."""
 
-    centers_mm: FloatArray
-    """[S,3] the centerline, `STEP_MM` apart."""
-    tangents: FloatArray
-    """[S,3] unit vectors along the centerline."""
-    sides: FloatArray
-    """[S,3] unit vectors across the centerline that do not twist about it."""
-    vertices_mm: FloatArray
-    """[V,3]."""
-    normals: FloatArray
-    """[V,3] unit vectors into the lumen."""
+    centers_mm: FloatArray  # [S,3] the centerline, `STEP_MM` apart
+    tangents: FloatArray  # [S,3] unit vectors along the centerline
+    sides: FloatArray  # [S,3] unit vectors across the centerline that do not twist about it
+    vertices_mm: FloatArray  # [V,3]
+    normals: FloatArray  # [V,3] unit vectors into the lumen
     texture_px: FloatArray
-    """[V,2] place of each vertex on the texture tiles, in texels; tiles repeat."""
-    station: NDArray[np.int32]
-    """[V] the row of the centerline that each vertex belongs to."""
-    faces: NDArray[np.int32]
-    """[F,3], right-handed normals into the lumen."""
+    """[V,2] position of each vertex on the texture tiles, in texels; tiles repeat."""
+    station: NDArray[np.int32]  # [V] the row of the centerline that each vertex belongs to
+    faces: NDArray[np.int32]  # [F,3], right-handed normals into the lumen
 
     @property
     def length_mm(self) -> float:
@@ -93,18 +79,15 @@ class Tube:
 def build_tube(
     rng: np.random.Generator, *, sections: Sequence[Section] = SECTIONS, with_folds: bool = True
 ) -> Tube:
-    """Make a random colon: its bends, its width and its folds.
-
-    Args:
-        rng: fixes everything.
-        sections: which parts, in this order.
-        with_folds: False leaves the wall smooth.
-    """
+    """Draw a random colon of some sections; without folds the wall is smooth."""
     lengths_mm = [rng.uniform(*section.length_mm) for section in sections]
     ends_mm = np.cumsum(lengths_mm)
     num_rows = int(ends_mm[-1] / STEP_MM)
     along_mm = np.arange(num_rows, dtype=np.float64) * STEP_MM
-    share = _section_shares(along_mm, ends_mm=ends_mm)
+    # [S,sections]: rows sum to 1 and change smoothly from one section to the next.
+    past = 1 / (1 + np.exp(-(along_mm[:, None] - ends_mm[None, :-1]) / (BLEND_MM / 4)))
+    past = np.column_stack([np.ones(num_rows), past, np.zeros(num_rows)])
+    share = past[:, :-1] - past[:, 1:]
 
     wide = share @ [rng.uniform(*section.radius_mm) for section in sections]
     width = smooth_wave(along_mm, wavelengths=(50, 160), rng=rng)
@@ -116,16 +99,20 @@ def build_tube(
         if not _touches_itself(centers):
             break
     angles = np.linspace(0, 2 * np.pi, NUM_COLUMNS + 1)
-    taenia = rng.uniform(0, 2 * np.pi)
+    around = angles - rng.uniform(0, 2 * np.pi)  # from the first taenia
     fold_share = np.zeros((num_rows, NUM_COLUMNS + 1))
     if with_folds:
-        fold_share = _folds(
-            along_mm, sections=sections, ends_mm=ends_mm, angles=angles - taenia, rng=rng
-        )
+        fold_share = _folds(along_mm, sections=sections, ends_mm=ends_mm, angles=around, rng=rng)
     triangle = share @ [section.triangle for section in sections]
-    radius = base_mm[:, None] * (1 + triangle[:, None] * np.cos(3 * (angles - taenia)))
-    radius *= 1 + _lumps(along_mm, angles=angles, rng=rng)
-    radius *= 1 - _taeniae(angles - taenia) * float(rng.uniform(0.02, 0.05))
+    radius = base_mm[:, None] * (1 + triangle[:, None] * np.cos(3 * around))
+    lumps = np.zeros(radius.shape)
+    for turns in (2, 3, 5, 9):
+        wave = smooth_wave(along_mm, wavelengths=(14, 60), rng=rng)
+        lumps += 0.018 * wave[:, None] * np.cos(turns * angles + rng.uniform(0, 2 * np.pi))
+    radius *= 1 + lumps
+    # The taeniae are three flat bands of muscle, each a shallow ridge.
+    taeniae = np.exp(-((np.sin(1.5 * (around - np.pi / 3)) / 0.25) ** 2))
+    radius *= 1 - taeniae * float(rng.uniform(0.02, 0.05))
     radius *= 1 - fold_share
     from_end = np.minimum(along_mm, along_mm[::-1]) / MIN_RADIUS_MM
     radius *= np.sqrt(1 - (1 - np.clip(from_end, 0, 1)) ** 2)[:, None]
@@ -147,13 +134,6 @@ def build_tube(
         station=np.repeat(np.arange(num_rows, dtype=np.int32), NUM_COLUMNS + 1),
         faces=np.ascontiguousarray(faces),
     )
-
-
-def _section_shares(along_mm: FloatArray, *, ends_mm: FloatArray) -> FloatArray:
-    """Return [S,sections] that sum to 1 in each row and pass smoothly from one to the next."""
-    past = 1 / (1 + np.exp(-(along_mm[:, None] - ends_mm[None, :-1]) / (BLEND_MM / 4)))
-    past = np.column_stack([np.ones(len(along_mm)), past, np.zeros(len(along_mm))])
-    return np.asarray(past[:, :-1] - past[:, 1:])
 
 
 def _centerline(
@@ -179,7 +159,7 @@ def _centerline(
             peak = angle / (spread_mm * np.sqrt(2 * np.pi))
             curvature += peak * bump[:, None] * [np.cos(azimuth), np.sin(azimuth)]
         start_mm = end_mm
-    # A bend tighter than the tube is wide would fold the wall over itself.
+    # A bend that is tighter than the tube's width would fold the wall over itself.
     limit = 1 / (1.6 * MAX_RADIUS_MM)
     curvature /= np.maximum(np.linalg.norm(curvature, axis=1, keepdims=True) / limit, 1)
 
@@ -214,10 +194,9 @@ def _folds(
     angles: FloatArray,
     rng: np.random.Generator,
 ) -> FloatArray:
-    """Return how far folds reach into the lumen, as a share of the radius, [S,A+1].
+    """Return the height of the folds as a share of the radius, [S,A+1].
 
-    A ring of folds is up to three rounded semilunar ridges between the three taeniae,
-    incomplete, irregular and not quite level.
+    A ring of folds is up to three rounded, irregular, tilted semilunar ridges between the taeniae.
     """
     folds = np.zeros((len(along_mm), len(angles)))
     position_mm = rng.uniform(5, 20)
@@ -236,28 +215,15 @@ def _folds(
             height = min(rng.uniform(*section.fold_share), MAX_FOLD_SHARE)
             rows = np.abs(along_mm - position_mm) < 12 + 4 * width_mm
             off_mm = (along_mm[rows, None] - crest_mm) / width_mm
-            # Flatter than a bell at the crest, steep at the sides.
+            # Flatter than a Gaussian at the crest, and steeper at the sides.
             ridge = np.exp(-(np.abs(off_mm) ** 2.4))
             folds[rows] = np.maximum(folds[rows], height * lobe * ridge)
         position_mm += rng.uniform(*section.fold_gap_mm)
     return folds
 
 
-def _taeniae(angles: FloatArray) -> FloatArray:
-    """Return 0..1 around the tube: the three flat bands of muscle, a shallow ridge each."""
-    return np.asarray(np.exp(-((np.sin(1.5 * (angles - np.pi / 3)) / 0.25) ** 2)))
-
-
-def _lumps(along_mm: FloatArray, *, angles: FloatArray, rng: np.random.Generator) -> FloatArray:
-    lumps = np.zeros((len(along_mm), len(angles)))
-    for turns in (2, 3, 5, 9):
-        wave = smooth_wave(along_mm, wavelengths=(14, 60), rng=rng)
-        lumps += 0.018 * wave[:, None] * np.cos(turns * angles + rng.uniform(0, 2 * np.pi))
-    return lumps
-
-
 def _texture_px(grid_mm: FloatArray) -> FloatArray:
-    """Lay the tiles over the wall, [V,2]; around a closed end columns run together, so flat."""
+    """Return texture positions [V,2]; they lie flat at the ends, where the columns meet."""
     num_rows, columns = grid_mm.shape[:2]
     row, column = np.divmod(np.arange(num_rows * columns), columns)
     laid = np.stack([column * (TILE_PX / NUM_COLUMNS), row * (STEP_MM * PX_PER_MM)], axis=1)

@@ -1,7 +1,7 @@
-"""What happens to a picture between the wall and the screen: lens, exposure, motion, a bad chain.
+"""Disturbances between the wall and the screen: lens, exposure, motion and the video chain.
 
 S is the side of the square picture in pixels; lengths are shares of it unless a name says
-otherwise. Linear light is RGB, 0 is black and 1 and more nearly white.
+otherwise. Linear light is RGB: 0 is black, and 1 and above is nearly white.
 """
 
 from collections.abc import Callable
@@ -11,15 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.core import effects
+from haustra.simulator.canvas import ByteImage, FloatImage, turned_axes
 from haustra.simulator.events import KINDS, Event, Kind, looks_of
 from haustra.simulator.noise import smooth_step
 
-FloatImage = NDArray[np.float32]
-ByteImage = NDArray[np.uint8]
-
 
 def _slide_fluid(linear: FloatImage, event: Event) -> FloatImage:
-    """Let a drop on the lens bend and blur what is behind it, and slide down."""
+    """Paint a drop on the lens that refracts and blurs the picture behind it, and slides down."""
     rng, size = looks_of(event), len(linear)
     center_xy, radius = rng.uniform(0.2, 0.8, size=2), rng.uniform(0.15, 0.32)
     squeeze, turn = rng.uniform(0.6, 1.0), rng.uniform(0, np.pi)
@@ -33,11 +31,10 @@ def _slide_fluid(linear: FloatImage, event: Event) -> FloatImage:
     ys = np.arange(low[1], high[1], dtype=np.float32)[:, None]
     right = (xs + np.float32(0.5 - center[0])) * np.float32(1 / reach)
     lower = (ys + np.float32(0.5 - center[1])) * np.float32(1 / reach)
-    along = right * np.float32(np.cos(turn)) + lower * np.float32(np.sin(turn))
-    across = lower * np.float32(np.cos(turn)) - right * np.float32(np.sin(turn))
+    along, across = turned_axes(right, lower, angle=turn)
     across = across * np.float32(1 / squeeze)
     squared = along * along + across * across
-    # The rim is not round: waves of the surface tension's doing.
+    # The rim is wavy instead of round.
     squared = squared * (1 + 0.25 * np.sin(3 * along + 2 * across) * along)
     height = np.square(np.maximum(1 - squared, 0))
     bend = np.float32(power * event.strength * reach) * height
@@ -59,7 +56,7 @@ def _slide_fluid(linear: FloatImage, event: Event) -> FloatImage:
 
 
 def _overexpose(linear: FloatImage, event: Event) -> FloatImage:
-    """Too much light everywhere, most of all where the lamp shines brightest."""
+    """Brighten the picture, most where the lamp is brightest."""
     rng, size = looks_of(event), len(linear)
     gain, bloom = rng.uniform(0.3, 1.2), rng.uniform(1.0, 7.0)
     radius = rng.uniform(0.12, 0.3)
@@ -80,12 +77,12 @@ def _overexpose(linear: FloatImage, event: Event) -> FloatImage:
 
 
 def _smear(linear: FloatImage, event: Event) -> FloatImage:
-    """Motion along a line, up to 4 % of the side."""
+    """Blur by motion along a line, up to 4 % of the side."""
     rng, size = looks_of(event), len(linear)
     angle = rng.uniform(0, np.pi)
     length_px = 0.04 * size * event.strength
     way = length_px * np.array([np.cos(angle), np.sin(angle)])
-    # A line is the sum of two shorter ones, each of which is the sum of two still shorter ones.
+    # A line is the sum of two lines of half its length, and so on.
     steps = []
     while np.abs(way).max() >= 1:
         half = np.rint(way / 2).astype(int)
@@ -100,13 +97,13 @@ def _smear(linear: FloatImage, event: Event) -> FloatImage:
     )
     for step in steps:
         smeared = _mean_of_shifted(smeared, step_xy=step)
-    # What is left is half as much wider than the picture as before, to each side.
+    # Half of the border remains on each side.
     x, y = (beside + 1) // 2, (above + 1) // 2
     return np.ascontiguousarray(smeared[y : y + size, x : x + size])
 
 
 def _mean_of_shifted(image: FloatImage, *, step_xy: NDArray[np.intp]) -> FloatImage:
-    """Return the mean of an image and itself shifted, where both are known."""
+    """Return the mean of an image and its shifted copy where they overlap."""
     height, width = image.shape[:2]
     right, down = (int(pixels) for pixels in step_xy)
     here = image[max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)]
@@ -115,12 +112,12 @@ def _mean_of_shifted(image: FloatImage, *, step_xy: NDArray[np.intp]) -> FloatIm
 
 
 def _defocus(linear: FloatImage, event: Event) -> FloatImage:
-    """Out of focus: a disc of up to 1.6 % of the side."""
+    """Blur by defocus, with a disc of up to 1.6 % of the side."""
     return _soften(linear, radius_px=0.016 * len(linear) * event.strength)
 
 
 def _soften(image: FloatImage, *, radius_px: float) -> FloatImage:
-    """Spread each pixel over nearly a disc, by a Gaussian as wide."""
+    """Blur by a Gaussian as wide as a disc of a radius."""
     if radius_px < 0.2:
         return image
     return cv2.GaussianBlur(image, (0, 0), 0.5 * radius_px)  # type: ignore[return-value]
@@ -132,11 +129,11 @@ BLURS: dict[Kind, Callable[[FloatImage, Event], FloatImage]] = {
     "defocus": _defocus,
     "motion_blur": _smear,
 }
-"""Kinds between the matter and the sensor, in the order in which they act."""
+"""Kinds between matter and sensor, in the order in which they are applied."""
 
 
 def blur_light(linear: FloatImage, *, events: tuple[Event, ...]) -> FloatImage:
-    """Let too much light, fluid on the lens, defocus and motion act on linear light [S,S,3]."""
+    """Apply overexposure, fluid on the lens, defocus and motion to linear light [S,S,3]."""
     for kind, change in BLURS.items():
         for event in events:
             if event.kind == kind:
@@ -145,10 +142,10 @@ def blur_light(linear: FloatImage, *, events: tuple[Event, ...]) -> FloatImage:
 
 
 def _interlace(levels: ByteImage, event: Event) -> ByteImage:
-    """Shift every second row aside, as motion between two fields does: up to 2 % of the side."""
+    """Shift every second row, as motion between two fields does, by up to 2 % of the side."""
     rng, size = looks_of(event), len(levels)
     sign = rng.choice([-1.0, 1.0])
-    # Motion is not even over an episode.
+    # The speed varies over an episode.
     pace = 0.75 + 0.25 * np.cos(8 * np.pi * event.progress)
     shift = np.array([[1, 0, sign * pace * 0.02 * size * event.strength], [0, 1, 0]])
     combed = levels.copy()
@@ -160,10 +157,11 @@ def _interlace(levels: ByteImage, event: Event) -> ByteImage:
 
 
 def _add_noise(levels: ByteImage, event: Event) -> ByteImage:
-    """Add a sensor's noise at high gain: grain in brightness, coarser blotches in color."""
+    """Add sensor noise at high gain: fine in brightness, coarser in color."""
     looks, size = looks_of(event), len(levels)
     grain, blotch = looks.uniform(3, 9), looks.uniform(2, 7)
-    rng = np.random.default_rng([event.seed, KINDS.index(event.kind), _moment(event)])
+    moment = int(event.progress * 1e6)  # differs between the frames of an episode
+    rng = np.random.default_rng([event.seed, KINDS.index(event.kind), moment])
     coarse = rng.standard_normal((size // 2, size // 2, 3), dtype=np.float32)
     coarse *= np.float32(blotch * event.strength)
     noise = cv2.resize(coarse, (size, size))
@@ -171,13 +169,8 @@ def _add_noise(levels: ByteImage, event: Event) -> ByteImage:
     return effects.add_noise(levels, np.asarray(cv2.add(noise, cv2.merge([fine] * 3))))
 
 
-def _moment(event: Event) -> int:
-    """Return a number that differs from frame to frame of an episode."""
-    return int(event.progress * 1e6)
-
-
 def _compress(levels: ByteImage, event: Event) -> ByteImage:
-    """Code as JPEG of quality 80 down to 25."""
+    """Compress as JPEG of quality 80 down to 25."""
     return effects.recode_jpeg_rgb(levels, quality=round(80 - 55 * event.strength))
 
 
@@ -186,11 +179,11 @@ VIDEO: dict[Kind, Callable[[ByteImage, Event], ByteImage]] = {
     "interlacing": _interlace,
     "compression": _compress,
 }
-"""Kinds of the video chain, in the order in which they act."""
+"""Kinds of the video chain, in the order in which they are applied."""
 
 
 def disturb_picture(levels: ByteImage, *, events: tuple[Event, ...]) -> ByteImage:
-    """Send a developed picture, RGB uint8 [S,S,3], through a bad video chain."""
+    """Apply noise, interlacing and compression to a picture, RGB uint8 [S,S,3]."""
     for kind, change in VIDEO.items():
         for event in events:
             if event.kind == kind:
