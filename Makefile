@@ -13,8 +13,8 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-# 200 seeded faults in warehouses, and trainings killed at random moments: half an hour. The tests of
-# a full disk need root.
+# 200 seeded faults in warehouses, and trainings killed at random moments: a quarter of an hour. The
+# tests of a full disk need root.
 stress: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m stress tests/stress
 
