@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Run the whole pipeline on simulated captures, on a CPU, in a few minutes. Everything lands in demo/.
-# TinyDet draws one box per frame, so each simulated colon has one polyp. For several polyps train
-# BigDet (`haustra train --model big`), which needs more minutes than a demonstration has.
+# TinyDet draws one box per frame, so a simulated colon has one polyp; eight have none, to count false
+# alarms. For several polyps train BigDet (`haustra train --model big`), which needs more minutes than
+# a demonstration has.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=demo
@@ -9,7 +10,9 @@ rm -rf "$out"
 mkdir -p "$out"
 
 echo "== 1/6 datagen: simulated colonoscopies with labels"
-haustra datagen --runs 48 --frames 20 --polyps-per-run 1 --size 256 --jobs 2 \
+haustra datagen --runs 40 --frames 20 --polyps-per-run 1 --size 256 --jobs 2 \
+    --output-root "$out/captures"
+haustra datagen --runs 8 --seed 100 --frames 20 --polyps-per-run 0 --size 256 --jobs 2 \
     --output-root "$out/captures"
 haustra overlay "$out/captures/run_sim_000000"
 
@@ -18,7 +21,7 @@ haustra prune --captures "$out/captures" --output-root "$out/captures_filtered"
 
 echo "== 3/6 etl: build the tensor warehouse"
 haustra etl --captures "$out/captures_filtered" --output-root "$out/tensor_warehouse" \
-    --target-size 256 --split 0.7,0.1,0.2
+    --target-size 256 --split 0.65,0.1,0.25
 manifest=$(echo "$out"/tensor_warehouse/v*/manifest.json)
 
 echo "== 4/6 train: TinyDet, for two and a half minutes"
