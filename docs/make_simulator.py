@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from haustra.simulator.config import DatagenConfig, Feature
 from haustra.simulator.events import KINDS, Event
-from haustra.simulator.plan import RunPlan, plan_run, take_picture, views
+from haustra.simulator.plan import RunPlan, plan_run, take_frame, views
 
 IMAGES = Path(__file__).parent / "images"
 SIDE_PX = 224
@@ -30,13 +30,12 @@ DISTURBED_SEED = 5
 Picture = NDArray[np.uint8]
 
 
-def pictures(plan: RunPlan, *, seed: int) -> list[Picture]:
+def pictures(plan: RunPlan) -> list[Picture]:
     """Render all frames of a plan."""
-    shown = []
-    for frame, (scene, view) in enumerate(views(plan)):
-        rng = np.random.default_rng([seed, 2, frame])
-        shown.append(take_picture(plan, scene=scene, view=view, frame=frame, rng=rng)[0])
-    return shown
+    return [
+        take_frame(plan, scene=scene, view=view, frame=frame).picture
+        for frame, (scene, view) in enumerate(views(plan))
+    ]
 
 
 def titled(picture: Picture, title: str) -> Picture:
@@ -65,13 +64,13 @@ def save_sheet(name: str, *, shown: list[Picture], columns: int) -> None:
 def main() -> None:
     """Make all sheets."""
     one = DatagenConfig(frames=1, size=SIDE_PX)
-    shown = [pictures(plan_run(seed, config=one), seed=seed)[0] for seed in range(24)]
+    shown = [pictures(plan_run(seed, config=one))[0] for seed in range(24)]
     save_sheet("simulator_stills", shown=shown, columns=6)
 
     procedure = DatagenConfig(frames=120, size=SIDE_PX, preset="procedure")
     save_sheet(
         "simulator_procedure",
-        shown=pictures(plan_run(1, config=procedure), seed=1)[::10],
+        shown=pictures(plan_run(1, config=procedure))[::10],
         columns=6,
     )
 
@@ -80,14 +79,14 @@ def main() -> None:
         for without in ((), *((feature,) for feature in get_args(Feature))):
             plan = plan_run(seed, config=replace(one, without=without))
             title = f"without {without[0]}" if without else "with all"
-            shown.append(titled(pictures(plan, seed=seed)[0], title))
+            shown.append(titled(pictures(plan)[0], title))
     save_sheet("simulator_features", shown=shown, columns=1 + len(get_args(Feature)))
 
     plan = plan_run(DISTURBED_SEED, config=replace(one, clean=True))
-    shown = [titled(pictures(plan, seed=DISTURBED_SEED)[0], "clean")]
+    shown = [titled(pictures(plan)[0], "clean")]
     for number, kind in enumerate(KINDS):
         event = Event(kind=kind, seed=number, strength=0.8, progress=0.5)
-        disturbed = pictures(replace(plan, events=[(event,)]), seed=DISTURBED_SEED)[0]
+        disturbed = pictures(replace(plan, events=[(event,)]))[0]
         shown.append(titled(disturbed, kind.replace("_", " ")))
     save_sheet("simulator_disturbances", shown=shown, columns=5)
 

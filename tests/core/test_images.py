@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from builders import encoded_image, noise_image, write_image
+from haustra.core.digests import digest_file
 from haustra.core.errors import HaustraError
 from haustra.core.images import (
     decode_image_rgb,
@@ -129,6 +130,14 @@ def test_a_bad_file_is_reported_by_its_path(tmp_path: Path) -> None:
     with pytest.raises(HaustraError) as caught:
         read_image_rgb(path)
     assert str(caught.value) == f"{path} is not an image (PNG, JPEG, BMP, TIFF or WebP)"
+
+
+def test_paths_may_be_text(tmp_path: Path) -> None:
+    image = np.full((4, 6, 3), 7, dtype=np.uint8)
+    write_png(str(tmp_path / "a.png"), image_rgb=image)
+    assert np.array_equal(read_image_rgb(str(tmp_path / "a.png")), image)
+    assert list_images(str(tmp_path)) == [tmp_path / "a.png"]
+    assert digest_file(str(tmp_path / "a.png")) == digest_file(tmp_path / "a.png")
 
 
 def test_images_are_listed_by_name_without_hidden_and_other_files(tmp_path: Path) -> None:

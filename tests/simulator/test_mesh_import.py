@@ -197,9 +197,10 @@ def test_a_small_second_part_is_left_out(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "colon.obj"
-    with pytest.raises(HaustraError) as caught:
-        load_mesh_tube(path)
-    assert str(caught.value) == f"{path} does not exist; expected a mesh file; correct the path"
+    for given in (path, str(path)):
+        with pytest.raises(HaustraError) as caught:
+            load_mesh_tube(given)
+        assert str(caught.value) == f"{path} does not exist; expected a mesh file; correct the path"
 
 
 def test_an_unknown_suffix_is_reported(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Disturbances of uint8 images that the simulator, the augmentation and `eval --degrade` share.
 
 Each function is deterministic; callers draw the random numbers. Effects that differ between these
-three in more than their numbers stay with their callers: motion blur of linear light and of a
-degraded image, glare, bubbles, and everything that the augmentation does on the GPU.
+three in more than their numbers stay with their callers: blur of linear light and of degraded
+images, glare, bubbles, and most of the augmentation on the GPU.
 """
 
 import cv2

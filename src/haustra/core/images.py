@@ -115,10 +115,10 @@ def write_png(path: StrPath, *, image_rgb: NDArray[np.uint8]) -> None:
     write_bytes_atomic(Path(path), data=encode_png(image_rgb))
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: StrPath) -> list[Path]:
     """Return the image files directly inside `folder`, by name, without hidden files."""
     return sorted(
         path
-        for path in folder.iterdir()
+        for path in Path(folder).iterdir()
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     )

@@ -35,6 +35,7 @@ TEXTS = (
 
 
 def _blur(image: Image, share: float, rng: np.random.Generator) -> Image:
+    # Not `motion_blur_kernel`: long lines need antialiasing, and defocus is added.
     side = max(image.shape[:2])
     length = max(3, round(share * side) | 1)
     line = np.zeros((length, length), dtype=np.float32)
@@ -83,6 +84,7 @@ def _expose(image: Image, gain: float, _rng: np.random.Generator) -> Image:
 
 
 def _noise(image: Image, deviation: float, rng: np.random.Generator) -> Image:
+    # Not `effects.add_noise`, which rounds: the stored results are of truncated values.
     grains = rng.normal(0, deviation, image.shape)
     return np.asarray((image + grains).clip(0, 255), dtype=np.uint8)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
 from haustra import __version__
 from haustra.captures.schema import RunManifest
@@ -29,8 +28,7 @@ from haustra.core.images import encode_png
 from haustra.core.progress import Progress, SilentProgress
 from haustra.simulator.config import DatagenConfig
 from haustra.simulator.gate import wait_for_room
-from haustra.simulator.labels import label_view
-from haustra.simulator.plan import make_tube, plan_run, take_picture, views
+from haustra.simulator.plan import make_tube, plan_run, take_frame, views
 from haustra.simulator.truth import write_truth
 
 SILENT = SilentProgress()
@@ -213,13 +211,12 @@ def _generate_run(
 ) -> Iterator[None]:
     """Write one run; yield after each frame."""
     keep_freed_memory()
-    run_id = f"sim_{seed:06d}"
     plan = plan_run(seed, config=config)
     size_wh = (config.size, config.size)
     manifest = RunManifest(
-        run_id=run_id,
+        run_id=plan.run_id,
         source="simulated",
-        group_id=run_id,
+        group_id=plan.run_id,
         seed=seed,
         started_at_unix=0.0,
         frame_rate_hz=config.frame_rate_hz,
@@ -231,23 +228,15 @@ def _generate_run(
         with writing_run(folder, manifest=manifest, overwrite=config.overwrite) as writer:
             for frame, (scene, view) in enumerate(views(plan)):
                 seconds = frame / config.frame_rate_hz
-                rng = np.random.default_rng([seed, 2, frame])
-                picture, hidden = take_picture(plan, scene=scene, view=view, frame=frame, rng=rng)
-                labels = label_view(
-                    scene,
-                    view=view,
-                    run_id=run_id,
-                    min_visible_pixels=config.min_visible_pixels,
-                    hidden=hidden,
-                )
+                taken = take_frame(plan, scene=scene, view=view, frame=frame)
                 if config.truth:
                     name = f"frame_{frame:05d}"
-                    write_truth(writer.folder / "truth", name=name, view=view, hidden=hidden)
+                    write_truth(writer.folder / "truth", name=name, view=view, hidden=taken.hidden)
                 writer.add_frame(
-                    encode_png(picture),
+                    encode_png(taken.picture),
                     suffix=".png",
                     image_size_wh=size_wh,
-                    labels=labels,
+                    labels=taken.labels,
                     sim_time=seconds,
                     unix_time=seconds,
                 )

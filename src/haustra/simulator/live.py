@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 from haustra.captures.writer import PolypTruth
 from haustra.simulator.camera import Pose
 from haustra.simulator.config import DatagenConfig
-from haustra.simulator.labels import label_view
 from haustra.simulator.motion import station_of
 from haustra.simulator.noise import FloatArray
 from haustra.simulator.path import CLEARANCE_MM, PATH_SHARE, turned
-from haustra.simulator.plan import Eye, plan_run, take_picture
+from haustra.simulator.plan import Eye, plan_run, take_frame
 from haustra.simulator.rays import normalized
 
 PROCEDURE_S = 90.0
@@ -62,7 +61,6 @@ class LiveColon:
             size=size_px,
             frame_rate_hz=frame_rate_hz,
         )
-        self._config, self._seed = config, seed
         self._plan = plan_run(seed, config=config)
         self._eye = Eye(self._plan)
         self._frame = 0
@@ -75,30 +73,17 @@ class LiveColon:
 
     def next_view(self) -> LiveView:
         """Move the camera by the time of one frame and return its view."""
-        plan, config = self._plan, self._config
+        plan = self._plan
         frame, self._frame = self._frame, self._frame + 1
-        seconds = frame / config.frame_rate_hz
+        seconds = frame / plan.config.frame_rate_hz
         if self.autopilot:
             self._pose = plan.poses[self._stop]
             self._stop = (self._stop + 1) % len(plan.poses)
         else:
             self._pose = self._driven(self._pose, drive=self.drive)
         scene, view = self._eye.look(self._pose, seconds=seconds)
-        image, hidden = take_picture(
-            plan,
-            scene=scene,
-            view=view,
-            frame=frame % len(plan.poses),
-            rng=np.random.default_rng([self._seed, 2, frame]),
-        )
-        labels = label_view(
-            scene,
-            view=view,
-            run_id=f"sim_{self._seed:06d}",
-            min_visible_pixels=config.min_visible_pixels,
-            hidden=hidden,
-        )
-        return LiveView(image_rgb=image, labels=labels, seconds=seconds)
+        taken = take_frame(plan, scene=scene, view=view, frame=frame)
+        return LiveView(image_rgb=taken.picture, labels=taken.labels, seconds=seconds)
 
     def take_over(self, *, autopilot: bool) -> None:
         """Switch the autopilot; it continues from the nearest point of its path."""
@@ -108,7 +93,7 @@ class LiveColon:
         self.autopilot, self.drive = autopilot, Drive()
 
     def _driven(self, pose: Pose, *, drive: Drive) -> Pose:
-        seconds = 1 / self._config.frame_rate_hz
+        seconds = 1 / self._plan.config.frame_rate_hz
         turns = TURN_RAD_S * seconds * np.array([drive.turn_right, drive.turn_down])
         axes = turned(pose.axes, turns)
         step = SPEED_MM_S * seconds * (drive.ahead * axes[2] + drive.sideways * axes[0])

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.core.paths import StrPath
 from haustra.simulator.lumen import (
     MAX_OTHER_SHARE,
     MIN_FREE_MM,
@@ -36,7 +37,7 @@ CAP_COSINE = 0.7
 """A face near an end is part of the end's cap if its normal is this close to the line."""
 
 
-def load_mesh_tube(path: Path) -> Tube:
+def load_mesh_tube(path: StrPath) -> Tube:
     """Read a colon's wall from a .glb, .obj, .ply or .stl file and find the line through its lumen.
 
     The unit is the millimeter, also in glTF, whose own unit is the meter. Only the shape is read,
@@ -48,6 +49,7 @@ def load_mesh_tube(path: Path) -> Tube:
             camera could pass.
         MissingExtraError: trimesh, scipy or embreex is not installed.
     """
+    path = Path(path)
     vertices, faces = _read_mesh(path)
     size_mm = np.ptp(vertices, axis=0)
     size_text = " x ".join(f"{side:.1f}" for side in size_mm) + " mm"

@@ -3,14 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.captures.writer import PolypTruth
 from haustra.core.errors import HaustraError, option
 from haustra.simulator.camera import Camera, Pose, draw_camera
 from haustra.simulator.config import DatagenConfig
 from haustra.simulator.events import Event, plan_events
+from haustra.simulator.labels import label_view
 from haustra.simulator.matter import paint_matter
 from haustra.simulator.motion import (
     REFRESH_MM,
@@ -36,6 +39,8 @@ STILL_SECTIONS = 2
 class RunPlan:
     """Everything about a run that is drawn before its first frame."""
 
+    seed: int
+    config: DatagenConfig
     scene: Scene
     camera: Camera
     lighting: Lighting
@@ -43,7 +48,19 @@ class RunPlan:
     events: list[tuple[Event, ...]]
     screen: Screen | None
     peristalsis: Peristalsis | None
-    frame_rate_hz: float
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run in its labels."""
+        return f"sim_{self.seed:06d}"
+
+
+class Frame(NamedTuple):
+    """One frame of a run."""
+
+    picture: NDArray[np.uint8]  # RGB [S,S,3]
+    hidden: NDArray[np.bool_]  # [S,S] pixels covered by something outside the scene
+    labels: list[PolypTruth]
 
 
 def plan_run(seed: int, *, config: DatagenConfig) -> RunPlan:
@@ -82,6 +99,8 @@ def plan_run(seed: int, *, config: DatagenConfig) -> RunPlan:
         duration_s = config.frames / config.frame_rate_hz
         peristalsis = draw_peristalsis(motion_rng, length_mm=tube.length_mm, duration_s=duration_s)
     return RunPlan(
+        seed=seed,
+        config=config,
         scene=scene,
         camera=camera,
         lighting=lighting,
@@ -89,7 +108,6 @@ def plan_run(seed: int, *, config: DatagenConfig) -> RunPlan:
         events=events,
         screen=screen,
         peristalsis=peristalsis,
-        frame_rate_hz=config.frame_rate_hz,
     )
 
 
@@ -139,29 +157,35 @@ def views(plan: RunPlan) -> Iterator[tuple[Scene, View]]:
     """Yield the scene and the view of each frame."""
     eye = Eye(plan)
     for frame, planned in enumerate(plan.poses):
-        yield eye.look(planned, seconds=frame / plan.frame_rate_hz)
+        yield eye.look(planned, seconds=frame / plan.config.frame_rate_hz)
 
 
-def take_picture(
-    plan: RunPlan, *, scene: Scene, view: View, frame: int, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return the picture of a view, RGB uint8 [S,S,3], and its covered pixels, bool [S,S]."""
-    events = plan.events[frame]
+def take_frame(plan: RunPlan, *, scene: Scene, view: View, frame: int) -> Frame:
+    """Return the picture and the labels of a view; events start again after the last frame."""
+    planned = frame % len(plan.poses)
+    events = plan.events[planned]
     light = shade_view(scene, view=view, lighting=plan.lighting)
     hidden = np.zeros(view.instance.shape, dtype=bool)
     if events:
         light, hidden = paint_matter(light, depth_mm=view.distance_mm(), events=events)
         light = blur_light(light, events=events)
+    rng = np.random.default_rng([plan.seed, 2, frame])
     picture = develop(light, lighting=plan.lighting, rng=rng)
     if events:
         picture = disturb_picture(picture, events=events)
     picture = picture * view.camera.mask[..., None]
     if plan.screen is not None:
-        picture, covered = paint_screen(
-            picture, plan.screen, frame_number=frame, seconds=frame / plan.frame_rate_hz
-        )
+        seconds = planned / plan.config.frame_rate_hz
+        picture, covered = paint_screen(picture, plan.screen, frame_number=planned, seconds=seconds)
         hidden = hidden | covered
-    return picture, hidden
+    labels = label_view(
+        scene,
+        view=view,
+        run_id=plan.run_id,
+        min_visible_pixels=plan.config.min_visible_pixels,
+        hidden=hidden,
+    )
+    return Frame(picture, hidden, labels)
 
 
 def _check_inside(scene: Scene, *, poses: list[Pose], mesh: Path) -> None:

@@ -78,6 +78,7 @@ def _overexpose(linear: FloatImage, event: Event) -> FloatImage:
 
 def _smear(linear: FloatImage, event: Event) -> FloatImage:
     """Blur by motion along a line, up to 4 % of the side."""
+    # Not `motion_blur_kernel`: a few sums of shifted images blur along lines of any length.
     rng, size = looks_of(event), len(linear)
     angle = rng.uniform(0, np.pi)
     length_px = 0.04 * size * event.strength
