@@ -36,7 +36,6 @@ PLACES = {
 }
 STILL_TO_DO: list[str] = [
     "README.md",
-    "benchmarks",
     "docs/backends.md",
     "docs/captures.md",
     "docs/cli.md",
