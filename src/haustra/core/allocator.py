@@ -2,9 +2,14 @@
 
 import ctypes
 import sys
+from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _NEVER = 2**31 - 1
+
+
+def _glibc(function: str) -> Any:
+    return getattr(ctypes.CDLL(None), function, None) if sys.platform.startswith("linux") else None
 
 
 def keep_freed_memory() -> None:
@@ -14,18 +19,12 @@ def keep_freed_memory() -> None:
     glibc returns large blocks to the system at once by default, and the next step then spends a
     tenth to a fifth of its time on new pages.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt := _glibc("mallopt"):
         mallopt(_M_MMAP_THRESHOLD, _NEVER)
         mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
 def release_freed_memory() -> None:
     """Return freed memory of this process to the system."""
-    if not sys.platform.startswith("linux"):
-        return
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:
+    if malloc_trim := _glibc("malloc_trim"):
         malloc_trim(0)
