@@ -90,8 +90,8 @@ def test_too_few_clean_frames_are_an_error() -> None:
     with pytest.raises(HaustraError) as error:
         fit(evaluation_of([truth_of(BOX)], [found((0.9, BOX))]), target_fpr=0.045)
     assert str(error.value) == (
-        "--fit-fpr 0.045: some frames has 0 clean frames, and it takes 23 to tell such a rate; "
-        "take frames with more, or pass --fit-by f1"
+        "fit_fpr=0.045: some frames has 0 clean frames, and such a rate needs at least 23; use "
+        "frames with more, or pass fit_by='f1'"
     )
 
 

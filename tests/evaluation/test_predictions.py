@@ -57,8 +57,8 @@ def test_coco_results_are_read_and_frames_without_any_had_none(tmp_path: Path) -
     with pytest.raises(HaustraError) as error:
         stored.check_frames(["run/frame_00000"])
     assert str(error.value) == (
-        f"{path}: image_id 'run/frame_00001' is none of the 1 frames that are measured; expected "
-        "ids such as 'run/frame_00000'"
+        f"{path}: image_id 'run/frame_00001' is not among the 1 frames that are measured; "
+        "expected ids such as 'run/frame_00000'"
     )
 
 
@@ -94,15 +94,15 @@ def entry(**changes: Any) -> dict[str, Any]:
         ([entry(score=True)], "{path}: entry 0: score True: expected a number from 0 to 1"),
         (
             [entry(bbox=[1, 2, -3, 4])],
-            "{path}: entry 0: box [1, 2, -2, 6] is no x0,y0,x1,y1 with x0 <= x1 and y0 <= y1",
+            "{path}: entry 0: box [1, 2, -2, 6]: expected x0,y0,x1,y1 with x0 <= x1 and y0 <= y1",
         ),
         (
             [entry(bbox=[1, 2, 3])],
-            "{path}: entry 0: box [1, 2, 3] is no x0,y0,x1,y1 with x0 <= x1 and y0 <= y1",
+            "{path}: entry 0: box [1, 2, 3]: expected x0,y0,x1,y1 with x0 <= x1 and y0 <= y1",
         ),
         (
             [entry(bbox=[1, 2, 3, float("nan")])],
-            "{path}: entry 0: box [1, 2, 4, nan] is no x0,y0,x1,y1 with x0 <= x1 and y0 <= y1",
+            "{path}: entry 0: box [1, 2, 4, nan]: expected x0,y0,x1,y1 with x0 <= x1 and y0 <= y1",
         ),
     ],
 )

@@ -188,7 +188,7 @@ def test_captures_are_measured_in_time_and_the_report_leads_to_the_frames(
         "all 4 lesions",
         "hold-off  off below",
         "recall when degraded",
-        "leakage: which groups it was trained on is not known",
+        "leakage: the groups that it was trained on are not known",
     ):
         assert text in printed
     measured = json.loads((tmp_path / "m.json").read_text())

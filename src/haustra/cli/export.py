@@ -5,10 +5,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from haustra.cli.terminal import build_progress, print_json, print_lines, print_table
-from haustra.core.errors import MissingExtraError
+from haustra.core.errors import needs_extra
 from haustra.exporting.config import ExportConfig
-
-PACKAGES = {"torch", "onnx", "onnxscript", "onnxruntime"}
 
 
 def export(
@@ -16,19 +14,15 @@ def export(
     config: Annotated[ExportConfig, Parameter(name="*")],
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """Turn a checkpoint into an ONNX model and check it against the checkpoint.
+    """Write a checkpoint as an ONNX model and check it against the checkpoint.
 
     Parameters
     ----------
     as_json
         Print JSON to standard output.
     """
-    try:
+    with needs_extra("export", needed_for="haustra export"):
         from haustra.exporting.stage import ExportedForm, export_detector
-    except ModuleNotFoundError as error:
-        if error.name not in PACKAGES:
-            raise
-        raise MissingExtraError(error.name, extra="export", needed_for="haustra export") from None
 
     result = export_detector(config, progress=build_progress(as_json=as_json))
     if as_json:

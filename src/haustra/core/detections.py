@@ -31,6 +31,7 @@ Index = slice | int | Sequence[int] | Sequence[bool] | NDArray[np.integer] | NDA
 class Detections:
     """The boxes found in, or labeled on, one image, ordered by falling score.
 
+    Example:
         sure = found[found.scores > 0.5]
         best = found[0]
 

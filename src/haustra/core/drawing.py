@@ -1,4 +1,4 @@
-"""Boxes, scores and captions on a picture. Only draws; it decides nothing."""
+"""Draws boxes, scores and captions on pictures."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ TRUTH_RGB: RGB = (70, 170, 255)
 def enlarge_for_viewing(
     image_rgb: NDArray[np.uint8], detections: Detections, *, min_side_px: int = 512
 ) -> tuple[NDArray[np.uint8], Detections]:
-    """Scale a small picture and its boxes up by a whole factor, so that text on it can be read."""
+    """Enlarge a small picture and its boxes by a whole factor, so that text is readable."""
     factor = -(-min_side_px // min(image_rgb.shape[:2]))
     if factor <= 1:
         return image_rgb, detections
@@ -31,7 +31,7 @@ def enlarge_for_viewing(
 def draw_text(
     image_rgb: NDArray[np.uint8], text: str, *, top_left_xy: tuple[int, int], rgb: RGB
 ) -> None:
-    """Write one line of text on a dark plate, in place, kept inside the picture."""
+    """Write a line of text on a dark plate into the picture, moved inside it if needed."""
     height, width = image_rgb.shape[:2]
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, max(0.4, min(height, width) / 900)
     (text_width, text_height), baseline = cv2.getTextSize(text, font, scale, 1)
@@ -53,10 +53,10 @@ def draw_boxes(
     """Return a copy of the picture with boxes and a text per box (by default the score).
 
     Args:
-        image_rgb: uint8 [H,W,3].
-        detections: boxes in pixels of that picture.
-        rgb: colour of boxes and text.
-        labels: one text per box, in place of the scores.
+        image_rgb: Picture, uint8 [H,W,3].
+        detections: Boxes in pixels of that picture.
+        rgb: Color of boxes and text.
+        labels: One text per box, instead of the scores.
     """
     drawn = image_rgb.copy()
     texts = labels if labels is not None else [f"{score:.2f}" for score in detections.scores]

@@ -1,4 +1,4 @@
-"""At which scores a detector speaks up: thresholds, hold-off and hysteresis."""
+"""The operating point of a detector: thresholds, hold-off and hysteresis."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,18 +12,18 @@ DEFAULT_OBJECTNESS, DEFAULT_IOU = 0.3, 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """The thresholds that inference uses unless told otherwise."""
+    """The thresholds that inference uses by default."""
 
     objectness: float = DEFAULT_OBJECTNESS
     """Detections with a lower score are not shown."""
     iou: float = DEFAULT_IOU
-    """Of two detections that overlap more than this, the better scored is shown."""
+    """IoU above which only the better scored of two detections is shown."""
     hold_off_frames: int = 0
-    """Frames of each activation that are held back, in a sequence of frames."""
+    """Number of frames of each activation that are held back, in a sequence of frames."""
     hysteresis: float | None = None
-    """Score that keeps an activation on once it is; None is the same as `objectness`."""
+    """Score that keeps an activation on; None is the same as `objectness`."""
     fitted: dict[str, Any] | None = None
-    """How and on what it was fitted; None where it is the default."""
+    """Record of the fit: rule, numbers and frames; None if it is not fitted."""
 
     @property
     def lower_threshold(self) -> float:
@@ -32,7 +32,7 @@ class OperatingPoint:
 
     @property
     def origin(self) -> str:
-        """Where the threshold comes from."""
+        """Origin of the threshold in words."""
         return f"fitted on {self.fitted['fitted_on']}" if self.fitted else "the default, not fitted"
 
     def changed(self, **values: Any) -> "OperatingPoint":
@@ -81,7 +81,7 @@ class OperatingPoint:
         return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values; those of a sequence only where they are set."""
+        """Return the fields as JSON values; optional ones only if they are set."""
         value = asdict(self)
         optional = {"hold_off_frames": 0, "hysteresis": None, "fitted": None}
         return {k: v for k, v in value.items() if k not in optional or v != optional[k]}
@@ -106,11 +106,14 @@ def check_flags(
 
 
 class AlarmFilter:
-    """What of a sequence of frames is shown: threshold, hysteresis and hold-off, frame by frame.
+    """Applies threshold, hysteresis and hold-off to a sequence of frames.
 
-    An activation begins with a score of at least `objectness` and goes on while there is a score of
-    at least `lower_threshold`. Its first `hold_off_frames` frames are held back; then those
-    detections are shown. Without hold-off and hysteresis it is the threshold.
+    An activation begins with a score of at least `objectness` and continues while there is a score
+    of at least `lower_threshold`. Its first `hold_off_frames` frames are held back; after them
+    these detections are shown. Without hold-off and hysteresis the filter is the threshold.
+
+    Args:
+        point: The operating point.
     """
 
     def __init__(self, point: OperatingPoint) -> None:
@@ -121,7 +124,7 @@ class AlarmFilter:
         """Return the score from which the next frame's detections are shown.
 
         Args:
-            top_score: the frame's highest score; None where nothing was found.
+            top_score: Highest score of the frame; None if nothing was found.
         """
         point = self._point
         begins = point.lower_threshold if self._num_frames_on else point.objectness
@@ -131,6 +134,6 @@ class AlarmFilter:
         return point.lower_threshold if self._num_frames_on > point.hold_off_frames else 2.0
 
     def show(self, detections: Detections) -> Detections:
-        """Return what is shown of the next frame's detections, given at every score."""
+        """Return the detections of the next frame to show, out of those at every score."""
         top_score = float(detections.scores[0]) if len(detections) else None
         return detections.above(self.threshold_for(top_score))

@@ -1,6 +1,6 @@
-"""Two detectors on the same frames: paired differences with bootstrap intervals.
+"""Paired differences of two detectors on the same frames, with bootstrap intervals.
 
-Both are measured on the same draws of groups, so what makes frames hard for both cancels out
+Both are measured on the same draws of groups, so that frames that are hard for both cancel out
 (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13).
 """
 
@@ -31,16 +31,16 @@ class Difference:
     a: float
     b: float
     difference: float
-    """Of B minus A."""
+    """B minus A."""
     interval: Interval
     """95 % interval of the difference."""
     share_b_better: float
-    """Share of the draws in which B is better, half of the ties counted."""
+    """Share of the draws in which B is better; a tie counts as half."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Detector B against detector A."""
+    """Differences of detector B from detector A."""
 
     num_images: int
     num_groups: int
@@ -64,17 +64,17 @@ def compare_detectors(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare two detectors on the same labelled frames, at least one box among them.
+    """Compare two detectors on the same labeled frames, which have at least one box.
 
     Args:
-        truths: labelled boxes, one entry per image.
-        predictions_a: of one detector, in the same order, at every score.
-        predictions_b: of the other.
-        groups: of each image; they are drawn whole, with replacement.
-        thresholds: score of A and of B for precision, recall and F1.
-        num_resamples: draws, at least 1; one without any labelled box is left out.
-        seed: of the draws.
-        progress: where to show how far it is.
+        truths: Labeled boxes, one entry per image.
+        predictions_a: Detections of A, in the same order, at every score.
+        predictions_b: Detections of B.
+        groups: Group of each image. Groups are drawn whole, with replacement.
+        thresholds: Score thresholds of A and of B for precision, recall and F1.
+        num_resamples: Number of draws, at least 1. A draw without a labeled box is left out.
+        seed: Seed of the draws.
+        progress: Receives the progress.
     """
     matched = [
         match_images(truths, predictions, threshold=threshold)

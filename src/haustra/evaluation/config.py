@@ -22,33 +22,34 @@ class EvalConfig:
     manifest: Path | None = None
     """The warehouse's manifest.json, or its folder."""
     captures: Path | None = None
-    """Measure on a run folder, or a folder of them, in place of a warehouse: in time."""
+    """A run folder, or a folder of them, to measure on in time order, instead of a warehouse."""
     detector_weights: Path | None = None
     """A checkpoint, an .onnx file of `haustra export`, or stored predictions (.json)."""
     compare: tuple[Path, Path] | None = None
-    """Two such files, A and B, in place of one: paired differences with intervals."""
+    """Two such files, A and B, instead of one: paired differences with intervals."""
     model: Literal["tiny", "big"] | None = None
-    """Refuse weights of another kind."""
+    """Kind of model that the weights must have."""
     backend: BackendFlag | None = None
-    """What computes: ndarray (the CPU), cuda, mps, wgpu, or auto, the best there is;
-    HAUSTRA_BACKEND's value by default, else ndarray."""
+    """Device that runs the detector: ndarray (the CPU), cuda, mps, wgpu, or auto, the best that is
+    available; by default the value of HAUSTRA_BACKEND, or else ndarray."""
     split: SplitName | None = None
-    """Which split to measure on; test by default, and val with --fit."""
+    """Split to measure on; test by default, and val with --fit."""
     infer_obj_thresh: float | None = None
-    """Score for what is counted at a threshold; the operating point (0.3) by default."""
+    """Lowest score of a box that counts for precision and recall; by default that of the operating
+    point (0.3)."""
     infer_iou_thresh: float | None = None
-    """Of two boxes that overlap more than this count the better; the operating point's (0.5) by
-    default, 1 counts both."""
+    """IoU above which only the better of two boxes counts, from 0 to 1; by default that of the
+    operating point (0.5). With 1 both count."""
     fit: bool = False
     """Fit the operating point on these frames, and store it in the checkpoint."""
     fit_by: FitRule = "fpr"
     """fpr flags --fit-fpr of the clean frames; f1 is the best F1 of boxes."""
     fit_fpr: float = 0.045
-    """Share of the clean frames that may be flagged."""
+    """Largest share of the clean frames that may be flagged."""
     degrade: bool = False
-    """Also measure on blurred, glaring, dark, ... images: 9 kinds at 3 severities."""
+    """Measure on degraded images as well (blur, glare, ...): 9 kinds at 3 severities."""
     shuffle_labels_seed: int | None = None
-    """Control: measure against labels shuffled among the images; must come out near zero."""
+    """Seed of a control that shuffles the labels among the images; AP must be near zero."""
     bootstrap: int = 1000
     """Number of times to resample the frames' groups for 95 % intervals; 0 gives none."""
     bootstrap_seed: int = 0
@@ -56,7 +57,7 @@ class EvalConfig:
     metrics_out: Path | None = None
     """Write the metrics as JSON to this file."""
     predictions_out: Path | None = None
-    """Write what was found on each frame to this file (.json)."""
+    """Write the detections on each frame to this file (.json)."""
     report: Path | None = None
     """Write a report with curves and boxed pictures into this folder."""
 

@@ -19,27 +19,30 @@ from haustra.inference.detector import Detector
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Metrics of a set of frames with what they were computed from, in order."""
+    """Metrics of a set of frames, with the boxes that they were computed from."""
 
     metrics: BoxMetrics
     truths: list[Detections]
+    """Labeled boxes of each frame."""
     predictions: list[Detections]
+    """Detections on each frame, at every score."""
     frames: list[EvalFrame] = field(default_factory=list)
+    """The frames, in the same order."""
 
     def with_threshold(self, threshold: float) -> "Evaluation":
-        """Return the same at another score threshold (0..1)."""
+        """Return the evaluation at another score threshold (0..1)."""
         metrics = box_metrics(self.truths, self.predictions, threshold=threshold)
         return replace(self, metrics=metrics)
 
 
 def shuffle_truths(truths: Sequence[Detections], *, seed: int) -> list[Detections]:
-    """Give every image the labels of another: the control that shows whether labels leak.
+    """Give every image the labels of another, as a control that reveals leaking labels.
 
-    The labels move one place along a random cycle, so none stays; boxes are rescaled to the image
-    that they come to.
+    The labels move one place along a random cycle, so that none stays. Their boxes are scaled to
+    the new image.
 
     Raises:
-        HaustraError: there is only one image.
+        HaustraError: There is only one image.
     """
     if len(truths) < 2:
         raise HaustraError(
@@ -59,7 +62,7 @@ def shuffle_truths(truths: Sequence[Detections], *, seed: int) -> list[Detection
 def in_batches(
     frames: Iterator[FrameWithPixels], *, batch_size: int
 ) -> Iterator[tuple[list[EvalFrame], NDArray[np.uint8]]]:
-    """Yield frames and their images uint8 [B,H,W,3], so many at a time."""
+    """Yield batches of frames and their images, uint8 [B,H,W,3]."""
     while batch := list(islice(frames, batch_size)):
         yield [frame for frame, _ in batch], np.stack([pixels for _, pixels in batch])
 
@@ -78,7 +81,7 @@ def evaluate_frames(
     Args:
         source: The frames.
         subject: The detector, or the boxes that one has found.
-        point: Its threshold is for precision, recall and F1; its own operating point by default.
+        point: Operating point to apply; by default that of the detector.
         batch_size: Images that go through the network together.
         shuffle_labels_seed: Seed of a control that measures against the labels of other images.
         progress: Receives the progress.

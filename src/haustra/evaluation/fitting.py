@@ -1,8 +1,8 @@
-"""Fitting the operating point: a score threshold by frames, then hold-off and hysteresis in time.
+"""Fits the operating point: a score threshold by frames, then hold-off and hysteresis in time.
 
-Scores of two detectors do not compare, so each gets the threshold at which it flags the same share
-of clean frames (4.5 %, TRUE-Colon's matched operating point). Fit on validation frames, measure on
-others.
+Scores of two detectors are not comparable, so each gets the threshold at which it flags the same
+share of clean frames (4.5 %, TRUE-Colon's matched operating point). Fit on validation frames, and
+measure on others.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from haustra.core.detections import Detections
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.core.operating_point import OperatingPoint
 from haustra.evaluation.alarm_tier import HOLD_OFFS, AlarmRow, alarm_row
 from haustra.evaluation.evaluation import Evaluation
@@ -22,18 +22,20 @@ from haustra.evaluation.metrics import precision_recall_f1, ranked_matches
 
 FitRule = Literal["fpr", "f1"]
 HYSTERESIS_SHARES = (None, 0.75, 0.5)
-"""Lower thresholds to try, as a share of the threshold; None is no hysteresis."""
+"""Lower thresholds to try, as a share of the threshold; None turns hysteresis off."""
 MOST_DELAY_S = 0.5
-"""Mean delay of a lesion's first box that silence may cost."""
+"""Largest mean delay of a lesion's first box that hold-off may cause."""
 
 
 def best_f1_threshold(
     truths: Sequence[Detections], predictions: Sequence[Detections]
 ) -> tuple[float, float]:
-    """Return the score threshold with the best F1 at IoU 0.5, the highest of equals, and that F1.
+    """Return the score threshold with the best F1 at IoU 0.5, and that F1.
+
+    Of equal ones the highest threshold is taken.
 
     Raises:
-        HaustraError: no detection touches a label enough.
+        HaustraError: No detection matches a labeled box.
     """
     falling, hits = ranked_matches(truths, predictions)
     found = np.cumsum(hits)
@@ -51,8 +53,8 @@ def best_f1_threshold(
     best = int(np.argmax(f1s)) if f1s else -1
     if best < 0 or f1s[best] == 0:
         raise HaustraError(
-            "--fit: no detection overlaps a labelled box by IoU 0.5, so no threshold is better "
-            "than another; train the detector first"
+            f"{option('fit', True)}: no detection overlaps a labeled box by IoU 0.5, so no "
+            "threshold is better than another; train the detector first"
         )
     return float(falling[ends[best]]), f1s[best]
 
@@ -60,7 +62,7 @@ def best_f1_threshold(
 def _fit_threshold(
     evaluation: Evaluation, *, rule: FitRule, target_fpr: float, name: str
 ) -> tuple[float, dict[str, Any]]:
-    """Return the threshold, and how it was found."""
+    """Return the threshold, and the record of its fit."""
     positive, negative = frame_scores(evaluation.truths, evaluation.predictions)
     numbers = {"num_lesion_frames": len(positive), "num_clean_frames": len(negative)}
     if rule == "f1":
@@ -68,15 +70,15 @@ def _fit_threshold(
         return threshold, {"rule": "f1", "f1": f1, **numbers}
     if len(negative) * target_fpr < 1:
         raise HaustraError(
-            f"--fit-fpr {target_fpr}: {name} has {len(negative)} clean frames, and it takes "
-            f"{int(np.ceil(1 / target_fpr))} to tell such a rate; take frames with more, or pass "
-            "--fit-by f1"
+            f"{option('fit_fpr', target_fpr)}: {name} has {len(negative)} clean frames, and such a "
+            f"rate needs at least {int(np.ceil(1 / target_fpr))}; use frames with more, or pass "
+            f"{option('fit_by', 'f1')}"
         )
     found = import_true_colon().search_tau_star(positive, negative, target_fpr=target_fpr)
     if found.threshold > 1:
         raise HaustraError(
-            f"--fit-fpr {target_fpr}: more clean frames of {name} than that have a score of 1; "
-            "train the detector longer, or pass --fit-by f1"
+            f"{option('fit_fpr', target_fpr)}: a larger share of the clean frames of {name} has a "
+            f"score of 1; train the detector longer, or pass {option('fit_by', 'f1')}"
         )
     return found.threshold, {
         "rule": "fpr",
@@ -90,7 +92,7 @@ def _fit_threshold(
 def _fit_in_time(
     evaluation: Evaluation, *, point: OperatingPoint, frame_rates_hz: dict[str, float]
 ) -> tuple[OperatingPoint, AlarmRow]:
-    """Choose the hold-off and hysteresis with the fewest false activations that cost no lesion."""
+    """Choose the hold-off and hysteresis with the fewest false activations that lose no lesion."""
 
     def row(candidate: OperatingPoint) -> AlarmRow:
         return alarm_row(
@@ -128,19 +130,19 @@ def fit_operating_point(
     """Fit an operating point to a detector's predictions.
 
     Args:
-        evaluation: of validation frames.
+        evaluation: Evaluation of validation frames.
         rule: "fpr" takes the lowest threshold that flags at most `target_fpr` of the clean frames,
             "f1" the one with the best F1 of boxes.
-        target_fpr: a share, 0..1.
-        iou: overlap threshold that the point keeps.
-        name: of the frames, for messages and the record.
+        target_fpr: Largest share of the clean frames that may be flagged, 0..1.
+        iou: Overlap threshold of the operating point.
+        name: Name of the frames, for messages and the record.
         frame_rates_hz: Frame rate of each run in time order. On these runs hold-off (0, 3, 6, 15
             frames) and hysteresis (none, 3/4, 1/2 of the threshold) are those with the fewest
             false activations that lose no lesion, delay the first box by 0.5 s at most in the mean,
             and do not lengthen the false time. Without such a run both stay off.
 
     Raises:
-        HaustraError: there are too few clean frames for the rate, or nothing is detected.
+        HaustraError: There are too few clean frames for the rate, or nothing is detected.
     """
     threshold, how = _fit_threshold(evaluation, rule=rule, target_fpr=target_fpr, name=name)
     point = OperatingPoint(objectness=threshold, iou=iou)

@@ -1,6 +1,6 @@
-"""The frames that a detector is measured on: of a warehouse's split, or of captures in time.
+"""The frames that a detector is measured on: a split of a warehouse, or captures in time order.
 
-A source gives labels and pixels of one frame after the other, so that memory does not grow with it.
+A source yields labels and pixels frame by frame, so that memory does not grow with its length.
 """
 
 from collections import defaultdict
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from haustra.captures.reader import Frame, read_run, read_runs
 from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames
 from haustra.core.detections import Detections, detections_from_labels
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.core.letterbox import Letterbox, ResizeMode, plan_letterbox
+from haustra.core.paths import StrPath
 from haustra.warehouse.dataset import Split
 
 BATCH_SIZE = 32
@@ -24,31 +25,31 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Lesion:
-    """A polyp that can be told from others over time."""
+    """A polyp with an identity over time."""
 
     lesion_id: str
-    """`run_id/` and the label's own id."""
+    """`run_id/` and the id of the label."""
     size_mm: float | None = None
     paris_class: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvalFrame:
-    """One frame's labels, and where it comes from."""
+    """Labels and origin of one frame."""
 
     sample_id: str
     group_id: str
     run_id: str
     number: int | None
-    """Its place in the run; None where the order is not known."""
+    """Position in the run; None where the order is not known."""
     truth: Detections
-    """Labelled boxes in pixels of the source image."""
+    """Labeled boxes in pixels of the source image."""
     lesions: tuple[Lesion | None, ...]
-    """Of each labelled box; None where it has no identity."""
+    """Lesion of each labeled box; None for a box without identity."""
     letterbox: Letterbox
-    """How the source image was mapped to what the detector sees."""
+    """Mapping of the source image to the image that the detector sees."""
     image_path: Path | None = None
-    """The source image, where it is known."""
+    """The source image file; None where it is not known."""
 
 
 FrameWithPixels = tuple[EvalFrame, NDArray[np.uint8]]
@@ -56,19 +57,19 @@ FrameWithPixels = tuple[EvalFrame, NDArray[np.uint8]]
 
 
 class FrameSource(Protocol):
-    """Where frames come from."""
+    """A sequence of frames with labels."""
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """Name in reports."""
 
     @property
     def frame_rates_hz(self) -> dict[str, float]:
-        """Frame rate of each run whose frames are known to follow each other in time."""
+        """Frame rate of each run that is known to be in time order."""
 
     @property
     def problems(self) -> list[str]:
-        """A line per frame that could not be used, once all were read."""
+        """A message per frame that could not be used, once all were read."""
 
     def __len__(self) -> int: ...
 
@@ -124,7 +125,7 @@ class CaptureFrames:
 
     name: str
     frames: list[Frame]
-    """In order, those that cannot be used included."""
+    """All frames in order, including those that cannot be used."""
     frame_rates_hz: dict[str, float]
     target_size_wh: tuple[int, int]
     resize_mode: ResizeMode
@@ -152,7 +153,7 @@ class CaptureFrames:
 
 
 def _unique_lesion_id(lesion_id: str, *, run_id: str) -> str:
-    """Return the id with its run, which simulated lesions name already."""
+    """Return the id with its run, which ids of simulated lesions contain already."""
     return lesion_id if lesion_id.startswith(f"{run_id}/") else f"{run_id}/{lesion_id}"
 
 
@@ -184,13 +185,14 @@ def _eval_frame(checked: CheckedFrame, *, letterbox: Letterbox) -> EvalFrame:
 
 
 def open_captures(
-    path: Path, *, target_size_wh: tuple[int, int], resize_mode: ResizeMode
+    path: StrPath, *, target_size_wh: tuple[int, int], resize_mode: ResizeMode
 ) -> CaptureFrames:
     """Open a run folder, or a folder of run folders, for a detector that takes such images.
 
     Raises:
-        HaustraError: there is no run, or two runs share an id.
+        HaustraError: There is no run, or two runs share an id.
     """
+    path = Path(path)
     runs = [read_run(path)] if (path / "labels").is_dir() else read_runs(path)
     frames = [
         frame
@@ -198,7 +200,9 @@ def open_captures(
         for frame in sorted(run.frames, key=lambda f: f.label.frame_id if f.label else -1)
     ]
     if not frames:
-        raise HaustraError(f"--captures {path} holds no frame; expected runs of `haustra datagen`")
+        raise HaustraError(
+            f"{option('captures', path)} holds no frame; expected runs of `haustra datagen`"
+        )
     return CaptureFrames(
         name=str(path),
         frames=frames,

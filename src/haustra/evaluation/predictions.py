@@ -1,7 +1,7 @@
-"""Stored predictions: what a detector found on named frames, to be measured later or elsewhere.
+"""Stored predictions: the boxes of a detector on named frames, to measure them later or elsewhere.
 
-Ours is a JSON object with boxes by frame. A plain list of COCO results, as other frameworks write
-it, is read too: `image_id` is then the frame's id, `run_id/frame`.
+The format is a JSON object with boxes by frame. A list of COCO results, as other frameworks write
+it, is read as well; its `image_id` is the id of the frame, `run_id/frame`.
 """
 
 from collections import defaultdict
@@ -28,13 +28,13 @@ Scored = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def is_predictions_path(path: Path) -> bool:
-    """Tell whether a file's name says that it holds predictions."""
+    """Return True for a name that ends in .json."""
     return path.suffix.lower() == ".json"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredPredictions:
-    """What a detector found, by frame."""
+    """Boxes of a detector by frame."""
 
     path: Path
     caption: str
@@ -42,7 +42,7 @@ class StoredPredictions:
     operating_point: OperatingPoint
     boxes_by_frame: dict[str, Scored]
     lists_every_frame: bool
-    """False for COCO results, where a frame that is not named had no detection."""
+    """False for COCO results, where a frame without an entry has no detections."""
 
     def find(self, frame: EvalFrame, *, iou: float) -> Detections:
         """Return the boxes that were found on a frame, without overlaps above `iou`.
@@ -66,15 +66,15 @@ class StoredPredictions:
         return found.without_overlaps(iou)
 
     def check_frames(self, sample_ids: Sequence[str]) -> None:
-        """Check that every prediction is of a frame that is measured.
+        """Check that every prediction belongs to a frame that is measured.
 
         Raises:
-            HaustraError: one is not: its name is spelt otherwise, or it is of other data.
+            HaustraError: One belongs to another frame, or its name is spelled differently.
         """
         unknown = sorted(set(self.boxes_by_frame) - set(sample_ids))
         if unknown and not self.lists_every_frame:
             raise HaustraError(
-                f"{self.path}: image_id {unknown[0]!r} is none of the {len(sample_ids)} frames "
+                f"{self.path}: image_id {unknown[0]!r} is not among the {len(sample_ids)} frames "
                 f"that are measured; expected ids such as {sample_ids[0]!r}"
             )
 
@@ -87,7 +87,7 @@ def write_predictions(
     frames: Sequence[EvalFrame],
     predictions: Sequence[Detections],
 ) -> None:
-    """Write what a detector found on each frame, whole or not at all."""
+    """Write the boxes of a detector on each frame, as a whole file or not at all."""
     value = {
         "format": FORMAT_NAME,
         "format_version": FORMAT_VERSION,
@@ -107,7 +107,7 @@ def write_predictions(
 
 
 def _check_scored(boxes: Any, scores: Any, *, place: str) -> Scored:
-    """Check the boxes of an entry, named by `place`."""
+    """Check the boxes of the entry that `place` names."""
     for box in boxes:
         if (
             not is_four_numbers(box)
@@ -115,7 +115,9 @@ def _check_scored(boxes: Any, scores: Any, *, place: str) -> Scored:
             or box[2] < box[0]
             or box[3] < box[1]
         ):
-            raise HaustraError(f"{place}: box {box!r} is no x0,y0,x1,y1 with x0 <= x1 and y0 <= y1")
+            raise HaustraError(
+                f"{place}: box {box!r}: expected x0,y0,x1,y1 with x0 <= x1 and y0 <= y1"
+            )
     for score in scores:
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
             raise HaustraError(f"{place}: score {score!r}: expected a number from 0 to 1")
@@ -146,10 +148,10 @@ def _read_coco(path: Path, entries: list[Any]) -> dict[str, Scored]:
 
 
 def read_predictions(path: Path) -> StoredPredictions:
-    """Read stored predictions, ours or a list of COCO results.
+    """Read stored predictions of haustra, or a list of COCO results.
 
     Raises:
-        HaustraError: the file is missing or neither of them, or an entry is wrong, by its number.
+        HaustraError: The file is missing or of another format, or an entry is wrong.
     """
     value = read_json(path, what="stored predictions")
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The eval stage: a detector measured on frames, with metrics and report on disk."""
+"""The eval stage measures a detector on frames, and writes metrics and report."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +10,6 @@ from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_json_atomic
 from haustra.core.letterbox import ResizeMode
 from haustra.core.operating_point import OperatingPoint
-from haustra.core.paths import StrPath
 from haustra.core.progress import Progress, SilentProgress
 from haustra.evaluation.alarm_tier import AlarmTier, alarm_tier
 from haustra.evaluation.bootstrap import bootstrap_intervals, few_groups_note
@@ -41,7 +40,7 @@ UNKNOWN_SIZE_WH = (256, 256)
 """Size of the pictures in a report about stored predictions, whose detector is not at hand."""
 
 Subject = Detector | StoredPredictions
-"""What is measured: a detector, or the boxes that one has found."""
+"""A detector, or the boxes that one has found."""
 
 
 def evaluate_detector(
@@ -169,13 +168,7 @@ def _open_source(config: EvalConfig, *, subject: Subject) -> FrameSource:
             f"{', '.join(filled)}"
         )
     if detector is not None:
-        check_images_fit(
-            split.manifest,
-            manifest_path=config.manifest,
-            weights_path=detector.path or detector.caption,
-            input_size_wh=detector.input_size_wh,
-            resize_mode=detector.resize_mode,
-        )
+        check_images_fit(split.manifest, manifest_path=config.manifest, detector=detector)
     return SplitFrames(split)
 
 
@@ -299,7 +292,7 @@ def _summarize(
     source: FrameSource,
     audit: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return what `--metrics-out` writes."""
+    """Return everything that was measured as JSON values, which `--metrics-out` writes."""
     manifest = source.split.manifest if isinstance(source, SplitFrames) else None
     is_given = config.infer_obj_thresh is not None and not config.fit
     return {
@@ -331,7 +324,7 @@ def _summarize(
 def _write_files(
     config: EvalConfig, *, result: EvaluationResult, subject: Subject, source: FrameSource
 ) -> EvaluationResult:
-    """Write the files that were asked for, and return the result with those of the report."""
+    """Write the files of the settings, and return the result with those of the report."""
     if config.report:
         manifest = source.split.manifest if isinstance(source, SplitFrames) else None
         report = write_report(
@@ -358,7 +351,7 @@ def _write_files(
 def _leak_notes(
     config: EvalConfig, *, subject: Subject, evaluation: Evaluation, progress: Progress
 ) -> tuple[dict[str, Any], list[str]]:
-    """Look for what the detector may have seen before: groups by name, images by their look."""
+    """Look for groups and images that the detector may have been trained on."""
     notes = []
     groups = sorted({frame.group_id for frame in evaluation.frames})
     trained = set(subject.training_groups) if isinstance(subject, Detector) else set()
@@ -373,7 +366,7 @@ def _leak_notes(
             f"LEAK: {len(shared)} of {len(groups)} groups were trained on, such as {shared[0]!r}"
         )
     elif not trained:
-        notes.append("leakage: which groups it was trained on is not known")
+        notes.append("leakage: the groups that it was trained on are not known")
     if config.report is not None and config.manifest is not None:
         found = audit_warehouse(config.manifest, progress=progress)
         of_split = [
@@ -392,10 +385,10 @@ def _leak_notes(
 
 
 def _time_order_note(evaluation: Evaluation, *, source: FrameSource) -> str | None:
-    """Return a line about the runs that lesions and alarms leave out; None where there is none."""
+    """Return a note about the runs without lesions and alarms; None if there is none."""
     if isinstance(source, SplitFrames):
         return (
-            "lesions and alarms are left out, since a split is in no time order; use "
+            "lesions and alarms are left out, since a split is not in time order; use "
             "`haustra eval --captures`"
         )
     runs = list(dict.fromkeys(frame.run_id for frame in evaluation.frames))
@@ -409,27 +402,22 @@ def _time_order_note(evaluation: Evaluation, *, source: FrameSource) -> str | No
 
 
 def check_images_fit(
-    manifest: WarehouseManifest,
-    *,
-    manifest_path: Path,
-    weights_path: StrPath,
-    input_size_wh: tuple[int, int],
-    resize_mode: ResizeMode,
+    manifest: WarehouseManifest, *, manifest_path: Path, detector: Detector
 ) -> None:
-    """Refuse a warehouse whose images are not what a detector takes.
+    """Refuse a warehouse whose images are not those that a detector takes.
 
     Raises:
-        HaustraError: size or resize mode differ.
+        HaustraError: The size or the resize mode differs.
     """
-    stored = (manifest.target_size_wh, manifest.resize_mode)
-    taken = (input_size_wh, resize_mode)
+    stored = _image_text(manifest.target_size_wh, manifest.resize_mode)
+    taken = _image_text(detector.input_size_wh, detector.resize_mode)
     if stored != taken:
         raise HaustraError(
-            f"{weights_path} takes {_size_text(*taken)} images, but {manifest_path} "
-            f"stores {_size_text(*stored)} ones; expected a warehouse of the same --target-size "
-            "and --resize-mode"
+            f"{detector.path or detector.caption} takes {taken} images, but {manifest_path} stores "
+            f"{stored} ones; expected a warehouse of the same {option('target_size')} and "
+            f"{option('resize_mode')}"
         )
 
 
-def _size_text(size_wh: tuple[int, int], mode: ResizeMode) -> str:
+def _image_text(size_wh: tuple[int, int], mode: ResizeMode) -> str:
     return f"{size_wh[0]}x{size_wh[1]} {mode}"

@@ -1,1 +1,1 @@
-"""Export to ONNX: the graph, its quantisation, and the checks that it must pass."""
+"""Export to ONNX: the graph, its quantization, and the checks that it must pass."""

@@ -1,13 +1,14 @@
-"""`ExportConfig`: every setting of an export, declared once. Does not import torch."""
+"""`ExportConfig`: every setting of an export, declared once without importing torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
+from haustra.core.paths import convert_paths
 from haustra.core.ranges import check_whole_number
 
 LOWEST_OPSET, HIGHEST_OPSET = 18, 21
-"""PyTorch writes 18 by itself; ONNX Runtime 1.20, the oldest that we take, reads up to 21."""
+"""PyTorch writes 18 by default. ONNX Runtime 1.20, the oldest supported one, reads up to 21."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,18 +21,19 @@ class ExportConfig:
     """The ONNX file; by default the checkpoint's path ending in .onnx, or in .int8.onnx with
     --int8."""
     manifest: Path | None = None
-    """Warehouse whose images the export is checked on; the training's own by default."""
+    """The warehouse whose images check the export; by default that of the training."""
     int8: bool = False
-    """Quantise to 8 bits, calibrated on training images of the warehouse."""
+    """Quantize to 8 bits, calibrated on training images of the warehouse."""
     opset: int = LOWEST_OPSET
-    """Version of ONNX's operators, 18 to 21; the lowest is read by most programs."""
+    """Version of the ONNX operators, 18 to 21. Most programs read the lowest."""
     overwrite: bool = False
     """Replace an existing file."""
 
     def __post_init__(self) -> None:
+        convert_paths(self)
         check_whole_number("opset", self.opset, low=LOWEST_OPSET, high=HIGHEST_OPSET)
         if self.out is not None and self.out.suffix != ".onnx":
-            raise HaustraError(f"--out {self.out}: expected a name that ends in .onnx")
+            raise HaustraError(f"{option('out', self.out)}: expected a name that ends in .onnx")
 
     @property
     def out_path(self) -> Path:

@@ -1,9 +1,9 @@
-"""From a detector to an ONNX graph that takes stored pixels and gives boxes and scores.
+"""Writes a detector as an ONNX graph that maps stored pixels to boxes and scores.
 
     images uint8 [batch,H,W,3] ── network ── boxes_xyxy float32 [batch,S,4] in 0..1 of the image
                                          └── scores float32 [batch,S] in 0..1, falling
 
-Only the letterbox stays outside. The batch is dynamic, the size of the images is not.
+Only the letterbox stays outside. The batch size is dynamic, the image size is fixed.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxscript  # noqa: F401  PyTorch's exporter imports it, and late; a missing one shows here
+import onnxscript  # noqa: F401  the exporter imports it late; a missing package fails here
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -39,11 +39,11 @@ SCALAR_OPERATORS: dict[str, Callable[[float, float, float], tuple[float, float]]
     "Mul": lambda scale, shift, value: (scale * value, shift * value),
     "Div": lambda scale, shift, value: (scale / value, shift / value),
 }
-"""How each changes `scale * pixel + shift` when its second input is a constant number."""
+"""Effect of each operator on `scale * pixel + shift`, when its second input is a constant."""
 
 
 class PixelsToSlots(nn.Module):
-    """A detector with what is before and after it in `models.predict`."""
+    """A detector with the steps before and after it in `models.predict`."""
 
     def __init__(self, detector: SlotDetector) -> None:
         super().__init__()
@@ -57,13 +57,13 @@ class PixelsToSlots(nn.Module):
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep from the user what PyTorch's exporter says about itself."""
+    """Silence warnings of PyTorch's exporter about itself."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # torchvision, which nobody needs here, is not installed
+    logger.setLevel(logging.ERROR)  # it warns that torchvision is missing
     try:
         with warnings.catch_warnings():
-            # torch 2.13 calls its own deprecated LeafSpec.
+            # torch 2.13 uses its own deprecated LeafSpec.
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
             yield
     finally:
@@ -73,9 +73,9 @@ def _quiet_exporter() -> Iterator[None]:
 def describe_model(
     model: SlotDetector, *, header: CheckpointHeader, opset: int, precision: str
 ) -> dict[str, Any]:
-    """Return what the file says about itself: the checkpoint's header and how to use the graph.
+    """Return the file's metadata: the checkpoint's header and how to use the graph.
 
-    Of the training's history only the last epoch stays.
+    Only the last epoch of the training's history is kept.
     """
     return {
         **header_to_json(header),
@@ -89,7 +89,7 @@ def describe_model(
         "preprocessing": {
             "channels": "RGB",
             "resize": (
-                "keep the aspect ratio, centre, pad"
+                "keep the aspect ratio, center, pad"
                 if header.resize_mode == "letterbox"
                 else "stretch to the input size"
             ),
@@ -109,14 +109,14 @@ def export_onnx(
     """Write a detector as a float32 ONNX model.
 
     Args:
-        model: the detector; it is put into evaluation mode.
-        header: goes into the file's metadata, and says the size of the images.
-        path: the file; its folder exists.
-        opset: version of ONNX's operators.
+        model: The detector. It is put into evaluation mode.
+        header: Header of the checkpoint, which goes into the metadata and gives the image size.
+        path: The file. Its folder exists.
+        opset: Version of the ONNX operators.
     """
     width, height = header.input_size_wh
     wrapped = PixelsToSlots(model).eval()
-    # Two images, since PyTorch takes a batch of one for a constant.
+    # Two images, since PyTorch turns a batch size of one into a constant.
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     with _quiet_exporter():
         program = torch.onnx.export(
@@ -134,8 +134,7 @@ def export_onnx(
         raise AssertionError("the exporter with dynamo=True returns a program")
     proto = program.model_proto
     _remove_traces(proto)
-    fold_padding(proto.graph)
-    fold_normalisation(proto.graph)
+    fold_normalization(proto.graph)
     onnx.checker.check_model(proto)
     description = describe_model(model, header=header, opset=opset, precision="float32")
     write_model(path, proto=proto, description=description)
@@ -145,14 +144,14 @@ def write_model(path: Path, *, proto: onnx.ModelProto, description: dict[str, An
     """Write a model with its description as the only metadata."""
     used = {node.domain for node in proto.graph.node}
     for entry in [entry for entry in proto.opset_import if entry.domain not in used]:
-        proto.opset_import.remove(entry)  # ONNX Runtime's tools list all that they know
+        proto.opset_import.remove(entry)  # ONNX Runtime's tools list every domain
     del proto.metadata_props[:]
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(description, allow_nan=False)})
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _remove_traces(proto: onnx.ModelProto) -> None:
-    """Remove what the exporter notes at each node: stack traces, with paths of this machine."""
+    """Remove the stack traces that the exporter stores, which name paths of this machine."""
     graph = proto.graph
     for element in (*graph.node, *graph.initializer, *graph.value_info, *graph.input, graph):
         del element.metadata_props[:]
@@ -161,11 +160,11 @@ def _remove_traces(proto: onnx.ModelProto) -> None:
         del element.metadata_props[:]
 
 
-def fold_normalisation(graph: onnx.GraphProto) -> None:
-    """Make at most one addition of all arithmetic on pixels before the first convolution.
+def fold_normalization(graph: onnx.GraphProto) -> None:
+    """Reduce the arithmetic on pixels before the first convolution to one addition at most.
 
-    `scale * pixel + shift` is `scale * (pixel + shift / scale)`; the scale goes into the weights.
-    A graph that begins in another way stays as it is: this is about speed only.
+    `scale * pixel + shift` is `scale * (pixel + shift / scale)`, and the scale moves into the
+    weights. A graph that begins differently is left alone, since this only saves time.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     users: dict[str, list[onnx.NodeProto]] = {}
@@ -213,52 +212,3 @@ def fold_normalisation(graph: onnx.GraphProto) -> None:
     for elements in (graph.initializer, graph.value_info):
         for element in [element for element in elements if element.name in stale]:
             elements.remove(element)
-
-
-def fold_padding(graph: onnx.GraphProto) -> None:
-    """Let convolutions pad by themselves what a node of its own pads with zeros before them.
-
-    In 8 bits such a node also takes its input out of 8 bits and back. About speed only, too.
-    """
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    for pad in [node for node in graph.node if node.op_type == "Pad"]:
-        readers = users[pad.output[0]]
-        amounts = constants.get(pad.input[1])
-        has_value = len(pad.input) > 2 and pad.input[2]
-        value = constants.get(pad.input[2]) if has_value else None
-        is_zero = not has_value or (value is not None and not numpy_helper.to_array(value).any())
-        is_constant = all(
-            attribute.s == b"constant" for attribute in pad.attribute if attribute.name == "mode"
-        )
-        has_axes = len(pad.input) > 3 and pad.input[3]
-        if (
-            amounts is None
-            or has_axes
-            or not is_zero
-            or not is_constant
-            or [reader.op_type for reader in readers] != ["Conv"]
-        ):
-            continue
-        before_and_after = numpy_helper.to_array(amounts).reshape(2, -1)
-        if before_and_after.shape[1] != 4 or before_and_after[:, :2].any():
-            continue
-        convolution = readers[0]
-        own = next((a for a in convolution.attribute if a.name == "pads"), None)
-        padding = before_and_after[:, 2:].ravel()
-        if own is not None:
-            padding = padding + np.array(own.ints)
-            convolution.attribute.remove(own)
-        convolution.attribute.append(
-            onnx.helper.make_attribute("pads", [int(amount) for amount in padding])
-        )
-        convolution.input[0] = pad.input[0]
-        graph.node.remove(pad)
-        for element in [e for e in graph.value_info if e.name == pad.output[0]]:
-            graph.value_info.remove(element)
-    read = {name for node in graph.node for name in node.input}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
-        graph.initializer.remove(tensor)

@@ -1,4 +1,4 @@
-"""How far an exported detector is from the checkpoint that it came from."""
+"""Differences between an exported detector and its checkpoint, and their latencies."""
 
 import time
 from collections.abc import Sequence
@@ -16,20 +16,21 @@ from haustra.inference.detector import Detector
 from haustra.warehouse.dataset import Split
 
 COMPARED_SCORE = 0.05
-"""Slots with a lower score are noise that nobody looks at, and swap places at a breath."""
+"""Lowest score of the slots that are compared. Slots below it are noise whose order is unstable."""
 
 PX_PER_SCORE = 100.0
-"""A score that is off by 1 counts like a box that is off by so many pixels, when the slot is sought
-that is meant. Boxes alone do not tell: two slots may both cover the image."""
+"""Pixels of a box that weigh as much as a score difference of 1, when slots are paired. Boxes alone
+do not identify a slot, since two slots may both cover the image."""
 SLOTS_PER_TIPPING = 500
-"""Where two candidates score alike to the last digit, rounding decides which of them excludes the
-other, and the scores of those around them jump. One slot in so many may do that."""
+"""Number of slots of which one may have another score. Where two candidates have equal scores,
+rounding decides which of them excludes the other, and the scores around them jump."""
+
 LATENCY_ROUNDS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitAnswers:
-    """What a detector says about every image of a split."""
+    """Slots of a detector on every image of a split."""
 
     average_precision: AveragePrecision
     slots: list[Slots]
@@ -38,15 +39,15 @@ class SplitAnswers:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How far one detector's answers are from a reference's."""
+    """Differences of one detector's slots from those of a reference."""
 
     max_box_shift_px: float
     """Largest shift of a side of a box, in pixels of the letterboxed image."""
     median_box_shift_px: float
     score_shift: float
-    """Largest shift of a score, but for those that tipped over: `SLOTS_PER_TIPPING`."""
+    """Largest shift of a score, except for one slot in `SLOTS_PER_TIPPING`."""
     ap50_loss: float
-    """The reference's AP50 less this one's; 0 where no polyp is labelled."""
+    """AP50 of the reference minus AP50 of this detector; 0 if no polyp is labeled."""
     ap50_95_loss: float
 
 
@@ -87,9 +88,9 @@ def compare_answers(
     """Compare slots of at least `COMPARED_SCORE` in both directions, and average precision.
 
     Args:
-        answers: of the detector in question.
-        reference: of the detector that is right.
-        size_wh: of the letterboxed images, in pixels.
+        answers: Slots of the detector to check.
+        reference: Slots of the detector that is right.
+        size_wh: Width and height of the letterboxed images, in pixels.
     """
     pairs = list(zip(answers.slots, reference.slots, strict=True))
     shifts = np.concatenate(
@@ -119,7 +120,7 @@ def _largest_but_tipped(shifts: NDArray[np.float64]) -> float:
 def median_latencies_ms(
     detectors: Sequence[Detector], *, image: NDArray[np.uint8], rounds: int = LATENCY_ROUNDS
 ) -> list[float]:
-    """Time detectors in turn on one image uint8 [H,W,3], so that all meet the same machine."""
+    """Time detectors in turns on one image uint8 [H,W,3], so that load of the machine hits all."""
     seconds = np.zeros((rounds, len(detectors)))
     for detector in detectors:
         detector.predict_slots(image[None])

@@ -1,15 +1,15 @@
-"""Static quantisation of an exported graph: 8-bit integers inside, float ends.
+"""Static quantization of an exported graph: 8-bit integers inside, float at both ends.
 
-Activations are unsigned with a scale per tensor, weights signed with one per output channel; the
-ranges are the lowest and highest values seen on the calibration images. Leaving out the outer 0.1 %
-of the values cost BigDet 3 points of AP50.
+Activations are unsigned with a scale per tensor, weights signed with a scale per output channel.
+The ranges are the lowest and highest values seen on the calibration images. Ignoring the outer
+0.1 % of the values cost BigDet 3 points of AP50.
 
-Weights use 7 of their 8 bits. Processors without 8-bit dot products (x86 with AVX2 alone) add two
-products in 16 bits, where those of 8-bit weights overflow and stop at the largest number: a file
-would answer differently there, with up to 0.025 less AP50, and nobody would know. Depthwise
-convolutions add in 32 bits everywhere, and keep all 8.
+Weights use 7 of their 8 bits. CPUs without 8-bit dot products (x86 with AVX2 alone) add two
+products in 16 bits, where the products of 8-bit weights saturate: the same file would lose up to
+0.025 of AP50 there without a warning. Depthwise convolutions add in 32 bits everywhere, so their
+weights use all 8 bits.
 
-What rounding the weights does to the mean of each channel is taken back by its bias.
+Rounding the weights shifts the mean of each channel; its bias corrects that.
 """
 
 import tempfile
@@ -33,11 +33,15 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from haustra.inference.onnx_detector import INPUT_NAME
 
 LARGEST_WEIGHT, LARGEST_DEPTHWISE_WEIGHT = 64, 127
-"""What the largest weight of a channel becomes, with 7 bits and with 8."""
+"""Integer of the largest weight of a channel, with 7 bits and with 8."""
 
 
 class ImageReader(CalibrationDataReader):  # type: ignore[misc]
-    """Feeds batches of images uint8 [B,H,W,3] to ONNX Runtime's calibration."""
+    """Feeds images to ONNX Runtime's calibration.
+
+    Args:
+        batches: Images, uint8 [B,H,W,3].
+    """
 
     def __init__(self, batches: Iterable[NDArray[np.uint8]]) -> None:
         self._batches = iter(batches)
@@ -51,14 +55,14 @@ class ImageReader(CalibrationDataReader):  # type: ignore[misc]
 def float_nodes(graph: onnx.GraphProto) -> list[str]:
     """Return the names of the nodes that stay in float32: both ends of the network.
 
-    Those are the first convolutions, the last ones of every path to an output, and what lies
-    outside them. The last ones predict, among others, reaches whose exponent makes the boxes: in
-    8 bits the ends cost 3 points of AP50-95. The first takes three channels, for which ONNX
-    Runtime's 8-bit kernel is slower than its float32 one.
+    These are the first convolutions, the last ones on every path to an output, and the nodes
+    outside them. The last ones predict box sides through an exponential; 8 bits there cost 3 points
+    of AP50-95. The first one has three input channels, for which ONNX Runtime's 8-bit kernel is
+    slower than its float32 kernel.
     """
     names: set[str] = set()
     pixels, results = {INPUT_NAME}, {output.name for output in graph.output}
-    # The nodes of an ONNX graph are sorted: what a node reads comes before it.
+    # The nodes of an ONNX graph are sorted: the inputs of a node come before it.
     for node in graph.node:
         if pixels.intersection(node.input):
             names.add(node.name)
@@ -73,7 +77,7 @@ def float_nodes(graph: onnx.GraphProto) -> list[str]:
 
 
 def depthwise_weights(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the weights of convolutions in groups."""
+    """Return the names of the weights of grouped convolutions."""
     return [
         node.input[1]
         for node in graph.node
@@ -84,7 +88,7 @@ def depthwise_weights(graph: onnx.GraphProto) -> list[str]:
 def mean_inputs(
     model: onnx.ModelProto, nodes: list[onnx.NodeProto], *, batches: Iterable[NDArray[np.uint8]]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the means [C] of the nodes' first inputs [B,C,H,W] over images, by their names."""
+    """Return the mean [C] over the images of each node's first input [B,C,H,W], by its name."""
     measuring = onnx.ModelProto()
     measuring.CopyFrom(model)
     del measuring.graph.output[:]
@@ -104,14 +108,15 @@ def mean_inputs(
 
 
 def correct_biases(model: onnx.ModelProto, *, batches: Iterable[NDArray[np.uint8]]) -> None:
-    """Let biases take back what rounding the weights will do to the mean of each channel.
+    """Correct each bias by the shift of its channel's mean that rounding the weights will cause.
 
-    (W - rounded W) * mean input, per output channel: Nagel et al. 2019, *Data-Free Quantization
-    Through Weight Equalization and Bias Correction*, section 4.2, with means that are measured.
+    The correction is (W - rounded W) * mean input, per output channel (Nagel et al. 2019,
+    *Data-Free Quantization Through Weight Equalization and Bias Correction*, section 4.2), with
+    measured means.
 
     Args:
-        model: float32, its batch normalisation folded; changed in place.
-        batches: images uint8 [B,H,W,3].
+        model: Model in float32 with folded batch normalization. It is changed.
+        batches: Images, uint8 [B,H,W,3].
     """
     graph = model.graph
     ends, depthwise = float_nodes(graph), depthwise_weights(graph)
@@ -140,14 +145,14 @@ def quantize_detector(
     """Write an 8-bit version of an exported float32 model.
 
     Args:
-        float_path: what `export_onnx` wrote.
-        out_path: the new file.
-        batches: called twice, gives images uint8 [B,H,W,3] for the calibration, as the detector
-            will see them.
+        float_path: File of `export_onnx`.
+        out_path: The new file.
+        batches: Returns the letterboxed images of the calibration, uint8 [B,H,W,3]. It is called
+            twice.
     """
     with tempfile.TemporaryDirectory() as temporary:
         prepared = Path(temporary) / "prepared.onnx"
-        # Shapes are static but for the batch, so plain shape inference finds them all.
+        # Only the batch size is dynamic, so plain shape inference finds every shape.
         quant_pre_process(float_path, prepared, skip_symbolic_shape=True)
         model = onnx.load(prepared)
         correct_biases(model, batches=batches())

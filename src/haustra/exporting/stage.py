@@ -1,6 +1,6 @@
-"""The export stage: an ONNX model that has answered like its checkpoint on every image of a split.
+"""The export stage writes an ONNX model after checking it against its checkpoint.
 
-Nothing is written unless it passes: everything is made and measured in a temporary folder.
+The model is made and measured in a temporary folder, and written only if it passes.
 """
 
 import tempfile
@@ -38,10 +38,10 @@ from haustra.warehouse.dataset import Split, open_split
 MAX_BOX_SHIFT_PX = 0.5
 MAX_SCORE_SHIFT = 0.001
 MAX_AP_DIFFERENCE = 0.001
-"""What a float32 graph may differ from its checkpoint. Average precision sees only the order of
-the scores, so the scores have a limit of their own."""
+"""Largest differences of a float32 graph from its checkpoint. Average precision depends only on the
+order of the scores, so the scores have a limit of their own."""
 MAX_INT8_AP50_LOSS = 0.005
-"""What 8 bits may cost."""
+"""Largest loss of AP50 by 8 bits."""
 
 NUM_CALIBRATION_IMAGES = 256
 CALIBRATION_BATCH = 8
@@ -57,14 +57,14 @@ class ExportedForm:
     ap50: float | None
     ap50_95: float | None
     difference: Difference | None
-    """From PyTorch; None for PyTorch itself."""
+    """Difference from PyTorch; None for PyTorch itself."""
     latency_ms: float
-    """Median of one image on one thread, from stored pixels to boxes."""
+    """Median time of one image on one thread, from stored pixels to boxes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """The file that was written, and how its forms compare."""
+    """The written file, and the numbers of each form of the detector."""
 
     path: Path
     split_name: str
@@ -99,8 +99,8 @@ def export_detector(config: ExportConfig, *, progress: Progress | None = None) -
     if path.exists() and not config.overwrite:
         raise HaustraError(f"{path} exists already; remove it or pass {option('overwrite', True)}")
     header, model = read_checkpoint(config.detector_weights)
-    train, split, notes = _open_splits(config, header=header)
     in_torch = open_detector(config.detector_weights, backend="ndarray")
+    train, split, notes = _open_splits(_manifest_path(config, header=header), detector=in_torch)
     reference = answer_split(split, in_torch, progress=progress)
     forms = [_Form("PyTorch", config.detector_weights, in_torch, reference, None)]
 
@@ -133,19 +133,10 @@ def export_detector(config: ExportConfig, *, progress: Progress | None = None) -
     )
 
 
-def _open_splits(
-    config: ExportConfig, *, header: CheckpointHeader
-) -> tuple[Split, Split, list[str]]:
+def _open_splits(manifest_path: Path, *, detector: Detector) -> tuple[Split, Split, list[str]]:
     """Return the training images, the images to check on, and notes for the user."""
-    manifest_path = _manifest_path(config, header=header)
     train = open_split(manifest_path, split="train")
-    check_images_fit(
-        train.manifest,
-        manifest_path=manifest_path,
-        weights_path=config.detector_weights,
-        input_size_wh=header.input_size_wh,
-        resize_mode=header.resize_mode,
-    )
+    check_images_fit(train.manifest, manifest_path=manifest_path, detector=detector)
     if not len(train):
         raise HaustraError(
             f"{manifest_path} has no training images; expected a warehouse with some"
@@ -187,21 +178,21 @@ def _manifest_path(config: ExportConfig, *, header: CheckpointHeader) -> Path:
     """Return the warehouse to check on.
 
     Raises:
-        HaustraError: none was given, and that of the training is not where it was.
+        HaustraError: None was given, and that of the training does not exist any more.
     """
     if config.manifest is not None:
         return config.manifest
     stored = Path(header.training.get("manifest", "manifest.json"))
     if not stored.exists():
         raise HaustraError(
-            f"{config.detector_weights} was trained on {stored}, which is not there; expected "
-            "--manifest with a warehouse to check the export on"
+            f"{config.detector_weights} was trained on {stored}, which does not exist; expected "
+            f"{option('manifest')} with a warehouse to check the export on"
         )
     return stored
 
 
 def calibration_batches(train: Split) -> Iterator[NDArray[np.uint8]]:
-    """Yield images uint8 [B,H,W,3], spread evenly over the training split, for 8 bits."""
+    """Yield the images of the calibration, uint8 [B,H,W,3], spread over the training split."""
     indices = np.linspace(0, len(train) - 1, min(len(train), NUM_CALIBRATION_IMAGES))
     order = indices.round().astype(np.int64)
     for start in range(0, len(order), CALIBRATION_BATCH):
@@ -216,7 +207,7 @@ def _check_float32(difference: Difference, *, split: Split) -> None:
         ("AP50", abs(difference.ap50_loss), MAX_AP_DIFFERENCE, ""),
         ("AP50-95", abs(difference.ap50_95_loss), MAX_AP_DIFFERENCE, ""),
     )
-    # Written so that a NaN fails.
+    # A NaN fails this comparison.
     if all(value <= limit for _, value, limit, _ in limits):
         return
     found = ", ".join(
@@ -224,24 +215,25 @@ def _check_float32(difference: Difference, *, split: Split) -> None:
     )
     raise HaustraError(
         f"the exported model does not answer like the checkpoint on {len(split)} {split.name} "
-        f"images: {found}; nothing was written; try another --opset, or other versions of torch "
-        "and onnxruntime"
+        f"images: {found}; nothing was written; try another {option('opset')}, or other "
+        "versions of torch and onnxruntime"
     )
 
 
 def _check_int8(difference: Difference, *, split: Split) -> None:
-    """Refuse a quantised graph that finds less."""
+    """Refuse a quantized graph that finds less."""
     if difference.ap50_loss <= MAX_INT8_AP50_LOSS:
         return
     raise HaustraError(
-        f"--int8: 8 bits lose {difference.ap50_loss:.4f} AP50 on {len(split)} {split.name} images "
-        f"(at most {MAX_INT8_AP50_LOSS}); nothing was written; export without --int8"
+        f"{option('int8', True)}: 8 bits lose {difference.ap50_loss:.4f} AP50 on {len(split)} "
+        f"{split.name} images (at most {MAX_INT8_AP50_LOSS}); nothing was written; export without "
+        f"{option('int8')}"
     )
 
 
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
-    """Let PyTorch compute on one thread, as the sessions beside it do."""
+    """Run PyTorch on one thread, like the ONNX sessions that it is compared with."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,1 +1,1 @@
-"""Inference: a detector from a checkpoint, the heuristic, boxed pictures."""
+"""Inference: detectors from checkpoints and ONNX models, boxed pictures and videos."""

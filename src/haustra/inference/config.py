@@ -22,23 +22,23 @@ class InferConfig:
     video: Path | None = None
     """A video file, instead of --image."""
     detector_weights: Path | None = None
-    """A checkpoint of `haustra train` or a model of `haustra export`; without one a plain heuristic
-    draws the boxes and says so."""
+    """A checkpoint of `haustra train` or a model of `haustra export`. Without one a heuristic draws
+    the boxes, and the pictures say so."""
     model: Literal["tiny", "big"] | None = None
-    """Refuse weights of another kind."""
+    """Kind of model that the weights must have."""
     backend: BackendFlag | None = None
-    """What computes: ndarray (the CPU), cuda, mps, wgpu, or auto, the best there is;
-    HAUSTRA_BACKEND's value by default, else ndarray."""
+    """Device that runs the detector: ndarray (the CPU), cuda, mps, wgpu, or auto, the best that is
+    available; by default the value of HAUSTRA_BACKEND, or else ndarray."""
     infer_obj_thresh: float | None = None
-    """Draw boxes of at least this score; the weights' operating point (0.3) by default."""
+    """Lowest score of a box that is drawn; by default that of the operating point (0.3)."""
     infer_iou_thresh: float | None = None
-    """Of two boxes that overlap more than this draw the better; the operating point's (0.5) by
-    default, 1 draws both."""
+    """IoU above which only the better of two boxes is drawn, from 0 to 1; by default that of the
+    operating point (0.5). With 1 both are drawn."""
     infer_hold_off: int | None = None
-    """Frames of a run or a video that an activation is held back; the operating point's by default,
-    0 none."""
+    """Number of frames of a run or a video that each activation is held back; by default that of
+    the operating point. With 0 none is."""
     output_root: Path | None = None
-    """Where the boxed pictures go; by default beside an image, or in FOLDER_boxed for a folder."""
+    """Folder of the boxed pictures; by default that of the image, or FOLDER_boxed for a folder."""
     out: Path | None = None
     """The boxed video; by default NAME_boxed.mp4 beside the video."""
 

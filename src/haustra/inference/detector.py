@@ -1,9 +1,9 @@
-"""`Detector`: finds polyps on images and in streams, whichever file and runtime it comes from."""
+"""`Detector` finds polyps on images and in streams, whichever file it comes from."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +16,20 @@ from haustra.core.letterbox import Letterbox, ResizeMode, plan_letterbox
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.core.paths import StrPath
 
+AnyImage = TypeVar("AnyImage", bound=ImageLike)
 BATCH_SIZE = 32
 """Number of images that go through the network together."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Detector:
-    """TinyDet, BigDet or the heuristic: a function to slots and the facts needed around it.
+    """TinyDet, BigDet or the heuristic: the network as a function, and the facts to use it.
 
-    detector = open_detector("checkpoints/bigdet.bin")
-    found = detector("frame.png")
-    for frame, found in detector.stream("clip.mp4"):
-        ...
+    Example:
+        detector = open_detector("checkpoints/bigdet.bin")
+        found = detector("frame.png")
+        for frame, found in detector.stream("clip.mp4"):
+            print(found)
     """
 
     predict_slots: PredictSlots
@@ -39,13 +41,13 @@ class Detector:
     input_size_wh: tuple[int, int]
     """Width and height in pixels of the images that the network takes."""
     resize_mode: ResizeMode = "letterbox"
-    """How images are brought to that size."""
+    """Resizing of images to that size: with padding, or stretched."""
     class_names: tuple[str, ...] = ("polyp",)
     """Names of the classes."""
     operating_point: OperatingPoint = field(default_factory=OperatingPoint)
     """Thresholds, hold-off and hysteresis to use."""
     backend: str | None = None
-    """Description of what computes; None where nothing is chosen."""
+    """Name of the backend and its device; None if there is no choice."""
     path: Path | None = None
     """The file; None for a detector in memory."""
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -69,11 +71,11 @@ class Detector:
         )
 
     @overload
-    def __call__(self, image: list[ImageLike] | tuple[ImageLike, ...]) -> list[Detections]: ...
+    def __call__(self, image: list[AnyImage] | tuple[AnyImage, ...]) -> list[Detections]: ...
     @overload
     def __call__(self, image: ImageLike) -> Detections: ...
     def __call__(
-        self, image: ImageLike | list[ImageLike] | tuple[ImageLike, ...]
+        self, image: ImageLike | list[AnyImage] | tuple[AnyImage, ...]
     ) -> Detections | list[Detections]:
         """Find polyps at the stored operating point.
 
@@ -135,31 +137,22 @@ class Detector:
                 yield frame.image_rgb, alarm.show(found)
 
     def plan_letterbox(self, size_wh: tuple[int, int]) -> Letterbox:
-        """Return how an image of this size is brought to what the network takes."""
+        """Return the mapping of an image of this size to the input size of the network."""
         return plan_letterbox(size_wh, target_size_wh=self.input_size_wh, mode=self.resize_mode)
 
     def detect_letterboxed(
-        self,
-        images: NDArray[np.uint8],
-        *,
-        letterboxes: Sequence[Letterbox],
-        iou: float | None = None,
+        self, images: NDArray[np.uint8], *, letterboxes: Sequence[Letterbox], iou: float
     ) -> list[Detections]:
-        """Find polyps on images that have the network's size already, at every score.
+        """Find polyps at every score, on images that already have the network's size.
 
         Args:
             images: Images, uint8 [B,H,W,3].
-            letterboxes: How each source image was mapped; boxes are returned in its pixels.
-            iou: Largest overlap with a better box; that of the operating point by default.
+            letterboxes: Mapping of each source image. Boxes are returned in its pixels.
+            iou: Largest overlap with a better box.
         """
         boxes, scores = self.predict_slots(images)
         return [
-            detections_from_slots(
-                boxes[row],
-                scores[row],
-                letterbox=letterbox,
-                iou=self.operating_point.iou if iou is None else iou,
-            )
+            detections_from_slots(boxes[row], scores[row], letterbox=letterbox, iou=iou)
             for row, letterbox in enumerate(letterboxes)
         ]
 
@@ -182,7 +175,7 @@ def open_detector(
     Args:
         path: The file.
         kind: Kind that it must have; None allows any.
-        backend: What computes; by default the value of HAUSTRA_BACKEND, else the CPU.
+        backend: Backend that runs it; by default the value of HAUSTRA_BACKEND, else the CPU.
 
     Raises:
         HaustraError: The file does not load, is of another kind, or the backend is not available.

@@ -1,6 +1,6 @@
-"""A detector that `haustra export` wrote, run by ONNX Runtime. Needs no torch.
+"""Detectors from ONNX models of `haustra export`, run by ONNX Runtime without torch.
 
-What is to be known about the model is a JSON value in the file's own metadata.
+A JSON value in the file's metadata describes the model.
 """
 
 import json
@@ -26,10 +26,10 @@ METADATA_KEY = "haustra"
 INPUT_NAME, OUTPUT_NAMES = "images", ("boxes_xyxy", "scores")
 
 ONLY_ERRORS = 3
-"""ONNX Runtime's severity: its warnings are about its own choices, not about the user's."""
+"""ONNX Runtime's log severity. Its warnings concern its own choices, not the user's."""
 
 
-def _not_ours(path: Path) -> HaustraError:
+def _not_from_haustra(path: Path) -> HaustraError:
     return HaustraError(
         f"{path} is not a haustra ONNX model; expected a file that `haustra export` wrote"
     )
@@ -42,7 +42,7 @@ PROVIDERS: dict[BackendName, tuple[str, str]] = {
     "wgpu": ("WebGpuExecutionProvider", "run: pip install onnxruntime-webgpu"),
     "ndarray": (CPU_PROVIDER, "run: pip install 'haustra[onnx]'"),
 }
-"""What ONNX Runtime calls a backend, and how to get it; in the order of `auto`."""
+"""ONNX Runtime's name of each backend and how to get it, in the order of `auto`."""
 
 
 def open_session_on(
@@ -51,40 +51,27 @@ def open_session_on(
     """Load an ONNX model on a backend, as `open_session`.
 
     Returns:
-        The session, and the backend that it runs on: for `auto` the first that takes the model.
+        The session and its backend, which for `auto` is the first that runs.
 
     Raises:
-        HaustraError: as `open_session`, or ONNX Runtime has no such provider here, or it does not
-            start; there is no fallback to the CPU.
+        HaustraError: As for `open_session`, or ONNX Runtime does not have the backend, or it does
+            not start. There is no fallback to the CPU.
     """
-    if backend == "auto":
-        for name in PROVIDERS:
-            session = _open_with(path, backend=name, num_threads=num_threads)
-            if session is not None:
-                return session, name
-        raise AssertionError("the CPU is always there")
-    session = _open_with(path, backend=backend, num_threads=num_threads)
-    if session is None:
-        provider, remedy = PROVIDERS[backend]
-        raise HaustraError(
-            f"{option('backend', backend)} for {path} needs ONNX Runtime's {provider}, which does "
-            f"not run here; {remedy}, or use {option('backend', 'ndarray')}"
-        )
-    return session, backend
-
-
-def _open_with(
-    path: Path, *, backend: BackendName, num_threads: int | None
-) -> "InferenceSession | None":
-    """Open a model on one backend, or return None where ONNX Runtime lacks it."""
-    provider, _ = PROVIDERS[backend]
-    onnxruntime = _import_onnxruntime(path)
-    if provider not in onnxruntime.get_available_providers():
-        return None
-    providers = [provider] if provider == CPU_PROVIDER else [provider, CPU_PROVIDER]
-    session = open_session(path, num_threads=num_threads, providers=providers)
-    # A provider that does not start is left out by ONNX Runtime without an error.
-    return session if provider in session.get_providers() else None
+    available = _import_onnxruntime(path).get_available_providers()
+    names: list[BackendName] = list(PROVIDERS) if backend == "auto" else [backend]
+    for name in names:
+        provider, remedy = PROVIDERS[name]
+        if provider not in available:
+            continue
+        providers = list(dict.fromkeys([provider, CPU_PROVIDER]))
+        session = open_session(path, num_threads=num_threads, providers=providers)
+        # ONNX Runtime leaves out a provider that does not start, without an error.
+        if provider in session.get_providers():
+            return session, name
+    raise HaustraError(
+        f"{option('backend', backend)} for {path} needs ONNX Runtime's {provider}, which does not "
+        f"run here; {remedy}, or use {option('backend', 'ndarray')}"
+    )
 
 
 def _import_onnxruntime(path: Path) -> Any:
@@ -99,16 +86,16 @@ def open_session(
     num_threads: int | None = None,
     providers: Sequence[str] = (CPU_PROVIDER,),
 ) -> "InferenceSession":
-    """Load an ONNX model, for the CPU unless told otherwise.
+    """Load an ONNX model, by default on the CPU.
 
     Args:
-        path: the file.
-        num_threads: threads of one inference; None takes every core, and lets the idle ones spin
-            between two nodes, which is faster and occupies them.
-        providers: ONNX Runtime's names of what may compute, the best first.
+        path: The file.
+        num_threads: Threads of one inference. None uses every core, whose threads wait actively
+            between two nodes: this is faster and keeps the cores busy.
+        providers: ONNX Runtime's names of the backends to use, the best first.
 
     Raises:
-        HaustraError: the file is missing, or ONNX Runtime does not load it.
+        HaustraError: The file is missing, or ONNX Runtime does not load it.
         MissingExtraError: ONNX Runtime is not installed.
     """
     onnxruntime = _import_onnxruntime(path)
@@ -132,21 +119,21 @@ def open_session(
         failures.InvalidProtobuf,
         failures.NotImplemented,
     ):
-        raise _not_ours(path) from None
+        raise _not_from_haustra(path) from None
 
 
 def read_metadata(session: "InferenceSession", *, path: Path) -> dict[str, Any]:
-    """Return what `haustra export` wrote into the file about the model.
+    """Return the description of the model that `haustra export` wrote into the file.
 
     Raises:
-        HaustraError: the model is not one of ours, or of another format version.
+        HaustraError: The model was not written by haustra, or has another format version.
     """
     try:
         value = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "null"))
     except json.JSONDecodeError:
         value = None
     if not isinstance(value, dict) or value.get("format") != FORMAT_NAME:
-        raise _not_ours(path)
+        raise _not_from_haustra(path)
     if value.get("format_version") != FORMAT_VERSION:
         raise HaustraError(
             f"{path} has ONNX format version {value.get('format_version')!r}; this haustra reads "
@@ -167,7 +154,7 @@ def open_onnx(
     Args:
         path: The file.
         kind: Kind that it must have; None allows any.
-        backend: What computes.
+        backend: Backend that runs it.
         num_threads: Threads of one inference, as for `open_session`.
     """
     wanted = wanted_backend(backend)
