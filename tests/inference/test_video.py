@@ -9,12 +9,11 @@ from checkpoints import write_lively_checkpoint
 from haustra.captures.sources import VideoFile
 from haustra.cli.main import main
 from haustra.core.errors import HaustraError
-from haustra.core.videos import CODEC_OF_SUFFIX, writing_video
 from haustra.inference.config import InferConfig
 from haustra.inference.detector import open_detector
 from haustra.inference.video import infer_video
 from scenes import write_warehouse
-from viewing import picture, write_video
+from viewing import write_video
 
 
 @pytest.fixture
@@ -22,32 +21,6 @@ def weights(tmp_path: Path) -> Path:
     path = tmp_path / "weights" / "lively.bin"
     write_lively_checkpoint(path, manifest=write_warehouse(tmp_path / "data", num_runs=3))
     return path
-
-
-@pytest.mark.parametrize("suffix", sorted(CODEC_OF_SUFFIX))
-def test_a_video_of_odd_size_comes_back_frame_by_frame(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a{suffix}"
-    with writing_video(path, frame_rate_hz=25.0) as add:
-        for number in range(7):
-            add(np.full((61, 83, 3), (20 + 30 * number, 90, 40), dtype=np.uint8))
-    video = VideoFile(path, setting="video")
-    assert (video.num_frames, round(video.frame_rate_hz, 1)) == (7, 25.0)
-    for number in range(7):
-        image = video.read(number).image_rgb
-        assert image.shape == (62, 84, 3)
-        assert np.abs(image.mean(axis=(0, 1)) - (20 + 30 * number, 90, 40)).max() < 12
-    assert [child.name for child in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_video_that_is_given_up_leaves_no_file(tmp_path: Path) -> None:
-    def interrupted() -> None:
-        with writing_video(tmp_path / "a.mp4", frame_rate_hz=10.0) as add:
-            add(picture(0.5))
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_boxes_are_those_of_the_detector_on_each_frame(tmp_path: Path, weights: Path) -> None:

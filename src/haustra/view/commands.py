@@ -1,63 +1,47 @@
 """Commands that a page may send to the feed, and their checks."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 MAX_BYTES = 4096
 Unit = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Signed = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+Axis = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+Speed = Annotated[float, Field(ge=0.05, le=16, allow_inf_nan=False)]
+Steps = Annotated[int, Field(ge=-1000, le=1000)]
+HoldOff = Annotated[int, Field(ge=0, le=1000)]
+Number = Annotated[int, Field(ge=0, le=2**31)]
 
 
-class _Command(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+def _command(name: str, **values: Any) -> type[BaseModel]:
+    """Return the model of a command; each value is its type and its default (`...` if required)."""
+    values["do"] = (Literal[name], ...)
+    return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **values)
 
 
-class _Play(_Command):
-    do: Literal["play", "pause"]
-
-
-class _Step(_Command):
-    do: Literal["step"]
-    by: Annotated[int, Field(ge=-1000, le=1000)]
-
-
-class _Seek(_Command):
-    do: Literal["seek"]
-    frame: Annotated[int, Field(ge=0, le=2**31)]
-
-
-class _Find(_Command):
-    do: Literal["find"]
-    verdict: Literal["miss", "false"]
-    backward: bool = False
-
-
-class _Set(_Command):
-    do: Literal["set"]
-    objectness: Unit | None = None
-    iou: Unit | None = None
-    hold_off_frames: Annotated[int, Field(ge=0, le=1000)] | None = None
-    hysteresis: Unit | None = None
-    speed: Annotated[float, Field(ge=0.05, le=16, allow_inf_nan=False)] | None = None
-
-
-class _Drive(_Command):
-    do: Literal["drive"]
-    ahead: Signed = 0.0
-    sideways: Signed = 0.0
-    turn_right: Signed = 0.0
-    turn_down: Signed = 0.0
-
-
-class _Switch(_Command):
-    do: Literal["record", "autopilot"]
-    on: bool
-
-
-_COMMANDS: TypeAdapter[Any] = TypeAdapter(
-    Annotated[_Play | _Step | _Seek | _Find | _Set | _Drive | _Switch, Field(discriminator="do")]
+COMMANDS = (
+    _command("play"),
+    _command("pause"),
+    _command("step", by=(Steps, ...)),
+    _command("seek", frame=(Number, ...)),
+    _command("find", verdict=(Literal["miss", "false"], ...), backward=(bool, False)),
+    _command(
+        "set",
+        objectness=(Unit | None, None),
+        iou=(Unit | None, None),
+        hold_off_frames=(HoldOff | None, None),
+        hysteresis=(Unit | None, None),
+        speed=(Speed | None, None),
+    ),
+    _command(
+        "drive",
+        **dict.fromkeys(("ahead", "sideways", "turn_right", "turn_down"), (Axis, 0.0)),
+    ),
+    _command("record", on=(bool, ...)),
+    _command("autopilot", on=(bool, ...)),
 )
+ANY_COMMAND: Any = Annotated[Union[COMMANDS], Field(discriminator="do")]  # noqa: UP007 - a tuple
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(ANY_COMMAND)
 
 
 def parse_command(text: str | bytes) -> dict[str, Any] | None:
@@ -65,7 +49,7 @@ def parse_command(text: str | bytes) -> dict[str, Any] | None:
     if len(text) > MAX_BYTES:
         return None
     try:
-        command = _COMMANDS.validate_json(text)
+        command = _ADAPTER.validate_json(text)
     except (ValidationError, ValueError, RecursionError):
         return None
     # Keys that were not sent stay out: `hysteresis: null` removes it, no such key keeps it.

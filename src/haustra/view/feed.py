@@ -282,7 +282,7 @@ class Feed:
         numbers = range(start - 1, -1, -1) if backward else range(start + 1, self.source.num_frames)
         tried: set[int] = set()
         for number in numbers:
-            # Hold-off asks for the frames before.
+            # Hold-off needs the frames before.
             for near in range(max(0, number - self._point.hold_off_frames), number + 1):
                 if self._commands or self._is_stopping:
                     return  # the user has asked for something else
@@ -306,10 +306,9 @@ class Feed:
     def _set(self, *, speed: float | None = None, **values: float | None) -> None:
         if speed is not None:
             self._player.set_speed(speed)
-        point = self._point.changed(**values)
-        self._point = point
+        self._point = self._point.changed(**values)
         with self._lock:
-            self._history.apply(point)
+            self._history.apply(self._point)
 
     def _drive(self, **axes: float) -> None:
         self._driven().drive(**axes)

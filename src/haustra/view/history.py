@@ -104,18 +104,19 @@ class History:
 
         `polyp` and `verdict` are None for frames without labels.
         """
-        columns: dict[str, list[Any]] = {
-            key: [] for key in ("frame", "score", "alarm", "polyp", "verdict")
+        numbers = sorted(self._seen)
+        scores = [_top_score(self._seen[number].raw[0]) or 0.0 for number in numbers]
+        truths = [self._seen[number].truth for number in numbers]
+        return {
+            "frame": numbers,
+            "score": [round(score, 3) for score in scores],
+            "alarm": [
+                score >= self._thresholds[number][0]
+                for number, score in zip(numbers, scores, strict=True)
+            ],
+            "polyp": [None if truth is None else bool(len(truth)) for truth in truths],
+            "verdict": [self.verdict(number) for number in numbers],
         }
-        for number in sorted(self._seen):
-            seen = self._seen[number]
-            score = _top_score(seen.raw[0]) or 0.0
-            columns["frame"].append(number)
-            columns["score"].append(round(score, 3))
-            columns["alarm"].append(score >= self._thresholds[number][0])
-            columns["polyp"].append(None if seen.truth is None else bool(len(seen.truth)))
-            columns["verdict"].append(self.verdict(number))
-        return columns
 
     def _append(self, number: int) -> None:
         self._last = number

@@ -313,7 +313,9 @@ def serve(
     listening = _listen(config)
     limit_unread_time(listening)
     feed, access = build(config), _access(config)
-    address = _address(config, access)
+    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104
+    query = f"?token={access.token}" if access.token else ""
+    address = f"http://{f'[{host}]' if ':' in host else host}:{config.port}/{query}"
 
     def started() -> None:
         if config.detector_weights is None:
@@ -344,9 +346,3 @@ def serve(
         started=started,
     )
     server.run(sockets=[listening])
-
-
-def _address(config: ViewConfig, access: Access) -> str:
-    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104
-    name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{config.port}/" + (f"?token={access.token}" if access.token else "")
