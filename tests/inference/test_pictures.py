@@ -3,13 +3,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from checkpoints import write_lively_checkpoint
 from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
+from haustra.core.operating_point import OperatingPoint
+from haustra.inference.checkpoint_detector import store_operating_point
 from haustra.inference.config import InferConfig
 from haustra.inference.heuristic import heuristic_detector
 from haustra.inference.pictures import draw_picture, infer_pictures
-from scenes import draw_scene
+from scenes import draw_scene, write_warehouse
 
 
 def write_images(folder: Path, names: list[str]) -> None:
@@ -75,6 +78,32 @@ def test_weights_that_do_not_load_are_an_error_and_never_a_fallback(tmp_path: Pa
         f"{weights} is not a haustra checkpoint; expected a file that `haustra train` wrote"
     )
     assert not (tmp_path / "a_boxed.png").exists()
+
+
+def test_settings_take_text_as_paths() -> None:
+    config = InferConfig(image="a.png", detector_weights="c.bin", output_root="out")  # type: ignore[arg-type]
+    assert (config.image, config.detector_weights) == (Path("a.png"), Path("c.bin"))
+    assert config.output_root == Path("out")
+
+
+def test_a_threshold_that_is_asked_for_is_not_reported_as_fitted(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png"])
+    weights = tmp_path / "w" / "tinydet.bin"
+    write_lively_checkpoint(weights, manifest=write_warehouse(tmp_path / "data", num_runs=3))
+    store_operating_point(weights, OperatingPoint(objectness=0.4, fitted={"fitted_on": "val"}))
+
+    def operating_point(threshold: float | None) -> object:
+        config = InferConfig(
+            image=tmp_path / "a.png", detector_weights=weights, infer_obj_thresh=threshold
+        )
+        return infer_pictures(config).to_json()["operating_point"]
+
+    assert operating_point(None) == {
+        "objectness": 0.4,
+        "iou": 0.5,
+        "fitted": {"fitted_on": "val"},
+    }
+    assert operating_point(0.6) == {"objectness": 0.6, "iou": 0.5}
 
 
 def test_the_heuristic_says_what_it_is_on_the_picture_and_in_the_result(tmp_path: Path) -> None:

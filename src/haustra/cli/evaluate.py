@@ -1,5 +1,6 @@
 """`haustra eval`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,7 @@ def evaluate(
     if config.compare is not None:
         comparison = compare_weights(config, progress=progress)
         if as_json:
-            print_json(comparison.to_json())
+            print_json(asdict(comparison))
         else:
             _print_comparison(comparison, paths=config.compare)
         return

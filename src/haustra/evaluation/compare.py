@@ -5,8 +5,7 @@ Both are measured on the same draws of groups, so that frames that are hard for 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,10 +46,6 @@ class Comparison:
     num_resamples: int
     seed: int
     differences: list[Difference]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 def compare_detectors(

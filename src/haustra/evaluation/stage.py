@@ -121,7 +121,7 @@ def compare_weights(config: EvalConfig, *, progress: Progress | None = None) -> 
         progress=progress,
     )
     if config.metrics_out:
-        value = {"a": str(config.compare[0]), "b": str(config.compare[1]), **comparison.to_json()}
+        value = {"a": str(config.compare[0]), "b": str(config.compare[1]), **asdict(comparison)}
         write_json_atomic(config.metrics_out, value=value)
     return comparison
 

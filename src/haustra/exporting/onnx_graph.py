@@ -9,16 +9,15 @@ Only the letterbox stays outside. The batch size is dynamic, the image size is f
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxscript  # noqa: F401  the exporter imports it late; a missing package fails here
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from haustra.core.letterbox import PAD_VALUE
@@ -29,29 +28,30 @@ from haustra.inference.onnx_detector import (
     METADATA_KEY,
     OUTPUT_NAMES,
 )
-from haustra.models.backbone import count_parameters, images_to_input
+from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import CheckpointHeader, header_to_json, weights_digest
 from haustra.models.detector import SlotDetector
 
-SCALAR_OPERATORS: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
-    "Add": lambda scale, shift, value: (scale, shift + value),
-    "Sub": lambda scale, shift, value: (scale, shift - value),
-    "Mul": lambda scale, shift, value: (scale * value, shift * value),
-    "Div": lambda scale, shift, value: (scale / value, shift / value),
-}
-"""Effect of each operator on `scale * pixel + shift`, when its second input is a constant."""
-
 
 class PixelsToSlots(nn.Module):
-    """A detector with the steps before and after it in `models.predict`."""
+    """A detector with the steps before and after it in `models.predict`.
+
+    The weights of the first convolution take in the division of the pixels by 255, which saves a
+    pass over the image.
+
+    Args:
+        detector: The detector, which is copied.
+    """
 
     def __init__(self, detector: SlotDetector) -> None:
         super().__init__()
-        self.detector = detector
+        self.detector = deepcopy(detector)
+        first = next(module for module in self.detector.modules() if isinstance(module, nn.Conv2d))
+        first.weight.data /= 255
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images uint8 [B,H,W,3] to boxes [B,S,4] and scores [B,S]."""
-        output = self.detector(images_to_input(images))
+        output = self.detector(images.permute(0, 3, 1, 2).to(torch.float32))
         return output.boxes_xyxy, output.logits.sigmoid()
 
 
@@ -109,7 +109,7 @@ def export_onnx(
     """Write a detector as a float32 ONNX model.
 
     Args:
-        model: The detector. It is put into evaluation mode.
+        model: The detector.
         header: Header of the checkpoint, which goes into the metadata and gives the image size.
         path: The file. Its folder exists.
         opset: Version of the ONNX operators.
@@ -134,7 +134,6 @@ def export_onnx(
         raise AssertionError("the exporter with dynamo=True returns a program")
     proto = program.model_proto
     _remove_traces(proto)
-    fold_normalization(proto.graph)
     onnx.checker.check_model(proto)
     description = describe_model(model, header=header, opset=opset, precision="float32")
     write_model(path, proto=proto, description=description)
@@ -158,57 +157,3 @@ def _remove_traces(proto: onnx.ModelProto) -> None:
         element.doc_string = ""
     for element in graph.output:
         del element.metadata_props[:]
-
-
-def fold_normalization(graph: onnx.GraphProto) -> None:
-    """Reduce the arithmetic on pixels before the first convolution to one addition at most.
-
-    `scale * pixel + shift` is `scale * (pixel + shift / scale)`, and the scale moves into the
-    weights. A graph that begins differently is left alone, since this only saves time.
-    """
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    scale, shift, current = 1.0, 0.0, INPUT_NAME
-    arithmetic: list[onnx.NodeProto] = []
-    while len(users.get(current, [])) == 1:
-        node = users[current][0]
-        if node.op_type in SCALAR_OPERATORS and node.input[0] == current:
-            constant = constants.get(node.input[1])
-            if constant is None or np.prod(constant.dims) != 1:
-                return
-            value = float(numpy_helper.to_array(constant).reshape(()))
-            scale, shift = SCALAR_OPERATORS[node.op_type](scale, shift, value)
-            arithmetic.append(node)
-        elif node.op_type == "Conv":
-            break
-        elif node.op_type not in {"Transpose", "Cast"}:
-            return
-        current = node.output[0]
-    else:
-        return
-    if not arithmetic or len(users[node.input[1]]) != 1:
-        return
-    weights = constants[node.input[1]]
-    scaled = numpy_helper.to_array(weights).astype(np.float64) * scale
-    weights.CopyFrom(numpy_helper.from_array(scaled.astype(np.float32), weights.name))
-    first, last = arithmetic[0], arithmetic[-1]
-    stale = {name for node in arithmetic for name in (node.input[1], node.output[0])}
-    for node in arithmetic[1:]:
-        graph.node.remove(node)
-    if shift:
-        offset = numpy_helper.from_array(np.array(shift / scale, dtype=np.float32), "pixel_offset")
-        graph.initializer.append(offset)
-        first.op_type = "Add"
-        first.input[1] = offset.name
-        first.output[0] = last.output[0]
-        stale.remove(last.output[0])
-    else:
-        users[last.output[0]][0].input[0] = first.input[0]
-        graph.node.remove(first)
-    stale -= {name for node in graph.node for name in node.input}
-    for elements in (graph.initializer, graph.value_info):
-        for element in [element for element in elements if element.name in stale]:
-            elements.remove(element)
