@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run the whole pipeline on simulated captures, on a CPU, in a few minutes. Everything lands in demo/.
-# TinyDet draws one box per frame, so a simulated colon has one polyp; eight have none, to count false
+# TinyDet draws one box per frame, so a simulated colon has one polyp; twelve have none, to count false
 # alarms. For several polyps train BigDet (`haustra train --model big`), which needs more minutes than
 # a demonstration has.
 set -euo pipefail
@@ -10,9 +10,9 @@ rm -rf "$out"
 mkdir -p "$out"
 
 echo "== 1/6 datagen: simulated colonoscopies with labels"
-haustra datagen --runs 40 --frames 20 --polyps-per-run 1 --size 256 --jobs 2 \
+haustra datagen --runs 80 --frames 10 --polyps-per-run 1 --size 256 --jobs 2 \
     --output-root "$out/captures"
-haustra datagen --runs 8 --seed 100 --frames 20 --polyps-per-run 0 --size 256 --jobs 2 \
+haustra datagen --runs 12 --seed 500 --frames 10 --polyps-per-run 0 --size 256 --jobs 2 \
     --output-root "$out/captures"
 haustra overlay "$out/captures/run_sim_000000"
 
@@ -28,14 +28,16 @@ echo "== 4/6 train: TinyDet, for two and a half minutes"
 haustra train --manifest "$manifest" --model tiny --time-budget 150s \
     --checkpoint-out "$out/checkpoints/tinydet.bin"
 
-echo "== 5/6 eval: measure it on colons that it was not trained on"
+echo "== 5/6 eval: fit its threshold on validation frames, measure it on colons that it never saw"
+haustra eval --manifest "$manifest" --detector-weights "$out/checkpoints/tinydet.bin" \
+    --split val --fit --fit-by f1 --json >"$out/fit.json"
 haustra eval --manifest "$manifest" --detector-weights "$out/checkpoints/tinydet.bin" \
     --split test --report "$out/report" --metrics-out "$out/metrics.json"
 echo
 echo "How to read this: AP50 is 1 if every polyp has a box that overlaps it by half or more (IoU 0.5)"
 echo "and every wrong box has a lower score. Recall is the share of polyps found at the threshold."
-echo "TinyDet draws one box per frame, so its recall can be 1 here, where frames show one polyp at"
-echo "most. Where frames show several it finds one of them: 'haustra train --model big' finds more."
+echo "TinyDet draws one box per frame. Frames show one polyp at most here, so its recall can be 1;"
+echo "of several polyps it finds one. Train BigDet for those: haustra train --model big."
 echo
 
 echo "== 6/6 infer: draw boxes on the frames of another colon"
