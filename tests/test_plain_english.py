@@ -51,7 +51,6 @@ STILL_TO_DO: list[str] = [
     "src/haustra/captures",
     "src/haustra/cli",
     "src/haustra/core",
-    "src/haustra/evaluation",
     "src/haustra/models",
     "src/haustra/training",
     "src/haustra/warehouse",

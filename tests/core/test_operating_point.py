@@ -14,7 +14,8 @@ def test_another_threshold_is_not_reported_as_fitted() -> None:
     point = FITTED.with_flags(objectness=0.6)
     assert (point.objectness, point.hysteresis, point.fitted) == (0.6, None, None)
     assert point.hold_off_frames == 3
-    assert point.origin == "the default, not fitted" != FITTED.origin == "fitted on val"
+    assert (FITTED.origin, point.origin) == ("fitted on val", "not fitted")
+    assert OperatingPoint().origin == "the default, not fitted"
     assert "fitted" not in point.to_json()
 
 

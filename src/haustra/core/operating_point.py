@@ -33,7 +33,9 @@ class OperatingPoint:
     @property
     def origin(self) -> str:
         """Origin of the threshold in words."""
-        return f"fitted on {self.fitted['fitted_on']}" if self.fitted else "the default, not fitted"
+        if self.fitted is not None:
+            return f"fitted on {self.fitted['fitted_on']}"
+        return "the default, not fitted" if self.objectness == DEFAULT_OBJECTNESS else "not fitted"
 
     def changed(self, **values: Any) -> "OperatingPoint":
         """Return the operating point with other values for some of its fields.

@@ -68,18 +68,19 @@ def answer_split(
 
 
 def _shifts(found: Slots, sought: Slots, *, size_wh: tuple[int, int]) -> NDArray[np.float64]:
-    """Return [n,2] shift in pixels and in score from each slot to the one that is most like it.
+    """Return the shifts [n,2], in pixels and in score, from each slot to the most similar one.
 
-    Slots are sorted by score, so that two of like score may swap: hence not the one in its place.
+    Slots are sorted by score, and two with almost equal scores may swap, so that positions do not
+    identify them.
     """
     boxes, scores = found
     others, other_scores = sought
     seen = scores >= COMPARED_SCORE
     distances = np.abs((boxes[seen, None] - others[None]) * np.tile(size_wh, 2)).max(axis=2)
     score_distances = np.abs(scores[seen, None] - other_scores[None])
-    likest = (distances + PX_PER_SCORE * score_distances).argmin(axis=1)
-    rows = np.arange(len(likest))
-    return np.stack([distances[rows, likest], score_distances[rows, likest]], axis=1)
+    nearest = (distances + PX_PER_SCORE * score_distances).argmin(axis=1)
+    rows = np.arange(len(nearest))
+    return np.stack([distances[rows, nearest], score_distances[rows, nearest]], axis=1)
 
 
 def compare_answers(
