@@ -25,7 +25,6 @@ import numpy as np
 import torch
 
 from haustra.backends.choose import choose_backend
-from haustra.backends.webgpu import choose_adapter, list_adapters, missing_package
 from haustra.captures.schema import RunManifest
 from haustra.captures.writer import PolypTruth, writing_run
 from haustra.core.allocator import keep_freed_memory
@@ -41,6 +40,7 @@ from haustra.training.state import Position
 from haustra.training.training import Training
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
+from haustra.webgpu.device import choose_adapter, list_adapters, missing_package
 
 FRAMES_PER_RUN = 64
 NUM_CHECKED_STEPS = 30
@@ -120,7 +120,7 @@ def check(config: TrainConfig, *, names: Sequence[BackendName]) -> None:
 
     Before it the boxes of all cells are equal but for rounding, and which one is matched is chance.
     """
-    first = train_detector(replace(config, backend="ndarray", precision="float32", epochs=1))
+    first = train_detector(replace(config, backend="cpu", precision="float32", epochs=1))
     config = replace(config, augment=False)
     found = {}
     for name in names:
@@ -138,7 +138,7 @@ def check(config: TrainConfig, *, names: Sequence[BackendName]) -> None:
             gradient = first_gradient(open_training(settings))
             losses = np.array(steps(open_training(settings), count=NUM_CHECKED_STEPS))
         found[name] = gradient, losses
-    own_gradient, own_losses = found["ndarray"]
+    own_gradient, own_losses = found["cpu"]
     for name, (gradient, losses) in found.items():
         apart = float((gradient - own_gradient).norm() / own_gradient.norm())
         most = float((abs(losses - own_losses) / own_losses).max())
@@ -190,7 +190,7 @@ def measure(config: TrainConfig) -> tuple[float, float]:
 
 def backends_here() -> list[BackendName]:
     """Return the backends with hardware of their own, the CPU first."""
-    names: list[BackendName] = ["ndarray"]
+    names: list[BackendName] = ["cpu"]
     for name in ("cuda", "mps", "wgpu"):
         try:
             choose_backend(name)
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto")
     arguments = parser.parse_args()
     names: list[BackendName] = list(
-        dict.fromkeys(["ndarray", *(arguments.backends or backends_here())])
+        dict.fromkeys(["cpu", *(arguments.backends or backends_here())])
     )
     keep_freed_memory()
     for name in names:

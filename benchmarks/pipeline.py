@@ -31,7 +31,7 @@ from haustra.inference.detector import open_detector
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import build_model, default_config
 from haustra.models.loss_settings import LossSettings, MatchingSettings
-from haustra.models.losses import detection_loss
+from haustra.models.losses import DetectionLoss
 from haustra.models.predict import resolve_cpu_precision
 from haustra.simulator.config import DatagenConfig
 from haustra.simulator.generate import generate_runs
@@ -201,19 +201,19 @@ def measure_training(manifest: Path, folder: Path) -> None:
     model = build_model(default_config("big", max_boxes=split.manifest.max_boxes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     bfloat16 = resolve_cpu_precision() == "bfloat16"
+    training_loss = DetectionLoss(
+        matching=MatchingSettings(), settings=LossSettings(), iou_weight=3.6
+    )
 
     def limit() -> None:
         for _ in range(num_steps):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
                 output = model.dense(images)
-            loss = detection_loss(
+            loss = training_loss.terms(
                 output,
                 model.candidates(output),
                 boxes_xyxy=boxes[:, :rows],
                 mask=mask[:, :rows],
-                matching=MatchingSettings(),
-                settings=LossSettings(),
-                iou_weight=3.6,
             )["loss"]
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

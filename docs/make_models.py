@@ -29,7 +29,7 @@ from matplotlib import pyplot as plt
 
 DOCS = Path(__file__).parent
 SIDE, MAX_BOXES = 256, 16
-COLOURS = {
+COLORS = {
     "image": "#e8e8e8",
     "backbone": "#c6dbef",
     "pyramid": "#c7e9c0",
@@ -65,20 +65,20 @@ class Part:
     """One box of the drawing."""
 
     text: str
-    colour: str
+    color: str
     num_parameters: int
     shape: tuple[int, ...]
 
 
 def multiply_adds(model: nn.Module, *, side: int) -> int:
-    """Count the multiply-adds of one image."""
+    """Return the number of multiply-adds for one image."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, side, side))
     return int(counter.get_total_flops()) // 2
 
 
 def run_parts(model: SlotDetector) -> dict[nn.Module, tuple[int, ...]]:
-    """Return the output shape of each module that gives one tensor."""
+    """Return the output shape of each module whose output is one tensor."""
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
     def note(module: nn.Module, _inputs: object, output: object) -> None:
@@ -100,7 +100,7 @@ def columns_of(model: SlotDetector) -> list[list[Part | None]]:
     trunk: list[Part | None] = [
         Part(
             text=text,
-            colour="backbone",
+            color="backbone",
             num_parameters=sum(count_parameters(module) for module in modules),
             shape=shapes[modules[-1]],
         )
@@ -114,7 +114,7 @@ def columns_of(model: SlotDetector) -> list[list[Part | None]]:
         pyramid.append(
             Part(
                 text=f"P{SIDE // shapes[lateral][-1]}",
-                colour="pyramid",
+                color="pyramid",
                 num_parameters=sum(count_parameters(part) for part in parts),
                 shape=shapes[parts[-1]],
             )
@@ -127,7 +127,7 @@ def columns_of(model: SlotDetector) -> list[list[Part | None]]:
         heads.append(
             Part(
                 text="boxes, objectness",
-                colour="head",
+                color="head",
                 num_parameters=count_parameters(head),
                 shape=shapes[predict],
             )
@@ -136,7 +136,7 @@ def columns_of(model: SlotDetector) -> list[list[Part | None]]:
 
 
 def backbone_stages(model: SlotDetector) -> list[tuple[str, list[nn.Module]]]:
-    """Return the backbone's parts from the image on: a line about each, and its modules."""
+    """Return the parts of the backbone, in their order, as a text and its modules."""
     stem = model.backbone.get_submodule("stem")
     if model.config.backbone == "plain":
         stages = model.backbone.get_submodule("stages").children()
@@ -156,20 +156,20 @@ def backbone_stages(model: SlotDetector) -> list[tuple[str, list[nn.Module]]]:
 
 
 def draw(variant: Variant, model: SlotDetector) -> None:
-    """Draw the model: image, backbone, pyramid, heads and slots, with the shapes that flow."""
+    """Draw the model: image, backbone, pyramid, heads and slots, with the shapes between them."""
     columns = columns_of(model)
     rows = max(len(column) for column in columns)
     figure, axes = plt.subplots(figsize=(12.0, 1.0 * rows + 1.6))
     width, height, step = 2.5, 0.66, 3.1
 
-    def box(x: float, y: float, text: str, colour: str) -> None:
+    def box(x: float, y: float, text: str, color: str) -> None:
         axes.add_patch(
             mpl.patches.FancyBboxPatch(
                 (x, y - height / 2),
                 width,
                 height,
                 boxstyle="round,pad=0.02,rounding_size=0.08",
-                facecolor=colour,
+                facecolor=color,
                 edgecolor="#444444",
             )
         )
@@ -178,7 +178,7 @@ def draw(variant: Variant, model: SlotDetector) -> None:
     def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
         axes.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "->", "color": "#444444"})
 
-    box(0, 1, f"image 3x{SIDE}x{SIDE}\nuint8 / 255", COLOURS["image"])
+    box(0, 1, f"image 3x{SIDE}x{SIDE}\nuint8 / 255", COLORS["image"])
     for x_index, column in enumerate(columns):
         x = x_index * step
         for row, part in enumerate(column):
@@ -186,7 +186,7 @@ def draw(variant: Variant, model: SlotDetector) -> None:
                 continue
             y = float(-row)
             size = "x".join(str(value) for value in part.shape)
-            box(x, y, f"{part.text}\n{size}, {part.num_parameters:,}", COLOURS[part.colour])
+            box(x, y, f"{part.text}\n{size}, {part.num_parameters:,}", COLORS[part.color])
             if x_index == 0:
                 arrow((width / 2, y + 1 - height / 2), (width / 2, y + height / 2))
             else:
@@ -206,9 +206,9 @@ def draw(variant: Variant, model: SlotDetector) -> None:
             (f"the {slots} best of them;\nall cells vote on the boxes", "image"),
         ]
     x, first = 3 * step, rows_of_heads[0]
-    for index, (text, colour) in enumerate(chain):
+    for index, (text, color) in enumerate(chain):
         y = float(-first - index)
-        box(x, y, text, COLOURS[colour])
+        box(x, y, text, COLORS[color])
         if index:
             arrow((x + width / 2, y + 1 - height / 2), (x + width / 2, y + height / 2))
     for row in rows_of_heads:

@@ -1,8 +1,8 @@
-"""Makes what training.md, models.md and README.md show: the log and pictures of runs/tiny.sh.
+"""Makes the log and the pictures of runs/tiny.sh that training.md, models.md and README.md show.
 
     python docs/make_training.py
 
-Takes about five minutes. `haustra` must be on the PATH, as `make docs` sees to.
+Takes about five minutes. `haustra` must be on the PATH; `make docs` sees to that.
 """
 
 import re

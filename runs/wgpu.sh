@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train TinyDet for one epoch on WebGPU (experimental): simulated frames of 64x64, the detector measured
-# on the CPU and on WebGPU, and a control with shuffled labels. Mesa's software Vulkan takes about five
+# on the CPU, and a control with shuffled labels. Mesa's software Vulkan takes about five
 # minutes on two CPU cores. On a GPU most of the time is the minute in which kernels are compiled.
 #
 #     bash runs/wgpu.sh [FOLDER]
@@ -15,6 +15,5 @@ haustra etl --target-size 64
 manifest=$(ls artifacts/tensor_warehouse/v*/manifest.json)
 haustra train --manifest "$manifest" --backend wgpu --epochs 1 --batch-size 2 --no-augment \
     --checkpoint-out wgpu.bin
-haustra eval --manifest "$manifest" --detector-weights wgpu.bin --backend ndarray
-haustra eval --manifest "$manifest" --detector-weights wgpu.bin --backend wgpu
+haustra eval --manifest "$manifest" --detector-weights wgpu.bin
 haustra eval --manifest "$manifest" --detector-weights wgpu.bin --shuffle-labels-seed 1

@@ -63,27 +63,6 @@ def test_the_golden_captures_give_the_golden_warehouse(tmp_path: Path) -> None:
     assert made.model_copy(update={"table": manifest.table}) == manifest
 
 
-def test_the_golden_checkpoint_is_read() -> None:
-    header, model = read_checkpoint(GOLDEN / "tinydet.bin")
-    assert weights_digest(model.state_dict()) == EXPECTED["weights_sha256"]
-    assert header.warehouse_version == EXPECTED["version"]
-    assert (header.kind_name, header.input_size_wh, header.max_boxes) == ("tinydet", (32, 32), 2)
-
-
-def test_a_detector_of_checkpoint_version_1_answers_as_then() -> None:
-    header, model = read_checkpoint(Path(__file__).parent / "view" / "tinydet_sim.bin")
-    assert header.format_version == 1
-    y, x = np.mgrid[:192, :192]
-    image = np.stack([x * 255 // 191, y * 255 // 191, (x + y) % 256], axis=-1).astype(np.uint8)
-    boxes, scores = predict_slots(model)(np.stack([image, image[::-1]]))
-    np.testing.assert_allclose(
-        boxes[:, 0],
-        [[0.18986, 0.33289, 0.73348, 0.82851], [0.32351, 0.17083, 0.73800, 0.54583]],
-        atol=1e-3,
-    )
-    np.testing.assert_allclose(scores[:, 0], [0.0058994, 0.0543385], rtol=0.01)
-
-
 @pytest.mark.parametrize("kind", ["tiny", "big"])
 def test_detectors_of_checkpoint_version_2_are_read_and_answer_as_then(kind: str) -> None:
     folder = GOLDEN.with_name("format_v2")

@@ -4,8 +4,8 @@ import functools
 
 import pytest
 
-from haustra.backends import webgpu
 from haustra.core.errors import HaustraError
+from haustra.webgpu import device as webgpu
 
 
 def card(name: str, *, graphics: str = "vulkan", kind: str = "discrete") -> webgpu.Adapter:

@@ -100,8 +100,8 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             ["train", "--manifest", "m.json", "--backend", "gpu"],
-            'Invalid value "gpu" for --backend. Choose from: "ndarray", "wgpu", "cuda", "mps", '
-            '"auto". Did you mean "wgpu"? See --help.',
+            'Invalid value "gpu" for --backend. Choose from: "cpu", "wgpu", "cuda", "mps", '
+            '"auto", "ndarray". Did you mean "wgpu"? See --help.',
         ),
         (
             ["train", "--manifest", "m.json", "--epochs", "0"],

@@ -164,7 +164,7 @@ def test_a_missing_provider_is_an_error_that_names_the_package(
         open_detector(path, backend=backend)
     assert str(caught.value) == (
         f"backend={backend!r} for {path} needs ONNX Runtime's {provider}, which does not run here; "
-        f"{remedy}, or use backend='ndarray'"
+        f"{remedy}, or use backend='cpu'"
     )
 
 
@@ -189,7 +189,7 @@ def test_a_provider_that_does_not_start_is_no_silent_run_on_the_cpu(
     assert asked == [["CUDAExecutionProvider", "CPUExecutionProvider"]]
     # auto goes on to the next that runs, and says where it ended.
     assert open_detector(path, backend="auto").backend == (
-        "backend ndarray: ONNX Runtime's CPUExecutionProvider"
+        "backend cpu: ONNX Runtime's CPUExecutionProvider"
     )
 
 

@@ -62,7 +62,7 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_random_file_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_random_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "c.bin"
     path.write_bytes(torch.randint(0, 120, (5000,), dtype=torch.uint8).numpy().tobytes())
     with pytest.raises(HaustraError) as caught:
@@ -72,7 +72,7 @@ def test_a_random_file_is_no_checkpoint(tmp_path: Path) -> None:
     )
 
 
-def test_safetensors_of_another_program_are_no_checkpoint(tmp_path: Path) -> None:
+def test_safetensors_of_another_program_are_not_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "c.bin"
     save_file({"weight": torch.zeros(3)}, path)
     with pytest.raises(HaustraError, match="is not a haustra checkpoint"):
@@ -85,7 +85,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("form", ["pickle", "torch"])
-def test_a_pickle_is_refused_unread(
+def test_a_pickle_is_refused_without_reading_it(
     tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -137,7 +137,7 @@ def test_another_kind_than_wanted_is_refused(tmp_path: Path) -> None:
     check_kind(path, header=read_header(path), wanted=None)
 
 
-def test_a_header_that_describes_no_detector_is_refused(tmp_path: Path) -> None:
+def test_a_header_that_does_not_describe_a_detector_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.bin"
     write_untrained(path)
     shape = default_config("big", max_boxes=4, backbone="efficientnet-lite0")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -16,15 +17,9 @@ from haustra.models.detector import (
     default_config,
 )
 from haustra.models.loss_settings import LossSettings, MatchingSettings
-from haustra.models.losses import (
-    assign_slots,
-    assign_targets,
-    detection_loss,
-    loss_from_targets,
-    paired_giou,
-    slot_loss,
-)
+from haustra.models.losses import DetectionLoss, paired_giou
 
+LOSS = DetectionLoss(matching=MatchingSettings(), settings=LossSettings(), iou_weight=3.6)
 KINDS: tuple[ModelKind, ...] = ("tiny", "big")
 BACKBONES: tuple[BackboneKind, ...] = ("plain", "efficientnet-lite0")
 
@@ -41,22 +36,19 @@ def loss_terms(
     *,
     boxes_xyxy: torch.Tensor,
     mask: torch.Tensor,
-    iou_weight: float = 3.6,
+    loss: DetectionLoss = LOSS,
 ) -> dict[str, torch.Tensor]:
     output = model.dense(images_to_input(images))
-    return detection_loss(
+    return loss.terms(
         output,
         None if model.exclusion is None else model.candidates(output),
         boxes_xyxy=boxes_xyxy,
         mask=mask,
-        matching=MatchingSettings(),
-        settings=LossSettings(),
-        iou_weight=iou_weight,
     )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_answer_is_sorted_slots_inside_the_image(kind: ModelKind) -> None:
+def test_the_output_is_sorted_slots_inside_the_image(kind: ModelKind) -> None:
     torch.manual_seed(0)
     model = build_model(default_config(kind, max_boxes=7)).eval()
     with torch.no_grad():
@@ -76,7 +68,7 @@ def test_the_models_stay_within_their_size() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_answer_depends_on_the_pixels_alone_and_on_all_images_apart(kind: ModelKind) -> None:
+def test_the_output_depends_on_the_pixels_of_its_own_image_alone(kind: ModelKind) -> None:
     torch.manual_seed(0)
     model = build_model(default_config(kind, max_boxes=4)).eval()
     images = random_images(4)
@@ -144,16 +136,9 @@ def test_the_loss_of_static_shapes_is_the_same_loss(kind: ModelKind) -> None:
     gradients, losses = [], []
     for every_cell in (False, True):
         output = model.eval().dense(images_to_input(random_images(2)))
-        targets = assign_targets(
-            output,
-            boxes_xyxy=boxes.expand(2, -1, -1),
-            mask=mask,
-            matching=MatchingSettings(),
-        )
+        targets = LOSS.assign_targets(output, boxes_xyxy=boxes.expand(2, -1, -1), mask=mask)
         assert targets.positive.sum() >= 2
-        terms = loss_from_targets(
-            output, targets, settings=LossSettings(), iou_weight=3.6, every_cell=every_cell
-        )
+        terms = LOSS.dense_terms(output, targets, every_cell=every_cell)
         losses.append(torch.stack(list(terms.values())))
         model.zero_grad()
         losses[-1].sum().backward()  # type: ignore[no-untyped-call]
@@ -171,12 +156,14 @@ def test_the_iou_term_can_be_left_out() -> None:
     torch.manual_seed(0)
     model = build_model(default_config("tiny", max_boxes=1))
     boxes, mask = torch.tensor([[[0.1, 0.2, 0.6, 0.7]]]), torch.ones(1, 1, dtype=torch.bool)
-    terms = loss_terms(model, random_images(1), boxes_xyxy=boxes, mask=mask, iou_weight=0.0)
+    terms = loss_terms(
+        model, random_images(1), boxes_xyxy=boxes, mask=mask, loss=replace(LOSS, iou_weight=0.0)
+    )
     assert float(terms["iou"]) == 0
     assert float(terms["l1"]) > 0
 
 
-def test_inference_normalises_each_level_as_training_did() -> None:
+def test_inference_normalizes_each_level_as_training_did() -> None:
     # A head that is shared by levels has running statistics that fit none of them.
     torch.manual_seed(0)
     model = build_model(default_config("big", max_boxes=4))
@@ -199,7 +186,7 @@ def boxes_in_a_row(*left: float) -> torch.Tensor:
     return torch.tensor([[[x, 0.1, x + 0.4, 0.5] for x in left]])
 
 
-def test_a_candidate_loses_by_a_better_one_on_the_same_place_and_by_no_other() -> None:
+def test_a_better_candidate_on_the_same_place_and_no_other_lowers_a_score() -> None:
     exclusion = Exclusion()
     logits = torch.tensor([[3.0, 2.0, 1.0]])
     with torch.no_grad():
@@ -211,7 +198,7 @@ def test_a_candidate_loses_by_a_better_one_on_the_same_place_and_by_no_other() -
     assert float(apart) == pytest.approx(float(lone), abs=0.01)
 
 
-def test_what_is_excluded_excludes_no_other() -> None:
+def test_an_excluded_candidate_excludes_no_other() -> None:
     # The second is hidden by the first; the third overlaps the second only.
     exclusion = Exclusion()
     with torch.no_grad():
@@ -222,7 +209,7 @@ def test_what_is_excluded_excludes_no_other() -> None:
     assert float(logits[2]) == pytest.approx(float(without[1]), abs=0.2)
 
 
-def test_equal_candidates_leave_one() -> None:
+def test_of_equal_candidates_one_is_left() -> None:
     with torch.no_grad():
         logits = Exclusion()(torch.zeros(1, 4), boxes_in_a_row(0.1, 0.1, 0.1, 0.1))[0]
     assert int((logits > -1).sum()) == 1
@@ -235,32 +222,29 @@ def test_exclusive_matching_teaches_the_exclusion_alone() -> None:
     candidates = model.candidates(output)
     boxes = torch.tensor([[[0.1, 0.2, 0.6, 0.7], [0.5, 0.5, 0.9, 0.8]]]).expand(2, -1, -1)
     mask = torch.tensor([[True, True], [True, False]])
-    wanted = assign_slots(
-        candidates, output, boxes_xyxy=boxes, mask=mask, matching=MatchingSettings()
-    )
+    wanted = LOSS.assign_slots(candidates, output, boxes_xyxy=boxes, mask=mask)
     assert (wanted > 0).sum(dim=1).tolist() == [2, 1]
     assert (wanted <= 1).all()
-    slot_loss(candidates, wanted, settings=LossSettings()).backward()  # type: ignore[no-untyped-call]
+    LOSS.slot_term(candidates, wanted).backward()  # type: ignore[no-untyped-call]
     taught = {name for name, weight in model.named_parameters() if weight.grad is not None}
     assert model.exclusion is not None
     assert taught == {f"exclusion.{name}" for name, _ in model.exclusion.named_parameters()}
 
 
-def test_a_few_steps_teach_the_exclusion_where_boxes_of_one_polyp_end() -> None:
-    # Two polyps that overlap by an IoU of 0.6, and a duplicate of each at 0.9: only training tells.
+def test_a_few_steps_teach_the_exclusion_which_boxes_belong_to_one_polyp() -> None:
+    # Two polyps that overlap by an IoU of 0.6, and a duplicate of each at 0.9: only training can
+    # separate them.
     exclusion = Exclusion()
-    optimiser = torch.optim.Adam(exclusion.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(exclusion.parameters(), lr=0.05)
     logits = torch.tensor([[2.0, 1.9, 1.8, 1.7]])
     boxes = boxes_in_a_row(0.0, 0.1, 0.02, 0.12)
     wanted = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
     cells = torch.arange(4)[None]
     for _ in range(200):
-        loss = slot_loss(
-            Candidates(cells, exclusion(logits, boxes)), wanted, settings=LossSettings()
-        )
-        optimiser.zero_grad()
+        loss = LOSS.slot_term(Candidates(cells, exclusion(logits, boxes)), wanted)
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
     scores = exclusion(logits, boxes)[0].sigmoid()
     assert (scores[:2] > 0.6).all()
     assert (scores[2:] < 0.4).all()

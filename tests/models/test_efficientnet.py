@@ -28,9 +28,9 @@ def package_weights() -> dict[str, torch.Tensor]:
 
 def unfolded_stem(images: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
     """Compute the reference's first unit, padded as TensorFlow does it."""
-    normalised = (images * 255 - 127) / 128
+    normalized = (images * 255 - 127) / 128
     features = functional.conv2d(
-        functional.pad(normalised, (0, 1, 0, 1)), weights["_conv_stem.weight"], stride=2
+        functional.pad(normalized, (0, 1, 0, 1)), weights["_conv_stem.weight"], stride=2
     )
     features = functional.batch_norm(
         features,
@@ -78,7 +78,7 @@ def test_pictures_keep_their_class_through_the_packages_classifier(
     assert {950, 951} & set(classes.tolist()), classes  # orange, lemon
 
 
-def test_the_early_blocks_and_depthwise_kernels_stay_as_they_are(
+def test_the_early_blocks_and_depthwise_kernels_are_frozen(
     imagenet: EfficientNetLite0,
 ) -> None:
     model = copy.deepcopy(imagenet).train()
@@ -103,7 +103,7 @@ def test_maps_have_the_strides_8_16_and_32() -> None:
     assert tuple(features.shape[1] for features in maps) == config.widths
 
 
-def test_a_config_without_depths_is_of_a_checkpoint_with_all_16_blocks() -> None:
+def test_a_config_without_depths_belongs_to_a_checkpoint_with_all_16_blocks() -> None:
     today = default_config("big", max_boxes=3, backbone="efficientnet-lite0")
     stored = today.to_json() | {"depths": [], "widths": [40, 112, 320], "neck": 96}
     names = build_model(config_from_json(stored)).state_dict()
@@ -114,7 +114,7 @@ def test_a_config_without_depths_is_of_a_checkpoint_with_all_16_blocks() -> None
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 1), (5, 2)])
-def test_depthwise_gradients_in_bfloat16_are_float32s(kernel: int, stride: int) -> None:
+def test_depthwise_gradients_in_bfloat16_are_computed_in_float32(kernel: int, stride: int) -> None:
     torch.manual_seed(0)
     conv = SamePadConv(16, 16, kernel, stride=stride, groups=16).requires_grad_(False)
     drawn = torch.randn(2, 16, 12, 12).bfloat16()

@@ -89,7 +89,7 @@ def test_every_box_has_a_candidate_cell_however_small(size: float) -> None:
     steps = (torch.arange(8) + 0.5) / 8
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     cells = torch.stack([x, y], dim=-1).reshape(-1, 2)
-    for centre in np.random.default_rng(1).uniform(0.06, 0.94, (50, 2)):
-        box = torch.tensor([[[*(centre - size / 2), *(centre + size / 2)]]]).float()
+    for center in np.random.default_rng(1).uniform(0.06, 0.94, (50, 2)):
+        box = torch.tensor([[[*(center - size / 2), *(center + size / 2)]]]).float()
         candidates = candidate_cells(cells, torch.full((64, 2), 1 / 8), box, least_width_cells=1.5)
         assert candidates.any()

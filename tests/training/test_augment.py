@@ -119,11 +119,11 @@ def test_all_flips_and_quarter_turns_occur() -> None:
     read = white_rectangle((56, 16, 72, 48))  # upright, at the top
     strength = dataclasses.replace(GEOMETRY, shift=0.0)
     boxes = np.concatenate([augment(read, strength=strength, seed=seed)[1] for seed in range(200)])
-    size, centre = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
+    size, center = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
     lying = size[:, 0] > size[:, 1]
     assert 50 < int(lying.sum()) < 150
     for turned in (False, True):
-        axis = centre[lying == turned, 0 if turned else 1]
+        axis = center[lying == turned, 0 if turned else 1]
         assert (axis < SIDE / 2).any()
         assert (axis > SIDE / 2).any()
 
@@ -144,7 +144,7 @@ def test_a_box_that_leaves_the_image_is_dropped_and_one_that_stays_is_clipped() 
 
 
 @pytest.mark.parametrize("strength", [FULL, LIGHT], ids=["full", "light"])
-def test_augmentation_is_a_function_of_its_generator(strength: AugmentStrength) -> None:
+def test_augmentation_depends_on_its_generator_alone(strength: AugmentStrength) -> None:
     noise = np.random.default_rng(0).integers(0, 255, size=(6, 64, 64, 3), dtype=np.uint8)
 
     def read(index: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -180,7 +180,7 @@ def test_each_change_of_the_pixels_changes_them_and_no_box(kind: str) -> None:
     assert num_changed >= 18
 
 
-def test_samples_side_by_side_are_padded_to_the_most_boxes() -> None:
+def test_stacked_samples_are_padded_to_the_largest_number_of_boxes() -> None:
     image = np.zeros((20, 40, 3), dtype=np.uint8)
     three = np.array([[0.0, 0.0, 10.0, 5.0]] * 3)
     batch = batch_samples([(image, three), (image, np.zeros((0, 4)))])

@@ -30,12 +30,12 @@ def disturb(images: Tensor, strength: AugmentStrength, *, seed: int = 0) -> Tens
     )
 
 
-def test_no_strength_leaves_every_pixel() -> None:
+def test_zero_strength_changes_no_pixel() -> None:
     images = smooth_images(3)
     assert torch.equal(disturb(images, NOTHING), images)
 
 
-def test_colours_change_as_on_the_cpu() -> None:
+def test_colors_change_as_on_the_cpu() -> None:
     images = smooth_images(6)
     strength = replace(FULL, speculars=0.0, blur=0.0, noise=0.0)
     changed = disturb(images, strength)
@@ -75,7 +75,7 @@ def test_blur_takes_detail_and_keeps_brightness() -> None:
     )
 
 
-def test_chances_are_kept() -> None:
+def test_each_change_occurs_with_its_chance() -> None:
     images = smooth_images(200, size=16)
     changed = disturb(images, replace(NOTHING, noise=0.3))
     share = float((changed != images).flatten(1).any(dim=1).float().mean())
@@ -101,7 +101,7 @@ def test_the_same_sample_and_epoch_give_the_same_pixels() -> None:
 
 
 @pytest.mark.parametrize("strength", [FULL, LIGHT])
-def test_what_is_left_for_the_cpu_is_the_geometry(strength: AugmentStrength) -> None:
+def test_the_cpu_keeps_the_geometry(strength: AugmentStrength) -> None:
     image = np.full((48, 48, 3), 90, dtype=np.uint8)
     left = replace(without_pixels(strength), text=0.0, compression=0.0, paste=0.0)
     moved, _ = augment_sample(
@@ -111,7 +111,7 @@ def test_what_is_left_for_the_cpu_is_the_geometry(strength: AugmentStrength) -> 
         strength=left,
         rng=np.random.default_rng(1),
     )
-    # Pixels of the image keep their value; the others are the letterbox's grey, or between.
+    # Pixels of the image keep their value; the others are the letterbox's gray, or between.
     assert (moved == 90).mean() > 0.3
     assert moved.min() >= 90
     assert moved.max() <= PAD_VALUE

@@ -28,7 +28,7 @@ def test_a_gradient_of_few_directions_makes_no_larger_step(noise: float) -> None
     )
 
 
-def test_the_layout_in_memory_does_not_change_a_step() -> None:
+def test_the_memory_layout_does_not_change_a_step() -> None:
     torch.manual_seed(0)
     start, gradient = torch.randn(32, 16, 3, 3), torch.randn(32, 16, 3, 3)
     moved = []

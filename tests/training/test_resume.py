@@ -125,7 +125,7 @@ def test_the_last_two_states_are_kept_and_a_damaged_one_is_not_used(
     )
 
 
-def test_when_all_states_are_damaged_nothing_starts_afresh_by_itself(
+def test_when_all_states_are_damaged_nothing_starts_again_by_itself(
     tmp_path: Path, manifest: Path
 ) -> None:
     config = config_for(manifest, tmp_path)
@@ -138,7 +138,7 @@ def test_when_all_states_are_damaged_nothing_starts_afresh_by_itself(
     train_detector(config_for(manifest, tmp_path, overwrite=True))
 
 
-def test_other_settings_are_named_and_overwrite_starts_afresh(
+def test_other_settings_are_named_and_overwrite_starts_again(
     tmp_path: Path, manifest: Path
 ) -> None:
     interrupt(config_for(manifest, tmp_path), after=2)
@@ -239,7 +239,7 @@ def test_a_full_disk_names_the_file_and_the_last_checkpoint_loads(
     assert train_detector(config).weights_sha256 == whole.weights_sha256
 
 
-def test_a_lost_shard_is_named_and_what_was_done_is_saved(tmp_path: Path) -> None:
+def test_a_lost_shard_is_named_and_finished_steps_are_saved(tmp_path: Path) -> None:
     manifest = write_warehouse(tmp_path)
     whole = train_detector(config_for(manifest, tmp_path / "whole"))
     config = config_for(manifest, tmp_path, store="stream")
@@ -275,7 +275,7 @@ def test_a_failing_worker_stops_the_training_after_saving(
     assert train_detector(config).weights_sha256 == whole.weights_sha256
 
 
-def test_the_states_that_killed_processes_left_half_written_are_removed(
+def test_half_written_states_of_killed_processes_are_removed(
     tmp_path: Path, manifest: Path
 ) -> None:
     config = config_for(manifest, tmp_path)

@@ -1,4 +1,4 @@
-"""What a training leaves beside its checkpoint, and what it says before and while it runs."""
+"""Files that a training leaves beside its checkpoint, and its reports before and while it runs."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
 from haustra.evaluation.evaluation import evaluate_frames
 from haustra.models.checkpoint import read_checkpoint, read_header, weights_digest
-from haustra.models.losses import detection_loss
+from haustra.models.losses import DetectionLoss
 from haustra.training.config import TrainConfig
 from haustra.training.dry_run import dry_run
 from haustra.training.loop import train_detector
@@ -53,9 +53,7 @@ def run(*arguments: object) -> None:
     main([str(argument) for argument in arguments])
 
 
-def test_the_run_folder_tells_what_was_trained_on_what_and_with_what(
-    tmp_path: Path, manifest: Path
-) -> None:
+def test_the_run_folder_names_settings_data_and_environment(tmp_path: Path, manifest: Path) -> None:
     result = train_detector(config_for(manifest, tmp_path, seed=3))
     folder = tmp_path / "detector.run"
     assert result.run_folder == folder
@@ -79,7 +77,7 @@ def test_the_run_folder_tells_what_was_trained_on_what_and_with_what(
     assert read_image_rgb(folder / "curves.png").shape[0] > 300
 
 
-def test_a_validation_leaves_pictures_of_what_was_found(tmp_path: Path, manifest: Path) -> None:
+def test_a_validation_writes_pictures_of_its_detections(tmp_path: Path, manifest: Path) -> None:
     write_lively_checkpoint(tmp_path / "lively.bin", manifest=manifest)
     config = config_for(manifest, tmp_path, init_from=tmp_path / "lively.bin", lr_start=2e-5)
     train_detector(config)
@@ -113,7 +111,7 @@ def test_the_git_state_is_that_of_the_working_folder(
         (tmp_path / "notes").write_text("two")
 
 
-def test_a_checkpoint_that_a_training_began_from_is_named_with_its_licences(
+def test_a_checkpoint_that_a_training_began_from_is_named_with_its_licenses(
     tmp_path: Path, manifest: Path
 ) -> None:
     first = train_detector(config_for(manifest, tmp_path / "first"))
@@ -124,7 +122,7 @@ def test_a_checkpoint_that_a_training_began_from_is_named_with_its_licences(
     assert len(weights["licence"]) == len(weights["trained_on"]) == 8
 
 
-def test_the_config_of_a_run_repeats_it_and_flags_count_more(
+def test_the_config_of_a_run_repeats_it_and_flags_override_it(
     tmp_path: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = train_detector(config_for(manifest, tmp_path, seed=7, augment=False, batch_size=3))
@@ -166,7 +164,7 @@ def test_a_wrong_recipe_file_is_one_line(
         run("train", "--manifest", "m.json", "--recipe", path)
     assert stop.value.code == 2
     assert capsys.readouterr().err == (
-        f"haustra: {path}: averaging: max_decay=2: expected a number from 0 to 1\n"
+        f"haustra: {path}: averaging: max_decay=2: it should be less than or equal to 1\n"
     )
 
 
@@ -193,7 +191,7 @@ def weights_of(path: Path) -> str:
         ),
     ],
 )
-def test_a_file_that_is_no_config_is_refused(
+def test_a_file_that_is_not_a_config_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     path = tmp_path / "config.json"
@@ -204,7 +202,9 @@ def test_a_file_that_is_no_config_is_refused(
     assert capsys.readouterr().err == f"haustra: {message.format(path=path)}\n"
 
 
-def test_the_status_file_tells_other_programs_how_far_it_is(tmp_path: Path, manifest: Path) -> None:
+def test_the_status_file_reports_the_progress_to_other_programs(
+    tmp_path: Path, manifest: Path
+) -> None:
     status = tmp_path / "status.json"
     seen: list[dict[str, Any]] = []
 
@@ -234,10 +234,10 @@ def test_the_status_file_tells_other_programs_how_far_it_is(tmp_path: Path, mani
     assert done["checkpoint"] == str(tmp_path / "detector.bin")
 
 
-def test_a_training_that_fails_says_so_in_the_status_file(
+def test_a_failed_training_is_reported_in_the_status_file(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("haustra.training.training.detection_loss", broken_loss)
+    monkeypatch.setattr("haustra.models.losses.DetectionLoss.terms", broken_loss)
     with pytest.raises(HaustraError):
         train_detector(config_for(manifest, tmp_path, status_file=tmp_path / "status.json"))
     status = read(tmp_path / "status.json")
@@ -264,12 +264,14 @@ def test_tensorboard_gets_the_numbers_of_each_epoch(tmp_path: Path, manifest: Pa
 def test_a_gradient_that_is_not_finite_names_and_saves_the_batch(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    compute = DetectionLoss.terms
+
     def exploding_loss(*args: Any, **settings: Any) -> dict[str, torch.Tensor]:
-        terms = detection_loss(*args, **settings)
+        terms = compute(*args, **settings)
         zero = (terms["loss"] - terms["loss"].detach()) * 0
         return terms | {"loss": terms["loss"].detach() + torch.sqrt(zero)}  # slope: infinity * 0
 
-    monkeypatch.setattr("haustra.training.training.detection_loss", exploding_loss)
+    monkeypatch.setattr("haustra.models.losses.DetectionLoss.terms", exploding_loss)
     with pytest.raises(HaustraError) as error:
         train_detector(config_for(manifest, tmp_path, batch_size=6, lr_start=0.01))
     bad = read(tmp_path / "detector.run" / "nonfinite_batch.json")
@@ -284,15 +286,13 @@ def test_a_gradient_that_is_not_finite_names_and_saves_the_batch(
     )
 
 
-def test_nothing_moves_in_a_step_that_is_not_finite(
+def test_weights_do_not_move_in_a_step_that_is_not_finite(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_for(manifest, tmp_path).resolve(
-        max_boxes=4, precision="float32", backend="ndarray"
-    )
+    config = config_for(manifest, tmp_path).resolve(max_boxes=4, precision="float32", backend="cpu")
     training = Training(config, split=open_split(manifest, split="train"))
     before = [weight.clone() for weight in training.model.parameters()]
-    monkeypatch.setattr("haustra.training.training.detection_loss", broken_loss)
+    monkeypatch.setattr("haustra.models.losses.DetectionLoss.terms", broken_loss)
     indices = torch.arange(4).numpy()
     batch = training.split.gather(indices)
     with pytest.raises(HaustraError, match=r"^the loss is nan"):
@@ -332,7 +332,7 @@ def test_patience_ends_a_training_and_keeps_the_best_weights(
     assert later.weights_sha256 != result.weights_sha256
 
 
-def test_patience_needs_boxes_to_be_better_at(tmp_path: Path) -> None:
+def test_patience_needs_boxes_to_validate_with(tmp_path: Path) -> None:
     manifest = write_warehouse(tmp_path, split="1,0,0")
     with pytest.raises(HaustraError) as error:
         train_detector(config_for(manifest, tmp_path, patience=1))
@@ -356,7 +356,7 @@ def test_accumulated_batches_make_fewer_steps(tmp_path: Path, manifest: Path) ->
 def test_an_accumulated_gradient_is_the_mean_of_its_batches(tmp_path: Path, manifest: Path) -> None:
     split = open_split(manifest, split="train")
     config = config_for(manifest, tmp_path, batch_size=4, accumulate=2)
-    config = config.resolve(max_boxes=4, precision="float32", backend="ndarray")
+    config = config.resolve(max_boxes=4, precision="float32", backend="cpu")
     groups = [torch.arange(0, 4).numpy(), torch.arange(4, 8).numpy()]
     batches = [((indices, split.gather(indices)), 0.0) for indices in groups]
     wanted = []
@@ -399,7 +399,9 @@ def test_a_dry_run_predicts_and_writes_nothing(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_dry_run_finds_what_would_stop_the_training(tmp_path: Path, manifest: Path) -> None:
+def test_a_dry_run_finds_mistakes_that_would_stop_the_training(
+    tmp_path: Path, manifest: Path
+) -> None:
     (tmp_path / "detector.bin").write_text("no checkpoint")
     with pytest.raises(HaustraError, match="exists and is not a haustra checkpoint"):
         dry_run(config_for(manifest, tmp_path))
@@ -440,7 +442,7 @@ def test_out_of_memory_names_a_batch_size_that_fits(
         assert str(error.value) == f"out of memory with batch_size=16 at 64x64; {advice}"
 
 
-def test_another_error_of_pytorch_is_no_lack_of_memory(
+def test_another_error_of_pytorch_is_not_a_lack_of_memory(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def loss_terms(training: Training, batch: Batch) -> Any:
@@ -451,7 +453,7 @@ def test_another_error_of_pytorch_is_no_lack_of_memory(
         train_detector(config_for(manifest, tmp_path))
 
 
-def test_trying_the_largest_step_moves_nothing(tmp_path: Path, manifest: Path) -> None:
+def test_trying_the_largest_step_changes_nothing(tmp_path: Path, manifest: Path) -> None:
     prepared = prepare_training(config_for(manifest, tmp_path))
     training = Training(prepared.config, split=prepared.split)
     before = {name: value.clone() for name, value in training.state().tensors.items()}

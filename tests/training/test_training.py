@@ -187,7 +187,9 @@ def test_a_training_split_without_a_box_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_a_checkpoint_of_the_other_kind_is_kept_unless_told(tmp_path: Path, manifest: Path) -> None:
+def test_a_checkpoint_of_the_other_kind_is_kept_without_overwrite(
+    tmp_path: Path, manifest: Path
+) -> None:
     train_detector(config_for(manifest, tmp_path, model="tiny"))
     path = tmp_path / "detector.bin"
     before = path.read_bytes()
@@ -201,7 +203,9 @@ def test_a_checkpoint_of_the_other_kind_is_kept_unless_told(tmp_path: Path, mani
     assert read_header(path).model.kind == "big"
 
 
-def test_a_file_that_is_no_checkpoint_is_kept_unless_told(tmp_path: Path, manifest: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_kept_without_overwrite(
+    tmp_path: Path, manifest: Path
+) -> None:
     path = tmp_path / "detector.bin"
     path.write_text("my thesis")
     with pytest.raises(HaustraError) as caught:
@@ -233,7 +237,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     def broken_loss(*args: object, **settings: object) -> dict[str, torch.Tensor]:
         return {"loss": torch.tensor(float("nan"), requires_grad=True)}
 
-    monkeypatch.setattr("haustra.training.training.detection_loss", broken_loss)
+    monkeypatch.setattr("haustra.models.losses.DetectionLoss.terms", broken_loss)
     with pytest.raises(HaustraError, match=r"^the loss is nan at epoch 1, step 1 \(batch with r0"):
         train_detector(config_for(manifest, tmp_path))
     assert not (tmp_path / "detector.bin").exists()
@@ -265,7 +269,7 @@ def test_a_time_budget_ends_the_training(tmp_path: Path, manifest: Path) -> None
         ),
     ],
 )
-def test_images_grow_with_what_is_done_in_the_middle_of_an_epoch(
+def test_images_grow_with_the_share_done_in_the_middle_of_an_epoch(
     tmp_path: Path,
     manifest: Path,
     settings: dict[str, object],
@@ -283,7 +287,7 @@ def test_images_grow_with_what_is_done_in_the_middle_of_an_epoch(
     assert augmentation.size_wh == (round(64 * resolution), round(64 * resolution))
 
 
-def test_validating_does_not_count_against_the_time_budget(
+def test_validation_does_not_count_against_the_time_budget(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow_evaluation(*args: Any, **settings: Any) -> Evaluation:
@@ -433,6 +437,6 @@ def test_training_stops_at_a_changed_shard_and_keeps_the_last_checkpoint(tmp_pat
     train_detector(config_for(manifest, tmp_path, verify=False))
 
 
-def test_the_stall_of_each_epoch_is_told(tmp_path: Path, manifest: Path) -> None:
+def test_the_stall_of_each_epoch_is_reported(tmp_path: Path, manifest: Path) -> None:
     history = train_detector(config_for(manifest, tmp_path, epochs=2)).header.history
     assert all(0 <= entry["stall"] <= 1 for entry in history)

@@ -1,4 +1,5 @@
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def batch_of(seed: int, *, size: int = 3, boxes: int = 2) -> Batch:
 def numbered(
     batches: list[Batch], asked: list[int]
 ) -> Generator[tuple[NDArray[np.int64], Batch], None, None]:
-    """Batches with their number, and a record of which were asked for; -1 when closed."""
+    """Yield batches with their numbers, and record which were asked for; -1 when closed."""
     try:
         for number, batch in enumerate(batches):
             asked.append(number)
@@ -65,49 +66,26 @@ def test_a_batch_without_a_box_keeps_one_row() -> None:
     assert not moved.mask.any()
 
 
-class FakeStream:
-    """Notes the order of what a CUDA stream would be asked."""
-
-    def __init__(self, events: list[str]) -> None:
-        self.events = events
-        self.copies = 0
-
-    def record_event(self) -> "FakeStream":
-        self.copies += 1
-        self.events.append(f"copy {self.copies}")
-        return self
-
-    def synchronize(self) -> None:
-        self.events.append("wait for a buffer")
-
-    def __enter__(self) -> None:
-        """As `torch.cuda.stream` does."""
-
-    def __exit__(self, *_: object) -> None:
-        """As `torch.cuda.stream` does."""
-
-
-def test_two_pinned_buffers_take_turns_and_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What a CPU can show of the pinned path: which buffer, in which order, with whose bytes.
+def test_every_tensor_is_copied_from_pinned_memory_on_the_stream_of_copies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As much of the CUDA path as a CPU can run: the order of the calls, and the bytes.
     events: list[str] = []
-    stream = FakeStream(events)
-    empty = torch.empty
-    monkeypatch.setattr(torch.cuda, "stream", lambda _: stream)
-    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory, **more: empty(*size, **more))
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+
+    @contextmanager
+    def stream(name: str) -> Iterator[None]:
+        events.append(f"begin {name}")
+        yield
+        events.append(f"end {name}")
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        events.append("pin")
+        return tensor
+
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     uploader = Uploader(CPU)
-    uploader._stream = stream
-    batches = [batch_of(0), batch_of(1), batch_of(2, size=2), batch_of(3, size=4)]
-    for batch in batches:
-        moved = uploader.upload(batch)
-        np.testing.assert_array_equal(moved.images.numpy(), batch.images)
-    assert events == [
-        "copy 1",
-        "copy 2",
-        "wait for a buffer",
-        "copy 3",
-        "wait for a buffer",
-        "copy 4",
-    ]
-    small, large = (buffer.numel() for buffer in uploader._pinned if buffer is not None)
-    assert (small, large) == (3 * 8 * 6 * 3, 4 * 8 * 6 * 3)  # grown where a batch was larger
+    uploader._stream = "copies"
+    moved = uploader.upload(batch_of(0))
+    np.testing.assert_array_equal(moved.images.numpy(), batch_of(0).images)
+    assert events == ["begin copies", "pin", "pin", "pin", "end copies"]

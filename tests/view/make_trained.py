@@ -36,7 +36,7 @@ def main() -> None:
         run("etl", "--captures", folder / "captures", "--output-root", folder / "w", *etl)
         [manifest] = (folder / "w").glob("v*/manifest.json")
         weights = folder / TARGET.name
-        run("train", "--manifest", manifest, "--epochs", "30", "--checkpoint-out", weights)
+        run("train", "--manifest", manifest, "--epochs", "12", "--checkpoint-out", weights)
         shutil.copyfile(weights, TARGET)
 
 

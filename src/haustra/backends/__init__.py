@@ -1,1 +1,1 @@
-"""What computes: PyTorch's devices, WebGPU through tinygrad, and the choice among them."""
+"""The backends: the hardware and the library that compute."""

@@ -1,4 +1,4 @@
-"""Which backend computes: the one that was asked for, or the best that this machine has."""
+"""The choice of the backend: the one that was asked for, or the best that this machine has."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,21 +6,21 @@ from typing import Literal
 
 import torch
 
-from haustra.backends import webgpu
 from haustra.core.backend_names import BackendFlag, BackendName, wanted_backend
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 from haustra.models.predict import Precision, resolve_cpu_precision
+from haustra.webgpu import device as webgpu
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """What computes."""
+    """A backend that is available here."""
 
     name: BackendName
     hardware: str
-    """The card, or the CPU."""
+    """Name of the GPU, or the CPU."""
     why: str = ""
-    """Why `auto` took it; empty where it was asked for."""
+    """Why `auto` chose it; empty where it was asked for."""
 
     def __str__(self) -> str:
         return f"backend {self.name}: {self.hardware}" + (
@@ -29,36 +29,38 @@ class Backend:
 
     @property
     def device(self) -> torch.device:
-        """Where PyTorch's tensors live; the CPU also for wgpu, whose own are tinygrad's."""
-        return torch.device(self.name if self.name in {"cuda", "mps"} else "cpu")
+        """Device of PyTorch's tensors. With wgpu it is the CPU; tinygrad has its own tensors."""
+        return torch.device("cpu" if self.name == "wgpu" else self.name)
 
 
-class _Missing(Exception):  # noqa: N818 no error until somebody asked for it
-    """Why a backend is not to be had: what is missing, and how to get it."""
+class _MissingBackendError(Exception):
+    """A backend is not available; `remedy` says how to get it."""
 
-    def __init__(self, what: str, *, remedy: str) -> None:
-        super().__init__(what)
+    def __init__(self, reason: str, *, remedy: str) -> None:
+        super().__init__(reason)
         self.remedy = remedy
 
 
 def _find_cuda() -> str:
     if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
-        raise _Missing(
+        raise _MissingBackendError(
             f"this PyTorch ({torch.__version__}) is built without CUDA",
             remedy="install one with it (https://pytorch.org/get-started/locally)",
         )
     if not torch.cuda.is_available():
-        raise _Missing("no NVIDIA GPU, or no driver for it", remedy="look at `nvidia-smi`")
+        raise _MissingBackendError(
+            "no NVIDIA GPU, or no driver for it", remedy="look at `nvidia-smi`"
+        )
     return torch.cuda.get_device_name()
 
 
 def _find_mps() -> str:
     if not torch.backends.mps.is_built():
-        raise _Missing(
-            "this PyTorch is built without Metal", remedy="it takes a Mac with Apple silicon"
+        raise _MissingBackendError(
+            "this PyTorch is built without Metal", remedy="use a Mac with Apple silicon"
         )
     if not torch.backends.mps.is_available():
-        raise _Missing("no GPU that Metal can use", remedy="it takes macOS 12.3 or newer")
+        raise _MissingBackendError("no GPU that Metal can use", remedy="use macOS 12.3 or newer")
     return "Apple GPU (Metal)"
 
 
@@ -66,12 +68,12 @@ def _find_wgpu() -> str:
     """Return the adapter's name, also that of a software renderer.
 
     Raises:
-        HaustraError: the extra or an adapter is missing.
+        HaustraError: The extra or an adapter is missing.
     """
     return str(webgpu.choose_adapter(webgpu.list_adapters()))
 
 
-def _find_ndarray() -> str:
+def _find_cpu() -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
@@ -79,69 +81,84 @@ _FIND: dict[BackendName, Callable[[], str]] = {
     "cuda": _find_cuda,
     "mps": _find_mps,
     "wgpu": _find_wgpu,
-    "ndarray": _find_ndarray,
+    "cpu": _find_cpu,
 }
-"""In the order of `auto`."""
+"""Functions that look for each backend, in the order of `auto`."""
 
 
-def _choose_best() -> Backend:
+def _hardware_adapter() -> str:
+    """Return the name of WebGPU's adapter for `auto`, which takes no software renderer."""
+    if package := webgpu.missing_package():
+        raise _MissingBackendError(f"the package {package} is not installed", remedy="")
+    adapter = webgpu.choose_adapter(webgpu.list_adapters())
+    if adapter.is_software:
+        raise _MissingBackendError(f"{adapter.name} is a software renderer", remedy="")
+    return str(adapter)
+
+
+def _choose_best(*, for_training: bool) -> Backend:
     passed_over = []
     for name, find in _FIND.items():
+        if name == "wgpu" and not for_training:
+            continue
         try:
-            if name == "wgpu":
-                if package := webgpu.missing_package():
-                    passed_over.append(f"wgpu: the package {package} is not installed")
-                    continue
-                adapter = webgpu.choose_adapter(webgpu.list_adapters())
-                if adapter.is_software:
-                    passed_over.append(f"wgpu: {adapter.name} is a software renderer")
-                    continue
-            hardware = find()
-        except _Missing as missing:
+            hardware = _hardware_adapter() if name == "wgpu" else find()
+        except _MissingBackendError as missing:
             passed_over.append(f"{name}: {missing}")
         except HaustraError as error:
-            passed_over.append(str(error).removeprefix("--backend ").partition(";")[0])
+            reason = str(error).removeprefix(f"backend={name!r}: ").partition(";")[0]
+            passed_over.append(f"{name}: {reason}")
         else:
-            return Backend(
-                name=name,
-                hardware=hardware,
-                why="; ".join(passed_over) or "the first choice is here",
-            )
-    raise AssertionError("ndarray is always there")
+            why = "; ".join(passed_over) or "the first choice is available"
+            return Backend(name=name, hardware=hardware, why=why)
+    raise AssertionError("the CPU is always available")
 
 
-def choose_backend(flag: BackendFlag | None) -> Backend:
+def choose_backend(flag: BackendFlag | None, *, for_training: bool = False) -> Backend:
     """Return the backend of `--backend`, or of HAUSTRA_BACKEND without one.
 
-    `auto` is the first of cuda, mps, wgpu (on hardware) and ndarray that is here, and says why.
+    `auto` is the first of cuda, mps, wgpu (in a training, on hardware) and cpu that is available,
+    and `why` gives the reason.
+
+    Args:
+        flag: The wish.
+        for_training: PyTorch's models run on wgpu in a training only.
 
     Raises:
-        HaustraError: what was asked for is not here, and how to get it; there is no fallback.
+        HaustraError: The wanted backend is not available; the message says how to get it. There is
+            no fallback.
     """
     wanted = wanted_backend(flag)
     if wanted == "auto":
-        return _choose_best()
+        return _choose_best(for_training=for_training)
+    if wanted == "wgpu" and not for_training:
+        raise HaustraError(
+            f"{option('backend', 'wgpu')}: checkpoints run on WebGPU in a training only; run "
+            "`haustra export` and use the .onnx file, which ONNX Runtime computes on WebGPU, or "
+            f"use {option('backend', 'cpu')}"
+        )
     try:
         return Backend(name=wanted, hardware=_FIND[wanted]())
-    except _Missing as missing:
+    except _MissingBackendError as missing:
         raise HaustraError(
-            f"--backend {wanted}: {missing}; {missing.remedy}, or use --backend ndarray"
+            f"{option('backend', wanted)}: {missing}; {missing.remedy}, or use "
+            f"{option('backend', 'cpu')}"
         ) from None
 
 
 def resolve_precision(
     wanted: Literal["auto", "float32", "bfloat16"], *, backend: BackendName
 ) -> Precision:
-    """Return the precision to train in; auto is bfloat16 where the hardware computes in it.
+    """Return the precision of a training; auto is bfloat16 where the hardware computes in it.
 
     Raises:
-        HaustraError: bfloat16 with wgpu, whose shaders have no such type.
+        HaustraError: bfloat16 was asked for with wgpu, whose shaders have no such type.
     """
     if backend == "wgpu":
         if wanted == "bfloat16":
             raise HaustraError(
-                "--precision bfloat16 with --backend wgpu: WebGPU has no such type; expected "
-                "float32 or auto"
+                f"{option('precision', 'bfloat16')} with {option('backend', 'wgpu')}: WebGPU has "
+                "no such type; expected float32 or auto"
             )
         return "float32"
     if wanted != "auto":

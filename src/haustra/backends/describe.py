@@ -1,12 +1,12 @@
-"""What each backend would run on here, or how to get what it lacks: `haustra backends`."""
+"""The backends of this machine, and how to get the missing ones: `haustra backends`."""
 
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from haustra.backends import webgpu
 from haustra.core.backend_names import BackendName, wanted_backend
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
+from haustra.webgpu import device as webgpu
 
 MISSING_TORCH = "torch is not installed; run: pip install 'haustra[train]'"
 
@@ -17,9 +17,9 @@ class BackendState:
 
     name: BackendName
     hardware: tuple[str, ...]
-    """What it can run on, the one that it takes first; empty where it does not run."""
+    """Devices that it can use, its default first; empty where it does not run."""
     missing: str | None
-    """What it lacks and how to get it."""
+    """The missing part and how to get it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +27,14 @@ class BackendReport:
     """All backends of this machine."""
 
     default: str
-    """What a command takes without `--backend`."""
+    """Backend of a command without `--backend`."""
     auto: str | None
-    """What `--backend auto` takes and why; None without torch."""
+    """Backend that `haustra train --backend auto` takes and why; None without torch."""
     backends: tuple[BackendState, ...]
     adapters: tuple[webgpu.Adapter, ...]
-    """All of WebGPU's."""
+    """All adapters of WebGPU."""
     onnx: dict[str, bool | str]
-    """For ONNX files, per backend: true, or how to get an ONNX Runtime that has it."""
+    """For .onnx files, per backend: True, or how to get an ONNX Runtime that has it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -55,18 +55,17 @@ def _adapter_text(adapter: webgpu.Adapter) -> str:
         f"driver {adapter.driver}",
         adapter.graphics,
         "memory unknown" if memory is None else f"{memory / 1e9:.1f} GB",
-        "SOFTWARE RENDERER: the CPU plays a GPU, slower than ndarray"
+        "SOFTWARE RENDERER: the CPU emulates a GPU, slower than the backend cpu"
         if adapter.is_software
         else f"{adapter.kind} GPU",
     ]
     return ", ".join(parts)
 
 
-def _not_here(name: BackendName, error: HaustraError) -> BackendState:
-    missing = str(error).removeprefix(f"--backend {name}: ")
-    return BackendState(
-        name=name, hardware=(), missing=missing.removesuffix(", or use --backend ndarray")
-    )
+def _missing(name: BackendName, error: HaustraError) -> BackendState:
+    reason = error.message.removeprefix(f"{option('backend', name)}: ")
+    reason = reason.removesuffix(f", or use {option('backend', 'cpu')}")
+    return BackendState(name=name, hardware=(), missing=str(HaustraError(reason)))
 
 
 def _describe_wgpu() -> tuple[BackendState, tuple[webgpu.Adapter, ...]]:
@@ -75,7 +74,7 @@ def _describe_wgpu() -> tuple[BackendState, tuple[webgpu.Adapter, ...]]:
         adapters = webgpu.list_adapters()
         chosen = webgpu.choose_adapter(adapters)
     except HaustraError as error:
-        return _not_here("wgpu", error), adapters
+        return _missing("wgpu", error), adapters
     others = [adapter for adapter in adapters if adapter is not chosen]
     texts = tuple(_adapter_text(adapter) for adapter in (chosen, *others))
     return BackendState(name="wgpu", hardware=texts, missing=None), adapters
@@ -89,7 +88,7 @@ def _describe_torch(name: BackendName) -> BackendState:
     try:
         hardware = choose_backend(name).hardware
     except HaustraError as error:
-        return _not_here(name, error)
+        return _missing(name, error)
     if name == "cuda":
         import torch
 
@@ -98,36 +97,36 @@ def _describe_torch(name: BackendName) -> BackendState:
     return BackendState(name=name, hardware=(hardware,), missing=None)
 
 
-def describe_backends(*, onnx_providers: dict[BackendName, tuple[str, str]]) -> BackendReport:
-    """Look at what this machine has; starts no training and changes nothing.
-
-    Args:
-        onnx_providers: per backend, ONNX Runtime's name of it, and how to get it.
-    """
-    wgpu, adapters = _describe_wgpu()
-    states = (
-        _describe_torch("ndarray"),
-        wgpu,
-        _describe_torch("cuda"),
-        _describe_torch("mps"),
-    )
-    auto = None
-    if find_spec("torch") is not None:
-        from haustra.backends.choose import choose_backend
-
-        auto = str(choose_backend("auto"))
+def _describe_onnx(providers: dict[BackendName, tuple[str, str]]) -> dict[str, bool | str]:
     available: list[str] = []
     if find_spec("onnxruntime") is not None:
         import onnxruntime
 
         available = onnxruntime.get_available_providers()
-    onnx: dict[str, bool | str] = {
-        name: provider in available or remedy for name, (provider, remedy) in onnx_providers.items()
-    }
+    return {name: provider in available or remedy for name, (provider, remedy) in providers.items()}
+
+
+def describe_backends(*, onnx_providers: dict[BackendName, tuple[str, str]]) -> BackendReport:
+    """Look for the backends of this machine; starts no training and changes nothing.
+
+    Args:
+        onnx_providers: ONNX Runtime's name of each backend, and how to get it.
+    """
+    wgpu, adapters = _describe_wgpu()
+    auto = None
+    if find_spec("torch") is not None:
+        from haustra.backends.choose import choose_backend
+
+        auto = str(choose_backend("auto", for_training=True))
     return BackendReport(
         default=wanted_backend(None),
         auto=auto,
-        backends=states,
+        backends=(
+            _describe_torch("cpu"),
+            wgpu,
+            _describe_torch("cuda"),
+            _describe_torch("mps"),
+        ),
         adapters=adapters,
-        onnx=onnx,
+        onnx=_describe_onnx(onnx_providers),
     )

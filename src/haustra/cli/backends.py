@@ -11,7 +11,7 @@ def backends(
     *,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """List what this machine can compute on, and how to get what is missing.
+    """List the backends of this machine and how to get the missing ones.
 
     Parameters
     ----------
@@ -27,9 +27,10 @@ def backends(
         return
     lines = []
     for state in report.backends:
-        lines += [f"{state.name:8} {text}" for text in state.hardware]
+        note = " (training only, experimental)" if state.name == "wgpu" else ""
+        lines += [f"{state.name:8} {text}{note}" for text in state.hardware]
         if state.missing is not None:
-            lines.append(f"{state.name:8} not here: {state.missing}")
+            lines.append(f"{state.name:8} missing: {state.missing}")
     for name, found in report.onnx.items():
         lines.append(f"onnx     {name}: " + ("yes" if found is True else f"no ({found})"))
     lines.append(f"default  {report.default} (HAUSTRA_BACKEND sets it)")

@@ -50,7 +50,7 @@ def evaluate(
     if as_json:
         print_json(result.to_json())
         return
-    if wanted_backend(config.backend) != "ndarray" and result.summary["backend"]:
+    if wanted_backend(config.backend) != "cpu" and result.summary["backend"]:
         print_lines([result.summary["backend"]])
     name: str = "captures" if config.captures is not None else config.split_name
     if config.shuffle_labels_seed is not None:

@@ -64,7 +64,7 @@ def _infer_video(settings: InferConfig, *, as_json: bool) -> None:
 
 
 def _print_detector(detector: Detector, *, settings: InferConfig) -> None:
-    if detector.backend and wanted_backend(settings.backend) != "ndarray":
+    if detector.backend and wanted_backend(settings.backend) != "cpu":
         print_lines([detector.backend])
     if detector.kind == "heuristic":
         print_lines(

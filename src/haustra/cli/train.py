@@ -61,7 +61,7 @@ def settings_from_file(
 
 
 def _dry_run_lines(value: dict[str, Any]) -> list[str]:
-    """Return what a dry run found, in lines for people."""
+    """Return the findings of a dry run as text."""
     available = value["available_memory_bytes"]
     of_memory = f" of {available / BYTES_PER_GB:.1f} GB available" if available else ""
     steps = value["num_steps"]
@@ -85,12 +85,9 @@ def train(
 ) -> None:
     """Train TinyDet or BigDet from a warehouse manifest.
 
-    Parameters
-    ----------
-    config_file
-        Settings from a run folder's config.json; flags that are given count more.
-    as_json
-        Print JSON to standard output.
+    Args:
+        config_file: Settings from a run folder's config.json; flags that are given override them.
+        as_json: Print JSON to standard output.
     """
     try:
         from haustra.training.dry_run import dry_run

@@ -3,6 +3,7 @@
 import html
 import sys
 import time
+from importlib import import_module
 from typing import Any
 
 from rich.console import Console
@@ -110,8 +111,7 @@ class NotebookProgress:
         self._show()
 
     def _show(self) -> None:
-        from IPython.display import HTML, display
-
+        ipython: Any = import_module("IPython.display")
         self._last_update_s = time.monotonic()
         bar = ""
         if self._description:
@@ -122,9 +122,9 @@ class NotebookProgress:
                 f"{share:.0%} {html.escape(self._note)}</div>"
             )
         text = "\n".join(html.escape(line) for line in self._lines)
-        content = HTML(f"{bar}<pre>{text}</pre>" if text else bar)
+        content = ipython.HTML(f"{bar}<pre>{text}</pre>" if text else bar)
         if self._handle is None:
-            self._handle = display(content, display_id=True)
+            self._handle = ipython.display(content, display_id=True)
         else:
             self._handle.update(content)
 

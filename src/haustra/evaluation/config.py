@@ -30,8 +30,8 @@ class EvalConfig:
     model: Literal["tiny", "big"] | None = None
     """Kind of model that the weights must have."""
     backend: BackendFlag | None = None
-    """Device that runs the detector: ndarray (the CPU), cuda, mps, wgpu, or auto, the best that is
-    available; by default the value of HAUSTRA_BACKEND, or else ndarray."""
+    """Where to compute: cpu (alias ndarray), cuda, mps, wgpu (.onnx files only), or auto, the best
+    that is available; by default the value of HAUSTRA_BACKEND, or else cpu."""
     split: SplitName | None = None
     """Split to measure on; test by default, and val with --fit."""
     infer_obj_thresh: float | None = None

@@ -99,13 +99,13 @@ def export_detector(config: ExportConfig, *, progress: Progress | None = None) -
     if path.exists() and not config.overwrite:
         raise HaustraError(f"{path} exists already; remove it or pass {option('overwrite', True)}")
     header, model = read_checkpoint(config.detector_weights)
-    in_torch = open_detector(config.detector_weights, backend="ndarray")
+    in_torch = open_detector(config.detector_weights, backend="cpu")
     train, split, notes = _open_splits(_manifest_path(config, header=header), detector=in_torch)
     reference = answer_split(split, in_torch, progress=progress)
     forms = [_Form("PyTorch", config.detector_weights, in_torch, reference, None)]
 
     def measure(name: str, exported: Path) -> Difference:
-        detector = open_onnx(exported, backend="ndarray")
+        detector = open_onnx(exported, backend="cpu")
         answers = answer_split(split, detector, progress=progress)
         size_wh = header.input_size_wh
         difference = compare_answers(answers, reference=reference, size_wh=size_wh)
@@ -156,7 +156,7 @@ def _time_forms(forms: Sequence[_Form], *, split: Split) -> list[ExportedForm]:
     in_torch, *exported = forms
     on_one_thread = [
         in_torch.detector,
-        *(open_onnx(form.path, backend="ndarray", num_threads=1) for form in exported),
+        *(open_onnx(form.path, backend="cpu", num_threads=1) for form in exported),
     ]
     image = split.gather(np.zeros(1, dtype=np.int64)).images[0]
     with _one_torch_thread():

@@ -27,8 +27,8 @@ class InferConfig:
     model: Literal["tiny", "big"] | None = None
     """Kind of model that the weights must have."""
     backend: BackendFlag | None = None
-    """Device that runs the detector: ndarray (the CPU), cuda, mps, wgpu, or auto, the best that is
-    available; by default the value of HAUSTRA_BACKEND, or else ndarray."""
+    """Where to compute: cpu (alias ndarray), cuda, mps, wgpu (.onnx files only), or auto, the best
+    that is available; by default the value of HAUSTRA_BACKEND, or else cpu."""
     infer_obj_thresh: float | None = None
     """Lowest score of a box that is drawn; by default that of the operating point (0.3)."""
     infer_iou_thresh: float | None = None

@@ -40,7 +40,7 @@ PROVIDERS: dict[BackendName, tuple[str, str]] = {
     "cuda": ("CUDAExecutionProvider", "run: pip install onnxruntime-gpu"),
     "mps": ("CoreMLExecutionProvider", "it comes with onnxruntime on a Mac"),
     "wgpu": ("WebGpuExecutionProvider", "run: pip install onnxruntime-webgpu"),
-    "ndarray": (CPU_PROVIDER, "run: pip install 'haustra[onnx]'"),
+    "cpu": (CPU_PROVIDER, "run: pip install 'haustra[onnx]'"),
 }
 """ONNX Runtime's name of each backend and how to get it, in the order of `auto`."""
 
@@ -58,7 +58,8 @@ def open_session_on(
             not start. There is no fallback to the CPU.
     """
     available = _import_onnxruntime(path).get_available_providers()
-    names: list[BackendName] = list(PROVIDERS) if backend == "auto" else [backend]
+    wanted = wanted_backend(backend)
+    names: list[BackendName] = list(PROVIDERS) if wanted == "auto" else [wanted]
     for name in names:
         provider, remedy = PROVIDERS[name]
         if provider not in available:
@@ -70,7 +71,7 @@ def open_session_on(
             return session, name
     raise HaustraError(
         f"{option('backend', backend)} for {path} needs ONNX Runtime's {provider}, which does not "
-        f"run here; {remedy}, or use {option('backend', 'ndarray')}"
+        f"run here; {remedy}, or use {option('backend', 'cpu')}"
     )
 
 

@@ -1,7 +1,7 @@
-"""The trunk that both detectors share: plain 3x3 residual blocks and a feature pyramid.
+"""The backbone that both detectors share: plain 3x3 residual blocks and a feature pyramid.
 
 Dense 3x3 convolutions in `channels_last` bfloat16 train about three times faster on a CPU than
-depthwise ones of like accuracy, so the trunk has nothing else.
+depthwise ones of similar accuracy, so the backbone has nothing else.
 
 Shapes: B batch, C channels, H and W of the image or of a feature map.
 """
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 STEM_KERNEL, STEM_STRIDE = 7, 4
-"""One wide step to stride 4: at full resolution three channels keep no CPU busy, they only move
+"""One wide step to stride 4: at full resolution three channels do not keep a CPU busy and only move
 memory."""
 
 
 class ConvUnit(nn.Sequential):
-    """Convolution, batch normalisation and ReLU."""
+    """Convolution, batch normalization and ReLU."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1
@@ -38,9 +38,9 @@ class ConvUnit(nn.Sequential):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut (He et al. 2016, basic block).
 
-    Args of the constructor:
-        channels: of the map.
-        expansion: channels between the two, as a share of `channels`.
+    Args:
+        channels: Channels of the map.
+        expansion: Channels between the two convolutions, as a share of `channels`.
     """
 
     def __init__(self, channels: int, *, expansion: float) -> None:
@@ -58,10 +58,10 @@ class ResidualBlock(nn.Module):
 class Backbone(nn.Module):
     """A stem of stride 4, then one stage per width; the stages after the first halve the size.
 
-    Args of the constructor:
-        widths: channels of the stages, at strides 4, 8, 16, ...
-        depths: residual blocks of the stages.
-        expansion: of the blocks.
+    Args:
+        widths: Channels of the stages, at strides 4, 8, 16, ...
+        depths: Residual blocks of the stages.
+        expansion: Expansion of the blocks.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class Backbone(nn.Module):
 class FeaturePyramid(nn.Module):
     """Top-down pyramid (Lin et al. 2017): each level gets the upsampled sum of those above it.
 
-    Args of the constructor:
-        in_channels: of the feature maps, fine to coarse.
-        out_channels: of the levels.
-        num_levels: how many levels to give, the finest ones.
+    Args:
+        in_channels: Channels of the feature maps, fine to coarse.
+        out_channels: Channels of the levels.
+        num_levels: Number of levels to return, the finest ones.
     """
 
     def __init__(self, in_channels: tuple[int, ...], *, out_channels: int, num_levels: int) -> None:
@@ -116,7 +116,7 @@ def count_parameters(module: nn.Module) -> int:
 def images_to_input(images: Tensor) -> Tensor:
     """Turn uint8 [B,H,W,3] into float32 [B,3,H,W] in 0..1, laid out `channels_last`.
 
-    The only way into a model: training, evaluation and inference all come through here.
+    Training, evaluation and inference all use it.
     """
     return (
         images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last).div(255.0)

@@ -1,12 +1,12 @@
-"""One file per detector: safetensors weights with a readable JSON header. No pickle is loaded.
+"""Checkpoints: one file per detector, with safetensors weights and a JSON header, without a pickle.
 
-The header holds all that inference needs: kind, shape, input size, preprocessing, class names,
-operating point; and what a reader wants to know: warehouse, training configuration, history.
+The header holds everything that inference needs (architecture, input size, preprocessing, class
+names, operating point) and the origin of the weights (warehouse, training settings, history).
 """
 
 import json
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,19 @@ from haustra.models.detector import (
     build_model,
     config_from_json,
 )
-from haustra.models.version_1 import SlotDetectorOfVersion1
 
 FORMAT_NAME = "haustra-checkpoint"
 FORMAT_VERSION = 2
-"""Version 1, whose detectors had selectors, is read as well."""
 HEADER_KEY = "haustra"
 LONGEST_REASON = 200
-"""Letters of PyTorch's list of the weights that do not fit, which may name hundreds."""
+"""Largest number of characters of PyTorch's list of weights that do not fit."""
 
 NOT_A_CHECKPOINT = "is not a haustra checkpoint; expected a file that `haustra train` wrote"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointHeader:
-    """Everything of a checkpoint but its weights."""
+    """Everything in a checkpoint except its weights."""
 
     model: ModelConfig
     input_size_wh: tuple[int, int]
@@ -51,14 +49,14 @@ class CheckpointHeader:
     class_names: tuple[str, ...]
     warehouse_version: str
     training: dict[str, Any]
-    """The resolved training configuration."""
+    """The resolved training settings, recipe included; older checkpoints have no recipe."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One entry per epoch: loss terms, and validation metrics where they were computed."""
     sources: list[dict[str, Any]] = field(default_factory=list)
-    """Data sets with their licence and citation, from the warehouse."""
+    """Datasets with their license and citation, from the warehouse."""
     operating_point: OperatingPoint = field(default_factory=OperatingPoint)
     training_groups: tuple[str, ...] = ()
-    """`digest_group` of each group that was trained on, sorted; none in older checkpoints."""
+    """`digest_group` of each group in the training split, sorted; none in older checkpoints."""
     haustra_version: str = __version__
     format_version: int = FORMAT_VERSION
 
@@ -73,18 +71,9 @@ def header_to_json(header: CheckpointHeader) -> dict[str, Any]:
     return {
         "format": FORMAT_NAME,
         "format_version": header.format_version,
+        **asdict(header),
         "model": header.model.to_json(),
-        "input_size_wh": list(header.input_size_wh),
-        "resize_mode": header.resize_mode,
-        "max_boxes": header.max_boxes,
-        "class_names": list(header.class_names),
-        "warehouse_version": header.warehouse_version,
-        "training": header.training,
-        "history": header.history,
-        "sources": header.sources,
         "operating_point": header.operating_point.to_json(),
-        "training_groups": list(header.training_groups),
-        "haustra_version": header.haustra_version,
     }
 
 
@@ -107,9 +96,9 @@ def _header_from_json(value: dict[str, Any]) -> CheckpointHeader:
 
 
 def contiguous_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a copy of each tensor on the CPU, as safetensors wants them.
+    """Return a row-major copy of each tensor on the CPU.
 
-    It stores plain row-major bytes and refuses shared memory.
+    The safetensors format has no other layout and refuses shared memory.
     """
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -121,16 +110,16 @@ def write_checkpoint(path: Path, *, header: CheckpointHeader, state: dict[str, T
     """Write weights and header, whole or not at all.
 
     Args:
-        path: the file.
-        header: what goes with the weights.
-        state: the model's `state_dict`, on any device.
+        path: The file.
+        header: The header.
+        state: The model's `state_dict`, on any device.
     """
     text = json.dumps(header_to_json(header), allow_nan=False)
     write_bytes_atomic(path, data=save(contiguous_tensors(state), metadata={HEADER_KEY: text}))
 
 
 def _not_a_checkpoint(path: Path) -> HaustraError:
-    """Say what a file is that safetensors does not read; called only then."""
+    """Return the error of a file that safetensors cannot read."""
     with path.open("rb") as file:
         start = file.read(2)
     if start == b"PK" or start[:1] == b"\x80":
@@ -145,7 +134,7 @@ def read_header(path: Path) -> CheckpointHeader:
     """Read a checkpoint's header without its weights.
 
     Raises:
-        HaustraError: missing, a pickle, no checkpoint, or of another format version.
+        HaustraError: The file does not exist, is not a checkpoint, or has another format version.
     """
     if not path.is_file():
         raise HaustraError(
@@ -162,10 +151,10 @@ def read_header(path: Path) -> CheckpointHeader:
         value = None
     if not isinstance(value, dict) or value.get("format") != FORMAT_NAME:
         raise HaustraError(f"{path} {NOT_A_CHECKPOINT}")
-    if value.get("format_version") not in {1, FORMAT_VERSION}:
+    if value.get("format_version") != FORMAT_VERSION:
         raise HaustraError(
             f"{path} has checkpoint format version {value.get('format_version')!r}; this haustra "
-            f"reads versions 1 and {FORMAT_VERSION}; use the haustra that wrote it"
+            f"reads version {FORMAT_VERSION}; use the haustra that wrote it"
         )
     try:
         return _header_from_json(value)
@@ -174,10 +163,10 @@ def read_header(path: Path) -> CheckpointHeader:
 
 
 def check_kind(path: Path, *, header: CheckpointHeader, wanted: ModelKind | None) -> None:
-    """Refuse a checkpoint of another model kind than wanted; None wants any.
+    """Check that a checkpoint has the wanted kind of model; None allows any.
 
     Raises:
-        HaustraError: the kinds differ.
+        HaustraError: The kinds differ.
     """
     if wanted is not None and header.model.kind != wanted:
         raise HaustraError(
@@ -190,13 +179,12 @@ def read_checkpoint(path: Path) -> tuple[CheckpointHeader, SlotDetector]:
     """Read a checkpoint into a detector in evaluation mode, strictly.
 
     Raises:
-        HaustraError: as `read_header`, or its header describes no detector, or its weights
-            do not fit it.
+        HaustraError: As from `read_header`, or the header does not describe a detector, or the
+            weights do not fit it.
     """
     header = read_header(path)
-    is_old = header.format_version == 1
     try:
-        model = SlotDetectorOfVersion1(header.model) if is_old else build_model(header.model)
+        model = build_model(header.model)
     except (ValueError, IndexError, TypeError, RuntimeError) as error:
         raise HaustraError(f"{path} has a damaged header: {error!r}") from None
     with safe_open(path, framework="pt") as file:

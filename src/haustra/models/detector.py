@@ -1,11 +1,11 @@
 """TinyDet and BigDet: one slot detector in two sizes.
 
 Every cell of the feature maps proposes a box and an objectness, learned from several cells of each
-polyp. In BigDet the best cells become candidates that look at one another: an `Exclusion`, learned
-by exclusive matching, tells how much less a candidate is worth beside a better one. The `num_slots`
-best of them are the output, with nothing after them.
+polyp. In BigDet the best cells become candidates, and an `Exclusion`, learned by exclusive
+matching, lowers the score of each one that has a better one beside it. The best `num_slots` of them
+are the output, without post-processing.
 
-TinyDet has a thin trunk, a single map of stride 16 and one slot, which needs no exclusion.
+TinyDet has a thin backbone, a single map of stride 16 and one slot, which needs no exclusion.
 
 Shapes: B batch, N cells of all levels, K candidates, S slots, H and W of the image.
 """
@@ -28,30 +28,30 @@ BackboneKind = Literal["plain", "efficientnet-lite0"]
 PRIOR_LOGIT = math.log(0.01 / 0.99)
 """Initial objectness, 0.01 as a probability (Lin et al. 2017, RetinaNet, section 4.1)."""
 NUM_CANDIDATES = 128
-"""Best cells of an image that look at one another. A large polyp takes dozens of them."""
+"""Number of best cells of an image that become candidates. A large polyp takes dozens of them."""
 EXCLUSION_ROUNDS = 5
-"""How often candidates look anew at one another: one that is excluded excludes no other."""
+"""Rounds of the exclusion. They make an excluded candidate stop excluding others."""
 LARGEST_REACH = 6.0
 """Bound on the exponent of a predicted reach, so that an untrained box stays finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What decides a detector's shape; stored in its checkpoint."""
+    """Settings of a detector's architecture; stored in its checkpoint."""
 
     kind: ModelKind
     num_slots: int
     """Boxes in the output: 1 for tiny, the warehouse's max_boxes for big."""
     widths: tuple[int, ...]
     depths: tuple[int, ...]
-    """Residual blocks at each stride from 4; of efficientnet-lite0 the blocks that are frozen, and
-    those that are trained after them."""
+    """Residual blocks at each stride from 4; for efficientnet-lite0 the number of frozen blocks and
+    of trained blocks after them."""
     num_levels: int
-    """How many of the deepest maps the pyramid and the heads use."""
+    """Number of deepest maps that the pyramid and the heads use."""
     neck: int
     """Channels of the pyramid and the heads."""
     backbone: BackboneKind = "plain"
-    """efficientnet-lite0 has a stem of its own, and takes ImageNet weights."""
+    """Kind of backbone; efficientnet-lite0 has its own stem, and ImageNet weights."""
     expansion: float = 1.0
     """Channels inside a residual block of the plain backbone, as a share of those around it."""
 
@@ -71,7 +71,7 @@ def config_from_json(value: dict[str, Any]) -> ModelConfig:
 def default_config(
     kind: ModelKind, *, max_boxes: int, backbone: BackboneKind = "plain"
 ) -> ModelConfig:
-    """Return the shape of TinyDet or BigDet for a warehouse of `max_boxes`.
+    """Return the architecture of TinyDet or BigDet for a warehouse of `max_boxes`.
 
     TinyDet has the plain backbone only.
     """
@@ -99,40 +99,40 @@ def default_config(
 
 
 class DenseOutput(NamedTuple):
-    """What every cell proposes."""
+    """Proposals of all cells."""
 
     objectness_logits: Tensor
-    """[B,N], before the sigmoid: is there a polyp, and how well does the box fit?"""
+    """[B,N] scores before the sigmoid, for a polyp whose box fits."""
     boxes_xyxy: Tensor
-    """[B,N,4] normalised to the image; may leave 0..1."""
+    """[B,N,4] normalized to the image; may leave 0..1."""
     cells_xy: Tensor
-    """[N,2] cell centres normalised to the image."""
+    """[N,2] cell centers normalized to the image."""
     cell_sizes: Tensor
-    """[N,2] cell width and height normalised to the image."""
+    """[N,2] cell widths and heights normalized to the image."""
 
 
 class Candidates(NamedTuple):
-    """The cells that may become slots."""
+    """Cells that may become slots."""
 
     cells: Tensor
-    """[B,K] int64, which cells they are, by falling objectness."""
+    """[B,K] int64 numbers of the cells, by falling objectness."""
     logits: Tensor
-    """[B,K] after exclusion, before the sigmoid: is it the one box of a polyp?"""
+    """[B,K] scores after exclusion, before the sigmoid, for the one box of a polyp."""
 
 
 class SlotOutput(NamedTuple):
-    """The detector's answer."""
+    """Output of the detector."""
 
     logits: Tensor
-    """[B,S], falling."""
+    """[B,S] scores before the sigmoid, falling."""
     boxes_xyxy: Tensor
-    """[B,S,4] normalised to the image, inside 0..1."""
+    """[B,S,4] normalized to the image, inside 0..1."""
 
 
 class LevelHead(nn.Module):
-    """What is at each cell of one level: objectness, and the reach to the four sides.
+    """Predicts the objectness of each cell of a level, and the reach to the four sides of its box.
 
-    The reach is FCOS's (Tian et al. 2019).
+    The reach is that of FCOS (Tian et al. 2019).
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:
@@ -140,7 +140,7 @@ class LevelHead(nn.Module):
         self.tower = nn.Sequential(ConvUnit(in_channels, channels), ConvUnit(channels, channels))
         self.predict = nn.Conv2d(channels, 5, 1)
         nn.init.normal_(self.predict.weight, std=0.01)
-        # Polyps of real frames span several cells: begin with boxes of about 4 x 4.
+        # Polyps of real frames span several cells: the first boxes have about 4 x 4.
         self.predict.bias = nn.Parameter(torch.tensor([PRIOR_LOGIT, 0.7, 0.7, 0.7, 0.7]))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -150,18 +150,18 @@ class LevelHead(nn.Module):
 
 
 class Exclusion(nn.Module):
-    """How much less a candidate is worth beside a better one that shows the same polyp.
+    """Lowers the score of a candidate that has a better one on the same polyp beside it.
 
-    A module that looks at pairs of candidates and learns by exclusive matching takes the place of
-    non-maximum suppression (relation networks, Hu et al. 2018, section 4.3). Two boxes belong to
-    the same polyp as far as their IoU says so, by a logistic function; a candidate loses by the
-    best of the better ones, unless that is itself excluded. Five numbers, all learned; selectors
-    that saw features, and pairs of scores beside the IoU, did worse (dev/lab_log.md).
+    It compares pairs of candidates and learns by exclusive matching, instead of non-maximum
+    suppression (relation networks, Hu et al. 2018, section 4.3). A logistic function of the IoU
+    estimates whether two boxes belong to the same polyp. A candidate loses by the strongest of the
+    better ones, unless that one is itself excluded. All five numbers are learned. Selectors that
+    saw features, and pairs of scores beside the IoU, did worse (dev/lab_log.md).
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # Begin near where trainings end.
+        # The values are near those at the end of trainings.
         self.iou_logarithmic_slope = nn.Parameter(torch.tensor(math.log(12.0)))
         self.iou_middle = nn.Parameter(torch.tensor(0.75))
         self.logarithmic_strength = nn.Parameter(torch.tensor(math.log(7.0)))
@@ -172,7 +172,7 @@ class Exclusion(nn.Module):
         """Map logits [B,K], falling, and boxes [B,K,4] to logits [B,K] after exclusion."""
         iou = pairwise_iou(boxes_xyxy, boxes_xyxy)
         same = torch.sigmoid(self.iou_logarithmic_slope.exp() * (iou - self.iou_middle))
-        # Only a better one excludes: row by column, the columns before.
+        # Only better candidates exclude, which are the columns before a row's own.
         loss = (self.logarithmic_strength.exp() * same).tril(-1)
         excluded = torch.zeros_like(logits)
         for _ in range(EXCLUSION_ROUNDS):
@@ -193,27 +193,23 @@ class SlotDetector(nn.Module):
             )
         else:
             self.backbone = EfficientNetLite0(config.depths)
-        # One slot needs no fine map: TinyDet reads the stride-16 level, which has seen them all.
+        # One slot needs no fine map: TinyDet reads the stride-16 level, which includes the others.
         self.num_read_levels = 1 if config.kind == "tiny" else config.num_levels
         self.pyramid = FeaturePyramid(
             config.widths[-config.num_levels :],
             out_channels=config.neck,
             num_levels=self.num_read_levels,
         )
-        # A head per level: sharing one would share its batch normalisation, whose running
-        # statistics then fit no level. Of several levels the finest has half the channels, since
+        # A head per level: a shared one would share its batch normalization, whose running
+        # statistics then fit no level. The finest of several levels has half the channels, because
         # it has most of the cells.
         finest = config.neck if self.num_read_levels == 1 else config.neck // 2
         widths = [finest] + [config.neck] * (self.num_read_levels - 1)
         self.heads = nn.ModuleList(LevelHead(config.neck, width) for width in widths)
         self.exclusion = Exclusion() if config.kind == "big" else None
 
-    def _features(self, images: Tensor) -> list[Tensor]:
-        levels: list[Tensor] = self.pyramid(self.backbone(images)[-self.config.num_levels :])
-        return levels
-
     def _cells(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        centres, sizes = [], []
+        centers, sizes = [], []
         for features in maps:
             height, width = features.shape[2:]
             y, x = torch.meshgrid(
@@ -221,19 +217,15 @@ class SlotDetector(nn.Module):
                 (torch.arange(width, device=features.device) + 0.5) / width,
                 indexing="ij",
             )
-            centre = torch.stack([x, y], dim=-1).reshape(-1, 2)
-            centres.append(centre)
-            sizes.append(torch.tensor([1 / width, 1 / height]).to(centre).expand_as(centre))
-        return torch.cat(centres), torch.cat(sizes)
+            center = torch.stack([x, y], dim=-1).reshape(-1, 2)
+            centers.append(center)
+            sizes.append(torch.tensor([1 / width, 1 / height]).to(center).expand_as(center))
+        return torch.cat(centers), torch.cat(sizes)
 
     def dense(self, images: Tensor) -> DenseOutput:
         """Map float images [B,3,H,W] in 0..1 to the proposals of all cells, fine levels first."""
-        maps = self._features(images)
+        maps: list[Tensor] = self.pyramid(self.backbone(images)[-self.config.num_levels :])
         raw = [head(features) for head, features in zip(self.heads, maps, strict=True)]
-        return self._proposals(maps, raw)
-
-    def _proposals(self, maps: list[Tensor], raw: list[Tensor]) -> DenseOutput:
-        """Decode the heads' raw predictions."""
         cells_xy, cell_sizes = self._cells(maps)
         flat = torch.cat([prediction.flatten(2) for prediction in raw], dim=2).float()
         reach = flat[:, 1:].clamp(max=LARGEST_REACH).exp().transpose(1, 2)
@@ -251,9 +243,9 @@ class SlotDetector(nn.Module):
         return self.select(self.dense(images))
 
     def candidates(self, proposals: DenseOutput) -> Candidates:
-        """Choose the best cells and let them exclude one another, if the model has an exclusion.
+        """Choose the best cells, and apply the exclusion if the model has one.
 
-        The gradient of the logits reaches the exclusion only.
+        The gradient of the logits reaches only the exclusion.
         """
         objectness = proposals.objectness_logits.detach()
         wanted = 1 if self.exclusion is None else max(NUM_CANDIDATES, self.config.num_slots)
@@ -277,15 +269,15 @@ class SlotDetector(nn.Module):
 
 
 def _rows(boxes_xyxy: Tensor, cells: Tensor) -> Tensor:
-    """Take the boxes [B,K,4] of cells [B,K]."""
+    """Return the boxes [B,K,4] of cells [B,K]."""
     return boxes_xyxy.gather(1, cells[..., None].expand(-1, -1, 4))
 
 
 def _voted_boxes(chosen_xyxy: Tensor, proposals: DenseOutput) -> Tensor:
-    """Let every cell that sees the same polyp vote on the box of the cell that speaks for it.
+    """Return [B,S,4]: the mean of all boxes, weighted by objectness^2 * IoU^8 with the chosen one.
 
-    Returns [B,S,4]: the mean of all boxes, weighted by objectness^2 * IoU^8 with the chosen one
-    (weighted boxes fusion, Solovyev et al. 2021, with the IoU in place of a threshold).
+    All cells that see the same polyp thus vote on its box (weighted boxes fusion, Solovyev et al.
+    2021, with the IoU instead of a threshold).
     """
     overlap = pairwise_iou(chosen_xyxy, proposals.boxes_xyxy)
     for _ in range(3):

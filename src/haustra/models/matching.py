@@ -1,9 +1,9 @@
-"""Which cell answers for which ground-truth box.
+"""Matching of cells and labeled boxes.
 
-`match_greedy` gives every box a cell of its own (exclusive, globally ordered by quality).
-`match_top_cells` gives every box its ten best cells, for the dense head.
+`match_greedy` gives every box its own cell (exclusive, globally ordered by quality).
+`match_top_cells` gives every box its best cells, for the dense heads.
 
-Shapes: B batch, N cells, M ground-truth boxes (padded).
+Shapes: B batch, N cells, M labeled boxes (padded).
 """
 
 import torch
@@ -28,7 +28,7 @@ def pairwise_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
 def candidate_cells(
     cells_xy: Tensor, cell_sizes: Tensor, boxes_xyxy: Tensor, *, least_width_cells: float
 ) -> Tensor:
-    """Return which cells may answer for a box: their center lies in it.
+    """Return which cells may match a box: those whose center lies in it.
 
     Args:
         cells_xy: [N,2] centers of the cells.
@@ -53,10 +53,10 @@ def match_quality(
     """Return the quality of every pair of cell and box, [B,N,M], -1 where a pair cannot match.
 
     Args:
-        logits: [B,N].
-        iou: [B,N,M], from `pairwise_iou`.
-        possible: [B,N,M] bool, the candidates among real boxes.
-        powers: how score and IoU combine.
+        logits: [B,N] scores before the sigmoid.
+        iou: [B,N,M] result of `pairwise_iou`.
+        possible: [B,N,M] bool, pairs that may match.
+        powers: Exponents of score and IoU.
     """
     quality = logits.sigmoid()[:, :, None] ** powers.score * iou**powers.iou
     return quality.masked_fill(~possible, -1.0)
@@ -69,8 +69,8 @@ def match_greedy(quality: Tensor) -> Tensor:
         quality: [B,N,M]; a negative value forbids the pair.
 
     Returns:
-        [B,M] int64, the cell of each box, -1 where none is left for it. No two boxes of an image
-        share a cell.
+        [B,M] int64, the cell of each box, or -1 where none is left. No two boxes of an image share
+        a cell.
     """
     batch, num_cells, num_boxes = quality.shape
     left = quality.clone()
@@ -79,7 +79,7 @@ def match_greedy(quality: Tensor) -> Tensor:
     for _ in range(num_boxes):
         best, flat = left.reshape(batch, num_cells * num_boxes).max(dim=1)
         cell, box = flat // num_boxes, flat % num_boxes
-        # Without a choice of rows, for which a GPU would have to wait.
+        # A boolean index of rows would make a GPU wait for their number.
         matched[rows, box] = torch.where(best >= 0, cell, matched[rows, box])
         left[rows, cell, :] = -1.0
         left[rows, :, box] = -1.0
@@ -94,7 +94,7 @@ def match_top_cells(quality: Tensor, *, num_top_cells: int) -> tuple[Tensor, Ten
         num_top_cells: Cells that each box gets at most.
 
     Returns:
-        [B,N] int64 box of each cell, and [B,N] bool whether it has one.
+        [B,N] int64, the box of each cell, and [B,N] bool, true where it has one.
     """
     count = min(num_top_cells, quality.shape[1])
     threshold = quality.topk(count, dim=1).values[:, -1:]

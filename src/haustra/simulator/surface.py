@@ -116,7 +116,7 @@ def _relief(*, wavelengths_px: tuple[float, float], rng: np.random.Generator) ->
     layers = [
         noise_tile(TILE_PX, wavelengths_px=wavelengths_px, slope=0.7, rng=rng) for _ in range(2)
     ]
-    # The third layer is a mix of the first two, which saves a third of the time.
+    # The third layer is a mix of the first two.
     return np.stack([*layers, np.roll(layers[0] + layers[1], 341, axis=0) * 0.7], axis=-1)
 
 

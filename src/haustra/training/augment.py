@@ -1,14 +1,14 @@
-"""Augmentation for little endoscopic data, image by image, on uint8.
+"""Augmentation for small endoscopic datasets, image by image, on uint8.
 
 A colonoscope has no up, so flips and quarter turns give frames as real as the source. Scale, shift
-and mosaics change where and how large polyps are; pasted polyps change what is around them;
-colour, exposure, blur, noise, compression, speculars and text are what differs between scopes and
-hospitals. Near the end of a training LIGHT augmentation brings back the statistics of real frames.
+and mosaics change the place and the size of polyps; pasted polyps change their surroundings. Color,
+exposure, blur, noise, compression, specular reflections and text differ between scopes and
+hospitals.
 
-All geometry is affine and applied once, to pixels and to boxes alike. Everything is a function of
-the sample's own random generator, so workers cannot change it.
+All geometry is affine and applied once, to pixels and to boxes alike. All randomness comes from the
+sample's own generator, so that the number of workers has no effect.
 
-Shapes: B batch, M boxes, H and W of the image. Coordinates are pixels: a pixel's centre is at +0.5.
+Shapes: B batch, M boxes, H and W of the image. Coordinates are pixels: a pixel's center is at +0.5.
 """
 
 import math
@@ -27,22 +27,24 @@ from haustra.warehouse.dataset import Batch
 
 Image = NDArray[np.uint8]
 Boxes = NDArray[np.float64]
+Window = tuple[int, int, int, int]
+"""Part of an image, x0, y0, x1, y1 in pixels."""
 ReadSample = Callable[[int], tuple[Image, Boxes]]
-"""From a sample's number to its image [H,W,3] and its boxes [N,4] in pixels."""
+"""Maps a sample's number to its image [H,W,3] and its boxes [N,4] in pixels."""
 
-GREY = (0.299, 0.587, 0.114)
+GRAY = (0.299, 0.587, 0.114)
 """Luma weights of RGB (ITU-R BT.601)."""
 
 
 def mix_strengths(
     first: AugmentStrength, second: AugmentStrength, *, share: float
 ) -> AugmentStrength:
-    """Return the strength between two, all but the ranges; these are the first's.
+    """Return the strength between two; the ranges are those of the first.
 
     Args:
-        first: at share 0.
-        second: at share 1.
-        share: how much of the second, 0..1.
+        first: Strength at share 0.
+        second: Strength at share 1.
+        share: Share of the second, 0..1.
     """
     values = asdict(first)
     for name, end in asdict(second).items():
@@ -54,14 +56,14 @@ def mix_strengths(
 def _random_affine(
     rng: np.random.Generator,
     *,
-    source_centre_xy: NDArray[np.float64],
-    target_centre_xy: NDArray[np.float64],
+    source_center_xy: NDArray[np.float64],
+    target_center_xy: NDArray[np.float64],
     zoom: float,
     stretch: float,
     may_turn: bool,
     angle_deg: float = 0.0,
 ) -> NDArray[np.float64]:
-    """Return [2,3] from source to target pixels: a flip, a quarter turn, a zoom and an angle."""
+    """Return a random map [2,3] from source to target pixels: flip, quarter turn, zoom, angle."""
     flip = rng.choice([-1.0, 1.0], size=2)
     aspect = math.exp(rng.uniform(-stretch, stretch) / 2)
     linear = np.diag(flip * zoom * np.array([aspect, 1 / aspect]))
@@ -70,18 +72,20 @@ def _random_affine(
     if angle_deg:
         cosine, sine = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
         linear = np.array([[cosine, -sine], [sine, cosine]]) @ linear
-    return np.column_stack([linear, target_centre_xy - linear @ source_centre_xy])
+    return np.column_stack([linear, target_center_xy - linear @ source_center_xy])
 
 
-def _warp(image: Image, affine: NDArray[np.float64], *, size_wh: tuple[int, int]) -> Image:
-    """Resample an image by an affine map of pixel coordinates."""
-    # OpenCV counts from the centre of the first pixel.
+def _warp(image: Image, affine: NDArray[np.float64], *, window_px: Window) -> Image:
+    """Resample an image by an affine map of pixel coordinates, and return the window of it."""
+    x0, y0, x1, y1 = window_px
     moved = affine.copy()
+    moved[:, 2] -= (x0, y0)
+    # OpenCV counts from the center of the first pixel.
     moved[:, 2] += affine[:, :2] @ [0.5, 0.5] - 0.5
     warped: Image = cv2.warpAffine(  # type: ignore[assignment]
         image,
         moved,
-        size_wh,
+        (x1 - x0, y1 - y0),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=(PAD_VALUE,) * 3,
@@ -93,19 +97,19 @@ def move_boxes(
     boxes_px: Boxes,
     affine: NDArray[np.float64],
     *,
-    window_px: tuple[int, int, int, int],
+    window_px: Window,
     strength: AugmentStrength,
 ) -> Boxes:
-    """Map boxes [N,4] by an affine, and clip them to the window.
+    """Map boxes [N,4] by an affine, clip them to the window, and drop those with too little left.
 
-    A polyp is taken for the ellipse in its box, so a turned box is that of the turned ellipse: half
-    its width is the root of the summed squares of the half axes' shares in x. Exact for what keeps
-    boxes upright. Boxes of which too little is left are dropped.
+    A turned box is that of the turned ellipse in the box, which resembles a polyp: half its width
+    is the root of the summed squares of the half axes' shares in x. Maps that keep boxes upright
+    are exact.
     """
-    centre = (boxes_px[:, :2] + boxes_px[:, 2:]) / 2 @ affine[:, :2].T + affine[:, 2]
+    center = (boxes_px[:, :2] + boxes_px[:, 2:]) / 2 @ affine[:, :2].T + affine[:, 2]
     half = (boxes_px[:, 2:] - boxes_px[:, :2]) / 2
     half = np.sqrt(half**2 @ (affine[:, :2] ** 2).T)
-    moved = np.concatenate([centre - half, centre + half], axis=1)
+    moved = np.concatenate([center - half, center + half], axis=1)
     x0, y0, x1, y1 = window_px
     clipped: Boxes = np.clip(moved, [x0, y0, x0, y0], [x1, y1, x1, y1])
     side = clipped[:, 2:] - clipped[:, :2]
@@ -127,8 +131,8 @@ def _single(
         angle_deg = rng.uniform(-strength.turn_deg, strength.turn_deg)
     affine = _random_affine(
         rng,
-        source_centre_xy=size / 2,
-        target_centre_xy=size * (0.5 + rng.uniform(-strength.shift, strength.shift, size=2)),
+        source_center_xy=size / 2,
+        target_center_xy=size * (0.5 + rng.uniform(-strength.shift, strength.shift, size=2)),
         zoom=math.exp(rng.uniform(*np.log(strength.scale))),
         stretch=strength.stretch,
         may_turn=width == height,
@@ -136,7 +140,7 @@ def _single(
     )
     window = (0, 0, width, height)
     moved = move_boxes(boxes, affine, window_px=window, strength=strength)
-    return _warp(image, affine, size_wh=(width, height)), moved
+    return _warp(image, affine, window_px=window), moved
 
 
 def _mosaic(
@@ -149,38 +153,32 @@ def _mosaic(
 ) -> tuple[Image, Boxes]:
     """Put four samples around a random corner (Bochkovskiy et al. 2020, YOLOv4)."""
     others = partners[rng.integers(len(partners), size=3)]
-    canvas: Image | None = None
-    boxes: list[Boxes] = []
     split = rng.uniform(0.35, 0.65, size=2)
-    for position, chosen in enumerate(rng.permutation([index, *others])):
-        image, own = read(int(chosen))
-        height, width = image.shape[:2]
-        if canvas is None:
-            canvas = np.empty_like(image)
-        middle_x, middle_y = round(split[0] * width), round(split[1] * height)
+    parts = [read(int(chosen)) for chosen in rng.permutation([index, *others])]
+    canvas = np.empty_like(parts[0][0])
+    height, width = canvas.shape[:2]
+    size = np.array([width, height], dtype=np.float64)
+    middle_x, middle_y = round(split[0] * width), round(split[1] * height)
+    moved: list[Boxes] = []
+    for position, (image, boxes) in enumerate(parts):
         x0, x1 = ((0, middle_x), (middle_x, width))[position % 2]
         y0, y1 = ((0, middle_y), (middle_y, height))[position // 2]
-        size = np.array([width, height], dtype=np.float64)
         affine = _random_affine(
             rng,
-            source_centre_xy=size * (0.5 + rng.uniform(-strength.shift, strength.shift, size=2)),
-            target_centre_xy=np.array([x0 + x1, y0 + y1]) / 2,
+            source_center_xy=size * (0.5 + rng.uniform(-strength.shift, strength.shift, size=2)),
+            target_center_xy=np.array([x0 + x1, y0 + y1]) / 2,
             zoom=rng.uniform(*strength.mosaic_scale),
             stretch=strength.stretch,
             may_turn=width == height,
         )
-        inside = affine.copy()
-        inside[:, 2] -= (x0, y0)
-        canvas[y0:y1, x0:x1] = _warp(image, inside, size_wh=(x1 - x0, y1 - y0))
         window = (x0, y0, x1, y1)
-        boxes.append(move_boxes(own, affine, window_px=window, strength=strength))
-    if canvas is None:
-        raise AssertionError("a mosaic has four parts")
-    return canvas, np.concatenate(boxes)
+        canvas[y0:y1, x0:x1] = _warp(image, affine, window_px=window)
+        moved.append(move_boxes(boxes, affine, window_px=window, strength=strength))
+    return canvas, np.concatenate(moved)
 
 
 def _overlap_share(box_px: NDArray[np.float64], boxes_px: Boxes) -> float:
-    """Return the largest share of any box (either side) that the overlap with `box_px` covers."""
+    """Return the largest overlap of `box_px` with a box, as a share of the smaller of the two."""
     if not len(boxes_px):
         return 0.0
     side = np.minimum(boxes_px[:, 2:], box_px[2:]) - np.maximum(boxes_px[:, :2], box_px[:2])
@@ -212,22 +210,22 @@ def _paste_polyp(
     if (2 * half < 8).any():
         return image, boxes
     for _ in range(10):
-        centre = rng.uniform(half, np.maximum(np.array([width, height]) - half, half + 1))
+        center = rng.uniform(half, np.maximum(np.array([width, height]) - half, half + 1))
         affine = _random_affine(
             rng,
-            source_centre_xy=(box[:2] + box[2:]) / 2,
-            target_centre_xy=centre,
+            source_center_xy=(box[:2] + box[2:]) / 2,
+            target_center_xy=center,
             zoom=zoom,
             stretch=0.0,
             may_turn=True,
         )
-        window_px = (0, 0, width, height)
-        placed = move_boxes(box[None], affine, window_px=window_px, strength=strength)
+        whole = (0, 0, width, height)
+        placed = move_boxes(box[None], affine, window_px=whole, strength=strength)
         if len(placed) and _overlap_share(placed[0], boxes) < 0.05:
             break
     else:
         return image, boxes
-    # Full inside the polyp's ellipse, fading over a margin of its surroundings.
+    # Opaque inside the polyp's ellipse, fading over a margin of its surroundings.
     middle, radius = (placed[0, :2] + placed[0, 2:]) / 2, (placed[0, 2:] - placed[0, :2]) / 2
     fade_px = max(1.0, 0.08 * radius.min())
     margin = 3 * fade_px + 0.05 * radius
@@ -245,11 +243,9 @@ def _paste_polyp(
         cv2.FILLED,
     )
     mask = cv2.GaussianBlur(window, (0, 0), fade_px)[..., None]
-    inside = affine.copy()
-    inside[:, 2] -= (x0, y0)
-    polyp = _warp(donor, inside, size_wh=(x1 - x0, y1 - y0)).astype(np.float32)
+    polyp = _warp(donor, affine, window_px=(x0, y0, x1, y1)).astype(np.float32)
     place = image[y0:y1, x0:x1]
-    # The donor's light differs: bring its mean colour halfway to that of the place.
+    # The donor's light differs: its mean color moves halfway to that of the place.
     solid = window > 0
     if solid.any():
         polyp += 0.5 * (place[solid].mean(axis=0) - polyp[solid].mean(axis=0))
@@ -274,7 +270,7 @@ def draw_color_change(strength: AugmentStrength, rng: np.random.Generator) -> Co
 
     gain = factor(strength.gain) * factor(strength.channel_gain, 3)
     contrast, saturation = factor(strength.gain), factor(strength.gain)
-    mix = contrast * (saturation * np.eye(3) + (1 - saturation) * np.asarray(GREY))
+    mix = contrast * (saturation * np.eye(3) + (1 - saturation) * np.asarray(GRAY))
     return ColorChange(gain, contrast, mix)
 
 
@@ -291,7 +287,7 @@ def _recolor(image: Image, *, strength: AugmentStrength, rng: np.random.Generato
 
 
 def _blur(image: Image, rng: np.random.Generator) -> Image:
-    """Defocus, or the camera's motion along a line."""
+    """Blur by defocus, or by the camera's motion along a line."""
     if rng.random() < 0.5:
         return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 2.0))  # type: ignore[return-value]
     length = int(rng.integers(3, 10))
@@ -300,7 +296,7 @@ def _blur(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _noise(image: Image, rng: np.random.Generator) -> Image:
-    """Sensor noise; coarser than a pixel half of the time, as after scaling."""
+    """Add sensor noise; half of the time it is coarser than a pixel, as after scaling."""
     height, width = image.shape[:2]
     scale = int(rng.integers(1, 3))
     noise = rng.standard_normal((height // scale, width // scale, 3), dtype=np.float32)
@@ -314,16 +310,16 @@ def _compress(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _add_speculars(image: Image, rng: np.random.Generator) -> Image:
-    """Saturated reflections of the light on wet mucosa: a cluster of small bright ellipses."""
+    """Add a cluster of small bright ellipses, such as light reflected by wet mucosa."""
     height, width = image.shape[:2]
     mask = np.zeros((height, width), dtype=np.uint8)
     cluster = rng.uniform(0.15, 0.85, size=2) * (width, height)
     for _ in range(int(rng.integers(2, 12))):
-        centre = cluster + rng.normal(scale=0.08, size=2) * (width, height)
+        center = cluster + rng.normal(scale=0.08, size=2) * (width, height)
         axes = np.maximum(1, rng.uniform(0.003, 0.02, size=2) * max(width, height))
         cv2.ellipse(
             mask,
-            np.rint(centre).astype(int).tolist(),
+            np.rint(center).astype(int).tolist(),
             np.rint(axes).astype(int).tolist(),
             rng.uniform(0, 180),
             0,
@@ -336,7 +332,7 @@ def _add_speculars(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _add_text(image: Image, rng: np.random.Generator) -> Image:
-    """Draw what a processor writes on the screen: characters, or an inset square in a corner."""
+    """Draw an overlay of a video processor: characters, or an inset square in a corner."""
     height, width = image.shape[:2]
     drawn = image.copy()
     if rng.random() < 0.5:
@@ -365,11 +361,11 @@ def augment_sample(
     """Augment one sample.
 
     Args:
-        read: gives the sample and its partners.
-        index: the sample.
-        partners: numbers of the samples that mosaics and pasted polyps may take.
-        strength: how far and how often.
-        rng: the only source of randomness.
+        read: Reads the sample and its partners.
+        index: Number of the sample.
+        partners: Numbers of the samples that mosaics and pasted polyps may take.
+        strength: Strength of the augmentation.
+        rng: The only source of randomness.
 
     Returns:
         An image [H,W,3] of the same size, and its boxes [N,4] in its pixels.
@@ -403,7 +399,7 @@ def resized(read: ReadSample, *, size_wh: tuple[int, int]) -> ReadSample:
         height, width = image.shape[:2]
         if size_wh == (width, height):
             return image, boxes
-        # At most about half the side, where this is as good as the mean of areas, and faster.
+        # The side shrinks at most to about half, where this is as good as averaging, and faster.
         smaller: Image = cv2.resize(image, size_wh, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
         return smaller, boxes * np.tile(np.array(size_wh) / (width, height), 2)
 
@@ -411,10 +407,10 @@ def resized(read: ReadSample, *, size_wh: tuple[int, int]) -> ReadSample:
 
 
 def batch_samples(samples: list[tuple[Image, Boxes]]) -> Batch:
-    """Put samples side by side, boxes normalised and padded to the most that any has (at least 1).
+    """Stack samples, with boxes normalized and padded to the largest number of boxes (at least 1).
 
     Args:
-        samples: images [H,W,3] of one size with boxes [N,4] in pixels.
+        samples: Images [H,W,3] of one size with boxes [N,4] in pixels.
     """
     images = np.stack([image for image, _ in samples])
     height, width = images.shape[1:3]

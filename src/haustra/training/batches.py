@@ -26,7 +26,7 @@ from haustra.warehouse.order import EpochOrder
 
 Item = TypeVar("Item")
 WaitedBatch = tuple[tuple[NDArray[np.int64], Batch | DeviceBatch], float]
-"""The numbers of a batch's samples, the samples, and the seconds that they were waited for."""
+"""Sample numbers and samples of a batch, and the seconds that a step waited for it."""
 
 MAX_WORKERS = 8
 
@@ -45,11 +45,11 @@ def epoch_augmentation(
     """Return how to augment an epoch.
 
     Args:
-        recipe: the recipe of the training.
-        size_wh: size of the stored images.
-        done: share of the training (0..1) that is done when the epoch begins.
-        epoch: counted from 0.
-        halfway: the same for its middle; 1 gives images of the stored size.
+        recipe: The recipe of the training.
+        size_wh: Size of the stored images.
+        done: Share of the training (0..1) that is done at the start of the epoch.
+        epoch: The epoch, counted from 0.
+        halfway: Share that is done in the middle of the epoch; 1 gives images of the stored size.
     """
     settings, growth = recipe.augmentation, recipe.growth
     if done >= 1 - settings.light_share:
@@ -85,16 +85,16 @@ def training_batches(
 ) -> Generator[tuple[NDArray[np.int64], Batch], None, None]:
     """Yield the sample numbers and the samples of each batch of an epoch.
 
-    A function of the split, the order, `seed`, `epoch` and `augmentation` alone.
+    The result depends on the split, the order, `seed`, `epoch` and `augmentation` alone.
 
     Args:
-        split: the training split.
-        order: of its samples in this epoch.
-        batch_size: samples at a time.
-        seed: of the training.
-        epoch: counted from 0.
-        augmentation: strength and size; None gives the samples as they are stored.
-        first_batch: batches to leave out at the beginning.
+        split: The training split.
+        order: Order of its samples in this epoch.
+        batch_size: Samples in a batch; the last one may have fewer.
+        seed: Seed of the training.
+        epoch: The epoch, counted from 0.
+        augmentation: Strength and size; None gives the samples as they are stored.
+        first_batch: Batches to leave out at the beginning.
     """
     width, height = split.manifest.target_size_wh
 
@@ -128,7 +128,7 @@ def training_batches(
 
 
 def with_waits(items: Generator[Item, None, None]) -> Generator[tuple[Item, float], None, None]:
-    """Yield each item with the seconds that it was waited for; close `items` in the end."""
+    """Yield each item with the seconds of waiting for it; close `items` in the end."""
     with closing(items):
         while True:
             started = time.perf_counter()

@@ -73,8 +73,8 @@ class TrainConfig:
     model: Literal["tiny", "big"] = "tiny"
     """tiny finds one box per image, big up to --max-boxes."""
     backend: BackendFlag | None = None
-    """Hardware that computes: ndarray is PyTorch on the CPU, cuda and mps on a GPU, wgpu any
-    vendor's GPU, auto the best available; the default is HAUSTRA_BACKEND's value, else ndarray."""
+    """Where to compute: cpu (alias ndarray), cuda, mps, wgpu (any vendor's GPU, experimental), or
+    auto, the best that is available; by default the value of HAUSTRA_BACKEND, or else cpu."""
     epochs: int | None = None
     """Passes over the training split; 60 unless --time-budget is given."""
     time_budget: str | None = None
@@ -276,7 +276,5 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values, paths as text."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {
-            name: str(value) if isinstance(value, Path) else settings_to_json(value)
-            for name, value in values.items()
-        }
+        texts = {name: str(value) for name, value in values.items() if isinstance(value, Path)}
+        return values | texts | {"recipe": settings_to_json(self.recipe)}

@@ -1,11 +1,11 @@
 """The part of augmentation that touches every pixel of every image, on the GPU that trains.
 
-Colour, speculars, blur and noise, with the ranges and chances of `haustra.training.augment`. What
-needs the sources (scale, mosaics, pasted polyps) or OpenCV's own (text, compression) stays on the
-CPU, so a CPU thread has less to do for each image.
+Color, specular reflections, blur and noise have the ranges and chances of
+`haustra.training.augment`. Changes that need other samples (mosaics, pasted polyps) or OpenCV
+(scale, text, compression) stay on the CPU.
 
-What happens to a sample is a function of its own random generator; only the grain of the noise
-comes from the device's. Shapes: B batch, H and W of the image.
+All randomness comes from the sample's own generator, except the grain of the noise, which comes
+from the device's. Shapes: B batch, K changed images, H and W of the image.
 """
 
 import math
@@ -25,15 +25,15 @@ from haustra.training.recipe import AugmentStrength
 from haustra.training.upload import DeviceBatch
 
 BLUR_SIDE = 13
-"""Of the blur kernels: three times the largest sigma to both sides."""
+"""Side of the blur kernels: three times the largest sigma to both sides."""
 MAX_SIGMA_PX = 2.0
 MAX_SPECULARS = 11
 STREAM = 1
-"""Tells a sample's generator here from the one that `augment_sample` gets."""
+"""Part of the seed that makes a sample's generator here differ from that of `augment_sample`."""
 
 
 def without_pixels(strength: AugmentStrength) -> AugmentStrength:
-    """Return what is left for the CPU: the geometry, text and compression."""
+    """Return the strength that is left for the CPU: geometry, text and compression."""
     return replace(
         strength, gain=0.0, channel_gain=0.0, gamma=0.0, blur=0.0, noise=0.0, speculars=0.0
     )
@@ -67,11 +67,11 @@ def _add_speculars(pixels: Tensor, rngs: Sequence[np.random.Generator]) -> Tenso
     for row, rng in enumerate(rngs):
         cluster = rng.uniform(0.15, 0.85, size=2) * (width, height)
         count = int(rng.integers(2, MAX_SPECULARS + 1))
-        centres = cluster + rng.normal(scale=0.08, size=(count, 2)) * (width, height)
+        centers = cluster + rng.normal(scale=0.08, size=(count, 2)) * (width, height)
         axes = np.maximum(1, rng.uniform(0.003, 0.02, size=(count, 2)) * max(width, height))
         angles = rng.uniform(0, math.pi, size=count)
         edges = np.full(count, rng.uniform(0.6, 1.5))
-        ellipses[row, :count] = np.column_stack([centres, axes, angles, edges])
+        ellipses[row, :count] = np.column_stack([centers, axes, angles, edges])
     x0, y0, a, b, angle, softness = (
         values[..., None, None]
         for values in torch.from_numpy(ellipses).to(pixels.device).unbind(-1)
@@ -84,14 +84,14 @@ def _add_speculars(pixels: Tensor, rngs: Sequence[np.random.Generator]) -> Tenso
     along = (x - x0) * angle.cos() + (y - y0) * angle.sin()
     across = (y - y0) * angle.cos() - (x - x0) * angle.sin()
     reach = torch.sqrt((along / a.clamp(min=1)) ** 2 + (across / b.clamp(min=1)) ** 2)
-    # Roughly the distance to the edge in pixels; rows that are no ellipse have no axes.
+    # Roughly the distance to the edge in pixels; unused rows have no axes.
     outside_px = (reach - 1) * torch.minimum(a, b)
     glow = torch.sigmoid(-2 * outside_px / softness.clamp(min=0.1)) * (a > 0)
     return torch.maximum(pixels, 255 * glow.amax(dim=1, keepdim=True))
 
 
 def _blur_kernel(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return [BLUR_SIDE,BLUR_SIDE] of defocus, or of the camera's motion along a line."""
+    """Return a kernel of defocus, or of the camera's motion along a line."""
     if rng.random() >= 0.5:
         angle, length = rng.uniform(0, math.pi), int(rng.integers(3, 10))
         return motion_blur_kernel(length, angle=angle, side=BLUR_SIDE)
@@ -102,7 +102,7 @@ def _blur_kernel(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _blur(pixels: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
-    """Blur each of [K,3,H,W] by a kernel of its own."""
+    """Blur each of [K,3,H,W] by its own kernel."""
     kernels = torch.from_numpy(np.stack([_blur_kernel(rng) for rng in rngs])).to(pixels.device)
     count, channels, height, width = pixels.shape
     padded = functional.pad(pixels, (BLUR_SIDE // 2,) * 4, mode="reflect")
@@ -141,16 +141,16 @@ def disturb_pixels(
     rngs: Sequence[np.random.Generator],
     generator: torch.Generator,
 ) -> Tensor:
-    """Change colour, add speculars and noise, and blur, each image as its generator says.
+    """Change colors, and by chance add specular reflections, blur and noise.
 
     Args:
         images: uint8 [B,H,W,3] on any device.
-        strength: how far and how often.
-        rngs: of the samples.
-        generator: of the noise's grain, on the device.
+        strength: Strength of the augmentation.
+        rngs: Generators of the samples.
+        generator: Generator of the noise's grain, on the device.
 
     Returns:
-        uint8 [B,H,W,3] on the same device.
+        Changed images uint8 [B,H,W,3] on the same device.
     """
     pixels = _color(images.permute(0, 3, 1, 2).float(), strength=strength, rngs=rngs)
     for chance, change in (
@@ -160,7 +160,7 @@ def disturb_pixels(
     ):
         rows = [row for row, rng in enumerate(rngs) if rng.random() < chance]
         if rows:
-            # As an index that is copied once: the device need not wait to know how many there are.
+            # An index is copied once; a mask would make the CPU wait for the number of rows.
             index = torch.tensor(rows, device=images.device)
             pixels[index] = change(pixels[index], [rngs[row] for row in rows]).clamp(0, 255)
     return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
@@ -173,13 +173,13 @@ def disturbed_batches(
     seed: int,
     epoch: int,
 ) -> Generator[tuple[NDArray[np.int64], DeviceBatch], None, None]:
-    """Yield each batch with its pixels changed, on the device that it is on.
+    """Yield each batch with its pixels changed, on its device.
 
     Args:
-        batches: sample numbers with their samples; closed in the end.
-        strength: of the whole augmentation.
-        seed: of the training.
-        epoch: counted from 0.
+        batches: Sample numbers with their samples; closed in the end.
+        strength: Strength of the whole augmentation.
+        seed: Seed of the training.
+        epoch: The epoch, counted from 0.
     """
     with closing(batches):
         for indices, batch in batches:

@@ -1,4 +1,4 @@
-"""`haustra train --dry-run`: what a training would take, measured in a few steps of it."""
+"""`haustra train --dry-run`: time, memory and disk of a training, measured in a few steps of it."""
 
 import os
 import shutil
@@ -28,33 +28,79 @@ from haustra.training.training import Training
 from haustra.warehouse.dataset import Split
 
 NUM_STEPS = 4
-"""The first one is not timed: it also allocates what the others use again."""
+"""The first one is not timed: it also allocates memory that the others use again."""
 NUM_VALIDATION_IMAGES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What a training would take, as far as a few steps tell."""
+    """Predicted cost of a training."""
 
     num_parameters: int
     num_steps: int | None
-    """Optimiser steps; None where the time decides."""
+    """Optimizer steps; None where the time decides."""
     seconds_per_step: float
-    """Over the whole training: it begins with smaller images."""
+    """Mean over the whole training, which begins with smaller images."""
     training_s: float
-    """Of all steps, or the time budget."""
+    """Total training time, or the time budget."""
     validation_s: float
-    """Of all validations."""
+    """Total validation time."""
     peak_memory_bytes: int
-    """Of the process, with batches, validation and the warehouse's pages that it has mapped."""
+    """Peak of the process, with batches, validation and mapped pages of the warehouse."""
     available_memory_bytes: int | None
     disk_bytes: int
-    """Of the checkpoint and the saved states."""
+    """Size of the checkpoint and the saved states."""
     free_disk_bytes: int
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
+
+
+def dry_run(config: TrainConfig) -> DryRun:
+    """Make every check of a training, take a few steps, and write nothing.
+
+    Raises:
+        HaustraError: As from `train_detector`, or a folder cannot be written.
+    """
+    prepared = prepare_training(config)
+    config, growth = prepared.config, prepared.config.recipe.growth
+    _check_writable([config.checkpoint_path, config.run_folder, config.metrics_path])
+    keep_freed_memory()
+    # The steps are measured at the full size.
+    recipe = replace(config.recipe, growth=replace(growth, first_resolution=1.0))
+    training = Training(
+        replace(config, recipe=recipe), split=prepared.split, backend=prepared.backend
+    )
+    try:
+        seconds_per_step = median(_time_steps(training))
+        if training.images_grow:
+            seconds_per_step *= mean_share_of_pixels(growth)
+        one_validation_s = _time_validation(training, split=prepared.validation_split)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        seconds_per_step = None
+    if seconds_per_step is None:
+        # Only here is the memory of the failed step free again.
+        raise out_of_memory_error(training)
+    training_s = config.time_budget_s or (training.num_steps or 0) * seconds_per_step
+    num_epochs = training_s / (seconds_per_step * training.steps_per_epoch)
+    weights = training.average.model.state_dict().values()
+    checkpoint_bytes = sum(tensor.nbytes for tensor in weights)
+    state_bytes = sum(tensor.nbytes for tensor in training.state().tensors.values())
+    return DryRun(
+        num_parameters=count_parameters(training.model),
+        num_steps=training.num_steps,
+        seconds_per_step=seconds_per_step,
+        training_s=training_s,
+        validation_s=one_validation_s * -(-num_epochs // config.val_every),
+        peak_memory_bytes=peak_memory_bytes(),
+        available_memory_bytes=available_memory_bytes(),
+        # While the newest state is written, the two before it still exist.
+        disk_bytes=checkpoint_bytes + (NUM_KEPT + 1) * state_bytes,
+        free_disk_bytes=shutil.disk_usage(_first_existing(config.run_folder)).free,
+    )
 
 
 def _first_existing(path: Path) -> Path:
@@ -94,50 +140,3 @@ def _time_validation(training: Training, *, split: Split) -> float:
     started = time.monotonic()
     training.build_predictor()(images)
     return (time.monotonic() - started) * len(split) / len(images)
-
-
-def dry_run(config: TrainConfig) -> DryRun:
-    """Check everything that a training checks, take a few steps, and write nothing.
-
-    Raises:
-        HaustraError: as `train_detector`, and where a folder cannot be written.
-    """
-    prepared = prepare_training(config)
-    config = prepared.config
-    _check_writable([config.checkpoint_path, config.run_folder, config.metrics_path])
-    keep_freed_memory()
-    growth = config.recipe.growth
-    # The steps are measured at the full size.
-    recipe = replace(config.recipe, growth=replace(growth, first_resolution=1.0))
-    training = Training(
-        replace(config, recipe=recipe), split=prepared.split, backend=prepared.backend
-    )
-    try:
-        seconds_per_step = median(_time_steps(training))
-        if training.images_grow:
-            seconds_per_step *= mean_share_of_pixels(growth)
-        one_validation_s = _time_validation(training, split=prepared.validation_split)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        seconds_per_step = None
-    if seconds_per_step is None:
-        # Only here is the memory of the failed step free again.
-        raise out_of_memory_error(training)
-    training_s = config.time_budget_s or (training.num_steps or 0) * seconds_per_step
-    num_epochs = training_s / (seconds_per_step * training.steps_per_epoch)
-    weights = training.average.model.state_dict().values()
-    checkpoint_bytes = sum(tensor.nbytes for tensor in weights)
-    state_bytes = sum(tensor.nbytes for tensor in training.state().tensors.values())
-    return DryRun(
-        num_parameters=count_parameters(training.model),
-        num_steps=training.num_steps,
-        seconds_per_step=seconds_per_step,
-        training_s=training_s,
-        validation_s=one_validation_s * -(-num_epochs // config.val_every),
-        peak_memory_bytes=peak_memory_bytes(),
-        available_memory_bytes=available_memory_bytes(),
-        # While the newest state is written, the two before it are still there.
-        disk_bytes=checkpoint_bytes + (NUM_KEPT + 1) * state_bytes,
-        free_disk_bytes=shutil.disk_usage(_first_existing(config.run_folder)).free,
-    )

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of a step, so that no weight is half moved."""
+"""Ctrl-C that waits for the end of a step, so that a step is done whole or not at all."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""What a terminal and a scheduler send to stop a program."""
+"""Signals with which terminals and schedulers stop a program."""
 
 
 class Interrupts:
@@ -40,7 +40,7 @@ class Interrupts:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let the block run to its end before the first signal counts."""
+        """Run the block to its end before the first signal counts."""
         self._is_deferring = True
         try:
             yield

@@ -173,8 +173,10 @@ def _print_beginning(training: Training, *, prepared: Prepared, progress: Progre
         f"validation images, {width}x{height}, {config.precision}"
     )
     backend = prepared.backend
-    if backend.name != "ndarray" or backend.why:
-        compiling = "; the first steps compile their kernels" if backend.name == "wgpu" else ""
+    if backend.name != "cpu" or backend.why:
+        compiling = (
+            "; experimental; the first steps compile kernels" if backend.name == "wgpu" else ""
+        )
         progress.line(f"{backend}{compiling}")
     if not len(prepared.validation_split):
         progress.line("the warehouse has no validation sample: average precision is not computed")

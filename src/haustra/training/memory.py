@@ -1,4 +1,4 @@
-"""Memory of a training: what it took at most, what there is, and which batch size would fit."""
+"""Memory of a training: its peak, what is available, and which batch size would fit."""
 
 import gc
 import resource
@@ -22,28 +22,28 @@ PHRASES = (
     "out of memory",
     "could not create a memory",
 )
-"""How PyTorch's allocators, and oneDNN under them, say that there is none left."""
+"""Messages of PyTorch's allocators, and of oneDNN under them, when there is no memory left."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error means that the memory does not suffice."""
+    """Return whether an error means that the memory does not suffice."""
     text = str(error).lower()
     return (
         isinstance(error, MemoryError)
-        or text == "could not create a primitive"  # oneDNN, without room for its code; longer
-        # texts that begin like this say what it cannot do at all
+        # oneDNN, without room for its code. Longer texts that begin like this have other causes.
+        or text == "could not create a primitive"
         or any(phrase in text for phrase in PHRASES)
     )
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory that this process had in use at one time."""
+    """Return the largest memory that this process had in use at one time."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def available_memory_bytes() -> int | None:
-    """Return the memory that programs can still take; None where the system does not tell."""
+    """Return the memory that programs can still take; None where the system does not report it."""
     path = Path("/proc/meminfo")
     if not path.exists():
         return None
@@ -52,7 +52,7 @@ def available_memory_bytes() -> int | None:
 
 
 def _try_step(training: "Training", *, batch_size: int) -> None:
-    """Compute loss and gradient of images of the full size, the costliest part of a step."""
+    """Compute loss and gradient of full-size images, the costliest part of a step."""
     manifest = training.split.manifest
     width, height = manifest.target_size_wh
     box = (0.3, 0.3, 0.7, 0.7)
@@ -61,44 +61,42 @@ def _try_step(training: "Training", *, batch_size: int) -> None:
         boxes_xyxy=np.full((batch_size, manifest.max_boxes, 4), box, dtype=np.float32),
         mask=np.ones((batch_size, manifest.max_boxes), dtype=np.uint8),
     )
-    training.loss_terms(batch)["loss"].backward()  # type: ignore[no-untyped-call]
+    try:
+        training.loss_terms(batch)["loss"].backward()  # type: ignore[no-untyped-call]
+    finally:
+        training.optimizer.zero_grad()
 
 
 def try_largest_step(training: "Training") -> None:
-    """Fail now if memory fails later, where the images of a training grow. Nothing of it moves.
+    """Fail now if memory would fail later, when the images of a training have grown.
+
+    The training does not change.
 
     Raises:
-        RuntimeError, MemoryError: `is_out_of_memory` tells whether it is that.
+        RuntimeError, MemoryError: See `is_out_of_memory`.
     """
     statistics = {name: value.clone() for name, value in training.model.named_buffers()}
     _try_step(training, batch_size=training.config.batch_size)
-    training.optimizer.zero_grad()
     for name, value in training.model.named_buffers():
         value.copy_(statistics[name])
 
 
-def _fits(training: "Training", *, batch_size: int) -> bool:
-    try:
-        _try_step(training, batch_size=batch_size)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return False
-    finally:
-        training.optimizer.zero_grad()
-    return True
-
-
 def largest_fitting_batch_size(training: "Training") -> int | None:
-    """Return the largest half, quarter, ... of the batch size that fits, tried out; None if none.
+    """Return the largest half, quarter, ... of the batch size that fits, or None.
 
-    The weights do not move, but the running statistics do: the training cannot go on after it.
+    Each is tried. The weights do not change, but the running statistics do: the training cannot
+    continue after it.
     """
     size = training.config.batch_size // 2
     while size:
         gc.collect()
         release_freed_memory()  # oneDNN's code does not come from the heap, but needs room too
-        if _fits(training, batch_size=size):
+        try:
+            _try_step(training, batch_size=size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
             return size
         size //= 2
     return None

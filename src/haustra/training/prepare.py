@@ -37,7 +37,7 @@ def prepare_training(config: TrainConfig) -> Prepared:
             f"no box to measure a gain with; leave {option('patience')} out, or build a warehouse "
             "with more groups"
         )
-    backend = choose_backend(config.backend)
+    backend = choose_backend(config.backend, for_training=True)
     resolved = config.resolve(
         max_boxes=split.manifest.max_boxes,
         precision=resolve_precision(config.precision, backend=backend.name),

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from haustra.core.checked import (
     CheckedSettings,
     Count,
@@ -20,7 +22,6 @@ from haustra.core.checked import (
     Finite,
     NonNegative,
     Positive,
-    Range,
     Share,
     ShareAboveZero,
     change_settings,
@@ -159,7 +160,7 @@ class OptimizerSettings(CheckedSettings):
     """Addend of AdamW's denominator (PyTorch's default)."""
     max_gradient_norm: Positive = 10.0
     """Longer gradients of all weights together are scaled down to this norm."""
-    warm_up_share: Annotated[float, Range(0, 0.9)] = 0.03
+    warm_up_share: Annotated[Finite, Field(ge=0, le=0.9)] = 0.03
     """Share of the training in which the learning rate rises from near zero."""
 
 

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: metrics as JSON lines, a status file, TensorBoard events."""
+"""Reports of a running training: metrics as JSON lines, a status file, TensorBoard events."""
 
 import json
 import os
@@ -26,11 +26,11 @@ def _numbers(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
 
 
 class Reporter:
-    """Writes an epoch's entry wherever it was asked for, and the status in between.
+    """Writes the entries of epochs and the status in between, to the files that the settings name.
 
-    Args of the constructor:
-        config: says where to.
-        history: entries of the epochs before, of a training that is continued.
+    Args:
+        config: The settings.
+        history: Entries of earlier epochs, where a training is continued.
 
     Raises:
         MissingExtraError: `tensorboard` is set, and the package is not installed.
@@ -48,7 +48,7 @@ class Reporter:
                 raise MissingExtraError(
                     "tensorboard", extra="tensorboard", needed_for=option("tensorboard")
                 ) from None
-            # Events after the last saved step would come twice.
+            # Without `purge_step`, events after the last saved step would appear twice.
             first_step = history[-1]["step"] + 1 if history else 0
             self._writer = SummaryWriter(str(config.tensorboard), purge_step=first_step)
         config.metrics_path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class Reporter:
         self._metrics.flush()
 
     def epoch(self, entry: dict[str, Any]) -> None:
-        """Write the entry of an epoch that is done."""
+        """Write the entry of a finished epoch."""
         self._write_line(entry)
         if self._writer is not None:
             for name, number in _numbers(entry):
@@ -77,9 +77,9 @@ class Reporter:
             self._writer.flush()
 
     def status(self, state: StateName, **values: Any) -> None:
-        """Write the status file, every two seconds at most while the state stays the same.
+        """Write the status file, at most every two seconds while the state stays the same.
 
-        What `values` leaves out stays as it was.
+        Values that are left out keep their last value.
         """
         path: Path | None = self._config.status_file
         if path is None:

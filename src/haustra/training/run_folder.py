@@ -1,4 +1,4 @@
-"""The run folder beside a checkpoint: what was trained, on what, with what, and how it went.
+"""The run folder beside a checkpoint: settings, data, environment and metrics of its training.
 
 `config.json` (resolved settings; `haustra train --config` takes it), `environment.json`,
 `metrics.jsonl`, `gallery.png`, `curves.png`, and `states/` while the training is not done.
@@ -33,11 +33,11 @@ def write_run_files(
     """Write `config.json` and `environment.json`.
 
     Args:
-        config: the resolved settings.
-        manifest: of the warehouse.
-        initial_weights: where the first weights came from, and under what licence.
-        num_threads: that PyTorch computes with; the sums, and so the weights, depend on it.
-        backend: what computes.
+        config: The resolved settings.
+        manifest: The warehouse's manifest.
+        initial_weights: Source and license of the first weights.
+        num_threads: Threads of PyTorch; the sums, and therefore the weights, depend on it.
+        backend: The backend that computes.
     """
     settings = {k: v for k, v in config.to_json().items() if k not in ONE_TIME_SETTINGS}
     write_json_atomic(config.run_folder / CONFIG_NAME, value=settings)
@@ -63,11 +63,11 @@ def draw_training_curves(path: Path, *, history: list[dict[str, Any]]) -> None:
     """Draw loss, learning rate, validation and speed by epoch.
 
     Args:
-        path: the PNG file.
-        history: one entry per epoch, at least one.
+        path: The PNG file.
+        history: One entry per epoch, at least one.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: The package matplotlib is not installed.
     """
     try:
         import matplotlib as mpl

@@ -1,8 +1,8 @@
-"""All that a training needs to continue as if it had never stopped, in one file without a pickle.
+"""Saved states, from which a training continues as if it had never stopped.
 
-A state is a safetensors file: the weights, their average, the optimiser's memory and the random
-state as tensors, and the position and the settings as JSON in its header. The file appears whole or
-not at all, and the one before it stays: a state that the disk damaged costs minutes, not all.
+A state is a safetensors file without a pickle: the weights, their average, the optimizer's memory
+and the random state as tensors, and the position and the settings as JSON in its header. The file
+appears whole or not at all, and the one before it stays, in case the disk damages the newest.
 """
 
 import json
@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from haustra import __version__
+from haustra.core.backend_names import without_alias
 from haustra.core.checked import change_settings, settings_to_json
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import remove_abandoned, write_bytes_atomic
@@ -31,24 +32,24 @@ NUM_KEPT = 2
 
 @dataclass(kw_only=True)
 class Position:
-    """How far a training is."""
+    """Progress of a training. `Training` alone changes it."""
 
     epoch: int = 0
-    """Epochs that are done."""
+    """Number of finished epochs."""
     num_batches: int = 0
-    """Batches of the epoch that are done."""
+    """Number of finished batches of the epoch."""
     num_images: int = 0
-    """Images of the epoch that are done."""
+    """Number of images in these batches."""
     share_at_epoch_start: float = 0.0
-    """Share of the training (0..1) that was done when the epoch began."""
+    """Share of the training (0..1) that was done at the start of the epoch."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Loss terms, summed over the epoch's batches."""
+    """Loss terms, summed over these batches."""
     rate: float = 0.0
     """Learning rate of the last step."""
     epoch_s: float = 0.0
-    """Seconds of training in the epoch, without validating and saving."""
+    """Seconds of training in the epoch, without validation and saving."""
     trained_s: float = 0.0
-    """Seconds of training in all."""
+    """Seconds of training in all epochs."""
     waited_s: float = 0.0
     """Seconds of the epoch in which a step waited for its batch."""
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -67,7 +68,7 @@ class TrainingState:
     """The resolved settings."""
     warehouse_version: str
     average_steps: int
-    """Steps that the averaged weights have followed."""
+    """Number of steps that the averaged weights have followed."""
     tensors: dict[str, Tensor]
 
 
@@ -84,6 +85,7 @@ def differing_settings(
     """
     recipe = change_settings(Recipe(), before.get("recipe", {}), where="saved state: recipe: ")
     before = before | {"recipe": settings_to_json(recipe)}
+    before["backend"] = without_alias(before.get("backend", ""))
     phrases = [
         phrase
         for name in sorted(before.keys() | now.keys())
@@ -114,7 +116,7 @@ def _path_of(folder: Path, *, step: int) -> Path:
 
 
 def list_states(folder: Path) -> list[Path]:
-    """Return the states in a folder, the newest first."""
+    """Return the paths of the states in a folder, the newest first."""
     return sorted(folder.glob("state_*.safetensors"), reverse=True)
 
 
@@ -139,7 +141,7 @@ def write_state(folder: Path, *, step: int, state: TrainingState) -> Path:
 
 
 def remove_half_written(folder: Path) -> None:
-    """Remove what killed processes left of a state."""
+    """Remove parts of states that killed processes left."""
     remove_abandoned(folder / "state_*.safetensors")
 
 
@@ -155,7 +157,7 @@ def read_state(path: Path) -> TrainingState:
     """Read a state.
 
     Raises:
-        HaustraError: it is damaged, or of another format version.
+        HaustraError: The file is damaged, or has another format version.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -181,10 +183,10 @@ def read_state(path: Path) -> TrainingState:
 
 
 def find_state(folder: Path, *, progress: Progress) -> tuple[Path, TrainingState] | None:
-    """Return the newest whole state of a folder, or None where there is none at all.
+    """Return the newest whole state of a folder, or None if the folder has no states.
 
     Raises:
-        HaustraError: there are states, and all of them are damaged.
+        HaustraError: There are states, and all of them are damaged.
     """
     problems = []
     for path in list_states(folder):

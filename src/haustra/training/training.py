@@ -1,10 +1,10 @@
 """A training's model, optimizer and position, and the one step that moves them together."""
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +15,9 @@ from haustra.backends.predictors import build_predictor
 from haustra.core.detections import PredictSlots
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_json_atomic
-from haustra.models.backbone import images_to_input
 from haustra.models.checkpoint import check_kind, read_checkpoint, weights_digest
-from haustra.models.detector import DenseOutput, SlotDetector, build_model, default_config
-from haustra.models.efficientnet import PACKAGE, WEIGHTS_LICENCE, EfficientNetLite0
-from haustra.models.losses import detection_loss
+from haustra.models.detector import SlotDetector, build_model, default_config
+from haustra.models.efficientnet import PACKAGE, WEIGHTS_LICENSE, EfficientNetLite0
 from haustra.training.averaging import AveragedModel
 from haustra.training.batches import (
     EpochAugmentation,
@@ -30,6 +28,7 @@ from haustra.training.batches import (
 )
 from haustra.training.config import TrainConfig
 from haustra.training.device_augment import disturbed_batches, without_pixels
+from haustra.training.learner import Terms, build_learner
 from haustra.training.optimizer import DetectorOptimizer
 from haustra.training.run_folder import BAD_BATCH_NAME
 from haustra.training.schedule import learning_rate
@@ -38,21 +37,15 @@ from haustra.training.upload import DeviceBatch, Uploader, uploaded_batches
 from haustra.warehouse.dataset import Batch, Split
 from haustra.warehouse.order import epoch_order
 
-if TYPE_CHECKING:
-    from haustra.backends.wgpu_detector import WgpuLearner, WgpuPredictor
-
-Terms = dict[str, torch.Tensor]
-"""Loss terms by name."""
-
 STEPS_WORTH_COMPILING, SECONDS_WORTH_COMPILING = 2000, 600.0
-"""`--compile auto`: compiling takes a minute or two, which a shorter training does not win back."""
+"""Limits of `compile="auto"`: compiling takes a minute or two, too long for a short training."""
 
 
 def begin_model(config: TrainConfig, *, max_boxes: int) -> tuple[SlotDetector, dict[str, Any]]:
-    """Build the model: random, or with the weights that --pretrained or --init-from names.
+    """Build the model: random, or with the weights of `pretrained` or `init_from`.
 
     Returns:
-        The model, and where its weights came from and under what licence, as JSON values.
+        The model, and source and license of its weights, as JSON values.
     """
     if config.init_from is None:
         model = build_model(
@@ -64,17 +57,14 @@ def begin_model(config: TrainConfig, *, max_boxes: int) -> tuple[SlotDetector, d
         )
         if isinstance(model.backbone, EfficientNetLite0):
             model.backbone.load_imagenet_weights()
-            return model, {"source": f"ImageNet, {PACKAGE}", "licence": WEIGHTS_LICENCE}
+            return model, {"source": f"ImageNet, {PACKAGE}", "licence": WEIGHTS_LICENSE}
         return model, {"source": f"random, seed {config.seed}", "licence": None}
     header, source = read_checkpoint(config.init_from)
     check_kind(config.init_from, header=header, wanted=config.model)
-    # The number of slots is no weight: it may change with the warehouse.
+    # The number of slots is not a weight and follows the warehouse.
     num_slots = 1 if header.model.kind == "tiny" else max_boxes
     model = build_model(replace(header.model, num_slots=num_slots))
-    # What a checkpoint of version 1 has not, or no longer counts, begins anew.
-    weights = model.state_dict()
-    weights |= {name: value for name, value in source.state_dict().items() if name in weights}
-    model.load_state_dict(weights)
+    model.load_state_dict(source.state_dict())
     return model, {
         "source": str(config.init_from),
         "weights_sha256": weights_digest(source.state_dict()),
@@ -84,19 +74,19 @@ def begin_model(config: TrainConfig, *, max_boxes: int) -> tuple[SlotDetector, d
 
 
 class Training:
-    """One training at one moment; `take_step` and `restore` change it.
+    """Model, optimizer and position of a training; it alone changes its position.
 
-    Args of the constructor:
-        config: the resolved settings.
-        split: the training split.
-        backend: what computes.
+    Args:
+        config: The resolved settings.
+        split: The training split.
+        backend: The backend that computes; by default that of the settings.
     """
 
     def __init__(
         self, config: TrainConfig, *, split: Split, backend: Backend | None = None
     ) -> None:
         self.config, self.split = config, split
-        self.backend = backend or choose_backend(config.backend)
+        self.backend = backend or choose_backend(config.backend, for_training=True)
         self.device = self.backend.device
         torch.manual_seed(config.seed)
         model, self.initial_weights = begin_model(config, max_boxes=split.manifest.max_boxes)
@@ -107,26 +97,14 @@ class Training:
             self.model, weight_decay=config.weight_decay, settings=recipe.optimizer
         )
         self.uploader = Uploader(self.device)
-        self._wgpu = self._open_wgpu() if self.backend.name == "wgpu" else None
         self.position = Position()
         self.is_whole = True
-        """False while a step has moved some of it and not all."""
+        """False while a step has changed some of the training and not all."""
         num_batches = -(-len(split) // config.batch_size)
         self.steps_per_epoch = -(-num_batches // config.accumulate)
-        self._compiled: Callable[..., DenseOutput] | None = None
-        if self._should_compile():
-            self._compiled = torch.compile(self.model.dense, dynamic=False)
-
-    def _open_wgpu(self) -> "tuple[WgpuLearner, WgpuPredictor]":
-        from haustra.backends.wgpu_detector import WgpuLearner, WgpuPredictor
-
-        learner = WgpuLearner(
-            self.model,
-            matching=self.config.recipe.matching,
-            settings=self.config.recipe.loss,
-            iou_weight=self.config.iou_weight,
+        self.learner = build_learner(
+            self.model, config=config, backend=self.backend, is_compiled=self._should_compile()
         )
-        return learner, WgpuPredictor(self.average.model)
 
     def _should_compile(self) -> bool:
         if self.config.compile != "auto":
@@ -140,24 +118,24 @@ class Training:
 
     @property
     def step(self) -> int:
-        """Optimiser steps that are done."""
+        """Number of finished optimizer steps."""
         of_epoch = -(-self.position.num_batches // self.config.accumulate)
         return self.position.epoch * self.steps_per_epoch + of_epoch
 
     @property
     def num_steps(self) -> int | None:
-        """Optimiser steps of the whole training; None where the time decides."""
+        """Number of optimizer steps of the whole training; None where the time decides."""
         num_epochs = self.config.num_epochs
         return None if num_epochs is None else num_epochs * self.steps_per_epoch
 
     @property
     def steps_text(self) -> str:
-        """The number of done steps, such as `3 of 21`."""
+        """Number of finished steps as text, such as `3 of 21`."""
         return f"{self.step} of {self.num_steps}" if self.num_steps else str(self.step)
 
     @property
     def share_done(self) -> float:
-        """How much of the training is done, from 0; a little above 1 where the time decides."""
+        """Share of the training that is done, from 0; may exceed 1 where the time decides."""
         budget_s = self.config.time_budget_s
         if budget_s is not None:
             return self.position.trained_s / budget_s
@@ -165,8 +143,8 @@ class Training:
 
     @property
     def images_grow(self) -> bool:
-        """Whether images are small at first. What is compiled would be compiled for each size."""
-        return self.config.augment and self._compiled is None and self._wgpu is None
+        """True where the first epochs train on smaller images."""
+        return self.config.augment and not self.learner.compiles_each_size
 
     def augmentation(self) -> EpochAugmentation | None:
         """Return how the current epoch is augmented, or None for not at all."""
@@ -224,13 +202,13 @@ class Training:
         return with_waits(uploaded)
 
     def take_step(self, batches: Iterator[WaitedBatch]) -> float | None:
-        """Take one optimiser step with the next `accumulate` batches.
+        """Take one optimizer step with the next `accumulate` batches.
 
         Returns:
-            The loss, or None where no batch is left.
+            The loss, or None if no batch is left.
 
         Raises:
-            HaustraError: the loss or the gradient is not finite; the weights have not moved.
+            HaustraError: The loss or the gradient is not finite; the weights have not moved.
         """
         started = time.monotonic()
         config, position = self.config, self.position
@@ -252,7 +230,7 @@ class Training:
         taken: list[NDArray[np.int64]] = []
         sums: dict[str, float] = {}
         for (indices, batch), wait_s in islice(batches, num_batches):
-            self.is_whole = False  # a forward pass moves the running statistics
+            self.is_whole = False  # a forward pass changes the running statistics
             position.waited_s += wait_s
             taken.append(indices)
             terms = self.loss_terms(batch)
@@ -282,27 +260,7 @@ class Training:
         """Return a batch's loss and its terms."""
         if isinstance(batch, Batch):
             batch = self.uploader.wait_for(self.uploader.upload(batch))
-        if self._wgpu is not None:
-            learner, _ = self._wgpu
-            return learner.loss_terms(
-                batch.images.numpy(),
-                boxes_xyxy=batch.boxes_xyxy,
-                mask=batch.mask,
-            )
-        images = images_to_input(batch.images)
-        is_bfloat16 = self.config.precision == "bfloat16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bfloat16):
-            output = (self._compiled or self.model.dense)(images)
-        return detection_loss(
-            output,
-            self.model.candidates(output) if self.model.exclusion is not None else None,
-            boxes_xyxy=batch.boxes_xyxy,
-            mask=batch.mask,
-            matching=self.config.recipe.matching,
-            settings=self.config.recipe.loss,
-            iou_weight=self.config.iou_weight,
-            every_cell=self.device.type != "cpu",
-        )
+        return self.learner.loss_terms(batch)
 
     def epoch_entry(self) -> dict[str, Any]:
         """Return the history entry of the epoch whose last step is done, as JSON values."""
@@ -345,28 +303,23 @@ class Training:
 
     @property
     def is_time_up(self) -> bool:
-        """Whether the epoch has begun and no step of the training is left."""
+        """True if the epoch has begun and no step of the training is left."""
         return bool(self.position.num_batches) and self.share_done >= 1
 
     @property
     def is_finished(self) -> bool:
-        """Whether no epoch is left, or the score has stopped to rise."""
+        """True if no epoch is left, or validations have stopped to improve."""
         position, patience = self.position, self.config.patience
         if patience and position.validations_since_best >= patience:
             return True
         return self.share_done >= 1 and not position.num_batches
 
     def build_predictor(self) -> PredictSlots:
-        """Return what predicts with the averaged weights as they are now."""
-        if self._wgpu is None:
-            return build_predictor(self.average.model, backend=self.backend)
-        # Compiled once: a validation copies its weights and no more.
-        _, predictor = self._wgpu
-        predictor.load()
-        return predictor
+        """Return a function that predicts with the averaged weights of this moment."""
+        return build_predictor(self.average.model, backend=self.backend)
 
     def _not_finite(self, what: str, value: float, taken: list[NDArray[np.int64]]) -> HaustraError:
-        """Save which samples a step was made of, and return the error that names them."""
+        """Save the sample ids of a step, and return the error that names them."""
         ids = self.split.sample_ids()
         names = [ids[index] for indices in taken for index in indices]
         path = self.config.run_folder / BAD_BATCH_NAME
@@ -390,7 +343,7 @@ class Training:
         )
 
     def state(self) -> TrainingState:
-        """Return all that `restore` needs; it shares memory with the training."""
+        """Return everything that `restore` needs; it shares memory with the training."""
         parts = {
             "model": self.model.state_dict(),
             "average": self.average.model.state_dict(),
@@ -410,7 +363,7 @@ class Training:
         )
 
     def restore(self, state: TrainingState) -> None:
-        """Go to where another training of the same settings was."""
+        """Continue from the state of another training of the same settings."""
 
         def part(name: str) -> dict[str, torch.Tensor]:
             prefix = f"{name}."

@@ -1,8 +1,7 @@
-"""Batches on the way to the device that trains: uint8, from pinned memory, one ahead of its step.
+"""Uploads uint8 batches to the device that trains, one batch ahead of its step.
 
-On a CUDA card a copy from pinned memory runs beside the step before it, on a stream of its own.
-There are two pinned buffers: while one is being copied from, the next batch is put into the other.
-Elsewhere the same code copies without either.
+On a CUDA device a copy from pinned memory runs beside the step before it, on its own stream. Other
+devices need neither.
 """
 
 from collections.abc import Generator
@@ -16,16 +15,14 @@ from torch import Tensor
 
 from haustra.warehouse.dataset import Batch
 
-NUM_BUFFERS = 2
-
 
 class DeviceBatch(NamedTuple):
-    """A batch where it is computed. B samples, M boxes at most."""
+    """A batch on the device that trains. B samples, M boxes at most."""
 
     images: Tensor
     """uint8 [B,H,W,3]."""
     boxes_xyxy: Tensor
-    """float32 [B,M,4]; rows that no image of the batch uses are left out, but for one."""
+    """float32 [B,M,4]; rows that no image of the batch uses are left out, except the first."""
     mask: Tensor
     """bool [B,M]."""
 
@@ -42,51 +39,27 @@ def _to_tensors(batch: Batch) -> DeviceBatch:
 
 
 class Uploader:
-    """Copies batches to a device.
-
-    Args of the constructor:
-        device: where to.
-    """
+    """Copies batches to a device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream: Any = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._pinned: list[Tensor | None] = [None] * NUM_BUFFERS
-        self._copied: list[Any] = [None] * NUM_BUFFERS
-        self._next = 0
 
     def upload(self, batch: Batch) -> DeviceBatch:
-        """Begin to copy a batch; `wait_for` must come before it is used."""
+        """Begin to copy a batch; call `wait_for` before it is used."""
         tensors = _to_tensors(batch)
         if self._stream is None:
             return DeviceBatch(*(tensor.to(self._device) for tensor in tensors))
-        place = self._next
-        self._next = (place + 1) % NUM_BUFFERS
-        if self._copied[place] is not None:
-            self._copied[place].synchronize()  # the copy before last has left this buffer
-        images = self._put(tensors.images, place=place)
         with torch.cuda.stream(self._stream):
-            moved = DeviceBatch(
-                images.to(self._device, non_blocking=True),
-                # A few hundred bytes, pinned anew each time: PyTorch keeps such memory.
-                *(t.pin_memory().to(self._device, non_blocking=True) for t in tensors[1:]),
+            # PyTorch's allocator keeps pinned memory until the copy is done, and then reuses it.
+            return DeviceBatch(
+                *(t.pin_memory().to(self._device, non_blocking=True) for t in tensors)
             )
-            self._copied[place] = self._stream.record_event()
-        return moved
-
-    def _put(self, images: Tensor, *, place: int) -> Tensor:
-        """Copy images into a pinned buffer, and return the part of it that holds them."""
-        buffer = self._pinned[place]
-        if buffer is None or buffer.numel() < images.numel():
-            buffer = torch.empty(images.numel(), dtype=torch.uint8, pin_memory=True)
-            self._pinned[place] = buffer
-        part = buffer[: images.numel()].view(images.shape)
-        return part.copy_(images)
 
     def wait_for(self, batch: DeviceBatch) -> DeviceBatch:
-        """Let the device's own stream wait until a batch is there; the CPU does not wait."""
+        """Make the device's own stream wait for a batch; the CPU does not wait."""
         if self._stream is not None:
             own = torch.cuda.current_stream(self._device)
             own.wait_stream(self._stream)
@@ -98,11 +71,11 @@ class Uploader:
 def uploaded_batches(
     batches: Generator[tuple[NDArray[np.int64], Batch], None, None], *, uploader: Uploader
 ) -> Generator[tuple[NDArray[np.int64], DeviceBatch], None, None]:
-    """Yield each batch on the device, while the one after it is already on its way.
+    """Yield each batch on the device, while the next one is being copied.
 
     Args:
-        batches: sample numbers with their samples; closed in the end.
-        uploader: to the device.
+        batches: Sample numbers with their samples; closed in the end.
+        uploader: Copies to the device.
     """
     ready: tuple[NDArray[np.int64], DeviceBatch] | None = None
     with closing(batches):

@@ -29,8 +29,8 @@ class ViewConfig:
     model: Literal["tiny", "big"] | None = None
     """Kind of model that the weights must have."""
     backend: BackendFlag | None = None
-    """Device that runs the detector: ndarray (the CPU), cuda, mps, wgpu, or auto, the best that is
-    available; by default the value of HAUSTRA_BACKEND, or else ndarray."""
+    """Device that runs the detector: cpu (alias ndarray), cuda, mps, wgpu (.onnx files only), or
+    auto, the best that is available; by default the value of HAUSTRA_BACKEND, or else cpu."""
     source: str = "simulator"
     """Source of the frames: simulator or simulator:SEED, a run folder, a folder of images, a video
     file, camera:0, or a URL that OpenCV opens."""

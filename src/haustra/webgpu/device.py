@@ -5,9 +5,9 @@ Three environment variables choose the adapter, as for programs that use wgpu:
 WGPU_ADAPTER_NAME (a part of its name), WGPU_BACKEND (vulkan, metal, dx12 or gl) and WGPU_POWER_PREF
 (high or low).
 
-tinygrad has no place to hand it an adapter, and builds every pipeline anew at each call, ten times
-slower than keeping them: `open_device` puts our adapter, program and allocator in the place of
-tinygrad's own, before it opens the device.
+tinygrad cannot be given an adapter, and it builds every pipeline again at each call, which is ten
+times slower than keeping them. `open_device` therefore replaces tinygrad's adapter, program and
+allocator by ours before it opens the device.
 """
 
 import ctypes
@@ -22,10 +22,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.core.errors import HaustraError, MissingExtraError, option
 
 DEVICE = "WEBGPU"
-"""tinygrad's name of the device."""
+"""Name of the device in tinygrad."""
 NAME_VARIABLE, BACKEND_VARIABLE, POWER_VARIABLE = (
     "WGPU_ADAPTER_NAME",
     "WGPU_BACKEND",
@@ -37,40 +37,40 @@ GRAPHICS_BACKENDS = {
     "dx12": "D3D12",
     "gl": "OpenGLES",
 }
-"""Values of WGPU_BACKEND, and what Dawn calls them."""
+"""Values of WGPU_BACKEND, and their names in Dawn."""
 POWER_PREFERENCES = ("high", "low")
 STDERR = 2
-"""File descriptor of the standard error of libraries that know nothing of Python."""
+"""File descriptor of standard error, to which C++ libraries write."""
 LIBRARY_VARIABLE = "WEBGPU_PATH"
-"""Where tinygrad looks for Dawn."""
+"""Environment variable with the path of Dawn's library, which tinygrad reads."""
 
 NO_ADAPTER = (
     "no WebGPU adapter; install a driver of Vulkan 1.1 or newer (on Debian without a GPU: apt "
-    "install libvulkan1 mesa-vulkan-drivers), or use --backend ndarray"
+    f"install libvulkan1 mesa-vulkan-drivers), or use {option('backend', 'cpu')}"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """A graphics card, or a program that plays one, as WebGPU sees it."""
+    """A graphics card or a software renderer that WebGPU can use."""
 
     name: str
     vendor: str
-    """As WebGPU names it, or its PCI number."""
+    """Name of the vendor in WebGPU, or its PCI number."""
     driver: str
-    """The driver's own description."""
+    """Description by the driver."""
     graphics: str
-    """vulkan, metal, dx12 or gl."""
+    """Graphics interface: vulkan, metal, dx12 or gl."""
     kind: str
-    """discrete, integrated, software or unknown."""
+    """Kind of the card: discrete, integrated, software or unknown."""
     memory_bytes: int | None
-    """Of its largest heap; None where the driver does not tell."""
+    """Size of its largest heap; None where the driver does not report it."""
     handle: Any
-    """Dawn's."""
+    """Adapter object of Dawn."""
 
     @property
     def is_software(self) -> bool:
-        """Whether the CPU plays the graphics card."""
+        """True where the CPU emulates a graphics card."""
         return self.kind == "software"
 
     def __str__(self) -> str:
@@ -112,12 +112,12 @@ def _dawn() -> Any:
     """Import tinygrad's bindings of Dawn.
 
     Raises:
-        MissingExtraError: a package is not installed.
-        HaustraError: Dawn's library does not load here.
+        MissingExtraError: A package is not installed.
+        HaustraError: The library of Dawn does not load here.
     """
     package = missing_package()
     if package is not None:
-        raise MissingExtraError(package, extra="wgpu", needed_for="--backend wgpu")
+        raise MissingExtraError(package, extra="wgpu", needed_for=option("backend", "wgpu"))
     if LIBRARY_VARIABLE not in os.environ:
         found = find_spec("pydawn")
         if found is None or found.origin is None:
@@ -127,15 +127,15 @@ def _dawn() -> Any:
         from tinygrad.runtime import ops_webgpu
     except (OSError, AttributeError) as error:
         raise HaustraError(
-            f"--backend wgpu: {os.environ[LIBRARY_VARIABLE]} does not load ({error}); use "
-            "--backend ndarray"
+            f"{option('backend', 'wgpu')}: {os.environ[LIBRARY_VARIABLE]} does not load "
+            f"({error}); use {option('backend', 'cpu')}"
         ) from None
     return ops_webgpu
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Dawn, Mesa and the Vulkan loader from printing what they miss: we say it in one line."""
+    """Silence Dawn, Mesa and the Vulkan loader; our own one-line error says what is missing."""
     sys.stderr.flush()
     kept = os.dup(STDERR)
     silence = os.open(os.devnull, os.O_WRONLY)
@@ -154,10 +154,10 @@ def _read_adapter(handle: Any) -> Adapter:
     heaps = webgpu.WGPUAdapterPropertiesMemoryHeaps()
     heaps.chain.sType = webgpu.WGPUSType_AdapterPropertiesMemoryHeaps
     info = webgpu.WGPUAdapterInfo()
-    tells_memory = webgpu.wgpuAdapterHasFeature(
+    reports_memory = webgpu.wgpuAdapterHasFeature(
         handle, webgpu.WGPUFeatureName_AdapterPropertiesMemoryHeaps
     )
-    if tells_memory:
+    if reports_memory:
         info.nextInChain = ctypes.cast(
             ctypes.pointer(heaps), ctypes.POINTER(webgpu.WGPUChainedStructOut)
         )
@@ -169,7 +169,9 @@ def _read_adapter(handle: Any) -> Adapter:
         webgpu.WGPUAdapterType_IntegratedGPU: "integrated",
         webgpu.WGPUAdapterType_CPU: "software",
     }
-    sizes = [heaps.heapInfo[index].size for index in range(heaps.heapCount)] if tells_memory else []
+    sizes = (
+        [heaps.heapInfo[index].size for index in range(heaps.heapCount)] if reports_memory else []
+    )
     return Adapter(
         name=dawn.from_wgpu_str(info.device),
         vendor=dawn.from_wgpu_str(info.vendor) or f"PCI {info.vendorID:#06x}",
@@ -183,14 +185,14 @@ def _read_adapter(handle: Any) -> Adapter:
 
 @functools.cache
 def list_adapters() -> tuple[Adapter, ...]:
-    """Return the adapters of this machine, hardware before software; none where there is no driver.
+    """Return the adapters of this machine, hardware before software; none without a driver.
 
-    Dawn gives one adapter a question, so it is asked for each graphics backend, for the fast one,
-    the frugal one and the software one. Two equal cards are one entry. OpenGL is asked for only
-    with WGPU_BACKEND=gl: every other backend is better.
+    Dawn returns one adapter per request, so each graphics interface is asked for the fast, the
+    low-power and the software adapter. Two equal cards give one entry. OpenGL is asked for only
+    with WGPU_BACKEND=gl, since every other interface is better.
 
     Raises:
-        HaustraError: the extra is not installed, or Dawn does not load.
+        HaustraError: The extra is not installed, or Dawn does not load.
     """
     dawn = _dawn()
     webgpu = dawn.webgpu
@@ -213,7 +215,7 @@ def list_adapters() -> tuple[Adapter, ...]:
                 try:
                     handle = dawn.InstanceRequestAdapter(dawn.instance, options)
                 except RuntimeError:
-                    continue  # this backend has none of that kind
+                    continue  # no adapter of that kind
                 adapter = _read_adapter(handle)
                 found.setdefault((adapter.name, adapter.driver, adapter.graphics), adapter)
     # Vulkan is the best tested of Dawn's backends on Linux; the order above is kept within a kind.
@@ -231,16 +233,16 @@ def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:
 
 
 def choose_adapter(adapters: tuple[Adapter, ...]) -> Adapter:
-    """Return the adapter that the environment asks for; by default hardware, the fast one first.
+    """Return the adapter that the environment asks for; by default the fastest hardware.
 
     Raises:
-        HaustraError: there is none, or none that fits; it lists those that there are.
+        HaustraError: There is no adapter, or none that fits; the message lists the others.
     """
     graphics = _choice(BACKEND_VARIABLE, tuple(GRAPHICS_BACKENDS))
     power = _choice(POWER_VARIABLE, POWER_PREFERENCES)
     name = os.environ.get(NAME_VARIABLE, "")
     if not adapters:
-        raise HaustraError(f"--backend wgpu: {NO_ADAPTER}")
+        raise HaustraError(f"{option('backend', 'wgpu')}: {NO_ADAPTER}")
     fitting = [
         adapter
         for adapter in adapters
@@ -266,13 +268,13 @@ def open_device() -> Adapter:
     """Open the chosen adapter as tinygrad's device, once in a process.
 
     Raises:
-        HaustraError: no adapter fits, or it does not open.
+        HaustraError: No adapter fits, or it does not open.
     """
     adapter = choose_adapter(list_adapters())
     dawn = _dawn()
     from tinygrad.device import Device
 
-    from haustra.backends.webgpu_program import build_allocator, build_program
+    from haustra.webgpu.kernels import build_allocator, build_program
 
     dawn.InstanceRequestAdapter = lambda *_: adapter.handle
     dawn.WebGPUProgram = build_program(dawn)
@@ -282,7 +284,7 @@ def open_device() -> Adapter:
             Device[DEVICE]
     except RuntimeError as error:
         raise HaustraError(
-            f"--backend wgpu: {adapter} does not open ({error}); choose another with "
-            f"{NAME_VARIABLE}, or use --backend ndarray"
+            f"{option('backend', 'wgpu')}: {adapter} does not open ({error}); choose another with "
+            f"{NAME_VARIABLE}, or use {option('backend', 'cpu')}"
         ) from None
     return adapter

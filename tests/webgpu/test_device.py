@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from haustra.backends import webgpu
-from haustra.backends.webgpu import choose_adapter
 from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.webgpu import device as webgpu
+from haustra.webgpu.device import choose_adapter
 from scenes import write_warehouse
 from wgpu_adapters import card, needs_adapter, software
 
@@ -86,7 +86,7 @@ def test_without_the_extra_the_message_names_it(
     with pytest.raises(MissingExtraError) as caught:
         webgpu.list_adapters()
     assert str(caught.value) == (
-        f"--backend wgpu needs the package '{package}', which is not installed; run: pip install "
+        f"backend='wgpu' needs the package '{package}', which is not installed; run: pip install "
         "'haustra[wgpu]'"
     )
 
@@ -102,7 +102,9 @@ def haustra(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_without_a_driver_training_is_one_line_and_no_run_on_the_cpu(tmp_path: Path) -> None:
+def test_without_a_driver_training_ends_with_one_line_and_never_on_the_cpu(
+    tmp_path: Path,
+) -> None:
     manifest = write_warehouse(tmp_path)
     done = haustra(
         "train",
@@ -116,7 +118,7 @@ def test_without_a_driver_training_is_one_line_and_no_run_on_the_cpu(tmp_path: P
     assert done.stderr == (
         "haustra: --backend wgpu: no WebGPU adapter; install a driver of Vulkan 1.1 or newer (on "
         "Debian without a GPU: apt install libvulkan1 mesa-vulkan-drivers), or use --backend "
-        "ndarray\n"
+        "cpu\n"
     )
     assert not (tmp_path / "new").exists()
 
@@ -140,7 +142,7 @@ def test_backends_lists_the_adapters_with_driver_and_memory() -> None:
     done = haustra("backends", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert [state["name"] for state in report["backends"]] == ["ndarray", "wgpu", "cuda", "mps"]
+    assert [state["name"] for state in report["backends"]] == ["cpu", "wgpu", "cuda", "mps"]
     adapters = webgpu.list_adapters()
     assert [entry["name"] for entry in report["adapters"]] == [a.name for a in adapters]
     for entry in report["adapters"]:
@@ -148,13 +150,13 @@ def test_backends_lists_the_adapters_with_driver_and_memory() -> None:
         assert entry["vendor"]
         assert entry["is_software"] == (entry["kind"] == "software")
         assert entry["memory_bytes"] is None or entry["memory_bytes"] > 2**20
-    assert report["onnx"]["ndarray"] is True
+    assert report["onnx"]["cpu"] is True
 
 
 def test_backends_says_how_to_get_what_is_missing() -> None:
     done = haustra("backends", VK_DRIVER_FILES="/none.json", VK_ICD_FILENAMES="/none.json")
     assert done.returncode == 0, done.stderr
     assert (
-        "wgpu     not here: no WebGPU adapter; install a driver of Vulkan 1.1 or newer (on Debian "
+        "wgpu     missing: no WebGPU adapter; install a driver of Vulkan 1.1 or newer (on Debian "
         "without a GPU: apt install libvulkan1 mesa-vulkan-drivers)\n"
     ) in done.stdout

@@ -9,8 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from haustra.backends.choose import choose_backend
-from haustra.backends.predictors import build_predictor
 from haustra.models.detector import ModelKind
 from haustra.training.config import TrainConfig
 from haustra.training.loop import train_detector
@@ -18,7 +16,6 @@ from haustra.training.prepare import prepare_training
 from haustra.training.recipe import FULL, AugmentationSettings, GrowthSettings, Recipe
 from haustra.training.state import Position
 from haustra.training.training import Training
-from haustra.warehouse.dataset import open_split
 from scenes import write_warehouse
 from wgpu_adapters import needs_adapter
 
@@ -121,7 +118,7 @@ def pair(request: pytest.FixtureRequest, manifest: Path) -> tuple[Trained, Train
     """The same training on the CPU and on WebGPU."""
     first = train_first(manifest, kind=request.param)
     return (
-        train(manifest, kind=request.param, init_from=first, backend="ndarray"),
+        train(manifest, kind=request.param, init_from=first, backend="cpu"),
         train(manifest, kind=request.param, init_from=first, backend="wgpu"),
     )
 
@@ -169,20 +166,3 @@ def test_running_statistics_move_as_on_the_cpu(pair: tuple[Trained, Trained]) ->
             assert moved == value > NUM_STEPS
         elif "running" in name:
             assert float((moved - value).norm() / value.norm()) < 0.02
-
-
-def test_what_wgpu_trained_predicts_the_same_on_both(
-    pair: tuple[Trained, Trained], manifest: Path
-) -> None:
-    _, wgpu = pair
-    model = wgpu.training.average.model
-    split = open_split(manifest, split="train")
-    found = []
-    for name in ("ndarray", "wgpu"):
-        # The batches have 3 images and then 1: the last is filled up on WebGPU.
-        predict = build_predictor(model, backend=choose_backend(name))
-        found.append([predict(split.gather(np.arange(*span)).images) for span in ((0, 3), (3, 4))])
-    for (boxes, scores), (other_boxes, other_scores) in zip(*found, strict=True):
-        assert boxes.shape == other_boxes.shape
-        np.testing.assert_allclose(scores, other_scores, atol=1e-4)
-        np.testing.assert_allclose(boxes, other_boxes, atol=1e-3)

@@ -7,10 +7,10 @@ from tinygrad import Tensor as GpuTensor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from haustra.backends.aten import Program
-from haustra.backends.webgpu import DEVICE, open_device
 from haustra.core.errors import HaustraError
 from haustra.models.efficientnet import InvertedBlock
+from haustra.webgpu.aten import Program
+from haustra.webgpu.device import DEVICE, open_device
 from wgpu_adapters import needs_adapter
 
 
@@ -121,8 +121,8 @@ def test_unknown_operators_are_named() -> None:
     with pytest.raises(HaustraError) as caught:
         Program(Strange(), (torch.zeros(2, 2),))
     assert str(caught.value) == (
-        "--backend wgpu does not know the operator(s) erfinv.default, linalg_det.default of this "
-        "model; run it with --backend ndarray, or add them to haustra.backends.aten"
+        "backend='wgpu' does not know the operator(s) erfinv.default, linalg_det.default of this "
+        "model; use backend='cpu', or add them to haustra.webgpu.aten"
     )
 
 

@@ -1,11 +1,11 @@
 """Runs a PyTorch module with tinygrad tensors: one definition of each model, two engines.
 
 `torch.export` turns a module into a graph of ATen operators; `Program` computes the graph with the
-functions of OPERATORS, which tinygrad differentiates. The graph is the one for training: batch
-normalisation and `detach` are still in it as such. What depends on no input, such as the places of
-the cells, PyTorch computes once.
+functions in OPERATORS, which tinygrad differentiates. The graph is the one for training, with batch
+normalization and `detach`. PyTorch computes constant parts, such as the positions of the cells,
+once.
 
-An operator that is not in OPERATORS is an error that names it. Adding one is adding a function.
+An operator that OPERATORS lacks raises an error with its name.
 """
 
 import math
@@ -18,10 +18,10 @@ from tinygrad import Tensor, dtypes
 from torch import nn
 from torch.export.graph_signature import InputKind
 
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 
 Value = Any
-"""What a node of the graph holds: a tinygrad tensor, a PyTorch constant, a number or a sequence."""
+"""Value of a node: a tinygrad tensor, a PyTorch constant, a number or a sequence."""
 
 DTYPES = {
     torch.float32: dtypes.float32,
@@ -82,7 +82,7 @@ def _clamp(x: Tensor, low: float | None = None, high: float | None = None) -> Te
 
 
 def _hardtanh(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
-    # Unlike clamp's, its gradient ends at the bounds: channels that are silent lie just there.
+    # Unlike clamp's, its gradient is zero at the bounds, where inactive channels lie.
     return (x > low).where((x < high).where(x, high), low)
 
 
@@ -131,7 +131,7 @@ def _binary_cross_entropy(
 
 
 def _to(x: Tensor, dtype: torch.dtype, *_: Value) -> Tensor:
-    # The rest of the arguments says where and how the value lies in PyTorch's memory.
+    # The other arguments concern the layout in PyTorch's memory.
     return x.cast(DTYPES[dtype])
 
 
@@ -188,11 +188,11 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "unsqueeze.default": lambda x, dim: x.unsqueeze(dim),
     "where.self": lambda chosen, x, y: chosen.where(x, y),
 }
-"""ATen operators that need only their inputs; batch normalisation also moves its statistics."""
+"""Functions of the ATen operators without state. Batch normalization is a method of `Program`."""
 BATCH_NORM = "batch_norm.default"
 IN_PLACE = {"add_.Tensor", "relu_.default", "hardtanh_.default"}
 IGNORED_SETTINGS = {"memory_format", "device", "layout", "pin_memory", "dtype"}
-"""Settings of `to` and of assertions that say nothing about the value."""
+"""Arguments of `to` and of assertions that do not change the value."""
 
 
 def _operator_name(node: Any) -> str:
@@ -200,15 +200,15 @@ def _operator_name(node: Any) -> str:
 
 
 class Program:
-    """A module's graph for inputs of given shapes.
+    """The graph of a module for inputs of fixed shapes.
 
-    Args of the constructor:
-        module: what to run; its mode (training or not) is taken along.
-        inputs: examples, whose shapes and dtypes are those of every call.
-        prefix: of the module's state names that `weights` and `updates` leave out.
+    Args:
+        module: The module, in training or evaluation mode.
+        inputs: Examples with the shapes and dtypes of every call.
+        prefix: Prefix of the module's state names to remove.
 
     Raises:
-        HaustraError: the graph has operators that OPERATORS lacks.
+        HaustraError: The graph has operators that OPERATORS lacks.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class Program:
         self._nodes: list[Any] = list(exported.graph.nodes)
         self._inputs: list[str] = []
         self._states: dict[str, str] = {}
-        """Placeholder to the name of the weight or statistic."""
+        """Name of the weight or statistic of each placeholder."""
         self._constants: dict[str, torch.Tensor] = {}
         for spec in exported.graph_signature.input_specs:
             name, target = spec.arg.name, spec.target
@@ -235,7 +235,7 @@ class Program:
         self._check_operators()
 
     def _compute_constants(self) -> None:
-        """Let PyTorch compute what depends on no input and no weight."""
+        """Compute with PyTorch the nodes that depend on no input and no weight."""
         values: dict[str, Value] = dict(self._constants)
         with torch.no_grad():
             for node in self._nodes:
@@ -262,8 +262,8 @@ class Program:
         )
         if unknown:
             raise HaustraError(
-                f"--backend wgpu does not know the operator(s) {', '.join(unknown)} of this model; "
-                "run it with --backend ndarray, or add them to haustra.backends.aten"
+                f"{option('backend', 'wgpu')} does not know the operator(s) {', '.join(unknown)} "
+                f"of this model; use {option('backend', 'cpu')}, or add them to haustra.webgpu.aten"
             )
 
     @property
@@ -274,7 +274,7 @@ class Program:
 
     @property
     def statistics(self) -> list[str]:
-        """Names of the running statistics that a call moves."""
+        """Names of the running statistics that a call updates."""
         return [
             self._states[place.name]
             for node in self._nodes
@@ -284,7 +284,7 @@ class Program:
 
     @property
     def counters(self) -> list[str]:
-        """Names of the whole numbers that count calls; they are left to the caller."""
+        """Names of the integers that count calls; the caller updates them."""
         return [
             self._states[node.args[0].name]
             for node in self._nodes
@@ -293,7 +293,7 @@ class Program:
 
     @property
     def constant_outputs(self) -> list[torch.Tensor]:
-        """Outputs that depend on no input and no weight, in their order."""
+        """Outputs that depend on no input and no weight, in order."""
         return [
             self._constants[item.name]
             for item in self._nodes[-1].args[0]
@@ -306,14 +306,14 @@ class Program:
     def __call__(
         self, states: dict[str, Tensor], *inputs: Tensor
     ) -> tuple[list[Value], dict[str, Tensor]]:
-        """Compute the graph, lazily.
+        """Compute the graph lazily.
 
         Args:
-            states: weights and statistics by name, but for `counters`.
-            inputs: as the examples.
+            states: Weights and statistics by name, without `counters`.
+            inputs: Tensors with the shapes and dtypes of the examples.
 
         Returns:
-            The outputs (PyTorch tensors where they are constants), and the moved statistics.
+            The outputs (PyTorch tensors where they are constants) and the updated statistics.
         """
         values: dict[str, Value] = dict(zip(self._inputs, inputs, strict=True))
         values |= {place: states[name] for place, name in self._states.items() if name in states}
@@ -322,7 +322,7 @@ class Program:
 
         def look_up(node: Any) -> Value:
             if node.name not in values:
-                # A constant beside tensors: it goes where they are.
+                # Move a constant to the device of the tensors.
                 constant = self._constants[node.name]
                 values[node.name] = Tensor(constant.contiguous().numpy(), device=device).realize()
             return values[node.name]
@@ -359,13 +359,13 @@ class Program:
     def _batch_norm(
         self, node: Any, arguments: Sequence[Value], updates: dict[str, Tensor]
     ) -> Tensor:
-        """Normalise [B,C,H,W] per channel; in training also move the running statistics."""
+        """Normalize [B,C,H,W] per channel; in training also update the running statistics."""
         x, weight, bias, running_mean, running_var, is_training, momentum, eps, _ = arguments
         mean, variance = running_mean, running_var
         if is_training:
             mean = x.mean((0, 2, 3))
-            centred = x - mean.reshape(1, -1, 1, 1)
-            variance = (centred * centred).mean((0, 2, 3))
+            centered = x - mean.reshape(1, -1, 1, 1)
+            variance = (centered * centered).mean((0, 2, 3))
             count = x.shape[0] * x.shape[2] * x.shape[3]
             # The running variance is the unbiased one (Ioffe and Szegedy 2015, section 3.1).
             unbiased = variance.detach() * (count / max(1, count - 1))
@@ -375,6 +375,6 @@ class Program:
             ):
                 updates[self._states[place.name]] = old * (1 - momentum) + new * momentum
         else:
-            centred = x - mean.reshape(1, -1, 1, 1)
+            centered = x - mean.reshape(1, -1, 1, 1)
         scale = weight * (variance + eps).rsqrt()
-        return centred * scale.reshape(1, -1, 1, 1) + bias.reshape(1, -1, 1, 1)
+        return centered * scale.reshape(1, -1, 1, 1) + bias.reshape(1, -1, 1, 1)

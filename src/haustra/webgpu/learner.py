@@ -1,9 +1,9 @@
-"""A detector on WebGPU: its predictions, and its loss with gradients.
+"""The loss of a detector and its gradients, computed on WebGPU by tinygrad.
 
-The graph is the PyTorch module's own, run by `haustra.backends.aten`. What is no arithmetic on
-images stays in PyTorch on the CPU, on a few numbers per cell: matching, and choosing the slots.
-Weights live in the PyTorch module, and are copied to the card before they are used: the optimiser,
-the moving average and the checkpoint are those of every backend.
+`haustra.webgpu.aten` runs the graph of the PyTorch module. Matching and the choice of the slots
+stay in PyTorch on the CPU, since they work on a few numbers per cell. The weights live in the
+PyTorch module and are copied to the GPU before each use, so that the optimizer, the moving average
+and the checkpoint are the same as with every backend.
 
 Shapes: B batch, N cells, H and W of the image.
 """
@@ -12,7 +12,7 @@ import functools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,23 +22,32 @@ from tinygrad import TinyJit
 from tinygrad.device import Buffer
 from torch import Tensor, nn
 
-from haustra.backends.aten import Program
-from haustra.backends.webgpu import DEVICE, open_device
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import DenseOutput, SlotDetector
-from haustra.models.loss_settings import LossSettings, MatchingSettings
-from haustra.models.losses import (
-    CellTargets,
-    assign_slots,
-    assign_targets,
-    loss_from_targets,
-    slot_loss,
-)
+from haustra.models.losses import CellTargets, DetectionLoss
+from haustra.webgpu.aten import Program
+from haustra.webgpu.device import DEVICE, open_device
 
 PREFIX = "detector."
 NUM_PREDICTIONS = 2
-"""Outputs of `dense` that depend on the image; the others are the places of the cells."""
+"""Outputs of `dense` that depend on the image; the others are the positions of the cells."""
 TERM_NAMES = ("objectness", "l1", "iou")
+
+
+class TensorBatch(Protocol):
+    """A batch as tensors on the CPU. B samples, M boxes at most."""
+
+    @property
+    def images(self) -> Tensor:
+        """uint8 [B,H,W,3]."""
+
+    @property
+    def boxes_xyxy(self) -> Tensor:
+        """float32 [B,M,4], normalized to the image."""
+
+    @property
+    def mask(self) -> Tensor:
+        """Bool [B,M], True where a row of `boxes_xyxy` is a box."""
 
 
 class _Predicting(nn.Module):
@@ -51,19 +60,17 @@ class _Predicting(nn.Module):
 
 
 class _Loss(nn.Module):
-    def __init__(self, settings: LossSettings, *, iou_weight: float) -> None:
+    def __init__(self, loss: DetectionLoss) -> None:
         super().__init__()
-        self._settings, self._iou_weight = settings, iou_weight
+        self._loss = loss
 
     def forward(self, *tensors: Tensor) -> list[Tensor]:
         predictions, targets = tensors[:NUM_PREDICTIONS], tensors[NUM_PREDICTIONS:]
-        # The places of the cells matter to the matching only.
+        # Only the matching needs the positions of the cells.
         logits, boxes = predictions
-        terms = loss_from_targets(
+        terms = self._loss.dense_terms(
             DenseOutput(logits, boxes, cells_xy=boxes, cell_sizes=boxes),
             CellTargets(*targets),
-            settings=self._settings,
-            iou_weight=self._iou_weight,
             every_cell=True,
         )
         return [terms[name] for name in TERM_NAMES]
@@ -75,7 +82,7 @@ def _upload(values: NDArray[Any] | Tensor) -> GpuTensor:
 
 
 class _DeviceWeights:
-    """Floating-point weights and statistics of a module, on the card."""
+    """Floating-point weights and statistics of a module on the GPU."""
 
     def __init__(self, names: list[str], model: nn.Module) -> None:
         state = model.state_dict()
@@ -83,7 +90,7 @@ class _DeviceWeights:
         self.tensors = [_upload(state[name]) for name in self.names]
 
     def load(self, model: nn.Module) -> None:
-        """Copy what the module holds now; the buffers on the card stay where they are."""
+        """Copy the module's current weights into the buffers on the GPU."""
         state = model.state_dict()
         for name, tensor in zip(self.names, self.tensors, strict=True):
             array = np.ascontiguousarray(state[name].detach().numpy())
@@ -93,77 +100,24 @@ class _DeviceWeights:
             )
 
     def by_name(self, tensors: list[GpuTensor]) -> dict[str, GpuTensor]:
-        """Name the tensors that a compiled function was given for `tensors`."""
+        """Return the tensors that stand for `tensors` in a compiled function, by weight name."""
         return dict(zip(self.names, tensors, strict=True))
-
-
-class WgpuPredictor:
-    """Predicts the slots of images with a model's weights as they are at `load`.
-
-    Args of the constructor:
-        model: on the CPU; put into evaluation mode.
-    """
-
-    def __init__(self, model: SlotDetector) -> None:
-        open_device()
-        self._model = model.eval()
-        self._weights: _DeviceWeights | None = None
-        self._run: dict[tuple[int, ...], tuple[Callable[..., list[GpuTensor]], list[Tensor]]] = {}
-
-    def load(self) -> None:
-        """Take the model's weights of now."""
-        if self._weights is not None:
-            self._weights.load(self._model)
-
-    def _compile(self, shape: tuple[int, ...]) -> None:
-        program = Program(
-            _Predicting(self._model), (torch.zeros(shape, dtype=torch.uint8),), prefix=PREFIX
-        )
-        if self._weights is None:
-            self._weights = _DeviceWeights(program.state_names, self._model)
-        weights = self._weights
-
-        def run(images: GpuTensor, tensors: list[GpuTensor]) -> list[GpuTensor]:
-            outputs, _ = program(weights.by_name(tensors), images)
-            return [output.contiguous().realize() for output in outputs[:NUM_PREDICTIONS]]
-
-        self._run[shape] = (TinyJit(run), program.constant_outputs)
-
-    def __call__(
-        self, images: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Map images uint8 [B,H,W,3] to boxes [B,S,4] in 0..1 and scores [B,S]."""
-        # A smaller batch, as the last one of a split, is filled up: compiling takes longer.
-        fitting = [s for s in self._run if s[0] >= len(images) and s[1:] == images.shape[1:]]
-        shape = min(fitting, default=images.shape)
-        if shape not in self._run:
-            self._compile(shape)
-        run, places = self._run[shape]
-        filled = np.zeros(shape, dtype=np.uint8)
-        filled[: len(images)] = images
-        assert self._weights is not None  # noqa: S101 compiled
-        found = run(_upload(filled), self._weights.tensors)
-        predictions = [torch.from_numpy(tensor.numpy()[: len(images)]) for tensor in found]
-        with torch.inference_mode():
-            output = self._model.select(DenseOutput(*predictions, *places))
-        boxes: NDArray[np.float32] = output.boxes_xyxy.numpy()
-        scores: NDArray[np.float32] = output.logits.sigmoid().numpy()
-        return boxes, scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class _CompiledStep:
-    """What one size of batch needs."""
+    """The compiled functions of one batch shape, with their constants."""
 
     predict: Callable[..., list[GpuTensor]]
     learn: Callable[..., list[GpuTensor]]
     places: list[Tensor]
+    """Positions and sizes of the cells."""
     statistics: list[str]
     counters: list[str]
 
 
 class _GivenGradients(torch.autograd.Function):
-    """A loss whose gradients are already known."""
+    """A loss whose gradients are already computed."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *_: Tensor) -> Tensor:
@@ -176,26 +130,18 @@ class _GivenGradients(torch.autograd.Function):
 
 
 class WgpuLearner:
-    """The loss of a model in training mode, computed on WebGPU with its gradients.
+    """The learner of the backend wgpu.
 
-    Args of the constructor:
-        model: on the CPU, float32.
-        matching: Settings of the matching.
-        settings: Settings of the loss.
-        iou_weight: Weight of the IoU term.
+    Args:
+        model: The model on the CPU, in float32 and in training mode.
+        loss: The loss of the training.
     """
 
-    def __init__(
-        self,
-        model: SlotDetector,
-        *,
-        matching: MatchingSettings,
-        settings: LossSettings,
-        iou_weight: float,
-    ) -> None:
+    compiles_each_size = True
+
+    def __init__(self, model: SlotDetector, *, loss: DetectionLoss) -> None:
         open_device()
-        self._model, self._matching = model, matching
-        self._settings, self._iou_weight = settings, iou_weight
+        self._model, self._loss = model, loss
         self._steps: dict[tuple[int, ...], _CompiledStep] = {}
         self._weights: _DeviceWeights | None = None
         self._trained: list[str] = []
@@ -216,7 +162,7 @@ class WgpuLearner:
         logits = torch.zeros(shape[0], len(places[0]))
         boxes = torch.zeros(*logits.shape, 4)
         loss_program = Program(
-            _Loss(self._settings, iou_weight=self._iou_weight),
+            _Loss(self._loss),
             (logits, boxes, logits, logits.bool(), boxes),
         )
 
@@ -251,23 +197,9 @@ class WgpuLearner:
             counters=program.counters,
         )
 
-    def loss_terms(
-        self,
-        images: NDArray[np.uint8],
-        *,
-        boxes_xyxy: Tensor,
-        mask: Tensor,
-    ) -> dict[str, Tensor]:
-        """Return the loss and its terms, as `detection_loss`; the running statistics move.
-
-        Args:
-            images: uint8 [B,H,W,3].
-            boxes_xyxy: [B,M,4] ground truth, normalised to the image.
-            mask: [B,M] bool, which rows of it are boxes.
-
-        Returns:
-            Scalars by name; `backward` of "loss" gives the gradients of the model's weights.
-        """
+    def loss_terms(self, batch: TensorBatch) -> dict[str, Tensor]:
+        """Return the loss of a batch and its terms; see `Learner` in `haustra.training.learner`."""
+        images, boxes_xyxy, mask = batch.images.numpy(), batch.boxes_xyxy, batch.mask
         if images.shape not in self._steps:
             self._steps[images.shape] = self._compile(images.shape)
         step = self._steps[images.shape]
@@ -276,7 +208,7 @@ class WgpuLearner:
         uploaded = _upload(images)
         predictions = step.predict(uploaded, self._weights.tensors)
         output = DenseOutput(*(torch.from_numpy(x.numpy()) for x in predictions), *step.places)
-        targets = assign_targets(output, boxes_xyxy=boxes_xyxy, mask=mask, matching=self._matching)
+        targets = self._loss.assign_targets(output, boxes_xyxy=boxes_xyxy, mask=mask)
         results = step.learn(
             uploaded, [_upload(values) for values in targets], self._weights.tensors
         )
@@ -295,12 +227,10 @@ class WgpuLearner:
         )
         by_name = dict(zip(TERM_NAMES, terms, strict=True))
         if self._model.exclusion is not None:
-            # Of a few numbers, and learns five: no work for the card.
+            # This loss has five weights and few inputs, so PyTorch computes it.
             candidates = self._model.candidates(output)
-            wanted = assign_slots(
-                candidates, output, boxes_xyxy=boxes_xyxy, mask=mask, matching=self._matching
-            )
-            of_slots = slot_loss(candidates, wanted, settings=self._settings)
+            wanted = self._loss.assign_slots(candidates, output, boxes_xyxy=boxes_xyxy, mask=mask)
+            of_slots = self._loss.slot_term(candidates, wanted)
             loss = loss + of_slots
             by_name["slots"] = of_slots.detach()
         return {"loss": loss, **by_name}

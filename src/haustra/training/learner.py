@@ -1,0 +1,77 @@
+"""Learners compute the loss of a batch with its gradients: by PyTorch, or by tinygrad on WebGPU."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from haustra.backends.choose import Backend
+from haustra.models.backbone import images_to_input
+from haustra.models.detector import DenseOutput, SlotDetector
+from haustra.models.losses import DetectionLoss
+from haustra.training.config import TrainConfig
+from haustra.training.upload import DeviceBatch
+
+Terms = dict[str, torch.Tensor]
+"""Loss terms by name; calling `backward` on "loss" gives the gradients of the model's weights."""
+
+
+class Learner(Protocol):
+    """Computes the loss of a model in training mode; the running statistics move with it."""
+
+    @property
+    def compiles_each_size(self) -> bool:
+        """True where a new image size costs a compilation."""
+
+    def loss_terms(self, batch: DeviceBatch) -> Terms:
+        """Return the loss of a batch and its terms."""
+
+
+class TorchLearner:
+    """The learner of the backends cpu, cuda and mps.
+
+    Args:
+        model: The model on its device.
+        loss: The loss of the training.
+        is_bfloat16: Compute the model in bfloat16.
+        is_compiled: Compile the model by `torch.compile`.
+    """
+
+    def __init__(
+        self, model: SlotDetector, *, loss: DetectionLoss, is_bfloat16: bool, is_compiled: bool
+    ) -> None:
+        self._model, self._loss, self._is_bfloat16 = model, loss, is_bfloat16
+        self.compiles_each_size = is_compiled
+        self._dense: Callable[..., DenseOutput] = model.dense
+        if is_compiled:
+            self._dense = torch.compile(model.dense, dynamic=False)
+
+    def loss_terms(self, batch: DeviceBatch) -> Terms:
+        """Return the loss of a batch and its terms."""
+        device = batch.images.device.type
+        images = images_to_input(batch.images)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self._is_bfloat16):
+            output = self._dense(images)
+        return self._loss.terms(
+            output,
+            self._model.candidates(output) if self._model.exclusion is not None else None,
+            boxes_xyxy=batch.boxes_xyxy,
+            mask=batch.mask,
+            every_cell=device != "cpu",
+        )
+
+
+def build_learner(
+    model: SlotDetector, *, config: TrainConfig, backend: Backend, is_compiled: bool
+) -> Learner:
+    """Return the learner of a backend for a model on its device."""
+    recipe = config.recipe
+    loss = DetectionLoss(
+        matching=recipe.matching, settings=recipe.loss, iou_weight=config.iou_weight
+    )
+    if backend.name == "wgpu":
+        from haustra.webgpu.learner import WgpuLearner
+
+        return WgpuLearner(model, loss=loss)
+    is_bfloat16 = config.precision == "bfloat16"
+    return TorchLearner(model, loss=loss, is_bfloat16=is_bfloat16, is_compiled=is_compiled)

@@ -1,0 +1,1 @@
+"""Training on WebGPU by tinygrad. Experimental: it reaches into tinygrad and is slow on a CPU."""
