@@ -163,7 +163,7 @@ def test_the_representation_names_what_a_person_asks_for(tmp_path: Path) -> None
         "  classes  polyp",
         "  shows    threshold 0.3 (the default, not fitted), overlap at most 0.5",
     ]
-    assert "  runs on  backend ndarray: CPU" in repr(detector)
+    assert "  runs on  backend cpu: CPU" in repr(detector)
     assert (detector.kind, detector.path) == ("big", path)
 
 
