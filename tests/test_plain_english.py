@@ -36,17 +36,10 @@ PLACES = {
 }
 STILL_TO_DO: list[str] = [
     "README.md",
-    "docs/captures.md",
     "docs/cli.md",
     "docs/evaluation.md",
-    "docs/format.md",
-    "docs/loader.md",
     "docs/robustness.md",
-    "docs/warehouse.md",
-    "src/haustra/captures",
-    "src/haustra/cli",
     "src/haustra/core",
-    "src/haustra/warehouse",
     "--help",
 ]
 """Places that do not pass yet, and "--help". Remove each when it passes, until none is left."""

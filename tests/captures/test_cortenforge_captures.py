@@ -74,7 +74,7 @@ def test_the_older_spelling_is_read(tmp_path: Path) -> None:
     }
     run_folder = write_capture(tmp_path, older_label(both))
     run = read_run(run_folder)
-    assert (run.run_id, run.manifest.seed, run.unlabelled) == (RUN_ID, 20250101, ())
+    assert (run.run_id, run.manifest.seed, run.unlabeled) == (RUN_ID, 20250101, ())
     assert run.manifest.started_at_unix == 1735732800.123
     (frame,) = run.frames
     assert frame.label is not None

@@ -196,6 +196,6 @@ def test_an_image_that_cannot_be_read_stops_the_import(
 def test_two_images_of_one_stem_are_refused(tmp_path: Path) -> None:
     root = write_dataset(tmp_path, "a.png", "b.jpg", "b.png")
     assert import_error(root) == (
-        f"b.jpg and b.png of {root / 'images'} share a stem, so their annotations cannot be told "
-        "apart; expected one image per stem"
+        f"b.jpg and b.png of {root / 'images'} share a stem, so their annotations would be "
+        "confused; expected one image per stem"
     )

@@ -57,7 +57,7 @@ def test_a_run_folder_is_read_with_its_manifest_and_labels(tmp_path: Path) -> No
     )
     write_json(run_folder / "labels/frame_00000.json", label)
     run = read_run(run_folder)
-    assert (run.folder, run.run_id, run.unlabelled) == (run_folder, "a", ())
+    assert (run.folder, run.run_id, run.unlabeled) == (run_folder, "a", ())
     assert (run.manifest.group_id, run.manifest.licence) == ("patient 1", "CC-BY-4.0")
     (frame,) = run.frames
     assert (frame.sample_id, frame.name, frame.group_id) == (
@@ -111,14 +111,14 @@ def test_frames_are_ordered_by_name_and_hidden_files_are_none(tmp_path: Path) ->
     (folder / "images/._frame_00001.png").write_bytes(b"\x00\x05\x16\x07")
     run = read_run(folder)
     assert [frame.name for frame in run.frames] == ["frame_00001", "frame_00002", "frame_00010"]
-    assert run.unlabelled == ()
+    assert run.unlabeled == ()
 
 
 def test_images_that_no_label_mentions_are_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run_a", [])
     for name in ("frame_00009.png", "frame_00004.jpg"):
         write_image(folder / "images" / name)
-    assert read_run(folder).unlabelled == ("frame_00004.jpg", "frame_00009.png")
+    assert read_run(folder).unlabeled == ("frame_00004.jpg", "frame_00009.png")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_label_file_that_is_not_json_rejects_its_frame_only(tmp_path: Path) ->
 def test_the_image_of_a_broken_label_file_is_not_one_without_a_label(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run_a", [])
     (folder / "labels/frame_00000.json").write_text("{")
-    assert read_run(folder).unlabelled == ()
+    assert read_run(folder).unlabeled == ()
 
 
 def test_a_label_file_that_python_gives_up_on_rejects_its_frame_only(tmp_path: Path) -> None:

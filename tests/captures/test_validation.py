@@ -186,7 +186,7 @@ def test_images_without_a_label_are_counted_and_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run_a", [])
     write_image(run / "images/extra.png")
     summary = ValidationSummary()
-    summary.add_unlabelled(read_run(run))
+    summary.add_unlabeled(read_run(run))
     assert (summary.frames, summary.unlabelled_images) == (0, 1)
     assert summary.problems == ["run_a/images/extra.png has no label file"]
 

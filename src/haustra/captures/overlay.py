@@ -1,4 +1,4 @@
-"""Overlays: each frame of a run as a picture with its labelled boxes."""
+"""Overlays: each frame of a run as a picture with its labeled boxes."""
 
 from dataclasses import dataclass
 from pathlib import Path

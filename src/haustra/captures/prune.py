@@ -134,8 +134,8 @@ def prune_captures(config: PruneConfig, *, progress: Progress | None = None) -> 
         for run in runs:
             kept: list[Frame] = []
             dropped: dict[str, list[str]] = {}
-            if run.unlabelled:
-                dropped["unlabelled"] = list(run.unlabelled)
+            if run.unlabeled:
+                dropped["unlabelled"] = list(run.unlabeled)
             for checked in islice(checked_frames, len(run.frames)):
                 reason = _reason_to_drop(
                     checked, first_with_digest=first_with_digest, empty_ratio=config.empty_ratio

@@ -43,7 +43,7 @@ class Run:
     run_id: str
     manifest: RunManifest
     frames: tuple[Frame, ...]
-    unlabelled: tuple[str, ...]
+    unlabeled: tuple[str, ...]
     """Names of images that no label file mentions."""
 
 
@@ -114,7 +114,7 @@ def read_run(folder: StrPath) -> Run:
     resolved_images = images_folder.resolve()
     known = {frame.image_path for frame in frames}
     unreadable = {frame.name for frame in frames if frame.label is None}
-    unlabelled = (
+    unlabeled = (
         tuple(
             path.name
             for path in sorted(images_folder.iterdir())
@@ -128,9 +128,7 @@ def read_run(folder: StrPath) -> Run:
         if images_folder.is_dir()
         else ()
     )
-    return Run(
-        folder=folder, run_id=run_id, manifest=manifest, frames=frames, unlabelled=unlabelled
-    )
+    return Run(folder=folder, run_id=run_id, manifest=manifest, frames=frames, unlabeled=unlabeled)
 
 
 def list_run_folders(root: StrPath) -> list[Path]:

@@ -163,7 +163,7 @@ class ValidationSummary:
     quarantined: list[FrameProblem] = field(default_factory=list)
     """The invalid and missing frames."""
     problems: list[str] = field(default_factory=list)
-    """One line per rejected box or unlabelled image."""
+    """One line per rejected box or unlabeled image."""
 
     @property
     def frames(self) -> int:
@@ -184,11 +184,11 @@ class ValidationSummary:
         self.rejected_boxes += len(checked.box_problems)
         self.problems.extend(checked.box_problems)
 
-    def add_unlabelled(self, run: Run) -> None:
+    def add_unlabeled(self, run: Run) -> None:
         """Count the images of a run that no label mentions."""
-        self.unlabelled_images += len(run.unlabelled)
+        self.unlabelled_images += len(run.unlabeled)
         self.problems.extend(
-            f"{run.run_id}/images/{name} has no label file" for name in run.unlabelled
+            f"{run.run_id}/images/{name} has no label file" for name in run.unlabeled
         )
 
     def merge(self, other: "ValidationSummary") -> None:

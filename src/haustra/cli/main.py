@@ -17,7 +17,7 @@ from haustra.core.errors import HaustraError
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
 NOT_OUR_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-"""What the disk refuses: no permission, read-only, full."""
+"""Errors of the disk: no permission, read-only, full."""
 
 COMMANDS = {
     "datagen": ("haustra.cli.datagen:datagen", "Simulate colonoscopy captures."),

@@ -1,4 +1,4 @@
-"""What the commands print: progress, lines, tables, and JSON where asked."""
+"""Output of the commands: progress, lines, tables, and JSON on request."""
 
 import json
 import sys

@@ -1,1 +1,1 @@
-"""The tensor warehouse: format, ETL, splits, manifest and reading."""
+"""The tensor warehouse: its format, building it, and reading it."""

@@ -12,7 +12,7 @@ from haustra.warehouse.dataset import Batch, Split
 from haustra.warehouse.order import EpochOrder
 
 FETCH_THREADS = 4
-"""Threads that fetch or check shards before their samples are asked for."""
+"""Number of threads that fetch or check shards before their samples are read."""
 
 
 def iterate_batches(
@@ -26,18 +26,18 @@ def iterate_batches(
 ) -> Generator[tuple[NDArray[np.int64], Batch], None, None]:
     """Yield the sample numbers and samples of each batch.
 
-    The last batch is smaller where the order does not divide evenly; no sample is left out. Shards
-    are loaded in the order of the windows, those of the next window while one is read.
+    The last batch may be smaller; no sample is left out. Shards are loaded in the order of the
+    windows, those of the next window while one is read.
 
     Args:
-        split: of a warehouse.
-        order: of the samples.
-        batch_size: samples at a time.
-        first_batch: batches to leave out at the beginning, for who goes on where a run ended.
-        make_batch: from positions in the order to a batch; gathers by default.
-        num_workers: threads that make the next batches while one is used; with 0 the caller's
-            makes them, the fastest way to copy what is in memory or in the page cache. The result
-            does not depend on it.
+        split: Split of a warehouse.
+        order: Order of the samples.
+        batch_size: Number of samples in a batch.
+        first_batch: Number of batches to skip, for a training that is resumed.
+        make_batch: Makes a batch from positions in the order; gathers the samples by default.
+        num_workers: Number of threads that make the next batches while one is used. With 0 the
+            calling thread makes them, which is the fastest way to copy from memory or from the
+            page cache. The result does not depend on it.
     """
 
     def gather(positions: range) -> Batch:
@@ -50,7 +50,7 @@ def iterate_batches(
     fetching = ThreadPoolExecutor(FETCH_THREADS)
 
     def entering_windows() -> Iterator[range]:
-        """Yield the chunks, and begin to load a window's shards at the window before it."""
+        """Yield the chunks; the shards of a window begin to load one window earlier."""
         entered = -1
         for chunk in chunks:
             while entered < order.window_at(chunk[-1]):

@@ -98,7 +98,7 @@ def diff_warehouses(manifest_a: StrPath, manifest_b: StrPath) -> WarehouseDiff:
     place_b = {row["sample_id"]: place for place, row in enumerate(b.rows)}
     common = sorted(place_a.keys() & place_b.keys())
     pairs = {name: (a.rows[place_a[name]], b.rows[place_b[name]]) for name in common}
-    relabelled = tuple(
+    relabeled = tuple(
         name for name in common if _has_other_boxes(a, b, at_a=place_a[name], at_b=place_b[name])
     )
     changed_pixels = tuple(
@@ -112,7 +112,7 @@ def diff_warehouses(manifest_a: StrPath, manifest_b: StrPath) -> WarehouseDiff:
         for name, (x, y) in pairs.items()
         if x["group_id"] != y["group_id"]
     )
-    touched = {*relabelled, *changed_pixels}
+    touched = {*relabeled, *changed_pixels}
     touched |= {name for name, _, _ in (*moved, *regrouped)}
     values_a, values_b = a.manifest.model_dump(), b.manifest.model_dump()
     return WarehouseDiff(
@@ -123,7 +123,7 @@ def diff_warehouses(manifest_a: StrPath, manifest_b: StrPath) -> WarehouseDiff:
         num_same=len(common) - len(touched),
         added=tuple(sorted(place_b.keys() - place_a.keys())),
         removed=tuple(sorted(place_a.keys() - place_b.keys())),
-        relabelled=relabelled,
+        relabelled=relabeled,
         changed_pixels=changed_pixels,
         moved=moved,
         regrouped=regrouped,

@@ -1,7 +1,8 @@
-"""The warehouse's format: names, versions and the manifest's fields. `docs/warehouse.md` draws it.
+"""The format of a warehouse: names, versions, the manifest's fields, and the check of a file.
 
 A warehouse is a folder `v<version>/` with `shards/<content>.safetensors` (each of one run and one
-split), `samples.parquet` (one row per sample) and `manifest.json`, written last.
+split), `samples.parquet` (one row per sample) and `manifest.json`, written last. `docs/format.md`
+describes every byte.
 """
 
 import json
@@ -53,19 +54,19 @@ class TableEntry(_Strict):
 
 
 class SplitCounts(_Strict):
-    """What one split holds."""
+    """Counts of one split."""
 
     samples: int
     boxes: int
     empty: int
     """Samples without a box."""
     empty_left_out: int
-    """Frames without a box that `--empty-ratio` left out."""
+    """Frames without a box that `empty_ratio` left out."""
     groups: int
 
 
 class SourceEntry(_Strict):
-    """Where a run came from, and under what terms."""
+    """Provenance and terms of a run."""
 
     run_id: str
     source: str | None
@@ -75,7 +76,7 @@ class SourceEntry(_Strict):
 
 
 class QuarantinedFrame(_Strict):
-    """A frame that cannot be used, and why; it is no sample and counts against the thresholds."""
+    """A frame that cannot be used, and the reason; it counts against the thresholds."""
 
     sample_id: str
     file: str
@@ -85,16 +86,16 @@ class QuarantinedFrame(_Strict):
 
 
 class Validation(_Strict):
-    """What the ETL found, in total and per run."""
+    """Counts of the ETL, in total and per run."""
 
     total: dict[str, int]
     runs: dict[str, dict[str, int]]
     problems: list[str]
-    """One line per rejected box or unlabelled image."""
+    """One line per rejected box or unlabeled image."""
 
 
 class WarehouseManifest(_Strict):
-    """`manifest.json` but for its seal. Holds nothing of paths or time: equal data, equal bytes."""
+    """`manifest.json` without its seal. Without paths and times, equal data give equal bytes."""
 
     format: Literal["haustra-warehouse"]
     format_version: Literal[1]
@@ -105,9 +106,9 @@ class WarehouseManifest(_Strict):
     max_boxes: int
     samples_per_shard: int
     empty_ratio: float
-    """Share of the frames without a box that stay."""
+    """Share of the frames without a box that were kept."""
     truncated_boxes: int
-    """Boxes left out because their sample had more than `max_boxes`; the smallest go."""
+    """Boxes left out, the smallest of samples with more than `max_boxes`."""
     class_names: list[str]
     split_method: str
     splits: dict[SplitName, SplitCounts]
@@ -149,6 +150,6 @@ def check_file(path: Path, *, sha256: str | None, num_bytes: int | None = None) 
 
 
 def manifest_to_text(manifest: WarehouseManifest) -> str:
-    """Return the content of `manifest.json`: the fields, and the digest of them all."""
+    """Return the text of `manifest.json`: the fields and their digest."""
     value = seal_json(manifest.model_dump(mode="json"), field=MANIFEST_SEAL)
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

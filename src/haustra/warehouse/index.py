@@ -85,7 +85,7 @@ def _summarize(
     """Count every frame in order, with the runs' summaries in the order of the runs."""
     summaries = {run.run_id: ValidationSummary() for run in plan.runs}
     for run in plan.runs:
-        summaries[run.run_id].add_unlabelled(run)
+        summaries[run.run_id].add_unlabeled(run)
     for frame in plan.frames:
         summaries[frame.run_id].add(outcomes[frame.sample_id])
     for frame in plan.left_out:

@@ -1,8 +1,8 @@
 """The order of samples in an epoch: a pure function of shard sizes, a seed and the epoch.
 
-Shards are shuffled and cut into windows of a bounded number of samples, and the samples of each
+Shards are shuffled and grouped into windows of a bounded number of samples, and the samples of each
 window are shuffled together. So a reader needs the shards of one window at a time. A warehouse that
-fits one window is shuffled as a whole.
+fits into one window is shuffled as a whole.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEFAULT_WINDOW = 8192
-"""Samples that are shuffled together: 3.6 GB at 384x384, dozens of procedures."""
+"""Number of samples that are shuffled together: 3.6 GB at 384x384, dozens of procedures."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,17 +26,17 @@ class Window:
     shards: tuple[int, ...]
     """Numbers of its shards."""
     members: NDArray[np.int64]
-    """[stop - start] numbers of its samples, rising."""
+    """[stop - start] numbers of its samples, in ascending order."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EpochOrder:
-    """Which sample comes when."""
+    """The order of the samples of an epoch."""
 
     samples: NDArray[np.int64]
-    """[N] each sample number once."""
+    """[N] every sample number once."""
     windows: tuple[Window, ...]
-    """In order; they cover all positions."""
+    """Windows in order; they cover all positions."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -50,7 +50,7 @@ class EpochOrder:
 def _windows(
     shards: Sequence[int], *, shard_sizes: NDArray[np.int64], window_size: int
 ) -> tuple[Window, ...]:
-    """Cut shards, in this order, into windows of at most `window_size` samples, or one shard."""
+    """Group shards, in this order, into windows of at most `window_size` samples, or one shard."""
     firsts = np.concatenate([[0], np.cumsum(shard_sizes)])
     parts: list[list[int]] = []
     filled = 0
@@ -77,10 +77,11 @@ def epoch_order(
     """Shuffle the samples of shards.
 
     Args:
-        shard_sizes: samples in each shard; samples are numbered from 0 through all shards.
-        seed: of the training.
-        epoch: counted from 0.
-        window_size: samples to shuffle together at most; a larger shard is a window of its own.
+        shard_sizes: Number of samples in each shard; samples are numbered through all shards.
+        seed: Seed of the training.
+        epoch: Epoch, counted from 0.
+        window_size: Largest number of samples to shuffle together; a larger shard is a window of
+            its own.
     """
     sizes = np.asarray(shard_sizes, dtype=np.int64)
     rng = np.random.default_rng([seed, epoch])
@@ -95,7 +96,7 @@ def epoch_order(
 
 
 def stored_order(shard_sizes: Sequence[int]) -> EpochOrder:
-    """Return the samples as they are stored, each shard a window of its own."""
+    """Return the samples in stored order, with each shard as a window."""
     sizes = np.asarray(shard_sizes, dtype=np.int64)
     windows = _windows(range(len(sizes)), shard_sizes=sizes, window_size=0)
     return EpochOrder(samples=np.arange(sizes.sum()), windows=windows)

@@ -18,7 +18,7 @@ from haustra.warehouse.format import REBUILD_HINT, ShardEntry, WarehouseManifest
 
 HEADER_ALIGNMENT = 8
 CHUNK_BYTES = 2**18
-"""Bytes that are digested and then written while they are still in the processor's cache."""
+"""Bytes that are digested and then written while they are still in the CPU's cache."""
 
 DTYPES: dict[str, tuple[str, type[np.generic]]] = {
     "boxes": ("F32", np.float32),

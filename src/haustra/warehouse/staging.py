@@ -1,9 +1,8 @@
-"""Where an ETL keeps what it has finished until its version is whole.
+"""Staging folders, which hold the finished parts of a version until it is whole.
 
-Every ETL has a folder of its own, `<output root>/.staging/<random name>/`, and holds a lock on the
-file `lock` in it as long as it runs; the system frees the lock however the process ends. So two
-ETLs share no file that either changes, and what a killed one left behind is told from what a
-running one needs:
+Every ETL has its own folder, `<output root>/.staging/<random name>/`, and locks the file `lock` in
+it as long as it runs; the system frees the lock however the process ends. So two ETLs never change
+the same file, and the folder of a killed ETL is distinguished from that of a running one:
 
     lock
     version/                    becomes v<version>/ by one rename
@@ -24,20 +23,20 @@ STAGING_NAME = ".staging"
 
 
 def _claim_folder(root: Path) -> tuple[Path, int]:
-    """Make a folder under `root` and lock it; return it and the descriptor that holds the lock."""
+    """Make and lock a folder under `root`; return it and the descriptor that holds the lock."""
     while True:
         folder = root / secrets.token_hex(8)
-        with suppress(FileNotFoundError):  # another ETL removed what was empty: try again
+        with suppress(FileNotFoundError):  # another ETL removed the empty folder: try again
             folder.mkdir(parents=True)
             lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
-            # A file system that cannot lock keeps what killed ETLs leave; nothing else changes.
+            # On a file system without locks, the folders of killed ETLs are never removed.
             if _try_lock(lock) is not False and (folder / "lock").exists():
                 return folder, lock
             os.close(lock)
 
 
 def _try_lock(lock: int) -> bool | None:
-    """Lock a file: True; False where another holds it; None where files cannot be locked here."""
+    """Lock a file; return False if another process holds it, None if it cannot be locked."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -48,14 +47,14 @@ def _try_lock(lock: int) -> bool | None:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Remove the folders of ETLs that no longer run."""
+    """Remove the folders of ETLs that are not running any more."""
     for folder in list(root.iterdir()):
         with suppress(OSError):  # another ETL may be removing it too
             names = [path.name for path in folder.iterdir()]
             if not names:
-                folder.rmdir()  # fails, as it should, where another ETL has just made it
+                folder.rmdir()  # fails, as intended, if another ETL has just made it
             elif "lock" not in names:
-                shutil.rmtree(folder)  # an ETL was killed as it removed it
+                shutil.rmtree(folder)  # an ETL was killed while it removed the folder
             else:
                 _remove_if_unlocked(folder)
 
@@ -73,8 +72,8 @@ def _remove_if_unlocked(folder: Path) -> None:
 def staging_folder(output_root: Path) -> Iterator[Path]:
     """Yield a locked staging folder with `version/shards/` and `finished/` in it.
 
-    When the block ends well it is removed, with all that ETLs which no longer run left behind.
-    After an error it stays if it holds a finished shard, for the next ETL.
+    When the block succeeds, the folder is removed, with the folders of ETLs that are not running
+    any more. After an error it stays for the next ETL if it holds a finished shard.
     """
     root = output_root / STAGING_NAME
     folder, lock = _claim_folder(root)

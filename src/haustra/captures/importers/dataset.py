@@ -121,7 +121,7 @@ def list_source_images(folder: Path) -> list[Path]:
         if other != image:
             raise HaustraError(
                 f"{other.name} and {image.name} of {folder} share a stem, so their annotations "
-                "cannot be told apart; expected one image per stem"
+                "would be confused; expected one image per stem"
             )
     return images
 
