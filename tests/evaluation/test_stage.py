@@ -46,7 +46,7 @@ def test_model_and_backend_of_the_settings_act_in_the_library(
         with pytest.raises(HaustraError, match=message):
             compare_weights(settings(**changes, **both))
     result = evaluate_detector(settings(backend="ndarray", model="big"))
-    assert result.summary["backend"].startswith("backend ndarray: CPU")
+    assert result.summary["backend"].startswith("backend cpu: CPU")
 
 
 def test_an_open_detector_is_measured_like_its_file(manifest: Path, weights: Path) -> None:

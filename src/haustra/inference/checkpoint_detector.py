@@ -16,13 +16,13 @@ def open_checkpoint(
     """Open a checkpoint; arguments and errors are those of `open_detector`."""
     with needs_extra("train", needed_for=f"reading the checkpoint {path}"):
         from haustra.backends.choose import choose_backend
-        from haustra.backends.predictors import build_predictor
         from haustra.models.checkpoint import check_kind, read_checkpoint
+        from haustra.models.predict import predict_slots
     header, model = read_checkpoint(path)
     check_kind(path, header=header, wanted=kind)
     chosen = choose_backend(backend)
     return Detector(
-        predict_slots=build_predictor(model, backend=chosen),
+        predict_slots=predict_slots(model.to(chosen.device)),
         kind=header.model.kind,
         caption=header.kind_name,
         input_size_wh=header.input_size_wh,

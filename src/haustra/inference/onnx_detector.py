@@ -46,7 +46,7 @@ PROVIDERS: dict[BackendName, tuple[str, str]] = {
 
 
 def open_session_on(
-    path: Path, *, backend: BackendFlag, num_threads: int | None = None
+    path: Path, *, backend: BackendFlag | None, num_threads: int | None = None
 ) -> tuple["InferenceSession", BackendName]:
     """Load an ONNX model on a backend, as `open_session`.
 
@@ -70,7 +70,7 @@ def open_session_on(
         if provider in session.get_providers():
             return session, name
     raise HaustraError(
-        f"{option('backend', backend)} for {path} needs ONNX Runtime's {provider}, which does not "
+        f"{option('backend', wanted)} for {path} needs ONNX Runtime's {provider}, which does not "
         f"run here; {remedy}, or use {option('backend', 'cpu')}"
     )
 
@@ -158,8 +158,7 @@ def open_onnx(
         backend: Backend that runs it.
         num_threads: Threads of one inference, as for `open_session`.
     """
-    wanted = wanted_backend(backend)
-    session, chosen = open_session_on(path, backend=wanted, num_threads=num_threads)
+    session, chosen = open_session_on(path, backend=backend, num_threads=num_threads)
     metadata = read_metadata(session, path=path)
 
     def predict(images: NDArray[np.uint8]) -> Slots:

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from haustra.backends.choose import Backend, choose_backend
-from haustra.backends.predictors import build_predictor
 from haustra.core.detections import PredictSlots
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_json_atomic
 from haustra.models.checkpoint import check_kind, read_checkpoint, weights_digest
 from haustra.models.detector import SlotDetector, build_model, default_config
 from haustra.models.efficientnet import PACKAGE, WEIGHTS_LICENSE, EfficientNetLite0
+from haustra.models.predict import predict_slots
 from haustra.training.averaging import AveragedModel
 from haustra.training.batches import (
     EpochAugmentation,
@@ -316,7 +316,7 @@ class Training:
 
     def build_predictor(self) -> PredictSlots:
         """Return a function that predicts with the averaged weights of this moment."""
-        return build_predictor(self.average.model, backend=self.backend)
+        return predict_slots(self.average.model.to(self.backend.device))
 
     def _not_finite(self, what: str, value: float, taken: list[NDArray[np.int64]]) -> HaustraError:
         """Save the sample ids of a step, and return the error that names them."""
