@@ -2,8 +2,7 @@
 
     python docs/make_report.py REPORT.html IMAGE
 
-Takes a report of runs/procedure.sh, for which it asks a Chromium on the PATH, and
-an image to degrade.
+It takes a report of runs/procedure.sh and an image to degrade, and needs Chromium on the PATH.
 """
 
 import subprocess
@@ -17,7 +16,7 @@ from haustra.core.images import read_image_rgb
 from haustra.evaluation.degrade import draw_degradations
 
 WIDTH_PX, HEIGHT_PX = 1260, 6800
-PARTS = {"report.jpg": (0, 1640), "report_numbers.jpg": (3060, 6580)}
+PARTS = {"report.jpg": (0, 800), "report_numbers.jpg": (3060, 6200)}
 """Rows of the page that each picture shows."""
 SCALE = 0.7
 
@@ -26,8 +25,8 @@ IMAGES = Path(__file__).parent / "images"
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 82]
 
 
-def picture_page(page: Path) -> None:
-    """Take the page's screenshot and cut it."""
+def draw_page(page: Path) -> None:
+    """Take a screenshot of the page and cut it."""
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "page.png"
         subprocess.run(
@@ -48,7 +47,7 @@ def picture_page(page: Path) -> None:
 
 def main() -> None:
     """Make all pictures."""
-    picture_page(Path(sys.argv[1]).resolve())
+    draw_page(Path(sys.argv[1]).resolve())
     image = Path(sys.argv[2])
     sheet = draw_degradations(read_image_rgb(image), name=image.stem)
     cv2.imwrite(str(IMAGES / "degradations.jpg"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), JPEG)
