@@ -1,6 +1,6 @@
-"""`haustra`: finds the command, runs it, and turns a user's mistake into one line and exit code 2.
+"""The `haustra` program: run a command, and print a user's mistake as one line with exit code 2.
 
-Commands are imported when they are called, so that `haustra --help` answers at once.
+A command is imported when it is called, so that `haustra --help` is fast.
 """
 
 import errno
@@ -21,23 +21,29 @@ NOT_OUR_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUO
 
 COMMANDS = {
     "datagen": ("haustra.cli.datagen:datagen", "Simulate colonoscopy captures."),
-    "import": ("haustra.cli.importing:app", "Turn a data set into a run folder."),
+    "import": ("haustra.cli.importing:app", "Turn a dataset into a run folder."),
     "overlay": ("haustra.cli.overlay:overlay", "Draw a run's labels on its frames."),
-    "prune": ("haustra.cli.prune:prune", "Filter captures: unreadable, duplicate, invalid, empty."),
+    "prune": (
+        "haustra.cli.prune:prune",
+        "Filter captures: drop unreadable, duplicate, invalid and empty frames.",
+    ),
     "etl": ("haustra.cli.etl:etl", "Build the tensor warehouse from captures."),
     "train": ("haustra.cli.train:train", "Train TinyDet or BigDet from a warehouse manifest."),
     "eval": ("haustra.cli.evaluate:evaluate", "Measure a detector on a split."),
     "infer": ("haustra.cli.infer:infer", "Draw boxes on images, a run or a video."),
-    "view": ("haustra.cli.view:view", "Watch a detector see: a live page, or a run without one."),
-    "export": ("haustra.cli.export:export", "Turn a checkpoint into an ONNX model, checked."),
+    "view": (
+        "haustra.cli.view:view",
+        "Show a live page with a detector's boxes, or record a run without it.",
+    ),
+    "export": ("haustra.cli.export:export", "Turn a checkpoint into an ONNX model and check it."),
     "warehouse": ("haustra.cli.warehouse:app", "Verify, explain, compare and export warehouses."),
-    "backends": ("haustra.cli.backends:backends", "List what this machine can compute on."),
-    "info": ("haustra.cli.info:info", "Show what a manifest, checkpoint or ONNX model holds."),
+    "backends": ("haustra.cli.backends:backends", "List the backends of this machine."),
+    "info": ("haustra.cli.info:info", "Show the content of a manifest, checkpoint or ONNX model."),
 }
 
 
 def _convert_strictly(kind: Any, tokens: Sequence[Token]) -> Any:
-    """Convert a flag's value as cyclopts does, but do not round `1.5` to a whole number."""
+    """Convert a flag's value as cyclopts does, but refuse `1.5` for a whole number."""
     takes_whole_numbers = int in getattr(kind, "__args__", (kind,))
     for token in tokens:
         if takes_whole_numbers and "." in token.value:
@@ -67,7 +73,7 @@ def build_app() -> App:
         "A research tool, not a medical device.",
         version=__version__,
         default_parameter=Parameter(converter=_convert_strictly),
-        suppress_keyboard_interrupt=False,  # `main` answers Ctrl-C
+        suppress_keyboard_interrupt=False,  # `main` handles Ctrl-C
     )
     for position, (name, (target, text)) in enumerate(COMMANDS.items()):
         options: dict[str, Any] = {"config": _settings_from_file} if name == "train" else {}
@@ -76,8 +82,8 @@ def build_app() -> App:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 a mistake of the user's, 130 interrupted."""
-    # OpenCV and its FFmpeg would print their own lines about files that we name ourselves.
+    """Run the command line and exit with 0, 2 after a user's mistake, or 130 after Ctrl-C."""
+    # OpenCV and its FFmpeg would print their own lines about files that our messages name.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     app = build_app()
@@ -96,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"haustra: {error.for_command_line()}", file=sys.stderr)
         sys.exit(EXIT_MISTAKE)
     except BrokenPipeError:
-        # `haustra ... | head` closed the pipe; what was asked for has been shown.
+        # `haustra ... | head` closed the pipe, so nothing else can be shown.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         sys.exit(0)
     except MemoryError as error:
@@ -115,6 +121,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         sys.exit(EXIT_MISTAKE)
     except KeyboardInterrupt as error:
-        message = str(error) or "interrupted; whole files that were written stay"
+        message = str(error) or "interrupted; files that were complete stay"
         print(f"haustra: {message}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
