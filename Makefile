@@ -45,6 +45,7 @@ bench-kvasir: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_quickstart.py
 	$(BIN)/python docs/make_models.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/make_training.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/make_view.py

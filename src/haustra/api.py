@@ -29,7 +29,7 @@ from haustra.warehouse.dataset import Warehouse, open_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 
 if TYPE_CHECKING:
-    from haustra.evaluation.stage import EvaluationResult
+    from haustra.evaluation.results import EvaluationResult
     from haustra.exporting.stage import ExportResult
     from haustra.training.loop import TrainResult
 

@@ -25,7 +25,7 @@ COMMANDS = {
     "overlay": ("haustra.cli.overlay:overlay", "Draw a run's labels on its frames."),
     "prune": (
         "haustra.cli.prune:prune",
-        "Filter captures: drop unreadable, duplicate, invalid and empty frames.",
+        "Copy captures without unusable and duplicate frames.",
     ),
     "etl": ("haustra.cli.etl:etl", "Build the tensor warehouse from captures."),
     "train": ("haustra.cli.train:train", "Train TinyDet or BigDet from a warehouse manifest."),
@@ -33,7 +33,7 @@ COMMANDS = {
     "infer": ("haustra.cli.infer:infer", "Draw boxes on images, a run or a video."),
     "view": (
         "haustra.cli.view:view",
-        "Show a live page with a detector's boxes, or record a run without it.",
+        "Show a detector's boxes on a live page.",
     ),
     "export": ("haustra.cli.export:export", "Turn a checkpoint into an ONNX model and check it."),
     "warehouse": ("haustra.cli.warehouse:app", "Verify, explain, compare and export warehouses."),
