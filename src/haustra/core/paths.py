@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 StrPath = str | os.PathLike[str]
-"""What every public function takes as a path."""
+"""Type of the paths that public functions take."""
 
 
 def convert_paths(settings: Any) -> None:
