@@ -46,7 +46,7 @@ def _walk(app: App, *, words: tuple[str, ...]) -> Iterator[tuple[str, App]]:
 
 def _first_sentence(command: App) -> str:
     """Return the text of a command without the section on its parameters."""
-    return " ".join(command.help.split("Parameters\n")[0].split())
+    return " ".join(command.help.split("Args:\n")[0].split())
 
 
 def _cell(text: str) -> str:

@@ -79,7 +79,7 @@ def test_a_ratio_out_of_range_is_a_mistake(capsys: Capture) -> None:
     assert said == "haustra: --empty-ratio 1.5: expected a number from 0 to 1\n"
 
 
-def test_drawing_what_is_no_run_is_a_mistake(tmp_path: Path, capsys: Capture) -> None:
+def test_drawing_another_folder_than_a_run_is_a_mistake(tmp_path: Path, capsys: Capture) -> None:
     assert mistake(capsys, "overlay", tmp_path) == (
         f"haustra: {tmp_path} is not a run folder: it has no labels/ folder; expected what "
         "`haustra datagen` or `haustra import` writes\n"
@@ -151,7 +151,7 @@ def test_a_missing_argument_is_a_mistake(capsys: Capture) -> None:
     )
 
 
-def test_import_tells_what_it_made_and_what_to_look_at(masks: Path, capsys: Capture) -> None:
+def test_import_prints_its_result_and_the_next_command(masks: Path, capsys: Capture) -> None:
     root = masks.parent / "captures"
     lines = lines_of(
         capsys, "import", "masks", masks / "images", masks / "masks", "--output-root", root
@@ -243,7 +243,7 @@ PROBLEMS = [
 ]
 
 
-def test_overlay_tells_where_the_pictures_are_and_what_is_wrong(
+def test_overlay_prints_the_folder_of_the_pictures_and_the_problems(
     captures: Path, capsys: Capture
 ) -> None:
     run = captures / "run_a"

@@ -54,7 +54,7 @@ def test_images_are_never_encoded_again(
     assert files_in(root) == before
 
 
-def test_the_run_tells_where_it_comes_from(tmp_path: Path) -> None:
+def test_the_run_stores_its_provenance(tmp_path: Path) -> None:
     root = write_dataset(tmp_path, "a.png")
     result = run_import(root, dataset="Kvasir-SEG", licence="L", citation="C")
     assert result.folder == tmp_path / "captures/run_kvasir-seg"
@@ -82,7 +82,7 @@ def test_the_run_is_named_by_its_id_its_data_set_or_its_folder(
 
 
 @pytest.mark.parametrize("run_id", ["../x", "a/b", "a b", "", ".", "é"])
-def test_a_run_id_that_is_no_plain_name_is_refused(run_id: str) -> None:
+def test_a_run_id_with_other_characters_is_refused(run_id: str) -> None:
     with pytest.raises(HaustraError) as caught:
         ImportConfig(run_id=run_id)
     assert str(caught.value) == (f"run_id={run_id!r}: expected letters, digits, '-' and '_' only")
@@ -134,7 +134,7 @@ def test_the_group_of_a_stem_is_the_stem_without_a_pattern() -> None:
     assert group_of_name("center_1/a_1.png", group_regex=None) == "center_1/a_1"
 
 
-def test_a_pattern_that_is_no_regular_expression_is_refused() -> None:
+def test_an_invalid_regular_expression_is_refused() -> None:
     with pytest.raises(HaustraError) as caught:
         ImportConfig(group_regex="(p")
     assert str(caught.value) == (

@@ -82,7 +82,7 @@ def test_components_that_are_a_pixel_apart_are_two(tmp_path: Path) -> None:
     ]
 
 
-def test_components_below_the_smallest_size_are_no_polyps(tmp_path: Path) -> None:
+def test_components_below_the_smallest_size_are_not_polyps(tmp_path: Path) -> None:
     mask = mask_with((0, 0, 13, 3), (20, 20, 28, 25))  # 39 and 40 pixels
     root = write_dataset(tmp_path, mask)
     assert boxes_of(run_import(root)) == [[[20, 20, 28, 25]]]

@@ -124,7 +124,7 @@ def test_an_annotation_without_an_image_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_hidden_files_are_no_annotations(tmp_path: Path) -> None:
+def test_hidden_files_are_not_annotations(tmp_path: Path) -> None:
     annotations = {"a.xml": voc_file(), "b.xml": voc_file(), "._a.xml": "\0\5"}
     assert run_import(tmp_path, annotations).num_images == 2
 

@@ -68,7 +68,7 @@ def test_a_malformed_line_is_named_by_its_number(tmp_path: Path, line: str) -> N
     assert list((tmp_path / "captures").iterdir()) == []
 
 
-def test_a_label_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+def test_a_label_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "data/labels/a.txt").parent.mkdir(parents=True)
     write_image(tmp_path / "data/images/a.png")
     (tmp_path / "data/labels/a.txt").write_bytes(b"\xff\xfe0")
@@ -90,6 +90,6 @@ def test_a_label_file_without_an_image_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_the_list_of_classes_and_hidden_files_are_no_labels(tmp_path: Path) -> None:
+def test_the_list_of_classes_and_hidden_files_are_not_labels(tmp_path: Path) -> None:
     labels = {"a.txt": "", "b.txt": "", "classes.txt": "polyp", "._a.txt": "\0\5"}
     assert run_import(tmp_path, labels).notes == []

@@ -118,7 +118,7 @@ def test_images_are_copied_where_they_cannot_be_linked(
     assert not (mixed / "filtered" / name).samefile(mixed / "captures" / name)
 
 
-def test_the_manifest_keeps_its_fields_and_gains_what_the_folder_knew(mixed: Path) -> None:
+def test_the_manifest_keeps_its_fields_and_gains_the_run_id_of_the_folder(mixed: Path) -> None:
     prune(mixed)
     manifests = [
         json.loads((mixed / f"filtered/{name}/run_manifest.json").read_text())
@@ -138,7 +138,7 @@ def test_a_run_without_a_manifest_gets_one(tmp_path: Path) -> None:
     assert manifest == {"run_id": "run_a", "num_frames": 1}
 
 
-def test_pruning_what_was_pruned_changes_nothing(mixed: Path) -> None:
+def test_pruning_a_pruned_root_changes_nothing(mixed: Path) -> None:
     prune(mixed)
     again = prune(mixed, captures=mixed / "filtered", output_root=mixed / "again")
     assert [(result.kept, result.dropped) for result in again] == [(3, {}), (1, {})]
@@ -181,7 +181,7 @@ def test_a_share_of_the_empty_frames_stays_and_a_larger_one_adds_to_it(tmp_path:
     assert kept[0.5] != {f"run_a/frame_{index:05d}" for index in range(1, 11)}
 
 
-def test_pruning_what_is_pruned_by_the_same_share_leaves_all(tmp_path: Path) -> None:
+def test_pruning_again_by_the_same_share_keeps_all(tmp_path: Path) -> None:
     write_empties(tmp_path)
     prune(tmp_path, empty_ratio=0.5)
     once = kept_frames(tmp_path / "filtered")

@@ -239,7 +239,7 @@ def test_an_image_that_names_no_file_rejects_its_frame(tmp_path: Path, image: st
     assert "points outside the run folder" in frame.problem
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     assert run_error(tmp_path) == (
         f"{tmp_path} is not a run folder: it has no labels/ folder; expected what "
         "`haustra datagen` or `haustra import` writes"

@@ -24,7 +24,7 @@ def write_one(folder: Path, *truths: PolypTruth, overwrite: bool = False, **sett
         )
 
 
-def test_the_manifest_and_label_hold_what_was_given(tmp_path: Path) -> None:
+def test_the_manifest_and_label_hold_the_given_values(tmp_path: Path) -> None:
     truth = PolypTruth(
         bbox_px=(8, 6, 16, 12),
         lesion_id="a/polyp_1",

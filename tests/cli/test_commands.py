@@ -70,7 +70,7 @@ def test_help_shows_every_word_of_its_texts(
     command = make_cli.list_commands()[words]
     assert run([*words.split(), "--help"]) == 0
     shown = set(capsys.readouterr().out.split())
-    texts = {words: command.help.split("Parameters\n")[0]} | {
+    texts = {words: command.help.split("Args:\n")[0]} | {
         setting.names[0]: setting.parameter.help or ""
         for setting in make_cli.list_settings(command)
     }
@@ -293,7 +293,7 @@ def test_eval_refuses_an_empty_split_and_another_size(
     )
 
 
-def test_etl_tells_how_many_shards_it_made_and_reused(
+def test_etl_prints_how_many_shards_it_made_and_reused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     captures = tmp_path / "captures"

@@ -27,7 +27,7 @@ def run(*arguments: object) -> int:
     return 0
 
 
-def test_verify_says_in_one_line_what_was_checked(
+def test_verify_prints_one_line_about_its_checks(
     sound: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = json.loads(sound.read_text())

@@ -100,7 +100,7 @@ def test_a_manifest_that_is_not_json_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_json_that_is_no_manifest_is_named(tmp_path: Path) -> None:
+def test_json_of_another_kind_than_a_manifest_is_named(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     path.write_text("[]")
     with pytest.raises(HaustraError) as caught:

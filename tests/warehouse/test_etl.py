@@ -165,7 +165,7 @@ def test_of_too_many_boxes_the_largest_stay_and_the_rest_are_counted(tmp_path: P
     assert (np.diff(areas, axis=1) <= 1e-6).all()
 
 
-def test_the_summary_counts_and_names_what_is_wrong(tmp_path: Path) -> None:
+def test_the_summary_counts_and_names_every_problem(tmp_path: Path) -> None:
     folders = write_captures(tmp_path / "captures")
     (folders[0] / "images" / "frame_00001.png").write_bytes(b"no image at all")
     (folders[1] / "images" / "frame_00002.png").unlink()

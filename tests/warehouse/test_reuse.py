@@ -144,7 +144,7 @@ def test_a_moved_capture_folder_changes_nothing(
     assert files_in(tmp_path / "warehouse") == before
 
 
-def test_reuse_counts_and_names_what_is_wrong_as_a_full_build(
+def test_reuse_counts_and_names_the_same_problems_as_a_full_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_captures(tmp_path / "captures")
@@ -445,6 +445,6 @@ def test_what_a_running_etl_holds_stays_and_the_rest_goes(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_manifest_tells_of_the_shards_size(tmp_path: Path) -> None:
+def test_the_manifest_has_the_size_of_each_shard(tmp_path: Path) -> None:
     write_captures(tmp_path / "captures")
     assert read_manifest(build(tmp_path).manifest_path).samples_per_shard == 3

@@ -219,7 +219,7 @@ def test_an_unknown_kind_of_url_is_named() -> None:
     )
 
 
-def test_the_cache_stays_within_its_room_but_keeps_what_is_needed(
+def test_the_cache_stays_within_its_capacity_but_keeps_needed_shards(
     manifest: Path, memory_url: str, tmp_path: Path
 ) -> None:
     location = open_warehouse(memory_url, config=StoreConfig(kind="memory")).location

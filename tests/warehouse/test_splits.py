@@ -52,14 +52,14 @@ def test_the_rule_too_moves_no_old_group(old: set[str], added: set[str]) -> None
     assert before.items() <= after.items()
 
 
-def test_ratios_come_out_near_what_was_asked() -> None:
+def test_shares_of_the_groups_are_near_the_ratios() -> None:
     groups = {f"patient_{i}" for i in range(2000)}
     places = list(split_by_ratios(groups, ratios=(0.7, 0.2, 0.1)).split_of_group.values())
     assert abs(places.count("train") / 2000 - 0.7) < 0.03
     assert abs(places.count("val") / 2000 - 0.2) < 0.03
 
 
-def test_a_wanted_split_without_a_group_is_told() -> None:
+def test_a_wanted_split_without_a_group_gets_a_note() -> None:
     assignment = split_by_ratios({"patient_3"}, ratios=(0.8, 0.2, 0.0))
     assert assignment.split_of_group == {"patient_3": "train"}
     assert assignment.notes == (

@@ -115,7 +115,7 @@ def test_every_damaged_file_is_named_not_the_first_alone(manifest: Path) -> None
     ]
 
 
-def test_counts_of_frames_that_are_no_samples_are_compared(manifest: Path) -> None:
+def test_counts_of_frames_that_did_not_become_samples_are_compared(manifest: Path) -> None:
     def lie(value: dict[str, Any]) -> None:
         value["validation"]["total"].update(missing=1, empty_left_out=3)
         value["splits"]["val"]["empty_left_out"] = 2

@@ -1,23 +1,13 @@
 """`haustra backends`."""
 
-from typing import Annotated
-
-from cyclopts import Parameter
-
-from haustra.cli.terminal import print_json, print_lines
+from haustra.cli.terminal import Json, print_json, print_lines
 
 
 def backends(
     *,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    as_json: Json = False,
 ) -> None:
-    """List the backends of this machine and how to get the missing ones.
-
-    Parameters
-    ----------
-    as_json
-        Print JSON to standard output.
-    """
+    """List the backends of this machine and how to get the missing ones."""
     from haustra.backends.describe import describe_backends
     from haustra.inference.onnx_detector import PROVIDERS
 

@@ -4,22 +4,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from haustra.cli.terminal import build_progress, print_json, print_lines
+from haustra.cli.terminal import Json, build_progress, print_json, print_lines
 from haustra.simulator.config import DatagenConfig
 
 
 def datagen(
     *,
     config: Annotated[DatagenConfig | None, Parameter(name="*", negative_iterable=())] = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Simulate colonoscopy captures: seeded run folders with frames and labels.
-
-    Parameters
-    ----------
-    as_json
-        Print JSON to standard output.
-    """
+    """Simulate colonoscopy captures: seeded run folders with frames and labels."""
     from haustra.simulator.generate import generate_runs
 
     config = config or DatagenConfig()

@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from haustra.cli.terminal import (
+    Json,
     build_progress,
     print_json,
     print_lines,
@@ -26,15 +27,9 @@ SHOWN_LESIONS = 20
 def evaluate(
     *,
     config: Annotated[EvalConfig | None, Parameter(name="*")] = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Measure a detector on a split or on captures: boxes, frames, lesions, alarms, calibration.
-
-    Parameters
-    ----------
-    as_json
-        Print JSON to standard output.
-    """
+    """Measure a detector on a split or on captures: boxes, frames, lesions, alarms, calibration."""
     from haustra.evaluation.stage import compare_weights, evaluate_detector
 
     config = config or EvalConfig()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from haustra.cli.terminal import build_progress, print_json, print_lines, print_table
+from haustra.cli.terminal import Json, build_progress, print_json, print_lines, print_table
 from haustra.core.errors import needs_extra
 from haustra.exporting.config import ExportConfig
 
@@ -12,15 +12,9 @@ from haustra.exporting.config import ExportConfig
 def export(
     *,
     config: Annotated[ExportConfig, Parameter(name="*")],
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Write a checkpoint as an ONNX model and check it against the checkpoint.
-
-    Parameters
-    ----------
-    as_json
-        Print JSON to standard output.
-    """
+    """Write a checkpoint as an ONNX model and check it against the checkpoint."""
     with needs_extra("export", needed_for="haustra export"):
         from haustra.exporting.stage import ExportedForm, export_detector
 

@@ -49,10 +49,8 @@ def masks(
 ) -> None:
     """Import a folder of images with a folder of masks (Kvasir-SEG, CVC-ClinicDB).
 
-    Parameters
-    ----------
-    masks
-        Folder of masks with the same stems; polyps are white.
+    Args:
+        masks: Folder of masks with the same stems; polyps are white.
     """
     progress = build_progress(as_json=as_json)
     result = import_masks(images, masks, config=config or MaskImportConfig(), progress=progress)
@@ -71,14 +69,10 @@ def coco(
 ) -> None:
     """Import images with a COCO annotation file.
 
-    Parameters
-    ----------
-    images
-        Folder that the file names of the annotations are relative to.
-    annotations
-        The COCO JSON file.
-    category
-        Take boxes of this category only; all categories by default.
+    Args:
+        images: Folder that the file names of the annotations are relative to.
+        annotations: The COCO JSON file.
+        category: Take boxes of this category only; all categories by default.
     """
     result = import_coco(
         images,
@@ -96,10 +90,8 @@ def yolo(
 ) -> None:
     """Import a folder of images with a folder of YOLO label files.
 
-    Parameters
-    ----------
-    labels
-        Folder of text files with the same stems; an image without one is a negative.
+    Args:
+        labels: Folder of text files with the same stems; an image without one is a negative.
     """
     progress = build_progress(as_json=as_json)
     result = import_yolo(images, labels, config=config or ImportConfig(), progress=progress)
@@ -112,10 +104,8 @@ def voc(
 ) -> None:
     """Import a folder of images with a folder of Pascal VOC annotations.
 
-    Parameters
-    ----------
-    annotations
-        Folder of XML files with the same stems.
+    Args:
+        annotations: Folder of XML files with the same stems.
     """
     progress = build_progress(as_json=as_json)
     result = import_voc(images, annotations, config=config or ImportConfig(), progress=progress)

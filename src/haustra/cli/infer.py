@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from haustra.cli.terminal import build_progress, print_json, print_lines
+from haustra.cli.terminal import Json, build_progress, print_json, print_lines
 from haustra.core.backend_names import wanted_backend
 from haustra.core.errors import HaustraError
 from haustra.inference.config import InferConfig
@@ -16,15 +16,9 @@ from haustra.inference.video import infer_video
 def infer(
     *,
     config: Annotated[InferConfig | None, Parameter(name="*")] = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Draw boxes with scores on an image, a folder of images, a run folder or a video.
-
-    Parameters
-    ----------
-    as_json
-        Print JSON to standard output.
-    """
+    """Draw boxes with scores on an image, a folder of images, a run folder or a video."""
     settings = config or InferConfig()
     if settings.video is not None:
         _infer_video(settings, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter, Token
 
-from haustra.cli.terminal import build_progress, print_json, print_lines, print_table
+from haustra.cli.terminal import Json, build_progress, print_json, print_lines, print_table
 from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.core.files import read_json
 from haustra.core.progress_bars import duration_text
@@ -81,13 +81,12 @@ def train(
     *,
     config: Annotated[TrainConfig, Parameter(name="*")],
     config_file: Annotated[Path | None, Parameter(name=CONFIG_FLAG)] = None,  # noqa: ARG001 read by settings_from_file
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    as_json: Json = False,
 ) -> None:
     """Train TinyDet or BigDet from a warehouse manifest.
 
     Args:
         config_file: Settings from a run folder's config.json; flags that are given override them.
-        as_json: Print JSON to standard output.
     """
     try:
         from haustra.training.dry_run import dry_run

@@ -16,10 +16,8 @@ def view(
 ) -> None:
     """Show a detector at work on a page in the browser, or run it over a source without a page.
 
-    Parameters
-    ----------
-    as_json
-        Print a headless run's numbers as JSON to standard output.
+    Args:
+        as_json: Print a headless run's numbers as JSON to standard output.
     """
     settings = config or ViewConfig()
     if settings.headless:

@@ -51,12 +51,9 @@ def verify(manifest: Manifest, /, *, as_json: Json = False) -> None:
 def repair(manifest: Manifest, /, *, captures: Path, jobs: int = 2, as_json: Json = False) -> None:
     """Make the broken or missing shards and the table again; the manifest must be whole.
 
-    Parameters
-    ----------
-    captures
-        The capture root that the warehouse was built from, wherever it is now.
-    jobs
-        Number of threads that decode.
+    Args:
+        captures: The capture root that the warehouse was built from, wherever it is now.
+        jobs: Number of threads that decode.
     """
     check_whole_number("jobs", jobs, low=1)
     result = repair_warehouse(
@@ -110,10 +107,8 @@ def _explanation_lines(found: SampleExplanation) -> list[str]:
 def explain(manifest: Manifest, sample: str, /, *, as_json: Json = False) -> None:
     """Show the source of one sample, its transform, and the reason for its split.
 
-    Parameters
-    ----------
-    sample
-        The sample's id, run_id/frame.
+    Args:
+        sample: The sample's id, run_id/frame.
     """
     found = explain_sample(manifest, sample_id=sample)
     if as_json:
@@ -168,14 +163,10 @@ def _print_diff(found: WarehouseDiff, *, max_names: int) -> None:
 def diff(a: Path, b: Path, /, *, max_names: int = 20, as_json: Json = False) -> None:
     """Compare two warehouses by sample: added, removed, relabeled, changed pixels, moved.
 
-    Parameters
-    ----------
-    a
-        The first warehouse's manifest.json, or its folder.
-    b
-        The second warehouse's manifest.json, or its folder.
-    max_names
-        Largest number of names to print per kind; --json has all.
+    Args:
+        a: The first warehouse's manifest.json, or its folder.
+        b: The second warehouse's manifest.json, or its folder.
+        max_names: Largest number of names to print per kind; --json has all.
     """
     check_whole_number("max_names", max_names, low=0)
     found = diff_warehouses(a, b)
@@ -189,10 +180,8 @@ def diff(a: Path, b: Path, /, *, max_names: int = 20, as_json: Json = False) -> 
 def export(manifest: Manifest, /, *, out: Path, as_json: Json = False) -> None:
     """Write every sample's row, split, box count and boxes as one Parquet or CSV file.
 
-    Parameters
-    ----------
-    out
-        File to write: .parquet has the boxes as lists, .csv as JSON text.
+    Args:
+        out: File to write: .parquet has the boxes as lists, .csv as JSON text.
     """
     done = export_summary(manifest, out=out)
     if as_json:
@@ -225,10 +214,8 @@ def audit(
 ) -> None:
     """Name images of different splits that look alike; flipped and rotated ones are not found.
 
-    Parameters
-    ----------
-    strict
-        Fail if there is any such pair.
+    Args:
+        strict: Fail if there is any such pair.
     """
     config = config or AuditConfig()
     found = audit_warehouse(manifest, config=config, progress=build_progress(as_json=as_json))

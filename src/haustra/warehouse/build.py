@@ -19,7 +19,7 @@ from haustra.warehouse.index import write_index
 from haustra.warehouse.manifest import check_warehouse
 from haustra.warehouse.plan import ShardPlan, WarehousePlan
 from haustra.warehouse.reuse import FinishedShard, record_finished, reuse_shards
-from haustra.warehouse.samples import Outcome, Sample, check_planned_frame, make_samples
+from haustra.warehouse.samples import Building, Outcome, Sample, check_planned_frame, make_samples
 from haustra.warehouse.shard_file import write_shard_file
 from haustra.warehouse.staging import staging_folder
 
@@ -68,29 +68,24 @@ def _write_shard(
     )
 
 
-def _make_shards(
-    shards: list[ShardPlan],
-    *,
-    plan: WarehousePlan,
-    staging: Path,
-    outcomes: dict[str, Outcome],
-    expected: dict[str, ShardEntry],
-    progress: Progress,
-) -> dict[str, ShardEntry]:
+def _make_shards(shards: list[ShardPlan], *, building: Building) -> dict[str, ShardEntry]:
     """Decode the frames of these shards and write them; return the entries by content."""
     if not shards:
         return {}
+    plan, outcomes = building.plan, building.outcomes
     width, height = parse_target_size(plan.config.target_size)
     num_rows = max(len(shard.frames) for shard in shards)
     # Touching memory for the first time costs more than decoding, so two buffers serve all shards.
     buffers = np.empty((2, num_rows, height, width, 3), dtype=np.uint8)
     entries = {}
-    making = make_samples(
-        shards, image_digests=plan.image_digests, buffers=buffers, config=plan.config
-    )
-    with closing(making):
-        total = sum(len(shard.frames) for shard in shards)
-        made = track(making, progress=progress, description="etl", total=total, unit="images")
+    with closing(make_samples(shards, plan=plan, buffers=buffers)) as making:
+        made = track(
+            making,
+            progress=building.progress,
+            description="etl",
+            total=sum(len(shard.frames) for shard in shards),
+            unit="images",
+        )
         for number, shard in enumerate(shards):
             images = buffers[number % 2]
             samples: list[Sample] = []
@@ -109,10 +104,10 @@ def _make_shards(
                 samples,
                 images=images[: len(samples)],
                 shard=shard,
-                folder=staging / "version",
+                folder=building.staging / "version",
                 config=plan.config,
             )
-            if expected.get(shard.content, entry) != entry:
+            if building.expected.get(shard.content, entry) != entry:
                 raise HaustraError(
                     f"{shard.file}: the same captures gave other bytes, so another image library "
                     "made this warehouse; expected the one it was built with; move its folder "
@@ -120,7 +115,9 @@ def _make_shards(
                 )
             entries[shard.content] = entry
             sizes_wh = {s.checked.frame.sample_id: s.checked.size_wh for s in samples}
-            record_finished(staging, finished=FinishedShard(entry=entry, sizes_wh=sizes_wh))
+            record_finished(
+                building.staging, finished=FinishedShard(entry=entry, sizes_wh=sizes_wh)
+            )
     return entries
 
 
@@ -159,25 +156,18 @@ def build_version(
         for frame in plan.frames
         if plan.image_digests[frame.sample_id] is None
     }
-    expected = expected or {}
     keep_freed_memory()
     with staging_folder(folder.parent) as staging:
-        reused = reuse_shards(
-            plan,
-            output_root=folder.parent,
-            staging=staging,
-            outcomes=outcomes,
-            expected=expected,
-            progress=progress,
-        )
-        built = _make_shards(
-            [shard for shard in plan.shards if shard.content not in reused],
+        building = Building(
             plan=plan,
             staging=staging,
-            outcomes=outcomes,
-            expected=expected,
+            expected=expected or {},
             progress=progress,
+            outcomes=outcomes,
         )
+        reused = reuse_shards(building, output_root=folder.parent)
+        missing = [shard for shard in plan.shards if shard.content not in reused]
+        built = _make_shards(missing, building=building)
         manifest = write_index(
             plan, folder=staging / "version", entries=reused | built, outcomes=outcomes
         )

@@ -16,11 +16,11 @@ from haustra.core.ahead import map_ahead
 from haustra.core.digests import is_sealed, seal_json
 from haustra.core.errors import HaustraError
 from haustra.core.files import link_or_copy, read_json, write_json_atomic
-from haustra.core.progress import Progress, track
+from haustra.core.progress import track
 from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, find_damage
 from haustra.warehouse.manifest import read_manifest
 from haustra.warehouse.plan import ShardPlan, WarehousePlan
-from haustra.warehouse.samples import Outcome, check_planned_frame
+from haustra.warehouse.samples import Building, Outcome, check_planned_frame
 from haustra.warehouse.staging import STAGING_NAME
 
 _RECORD_SEAL = "record_sha256"
@@ -138,25 +138,9 @@ def _link_finished(entry: ShardEntry, *, folder: Path, target: Path) -> bool:
     return False
 
 
-def reuse_shards(
-    plan: WarehousePlan,
-    *,
-    output_root: Path,
-    staging: Path,
-    outcomes: dict[str, Outcome],
-    expected: dict[str, ShardEntry],
-    progress: Progress,
-) -> dict[str, ShardEntry]:
-    """Link the planned shards that were made before; return their entries by content.
-
-    Args:
-        plan: The planned version.
-        output_root: Folder of the versions.
-        staging: Staging folder of this ETL; the shards are linked into its `version/`.
-        outcomes: Receives the outcome of each frame of these shards.
-        expected: Entries, by content, that a shard must equal to be taken.
-        progress: Receives the progress.
-    """
+def reuse_shards(building: Building, *, output_root: Path) -> dict[str, ShardEntry]:
+    """Link the planned shards that were made before; return their entries by content."""
+    plan, expected = building.plan, building.expected
     wanted = {shard.content: shard for shard in plan.shards}
     entries: dict[str, ShardEntry] = {}
 
@@ -165,16 +149,19 @@ def reuse_shards(
         if expected.get(shard.content, entry).sha256 != entry.sha256:
             return None
         checked = _recheck_frames(shard, plan=plan, finished=finished)
-        target = staging / "version" / shard.file
+        target = building.staging / "version" / shard.file
         if checked is None or not _link_finished(entry, folder=folder, target=target):
             return None
         return checked
 
     contents, jobs = set(wanted), plan.config.jobs
     for folder, offered in _find_finished(output_root, contents=contents):
-        taking = map_ahead(partial(take, folder=folder), offered, threads=jobs, num_ahead=2 * jobs)
         taken = track(
-            taking, progress=progress, description="reuse", total=len(offered), unit="shards"
+            map_ahead(partial(take, folder=folder), offered, threads=jobs, num_ahead=2 * jobs),
+            progress=building.progress,
+            description="reuse",
+            total=len(offered),
+            unit="shards",
         )
         for finished, checked in zip(offered, taken, strict=True):
             if checked is None:
@@ -185,5 +172,5 @@ def reuse_shards(
             entries[shard.content] = finished.entry.model_copy(
                 update={"file": shard.file, "split": shard.split}
             )
-            outcomes.update({item.frame.sample_id: item for item in checked})
+            building.outcomes.update({item.frame.sample_id: item for item in checked})
     return entries

@@ -1,8 +1,9 @@
 """Making samples: a planned frame is checked, decoded and letterboxed into its row of a shard."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,27 @@ from haustra.captures.validation import CheckedFrame, CheckedLabel, FrameProblem
 from haustra.core.boxes import box_areas
 from haustra.core.errors import HaustraError
 from haustra.core.letterbox import Letterbox, plan_letterbox
+from haustra.core.progress import Progress
 from haustra.warehouse.etl_config import ETLConfig, parse_target_size
-from haustra.warehouse.plan import ImageDigests, ShardPlan, digest_image
+from haustra.warehouse.format import ShardEntry
+from haustra.warehouse.plan import ShardPlan, WarehousePlan, digest_image
 
 Outcome = CheckedLabel | FrameProblem
 """The result of checking a frame: its boxes, or why it cannot be used."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Building:
+    """A version that is being built."""
+
+    plan: WarehousePlan
+    staging: Path
+    """Staging folder; the shards go to its `version/shards/`."""
+    expected: Mapping[str, ShardEntry]
+    """Entries, by content, that the shards must equal; empty for a new version."""
+    progress: Progress
+    outcomes: dict[str, Outcome]
+    """Outcome of each frame that was checked so far, by sample id."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,11 +87,7 @@ def _make_sample(
 
 
 def make_samples(
-    plans: Sequence[ShardPlan],
-    *,
-    image_digests: ImageDigests,
-    buffers: NDArray[np.uint8],
-    config: ETLConfig,
+    shards: Sequence[ShardPlan], *, plan: WarehousePlan, buffers: NDArray[np.uint8]
 ) -> Generator[Sample | FrameProblem, None, None]:
     """Yield the sample or the problem of each frame of these shards, in order.
 
@@ -82,12 +95,11 @@ def make_samples(
     A caller that asks for a shard's first frame must be done with the shard before it.
 
     Args:
-        plans: The shards.
-        image_digests: Digest of each frame's image.
+        shards: Shards of the plan.
+        plan: The planned version.
         buffers: uint8 [2,N,H,W,3], with room for the largest shard.
-        config: Settings of the ETL.
     """
-    pool = ThreadPoolExecutor(config.jobs)
+    pool = ThreadPoolExecutor(plan.config.jobs)
 
     def begin(number: int) -> list[Future[Sample | FrameProblem]]:
         return [
@@ -95,16 +107,16 @@ def make_samples(
                 _make_sample,
                 frame,
                 row,
-                image_digest=image_digests[frame.sample_id],
-                config=config,
+                image_digest=plan.image_digests[frame.sample_id],
+                config=plan.config,
             )
-            for frame, row in zip(plans[number].frames, buffers[number % 2], strict=False)
+            for frame, row in zip(shards[number].frames, buffers[number % 2], strict=False)
         ]
 
     try:
         begun = begin(0)
-        for number in range(1, len(plans) + 1):
-            after = begin(number) if number < len(plans) else []
+        for number in range(1, len(shards) + 1):
+            after = begin(number) if number < len(shards) else []
             for future in begun:
                 yield future.result()
             begun = after
