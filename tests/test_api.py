@@ -83,6 +83,15 @@ def test_a_wrong_setting_is_named_as_a_parameter(tmp_path: Path) -> None:
     assert str(caught.value) == "epochs=0: expected a whole number of at least 1"
 
 
+def test_a_warehouse_behind_a_url_is_not_evaluated() -> None:
+    with pytest.raises(HaustraError) as caught:
+        haustra.evaluate("detector.bin", "s3://bucket/v1")
+    assert str(caught.value) == (
+        "dataset='s3://bucket/v1': evaluation reads a warehouse on this machine; expected a path, "
+        "so copy the warehouse here first"
+    )
+
+
 def test_a_warehouse_is_built_once_and_takes_sizes_and_shares_as_numbers(tmp_path: Path) -> None:
     for number in range(4):
         write_run(tmp_path / "captures" / f"run_{number}", [(2, 2, 12, 12)], group_id=f"g{number}")

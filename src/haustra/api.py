@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from haustra.core.backend_names import BackendFlag
-from haustra.core.errors import HaustraError, needs_extra
+from haustra.core.errors import HaustraError, needs_extra, option
 from haustra.core.paths import StrPath
 from haustra.core.progress import Progress
 from haustra.core.progress_bars import choose_progress
@@ -224,9 +224,15 @@ def evaluate(
     with needs_extra("train", needed_for="haustra.evaluate"):
         from haustra.evaluation.stage import evaluate_detector
 
+    manifest = None if dataset is None else _location_of(dataset)
+    if isinstance(manifest, str):
+        raise HaustraError(
+            f"{option('dataset', manifest)}: evaluation reads a warehouse on this machine; "
+            "expected a path, so copy the warehouse here first"
+        )
     opened = detector if isinstance(detector, Detector) else None
     config = EvalConfig(
-        manifest=None if dataset is None else Path(_location_of(dataset)),
+        manifest=manifest,
         detector_weights=None if isinstance(detector, Detector) else Path(detector),
         **_settings(EvalConfig, evaluate, settings),
     )
