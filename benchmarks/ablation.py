@@ -23,7 +23,6 @@ import torch
 
 from benchmarks.kvasir.data import build_manifest
 from benchmarks.kvasir.scoring import dense_with_suppression, score
-from haustra.core.checked import settings_to_json
 from haustra.core.errors import HaustraError
 from haustra.core.files import write_json_atomic
 from haustra.models.checkpoint import CheckpointHeader, read_checkpoint, write_checkpoint
@@ -62,7 +61,7 @@ VARIANTS = {
     "pretrained": Variant(label="--pretrained", settings={"pretrained": True}),
     "strong-at-once": Variant(
         label="full augmentation from the first epoch",
-        recipe={"augmentation": {"easy": settings_to_json(FULL)}},
+        recipe={"augmentation": {"easy": FULL.to_json()}},
     ),
     "no-mosaic": Variant(label="without mosaics", recipe=_always(mosaic=0)),
     "no-paste": Variant(label="without pasted polyps", recipe=_always(paste=0)),

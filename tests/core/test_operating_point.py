@@ -1,9 +1,6 @@
 """One rule for every value that replaces one of an operating point."""
 
-import pytest
-
-from haustra.core.errors import HaustraError
-from haustra.core.operating_point import OperatingPoint, check_flags
+from haustra.core.operating_point import OperatingPoint
 
 FITTED = OperatingPoint(
     objectness=0.4, hold_off_frames=3, hysteresis=0.2, fitted={"fitted_on": "val"}
@@ -28,19 +25,3 @@ def test_without_flags_and_with_another_overlap_or_hold_off_the_threshold_stays_
 def test_the_hysteresis_is_never_above_the_threshold() -> None:
     assert OperatingPoint(objectness=0.5).changed(hysteresis=0.8).hysteresis == 0.5
     assert OperatingPoint().changed(objectness=0.5, hysteresis=0.4).hysteresis == 0.4
-
-
-@pytest.mark.parametrize(
-    ("flags", "in_python", "in_shell"),
-    [
-        ({"objectness": 1.5}, "infer_obj_thresh=1.5", "--infer-obj-thresh 1.5"),
-        ({"iou": -1.0}, "infer_iou_thresh=-1.0", "--infer-iou-thresh -1.0"),
-    ],
-)
-def test_flags_out_of_range_are_named(
-    flags: dict[str, float], in_python: str, in_shell: str
-) -> None:
-    with pytest.raises(HaustraError) as caught:
-        check_flags(**flags)  # type: ignore[arg-type]
-    assert str(caught.value) == f"{in_python}: expected a number from 0 to 1"
-    assert caught.value.for_command_line() == f"{in_shell}: expected a number from 0 to 1"

@@ -346,7 +346,7 @@ def test_groups_that_were_trained_on_are_a_leak_that_is_named(
         ),
         (
             ["--captures", "c", "--detector-weights", "w", "--fit-fpr", "1.5"],
-            "--fit-fpr 1.5: expected a share above 0 and below 1",
+            "--fit-fpr 1.5: expected a number above 0 and below 1",
         ),
         (
             ["--captures", "c", "--detector-weights", "w", "--predictions-out", "p.csv"],

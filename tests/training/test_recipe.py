@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from haustra.core.checked import CheckedSettings, settings_to_json
+from haustra.core.checked import CheckedSettings
 from haustra.core.errors import HaustraError
 from haustra.training.config import TrainConfig
 from haustra.training.recipe import (
@@ -34,7 +34,7 @@ def numbers_of(settings: CheckedSettings) -> list[tuple[CheckedSettings, str]]:
 def test_a_recipe_goes_to_json_and_back() -> None:
     recipe = parse_recipe({"augmentation": {"full": {"scale": [0.5, 2]}}}, name="r")
     assert recipe != Recipe()
-    stored = json.loads(json.dumps(settings_to_json(recipe)))
+    stored = json.loads(json.dumps(recipe.to_json()))
     assert parse_recipe(stored, name="r") == recipe
 
 
@@ -59,23 +59,23 @@ def test_a_recipe_file_changes_what_it_names_and_keeps_the_rest(tmp_path: Path) 
         ({"loss": 3}, "r.json: loss: expected a JSON object of settings, not 3"),
         (
             {"augmentation": {"full": {"mosaic": 1.5}}},
-            "r.json: augmentation: full: mosaic=1.5: it should be less than or equal to 1",
+            "r.json: augmentation: full: mosaic=1.5: expected a number from 0 to 1",
         ),
         (
             {"loss": {"l1_weight": "4"}},
-            "r.json: loss: l1_weight='4': it should be a valid number",
+            "r.json: loss: l1_weight='4': expected a finite number of at least 0",
         ),
         (
             {"growth": {"share": 0}},
-            "r.json: growth: share=0: it should be greater than 0",
+            "r.json: growth: share=0: expected a number above 0 and up to 1",
         ),
         (
             {"matching": {"num_top_cells": 1.5}},
-            "r.json: matching: num_top_cells=1.5: it should be a valid integer",
+            "r.json: matching: num_top_cells=1.5: expected a whole number of at least 1",
         ),
         (
             {"optimizer": {"kernels": "sgd"}},
-            "r.json: optimizer: kernels='sgd': it should be 'muon' or 'adamw'",
+            "r.json: optimizer: kernels='sgd': expected one of muon, adamw",
         ),
         (
             {"augmentation": {"full": {"scale": [2, 1]}}},
@@ -83,7 +83,8 @@ def test_a_recipe_file_changes_what_it_names_and_keeps_the_rest(tmp_path: Path) 
         ),
         (
             {"augmentation": {"full": {"scale": [1]}}},
-            "r.json: augmentation: full: scale=[1]: Field required at place 2",
+            "r.json: augmentation: full: scale=[1]: expected 2 values, each a finite "
+            "number above 0",
         ),
     ],
 )
@@ -95,14 +96,14 @@ def test_a_wrong_recipe_is_named_in_one_line(value: Any, message: str) -> None:
 
 def test_every_number_is_checked_at_construction() -> None:
     for owner, name in numbers_of(Recipe()):
-        with pytest.raises(HaustraError, match=f"^{name}=nan: it should be a "):
+        with pytest.raises(HaustraError, match=f"^{name}=nan: expected a "):
             replace(owner, **{name: float("nan")})  # type: ignore[type-var]
 
 
 def test_a_mistake_in_python_names_the_parameter() -> None:
     with pytest.raises(HaustraError) as caught:
         AugmentStrength(blur=-1)
-    assert str(caught.value) == "blur=-1: it should be greater than or equal to 0"
+    assert str(caught.value) == "blur=-1: expected a number from 0 to 1"
     with pytest.raises(HaustraError, match=r"^recipe=\{\}: expected a Recipe"):
         TrainConfig(manifest="m", recipe={})  # type: ignore[arg-type]
 

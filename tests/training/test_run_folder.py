@@ -164,7 +164,7 @@ def test_a_wrong_recipe_file_is_one_line(
         run("train", "--manifest", "m.json", "--recipe", path)
     assert stop.value.code == 2
     assert capsys.readouterr().err == (
-        f"haustra: {path}: averaging: max_decay=2: it should be less than or equal to 1\n"
+        f"haustra: {path}: averaging: max_decay=2: expected a number from 0 to 1\n"
     )
 
 

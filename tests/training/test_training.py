@@ -354,10 +354,10 @@ def test_a_pretrained_bigdet_trains_and_is_read_again(tmp_path: Path, manifest: 
         ({"epochs": 0}, "epochs=0: expected a whole number of at least 1"),
         ({"batch_size": -2}, "batch_size=-2: expected a whole number of at least 1"),
         ({"max_boxes": 0}, "max_boxes=0: expected a whole number of at least 1"),
-        ({"seed": -1}, "seed=-1: expected a whole number from 0 to 2^32 - 1"),
+        ({"seed": -1}, "seed=-1: expected a whole number from 0 to 4294967295"),
         ({"val_every": 0}, "val_every=0: expected a whole number of at least 1"),
-        ({"lr_start": 0.0}, "lr_start=0.0: expected a rate above 0 and below 1"),
-        ({"lr_end": -1e-3}, "lr_end=-0.001: expected a rate above 0 and below 1"),
+        ({"lr_start": 0.0}, "lr_start=0.0: expected a number above 0 and below 1"),
+        ({"lr_end": -1e-3}, "lr_end=-0.001: expected a number above 0 and below 1"),
         ({"iou_weight": -1.0}, "iou_weight=-1.0: expected a number of at least 0"),
         (
             {"epochs": None, "time_budget": "0m"},

@@ -5,28 +5,23 @@ from pathlib import Path
 
 from haustra.captures.reader import read_run
 from haustra.captures.validation import FrameProblem, check_frames
+from haustra.core.checked import CheckedSettings, CountFromOne
 from haustra.core.detections import detections_from_labels
 from haustra.core.drawing import TRUTH_RGB, draw_boxes
 from haustra.core.errors import HaustraError
 from haustra.core.images import write_png
-from haustra.core.paths import StrPath, convert_paths
+from haustra.core.paths import StrPath
 from haustra.core.progress import Progress, SilentProgress, track
-from haustra.core.ranges import check_whole_number
 
 
 @dataclass(frozen=True, kw_only=True)
-class OverlayConfig:
+class OverlayConfig(CheckedSettings):
     """Settings of `haustra overlay`."""
 
     output_root: Path | None = None
     """Folder of the pictures; `overlays/` of the run by default."""
-    max_frames: int | None = None
+    max_frames: CountFromOne | None = None
     """Number of frames to draw, from the first; all by default."""
-
-    def __post_init__(self) -> None:
-        convert_paths(self)
-        if self.max_frames is not None:
-            check_whole_number("max_frames", self.max_frames, low=1)
 
 
 @dataclass(frozen=True, kw_only=True)

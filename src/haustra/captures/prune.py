@@ -10,33 +10,29 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from haustra.captures.negatives import check_empty_ratio, keeps_negative
+from haustra.captures.negatives import keeps_negative
 from haustra.captures.reader import RUN_MANIFEST_NAME, Frame, Run, read_runs
 from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames
+from haustra.core.checked import CheckedSettings, Share
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import building_folder, link_or_copy, read_json, write_json_atomic
-from haustra.core.paths import convert_paths
 from haustra.core.progress import Progress, SilentProgress, track
 
 REPORT_NAME = "prune_report.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneConfig:
+class PruneConfig(CheckedSettings):
     """Settings of `haustra prune`."""
 
     captures: Path = Path("captures")
     """Capture root to read, or one run folder."""
     output_root: Path = Path("captures_filtered")
     """Folder of the filtered run folders."""
-    empty_ratio: float = 1.0
+    empty_ratio: Share = 1.0
     """Share of the frames without a box to keep, 0 to 1, chosen by a digest of each one's name."""
     overwrite: bool = False
     """Replace an earlier result of prune."""
-
-    def __post_init__(self) -> None:
-        convert_paths(self)
-        check_empty_ratio(self.empty_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token, convert
+from cyclopts import (
+    App,
+    ArgumentCollection,
+    CycloptsError,
+    Parameter,
+    Token,
+    ValidationError,
+    convert,
+)
 
 from haustra import __version__
 from haustra.core.errors import HaustraError
@@ -18,6 +26,7 @@ EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
 NOT_OUR_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 """Errors of the disk: no permission, read-only, full."""
+_OUT_OF_MEMORY = os.strerror(errno.ENOMEM)
 
 COMMANDS = {
     "datagen": ("haustra.cli.datagen:datagen", "Simulate colonoscopy captures."),
@@ -57,12 +66,38 @@ def _settings_from_file(app: App, commands: tuple[str, ...], arguments: Argument
     settings_from_file(app, commands, arguments)
 
 
-def _say_out_of_memory(error: Exception) -> None:
-    what = " ".join(str(error).split()) or "out of memory"
-    print(
-        f"haustra: {what}; close other programs, or raise this one's limit (`ulimit -v`)",
-        file=sys.stderr,
-    )
+def _message_of(error: Exception) -> str | None:
+    """Return the line that explains an error, or None for a bug."""
+    if isinstance(error, HaustraError):
+        return error.for_command_line()
+    if isinstance(error, CycloptsError):
+        return f"{' '.join(str(error).split())} See --help."
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or _OUT_OF_MEMORY in str(error):
+        what = " ".join(str(error).split()) or "out of memory"
+        return f"{what}; close other programs, or raise this one's limit (`ulimit -v`)"
+    if isinstance(error, OSError) and number in NOT_OUR_BUG:
+        place = error.filename or "a file"
+        return f"{place}: {error.strerror}; choose another place or make room there"
+    return None
+
+
+def _run(app: App, arguments: Sequence[str]) -> None:
+    """Run a command.
+
+    Raises:
+        HaustraError: The user made a mistake, such as a value out of its flag's range.
+    """
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except ValidationError as error:  # cyclopts checks flags by pydantic, whose words are its own
+        from haustra.core.checked import check_value
+
+        argument = error.argument
+        if argument is None or argument.field_info.annotation is None:
+            raise
+        check_value(argument.name, argument.value, kind=argument.field_info.annotation)
+        raise
 
 
 def build_app() -> App:
@@ -86,41 +121,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenCV and its FFmpeg would print their own lines about files that our messages name.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    app = build_app()
     try:
-        app(
-            sys.argv[1:] if arguments is None else list(arguments),
-            exit_on_error=False,
-            print_error=False,
-            result_action="return_value",
-        )
-    except CycloptsError as error:
-        message = " ".join(str(error).split())
-        print(f"haustra: {message} See --help.", file=sys.stderr)
-        sys.exit(EXIT_MISTAKE)
-    except HaustraError as error:
-        print(f"haustra: {error.for_command_line()}", file=sys.stderr)
-        sys.exit(EXIT_MISTAKE)
+        _run(build_app(), sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:
         # `haustra ... | head` closed the pipe, so nothing else can be shown.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         sys.exit(0)
-    except MemoryError as error:
-        _say_out_of_memory(error)
-        sys.exit(EXIT_MISTAKE)
-    except OSError as error:
-        if error.errno == errno.ENOMEM or os.strerror(errno.ENOMEM) in str(error):
-            _say_out_of_memory(error)
-            sys.exit(EXIT_MISTAKE)
-        if error.errno not in NOT_OUR_BUG:
-            raise
-        place = error.filename or "a file"
-        print(
-            f"haustra: {place}: {error.strerror}; choose another place or make room there",
-            file=sys.stderr,
-        )
-        sys.exit(EXIT_MISTAKE)
     except KeyboardInterrupt as error:
         message = str(error) or "interrupted; files that were complete stay"
         print(f"haustra: {message}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except (CycloptsError, HaustraError, MemoryError, OSError) as error:
+        if (explanation := _message_of(error)) is None:
+            raise
+        print(f"haustra: {explanation}", file=sys.stderr)
+        sys.exit(EXIT_MISTAKE)

@@ -9,8 +9,8 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from haustra.cli.terminal import Json, build_progress, print_json, print_lines
+from haustra.core.checked import Count, CountFromOne
 from haustra.core.errors import HaustraError, option
-from haustra.core.ranges import check_whole_number
 from haustra.warehouse.audit import AuditConfig, audit_warehouse
 from haustra.warehouse.diff import WarehouseDiff, diff_warehouses
 from haustra.warehouse.explain import SampleExplanation, explain_sample
@@ -48,14 +48,15 @@ def verify(manifest: Manifest, /, *, as_json: Json = False) -> None:
 
 
 @app.command(name="repair")
-def repair(manifest: Manifest, /, *, captures: Path, jobs: int = 2, as_json: Json = False) -> None:
+def repair(
+    manifest: Manifest, /, *, captures: Path, jobs: CountFromOne = 2, as_json: Json = False
+) -> None:
     """Make the broken or missing shards and the table again; the manifest must be whole.
 
     Args:
         captures: The capture root that the warehouse was built from, wherever it is now.
         jobs: Number of threads that decode.
     """
-    check_whole_number("jobs", jobs, low=1)
     result = repair_warehouse(
         manifest, captures=captures, jobs=jobs, progress=build_progress(as_json=as_json)
     )
@@ -160,7 +161,7 @@ def _print_diff(found: WarehouseDiff, *, max_names: int) -> None:
 
 
 @app.command(name="diff")
-def diff(a: Path, b: Path, /, *, max_names: int = 20, as_json: Json = False) -> None:
+def diff(a: Path, b: Path, /, *, max_names: Count = 20, as_json: Json = False) -> None:
     """Compare two warehouses by sample: added, removed, relabeled, changed pixels, moved.
 
     Args:
@@ -168,7 +169,6 @@ def diff(a: Path, b: Path, /, *, max_names: int = 20, as_json: Json = False) -> 
         b: The second warehouse's manifest.json, or its folder.
         max_names: Largest number of names to print per kind; --json has all.
     """
-    check_whole_number("max_names", max_names, low=0)
     found = diff_warehouses(a, b)
     if as_json:
         print_json(asdict(found) | {"equal": found.finds_nothing})

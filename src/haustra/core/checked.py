@@ -3,55 +3,110 @@
 A field declares its range in its annotation, such as `mosaic: Share = 0.3`.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, option
 
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 NonNegative = Annotated[Finite, Field(ge=0)]
 Positive = Annotated[Finite, Field(gt=0)]
 Share = Annotated[Finite, Field(ge=0, le=1)]
 ShareAboveZero = Annotated[Finite, Field(gt=0, le=1)]
-Count = Annotated[int, Field(strict=True, ge=0)]
-CountFromOne = Annotated[int, Field(strict=True, ge=1)]
+ShareBetween = Annotated[Finite, Field(gt=0, lt=1)]
+Whole = Annotated[int, Field(strict=True)]
+Count = Annotated[Whole, Field(ge=0)]
+CountFromOne = Annotated[Whole, Field(ge=1)]
+SidePx = Annotated[Whole, Field(ge=64, le=4096)]
+
+_adapter = cache(TypeAdapter)
+_LIMITS = {
+    "minimum": "of at least",
+    "exclusiveMinimum": "above",
+    "maximum": "up to",
+    "exclusiveMaximum": "below",
+}
+
+
+def _describe(schema: dict[str, Any]) -> str:
+    """Return the values that a JSON schema of pydantic allows, in words."""
+    match schema:
+        case {"anyOf": kinds}:
+            return " or ".join(_describe(kind) for kind in kinds if kind["type"] != "null")
+        case {"enum": values}:
+            return f"one of {', '.join(values)}"
+        case {"type": "array", "prefixItems": [first, *_] as items}:
+            return f"{len(items)} values, each {_describe(first)}"
+        case {"type": "array", "items": item}:
+            return f"a list of values, each {_describe(item)}"
+        case {"type": "integer" | "number" as kind}:
+            is_bounded = "maximum" in schema or "exclusiveMaximum" in schema
+            noun = "whole number" if kind == "integer" else "number"
+            adjective = "" if kind == "integer" or is_bounded else "finite "
+            if "minimum" in schema and "maximum" in schema:
+                return f"a {noun} from {schema['minimum']} to {schema['maximum']}"
+            limits = [f"{word} {schema[key]}" for key, word in _LIMITS.items() if key in schema]
+            return " ".join([f"a {adjective}{noun}", " and ".join(limits)]).rstrip()
+        case {"format": "path"}:
+            return "a path"
+        case {"type": "boolean"}:
+            return "True or False"
+    return "text"
+
+
+def check_value(name: str, value: Any, *, kind: Any) -> Any:
+    """Return the value of a setting as its type: a `float` for 1, a `Path` for text.
+
+    Args:
+        name: Name of the setting, such as `epochs`.
+        value: What was given.
+        kind: Type that declares its range, such as `CountFromOne`.
+
+    Raises:
+        HaustraError: The value has the wrong type or is out of its range.
+    """
+    adapter = _adapter(kind)
+    try:
+        return adapter.validate_python(Path(value) if isinstance(value, os.PathLike) else value)
+    except ValidationError:
+        expected = _describe(adapter.json_schema())
+        raise HaustraError(f"{option(name, value)}: expected {expected}") from None
 
 
 class CheckedSettings:
     """Base of a frozen settings dataclass that checks each field against its annotation.
 
-    Whole numbers and lists become `float` and `tuple` where a field has these types.
+    Whole numbers, lists and text become `float`, `tuple` and `Path` where a field has these types.
 
     Raises:
         HaustraError: A value has the wrong type or is out of its range.
     """
 
     def __post_init__(self) -> None:
-        for name, adapter in _build_adapters(type(self)).items():  # type: ignore[arg-type]
-            value = getattr(self, name)
-            try:
-                object.__setattr__(self, name, adapter.validate_python(value))
-            except ValidationError as error:
-                first = error.errors()[0]
-                text = first["msg"].replace("Input should", "it should")
-                place = f" at place {int(first['loc'][0]) + 1}" if first["loc"] else ""
-                raise HaustraError(f"{name}={value!r}: {text}{place}") from None
+        for name, kind in _field_types(type(self)).items():  # type: ignore[arg-type]
+            object.__setattr__(self, name, check_value(name, getattr(self, name), kind=kind))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values: objects for settings, text for paths."""
+        return to_jsonable_python(asdict(self))  # type: ignore[call-overload, no-any-return]
 
 
 Settings = TypeVar("Settings", bound=CheckedSettings)
 
 
 @cache
-def _build_adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
-    """Return what checks each field that is not itself a `CheckedSettings`."""
-    hints = get_type_hints(kind, include_extras=True)
+def _field_types(settings: type) -> dict[str, Any]:
+    """Return the type of each field that is not itself a `CheckedSettings`."""
     return {
-        name: TypeAdapter(hint)
-        for name, hint in hints.items()
+        name: hint
+        for name, hint in get_type_hints(settings, include_extras=True).items()
         if not (isinstance(hint, type) and issubclass(hint, CheckedSettings))
     }
 
@@ -83,14 +138,5 @@ def change_settings(base: Settings, changes: object, *, where: str = "") -> Sett
         )
     try:
         return replace(base, **values)  # type: ignore[type-var]
-    except HaustraError as error:
-        raise HaustraError(f"{where}{error.message}") from None
-
-
-def settings_to_json(settings: CheckedSettings) -> dict[str, Any]:
-    """Return settings as JSON values: objects for dataclasses, arrays for tuples."""
-
-    def as_json(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in items}
-
-    return asdict(settings, dict_factory=as_json)  # type: ignore[call-overload, no-any-return]
+    except HaustraError as error:  # its text names fields, of which there are no flags
+        raise HaustraError(f"{where}{error}") from None

@@ -4,8 +4,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from haustra.core.detections import Detections
-from haustra.core.errors import HaustraError, option
-from haustra.core.ranges import check_whole_number
 
 DEFAULT_OBJECTNESS, DEFAULT_IOU = 0.3, 0.5
 
@@ -87,24 +85,6 @@ class OperatingPoint:
         value = asdict(self)
         optional = {"hold_off_frames": 0, "hysteresis": None, "fitted": None}
         return {k: v for k, v in value.items() if k not in optional or v != optional[k]}
-
-
-def check_flags(
-    *,
-    objectness: float | None = None,
-    iou: float | None = None,
-    hold_off_frames: int | None = None,
-) -> None:
-    """Check the flags that change an operating point.
-
-    Raises:
-        HaustraError: A value is out of its range.
-    """
-    for name, value in (("infer_obj_thresh", objectness), ("infer_iou_thresh", iou)):
-        if value is not None and not 0 <= value <= 1:
-            raise HaustraError(f"{option(name, value)}: expected a number from 0 to 1")
-    if hold_off_frames is not None:
-        check_whole_number("infer_hold_off", hold_off_frames, low=0)
 
 
 class AlarmFilter:

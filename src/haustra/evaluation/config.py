@@ -1,22 +1,20 @@
 """`EvalConfig`: every setting of an evaluation, declared once."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from haustra.core.backend_names import BackendFlag
+from haustra.core.checked import CheckedSettings, Count, Share, ShareBetween, Whole
 from haustra.core.errors import HaustraError, option
-from haustra.core.operating_point import check_flags
-from haustra.core.paths import convert_paths
-from haustra.core.ranges import check_whole_number
 from haustra.evaluation.fitting import FitRule
 from haustra.warehouse.format import SplitName
 
-MAX_RESAMPLES = 100_000
-
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
+class EvalConfig(CheckedSettings):
     """Settings of `haustra eval`."""
 
     manifest: Path | None = None
@@ -34,25 +32,25 @@ class EvalConfig:
     that is available; by default the value of HAUSTRA_BACKEND, or else cpu."""
     split: SplitName | None = None
     """Split to measure on; test by default, and val with --fit."""
-    infer_obj_thresh: float | None = None
+    infer_obj_thresh: Share | None = None
     """Lowest score of a box that counts for precision and recall; by default that of the operating
     point (0.3)."""
-    infer_iou_thresh: float | None = None
+    infer_iou_thresh: Share | None = None
     """IoU above which only the better of two boxes counts, from 0 to 1; by default that of the
     operating point (0.5). With 1 both count."""
     fit: bool = False
     """Fit the operating point on these frames, and store it in the checkpoint."""
     fit_by: FitRule = "fpr"
     """fpr flags --fit-fpr of the clean frames; f1 is the best F1 of boxes."""
-    fit_fpr: float = 0.045
+    fit_fpr: ShareBetween = 0.045
     """Largest share of the clean frames that may be flagged."""
     degrade: bool = False
     """Measure on degraded images as well (blur, glare, ...): 9 kinds at 3 severities."""
-    shuffle_labels_seed: int | None = None
+    shuffle_labels_seed: Count | None = None
     """Seed of a control that shuffles the labels among the images; AP must be near zero."""
-    bootstrap: int = 1000
+    bootstrap: Annotated[Whole, Field(ge=0, le=100_000)] = 1000
     """Number of times to resample the frames' groups for 95 % intervals; 0 gives none."""
-    bootstrap_seed: int = 0
+    bootstrap_seed: Count = 0
     """Seed of the resamples."""
     metrics_out: Path | None = None
     """Write the metrics as JSON to this file."""
@@ -62,14 +60,9 @@ class EvalConfig:
     """Write a report with curves and boxed pictures into this folder."""
 
     def __post_init__(self) -> None:
-        convert_paths(self)
+        super().__post_init__()
         self._check_sources()
         self._check_fit()
-        check_flags(objectness=self.infer_obj_thresh, iou=self.infer_iou_thresh)
-        if self.shuffle_labels_seed is not None:
-            check_whole_number("shuffle_labels_seed", self.shuffle_labels_seed, low=0)
-        check_whole_number("bootstrap", self.bootstrap, low=0, high=MAX_RESAMPLES)
-        check_whole_number("bootstrap_seed", self.bootstrap_seed, low=0)
         if self.predictions_out is not None and self.predictions_out.suffix.lower() != ".json":
             raise HaustraError(
                 f"{option('predictions_out', self.predictions_out)}: expected a name that ends in "
@@ -106,10 +99,6 @@ class EvalConfig:
             )
 
     def _check_fit(self) -> None:
-        if not 0 < self.fit_fpr < 1:
-            raise HaustraError(
-                f"{option('fit_fpr', self.fit_fpr)}: expected a share above 0 and below 1"
-            )
         for name in ("compare", "shuffle_labels_seed", "infer_obj_thresh"):
             if self.fit and getattr(self, name) is not None:
                 raise HaustraError(f"{option('fit')} with {option(name)}: expected one of them")
@@ -118,13 +107,3 @@ class EvalConfig:
     def split_name(self) -> SplitName:
         """The split to measure on, of a warehouse."""
         return self.split or ("val" if self.fit else "test")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values, paths as text."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return [plain(item) for item in value]
-            return str(value) if isinstance(value, Path) else value
-
-        return {name: plain(value) for name, value in asdict(self).items()}

@@ -2,17 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
+
+from haustra.core.checked import CheckedSettings, Whole
 from haustra.core.errors import HaustraError, option
-from haustra.core.paths import convert_paths
-from haustra.core.ranges import check_whole_number
 
 LOWEST_OPSET, HIGHEST_OPSET = 18, 21
 """PyTorch writes 18 by default. ONNX Runtime 1.20, the oldest supported one, reads up to 21."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig:
+class ExportConfig(CheckedSettings):
     """Settings of `haustra export`."""
 
     detector_weights: Path
@@ -24,14 +26,13 @@ class ExportConfig:
     """The warehouse whose images check the export; by default that of the training."""
     int8: bool = False
     """Quantize to 8 bits, calibrated on training images of the warehouse."""
-    opset: int = LOWEST_OPSET
+    opset: Annotated[Whole, Field(ge=LOWEST_OPSET, le=HIGHEST_OPSET)] = LOWEST_OPSET
     """Version of the ONNX operators, 18 to 21. Most programs read the lowest."""
     overwrite: bool = False
     """Replace an existing file."""
 
     def __post_init__(self) -> None:
-        convert_paths(self)
-        check_whole_number("opset", self.opset, low=LOWEST_OPSET, high=HIGHEST_OPSET)
+        super().__post_init__()
         if self.out is not None and self.out.suffix != ".onnx":
             raise HaustraError(f"{option('out', self.out)}: expected a name that ends in .onnx")
 

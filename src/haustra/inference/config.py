@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Literal
 
 from haustra.core.backend_names import BackendFlag
+from haustra.core.checked import CheckedSettings, Count, Share
 from haustra.core.errors import HaustraError, option
-from haustra.core.operating_point import check_flags
-from haustra.core.paths import convert_paths
 from haustra.core.videos import CODEC_OF_SUFFIX
 
 BOXED_SUFFIX = "_boxed"
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferConfig:
+class InferConfig(CheckedSettings):
     """Settings of `haustra infer`; either an image or a video."""
 
     image: Path | None = None
@@ -29,12 +28,12 @@ class InferConfig:
     backend: BackendFlag | None = None
     """Where to compute: cpu (alias ndarray), cuda, mps, wgpu (.onnx files only), or auto, the best
     that is available; by default the value of HAUSTRA_BACKEND, or else cpu."""
-    infer_obj_thresh: float | None = None
+    infer_obj_thresh: Share | None = None
     """Lowest score of a box that is drawn; by default that of the operating point (0.3)."""
-    infer_iou_thresh: float | None = None
+    infer_iou_thresh: Share | None = None
     """IoU above which only the better of two boxes is drawn, from 0 to 1; by default that of the
     operating point (0.5). With 1 both are drawn."""
-    infer_hold_off: int | None = None
+    infer_hold_off: Count | None = None
     """Number of frames of a run or a video that each activation is held back; by default that of
     the operating point. With 0 none is."""
     output_root: Path | None = None
@@ -43,12 +42,7 @@ class InferConfig:
     """The boxed video; by default NAME_boxed.mp4 beside the video."""
 
     def __post_init__(self) -> None:
-        convert_paths(self)
-        check_flags(
-            objectness=self.infer_obj_thresh,
-            iou=self.infer_iou_thresh,
-            hold_off_frames=self.infer_hold_off,
-        )
+        super().__post_init__()
         if self.model is not None and self.detector_weights is None:
             raise HaustraError(
                 f"{option('model', self.model)}: expected {option('detector_weights')} with it, "

@@ -1,16 +1,23 @@
 """`TrainConfig`: every setting of a training, declared once. Does not import torch."""
 
-import math
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from haustra.core.backend_names import BackendFlag, BackendName
-from haustra.core.checked import settings_to_json
+from haustra.core.checked import (
+    CheckedSettings,
+    Count,
+    CountFromOne,
+    NonNegative,
+    Positive,
+    ShareBetween,
+    Whole,
+)
 from haustra.core.errors import HaustraError, option
-from haustra.core.paths import convert_paths
-from haustra.core.ranges import check_whole_number
 from haustra.training.recipe import Recipe
 from haustra.warehouse.order import DEFAULT_WINDOW
 from haustra.warehouse.shard_stores import DEFAULT_CACHE_GB, StoreConfig, StoreName
@@ -61,7 +68,7 @@ def parse_duration_s(name: str, text: str) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(CheckedSettings):
     """Settings of `haustra train`.
 
     Raises:
@@ -75,7 +82,7 @@ class TrainConfig:
     backend: BackendFlag | None = None
     """Where to compute: cpu (alias ndarray), cuda, mps, wgpu (any vendor's GPU, experimental), or
     auto, the best that is available; by default the value of HAUSTRA_BACKEND, or else cpu."""
-    epochs: int | None = None
+    epochs: CountFromOne | None = None
     """Passes over the training split; 60 unless --time-budget is given."""
     time_budget: str | None = None
     """Training time instead of --epochs: 90s, 10m, 1h; validation comes on top."""
@@ -83,21 +90,21 @@ class TrainConfig:
     """Begin BigDet from an ImageNet backbone, EfficientNet-Lite0 (extra `pretrained`)."""
     init_from: Path | None = None
     """Begin from the weights of this checkpoint, e.g. one trained on simulated frames."""
-    batch_size: int = 16
+    batch_size: CountFromOne = 16
     """Images that are computed at once."""
-    accumulate: int = 1
+    accumulate: CountFromOne = 1
     """Batches per optimizer step; twice as many of half the size need half the memory."""
-    max_boxes: int | None = None
+    max_boxes: CountFromOne | None = None
     """Boxes per image; the warehouse's own unless given, and must equal it."""
-    lr_start: float = 1.5e-3
+    lr_start: ShareBetween = 1.5e-3
     """Learning rate after the warm-up; Muon multiplies it by ten for kernels."""
-    lr_end: float = 2e-5
+    lr_end: ShareBetween = 2e-5
     """Learning rate at the end."""
     scheduler: Literal["linear", "cosine"] = "cosine"
     """Shape of the fall of the learning rate."""
-    weight_decay: float = 0.05
+    weight_decay: NonNegative = 0.05
     """Weight decay of the kernels."""
-    iou_weight: float = 3.6
+    iou_weight: NonNegative = 3.6
     """Weight of the IoU term of the loss; 0 leaves it out."""
     augment: bool = True
     """Change the training images at random: flips, scale, mosaics, color, blur and more."""
@@ -112,23 +119,23 @@ class TrainConfig:
     store: StoreName = "mmap"
     """Access to the shards: memory reads all at the start, mmap maps their files, stream also opens
     URLs."""
-    shuffle_window: int = DEFAULT_WINDOW
+    shuffle_window: CountFromOne = DEFAULT_WINDOW
     """Images that are shuffled together; stream fetches as many ahead."""
     verify: bool = True
     """Check each shard's SHA-256 when it is first touched."""
     cache_dir: Path | None = None
     """Folder where stream keeps shards; ~/.cache/haustra/shards by default."""
-    cache_gb: float = DEFAULT_CACHE_GB
+    cache_gb: Positive = DEFAULT_CACHE_GB
     """Disk space for streamed shards; exceeded where three windows need more."""
-    seed: int = 0
+    seed: Annotated[Whole, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of weights, order and augmentation."""
-    val_every: int = 5
+    val_every: CountFromOne = 5
     """Validate and save every so many epochs, and at the end."""
-    patience: int = 0
+    patience: Count = 0
     """Stop after so many validations without a better AP50-95, and keep the best; 0 never does."""
-    patience_min_delta: float = 0.0
+    patience_min_delta: NonNegative = 0.0
     """Gain of AP50-95 that counts as better."""
-    log_interval: int = 0
+    log_interval: Count = 0
     """Also print a line every so many steps; 0 prints one per epoch."""
     checkpoint_out: Path | None = None
     """The checkpoint; checkpoints/tinydet.bin or checkpoints/bigdet.bin by default."""
@@ -149,45 +156,15 @@ class TrainConfig:
     """Check everything, take a few steps, predict time and memory, and write nothing."""
 
     def __post_init__(self) -> None:
-        convert_paths(self)
+        super().__post_init__()
         if not isinstance(self.recipe, Recipe):
             raise HaustraError(
                 f"{option('recipe', self.recipe)}: expected a Recipe; `read_recipe` reads a file"
             )
-        self._check_numbers()
         parse_duration_s("save_every", self.save_every)
         if self.time_budget is not None:
             parse_duration_s("time_budget", self.time_budget)
         self._check_combinations()
-
-    def _check_numbers(self) -> None:
-        for name, low in (
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("accumulate", 1),
-            ("shuffle_window", 1),
-            ("max_boxes", 1),
-            ("val_every", 1),
-            ("patience", 0),
-            ("log_interval", 0),
-        ):
-            if getattr(self, name) is not None:
-                check_whole_number(name, getattr(self, name), low=low)
-        if not 0 <= self.seed < 2**32:
-            raise HaustraError(
-                f"{option('seed', self.seed)}: expected a whole number from 0 to 2^32 - 1"
-            )
-        for name in ("lr_start", "lr_end"):
-            if not 0 < getattr(self, name) < 1:
-                shown = option(name, getattr(self, name))
-                raise HaustraError(f"{shown}: expected a rate above 0 and below 1")
-        for name in ("weight_decay", "iou_weight", "patience_min_delta"):
-            if not 0 <= getattr(self, name) < math.inf:
-                shown = option(name, getattr(self, name))
-                raise HaustraError(f"{shown}: expected a number of at least 0")
-        if not 0 < self.cache_gb < math.inf:
-            shown = option("cache_gb", self.cache_gb)
-            raise HaustraError(f"{shown}: expected a number of gigabytes above 0")
 
     def _check_combinations(self) -> None:
         if self.pretrained and self.model != "big":
@@ -272,9 +249,3 @@ class TrainConfig:
             backend=backend,
             checkpoint_out=self.checkpoint_path,
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values, paths as text."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        texts = {name: str(value) for name, value in values.items() if isinstance(value, Path)}
-        return values | texts | {"recipe": settings_to_json(self.recipe)}

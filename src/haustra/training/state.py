@@ -16,7 +16,7 @@ from torch import Tensor
 
 from haustra import __version__
 from haustra.core.backend_names import without_alias
-from haustra.core.checked import change_settings, settings_to_json
+from haustra.core.checked import change_settings
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import remove_abandoned, write_bytes_atomic
 from haustra.core.progress import Progress
@@ -84,7 +84,7 @@ def differing_settings(
         versions: Versions of the two warehouses.
     """
     recipe = change_settings(Recipe(), before.get("recipe", {}), where="saved state: recipe: ")
-    before = before | {"recipe": settings_to_json(recipe)}
+    before = before | {"recipe": recipe.to_json()}
     before["backend"] = without_alias(before.get("backend", ""))
     phrases = [
         phrase

@@ -2,19 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from haustra.core.backend_names import BackendFlag
+from haustra.core.checked import CheckedSettings, Count, CountFromOne, Share, SidePx, Whole
 from haustra.core.errors import HaustraError, option
-from haustra.core.operating_point import check_flags
-from haustra.core.paths import convert_paths
-from haustra.core.ranges import check_whole_number
 
 DEFAULT_PORT = 8765
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewConfig:
+class ViewConfig(CheckedSettings):
     """Settings of the live view.
 
     Raises:
@@ -34,21 +34,21 @@ class ViewConfig:
     source: str = "simulator"
     """Source of the frames: simulator or simulator:SEED, a run folder, a folder of images, a video
     file, camera:0, or a URL that OpenCV opens."""
-    infer_obj_thresh: float | None = None
+    infer_obj_thresh: Share | None = None
     """Lowest score of a box that is shown, from 0 to 1; by default that of the weights' operating
     point (0.3 if they have none)."""
-    infer_iou_thresh: float | None = None
+    infer_iou_thresh: Share | None = None
     """IoU above which only the better of two boxes is shown, from 0 to 1; by default that of the
     operating point (0.5). With 1 both are shown."""
-    infer_hold_off: int | None = None
+    infer_hold_off: Count | None = None
     """Number of frames for which a new alarm is held back; by default that of the operating
     point."""
-    size: int = 384
+    size: SidePx = 384
     """Width and height of the simulator's frames in pixels."""
     host: str = "127.0.0.1"
     """Address to listen on. On any address but loopback, the page requires the token that is
     printed."""
-    port: int = DEFAULT_PORT
+    port: Annotated[Whole, Field(ge=1, le=65535)] = DEFAULT_PORT
     """Port to listen on."""
     training: Path | None = None
     """Run folder of a training to show at /training; by default the one beside the weights."""
@@ -58,27 +58,18 @@ class ViewConfig:
     """Record from the first frame on, like the key R on the page."""
     headless: bool = False
     """Run over the source without a page, and write a run folder."""
-    max_frames: int | None = None
+    max_frames: CountFromOne | None = None
     """Number of frames of a headless run; by default all. Required for a live source."""
     output_root: Path | None = None
     """Folder that receives headless runs and recordings; recordings/ by default."""
 
     def __post_init__(self) -> None:
-        convert_paths(self)
-        check_flags(
-            objectness=self.infer_obj_thresh,
-            iou=self.infer_iou_thresh,
-            hold_off_frames=self.infer_hold_off,
-        )
-        check_whole_number("size", self.size, low=64, high=4096)
-        check_whole_number("port", self.port, low=1, high=65535)
-        if self.max_frames is not None:
-            check_whole_number("max_frames", self.max_frames, low=1)
-            if not self.headless:
-                raise HaustraError(
-                    f"{option('max_frames', self.max_frames)}: expected {option('headless', True)} "
-                    "with it; the page runs until Ctrl-C"
-                )
+        super().__post_init__()
+        if self.max_frames is not None and not self.headless:
+            raise HaustraError(
+                f"{option('max_frames', self.max_frames)}: expected {option('headless', True)} "
+                "with it; the page runs until Ctrl-C"
+            )
         if self.headless:
             self._check_headless()
         if self.detector_weights is None:

@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from haustra.core.checked import CheckedSettings, CountFromOne, Whole
 from haustra.core.paths import StrPath
 from haustra.core.progress import Progress, SilentProgress
-from haustra.core.ranges import check_whole_number
 from haustra.warehouse.format import SPLIT_NAMES, SplitName, WarehouseManifest
 from haustra.warehouse.inspection import open_images, read_rows, rows_by_shard
 from haustra.warehouse.manifest import check_warehouse, resolve_manifest_path
@@ -28,17 +30,13 @@ BLOCK_SIZE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditConfig:
+class AuditConfig(CheckedSettings):
     """Settings of `haustra warehouse audit`."""
 
-    max_distance: int = 6
+    max_distance: Annotated[Whole, Field(ge=0, le=HASH_BITS)] = 6
     """Largest number of the 64 bits in which two hashes may differ; 0 finds nearly equal images."""
-    max_pairs: int = 1000
+    max_pairs: CountFromOne = 1000
     """Largest number of pairs to name, nearest first; all are counted."""
-
-    def __post_init__(self) -> None:
-        check_whole_number("max_distance", self.max_distance, low=0, high=HASH_BITS)
-        check_whole_number("max_pairs", self.max_pairs, low=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,16 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from haustra.captures.negatives import check_empty_ratio
+from haustra.core.checked import CheckedSettings, CountFromOne, Share
 from haustra.core.errors import HaustraError, option
 from haustra.core.letterbox import ResizeMode
-from haustra.core.paths import convert_paths
-from haustra.core.ranges import check_whole_number
 from haustra.warehouse.splits import parse_ratios, parse_rule
 
 
 @dataclass(frozen=True, kw_only=True)
-class ETLConfig:
+class ETLConfig(CheckedSettings):
     """Settings of `haustra etl`."""
 
     captures: Path = Path("captures_filtered")
@@ -23,7 +21,7 @@ class ETLConfig:
     """Size of the stored images in pixels: one number for a square, or WIDTHxHEIGHT."""
     resize_mode: ResizeMode = "letterbox"
     """letterbox keeps the aspect ratio and pads; force stretches."""
-    max_boxes: int = 16
+    max_boxes: CountFromOne = 16
     """Largest number of boxes stored per image; the largest boxes are kept."""
     split: str = "0.8,0.1,0.1"
     """Shares of train,val,test, which add up to 1; groups are never cut."""
@@ -37,19 +35,16 @@ class ETLConfig:
     """Fail if more frames lack their image: a count or a share."""
     max_empty: str = "1.0"
     """Fail if more usable frames have no box: a count or a share."""
-    empty_ratio: float = 1.0
+    empty_ratio: Share = 1.0
     """Share of the frames without a box to keep, 0 to 1, chosen by a digest of each one's name."""
-    samples_per_shard: int = 256
+    samples_per_shard: CountFromOne = 256
     """Largest number of samples in a shard file; a shard holds one run and one split."""
-    jobs: int = 2
+    jobs: CountFromOne = 2
     """Number of threads that decode and resize; more than the CPU cores do not help."""
 
     def __post_init__(self) -> None:
-        convert_paths(self)
+        super().__post_init__()
         parse_target_size(self.target_size)
-        for name in ("max_boxes", "samples_per_shard", "jobs"):
-            check_whole_number(name, getattr(self, name), low=1)
-        check_empty_ratio(self.empty_ratio)
         parse_ratios(self.split)
         if self.split_rule is not None:
             parse_rule(self.split_rule)

@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from haustra.core.checked import CheckedSettings
 from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import writing_file
-from haustra.core.paths import convert_paths
 from haustra.warehouse.format import (
     REBUILD_HINT,
     WRONG_BYTES,
@@ -49,7 +49,7 @@ def default_cache_dir() -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoreConfig:
+class StoreConfig(CheckedSettings):
     """Settings for reading shards."""
 
     kind: StoreName = "mmap"
@@ -59,9 +59,6 @@ class StoreConfig:
     """Folder of streamed shards; `default_cache_dir()` by default."""
     cache_gb: float = DEFAULT_CACHE_GB
     """Disk space for streamed shards in GB; exceeded where three windows need more."""
-
-    def __post_init__(self) -> None:
-        convert_paths(self)
 
 
 class Sample(NamedTuple):

@@ -16,15 +16,16 @@ from haustra.captures.reader import slugify
 from haustra.captures.schema import RunManifest
 from haustra.captures.writer import PolypTruth, writing_run
 from haustra.core.boxes import check_box_px
+from haustra.core.checked import CheckedSettings
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_json_atomic
 from haustra.core.images import list_images, read_image_rgb
-from haustra.core.paths import StrPath, convert_paths
+from haustra.core.paths import StrPath
 from haustra.core.progress import Progress, SilentProgress, track
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportConfig:
+class ImportConfig(CheckedSettings):
     """Settings that every format of `haustra import` takes."""
 
     output_root: Path = Path("captures")
@@ -45,7 +46,7 @@ class ImportConfig:
     """Replace a run folder of the same name."""
 
     def __post_init__(self) -> None:
-        convert_paths(self)
+        super().__post_init__()
         if self.group_regex is not None:
             try:
                 re.compile(self.group_regex)

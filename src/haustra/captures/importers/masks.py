@@ -13,11 +13,11 @@ from haustra.captures.importers.dataset import (
     import_images_with_files,
     list_source_images,
 )
+from haustra.core.checked import CountFromOne
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
 from haustra.core.paths import StrPath
 from haustra.core.progress import Progress
-from haustra.core.ranges import check_whole_number
 
 MASK_THRESHOLD = 127
 """Masks are often stored as JPEG, whose noise stays far from the middle."""
@@ -29,12 +29,8 @@ MAX_OF_CLASS_INDICES = 2
 class MaskImportConfig(ImportConfig):
     """Settings of `haustra import masks`."""
 
-    min_pixels: int = 40
+    min_pixels: CountFromOne = 40
     """Components of the mask with fewer pixels are not polyps."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole_number("min_pixels", self.min_pixels, low=1)
 
 
 def _boxes_of_mask(mask_path: Path, size_wh: tuple[int, int], *, min_pixels: int) -> list[Any]:
