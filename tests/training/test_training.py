@@ -358,7 +358,7 @@ def test_a_pretrained_bigdet_trains_and_is_read_again(tmp_path: Path, manifest: 
         ({"val_every": 0}, "val_every=0: expected a whole number of at least 1"),
         ({"lr_start": 0.0}, "lr_start=0.0: expected a number above 0 and below 1"),
         ({"lr_end": -1e-3}, "lr_end=-0.001: expected a number above 0 and below 1"),
-        ({"iou_weight": -1.0}, "iou_weight=-1.0: expected a number of at least 0"),
+        ({"iou_weight": -1.0}, "iou_weight=-1.0: expected a finite number of at least 0"),
         (
             {"epochs": None, "time_budget": "0m"},
             "time_budget='0m': expected a time above zero such as 90s, 10m or 1h",
