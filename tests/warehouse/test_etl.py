@@ -294,7 +294,7 @@ def test_leaving_out_every_frame_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HaustraError) as caught:
         build_warehouse(config_for(tmp_path, empty_ratio=0))
     assert str(caught.value) == (
-        f"empty_ratio=0 leaves out all 6 frames of {tmp_path / 'captures'}, which have no box; "
+        f"empty_ratio=0.0 leaves out all 6 frames of {tmp_path / 'captures'}, which have no box; "
         "expected a larger share, such as 1"
     )
 
