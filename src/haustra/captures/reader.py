@@ -9,7 +9,7 @@ from pathlib import Path
 
 from haustra.captures.schema import FrameLabel, RunManifest, parse_frame_label, parse_run_manifest
 from haustra.core.errors import HaustraError
-from haustra.core.files import read_json, resolve_below
+from haustra.core.files import read_json, resolve_inside
 from haustra.core.paths import StrPath
 
 RUN_MANIFEST_NAME = "run_manifest.json"
@@ -59,7 +59,7 @@ def _read_frame(
         return Frame(
             run_id=run_id, name=name, group_id=run_group_id, label_path=label_path, problem=reason
         )
-    image_path = resolve_below(resolved_folder, relative=label.image)
+    image_path = resolve_inside(resolved_folder, relative=label.image)
     problem = None
     if image_path is None and label.image_present:
         problem = (

@@ -3,10 +3,7 @@
 from haustra.cli.terminal import Json, print_json, print_lines
 
 
-def backends(
-    *,
-    as_json: Json = False,
-) -> None:
+def backends(*, as_json: Json = False) -> None:
     """List the backends of this machine and how to get the missing ones."""
     from haustra.backends.describe import describe_backends
     from haustra.inference.onnx_detector import PROVIDERS
@@ -26,4 +23,4 @@ def backends(
     lines.append(f"default  {report.default} (HAUSTRA_BACKEND sets it)")
     if report.auto is not None:
         lines.append(f"auto     {report.auto}")
-    print_lines(lines)
+    print_lines(*lines)

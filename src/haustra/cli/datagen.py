@@ -20,14 +20,11 @@ def datagen(
     result = generate_runs(config, progress=build_progress(as_json=as_json))
     folders = result.folders
     if as_json:
-        print_json({"runs": [str(folder) for folder in folders], "num_kept": result.num_kept})
+        print_json({"runs": folders, "num_kept": result.num_kept})
         return
     kept = f" ({result.num_kept} existed already)" if result.num_kept else ""
     print_lines(
-        [
-            f"simulated {len(folders)} run(s) of {config.frames} frames in {config.output_root}"
-            f"{kept}",
-            f"view them:    haustra overlay {folders[0]}",
-            f"next:         haustra prune --captures {config.output_root}",
-        ]
+        f"simulated {len(folders)} run(s) of {config.frames} frames in {config.output_root}{kept}",
+        f"view them:    haustra overlay {folders[0]}",
+        f"next:         haustra prune --captures {config.output_root}",
     )

@@ -3,9 +3,8 @@
 import shlex
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from haustra.cli.terminal import (
+    Flags,
     Json,
     build_progress,
     print_json,
@@ -47,22 +46,18 @@ def print_splits(manifest: WarehouseManifest) -> None:
     )
 
 
-def etl(
-    *,
-    config: Annotated[ETLConfig | None, Parameter(name="*")] = None,
-    as_json: Json = False,
-) -> None:
+def etl(*, config: Annotated[ETLConfig | None, Flags] = None, as_json: Json = False) -> None:
     """Build the tensor warehouse: validate, split by group, letterbox, write shards."""
     result = build_warehouse(config or ETLConfig(), progress=build_progress(as_json=as_json))
     manifest = result.manifest
     if as_json:
         print_json(
             {
-                "manifest": str(result.manifest_path),
+                "manifest": result.manifest_path,
                 "built": result.built,
                 "built_shards": result.built_shards,
                 "reused_shards": result.reused_shards,
-                "notes": list(result.notes),
+                "notes": result.notes,
                 "version": manifest.version,
                 "splits": {name: counts.model_dump() for name, counts in manifest.splits.items()},
                 "validation": manifest.validation.model_dump(),
@@ -74,18 +69,14 @@ def etl(
     print_splits(manifest)
     if manifest.truncated_boxes:
         print_lines(
-            [
-                f"{manifest.truncated_boxes} box(es) left out by --max-boxes {manifest.max_boxes}: "
-                "the smallest of their images"
-            ]
+            f"{manifest.truncated_boxes} box(es) left out by --max-boxes {manifest.max_boxes}: "
+            "the smallest of their images"
         )
-    print_lines(result.notes)
+    print_lines(*result.notes)
     print_lines(
-        [
-            f"built {result.manifest_path}: {result.built_shards} shard(s) made, "
-            f"{result.reused_shards} reused"
-            if result.built
-            else f"nothing to do: {result.manifest_path} has this content already",
-            f"next: {shlex.join(next_command(result.manifest_path))}",
-        ]
+        f"built {result.manifest_path}: {result.built_shards} shard(s) made, "
+        f"{result.reused_shards} reused"
+        if result.built
+        else f"nothing to do: {result.manifest_path} has this content already",
+        f"next: {shlex.join(next_command(result.manifest_path))}",
     )

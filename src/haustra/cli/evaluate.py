@@ -4,9 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from haustra.cli.terminal import (
+    Flags,
     Json,
     build_progress,
     print_json,
@@ -24,11 +23,7 @@ from haustra.evaluation.results import EvaluationResult
 SHOWN_LESIONS = 20
 
 
-def evaluate(
-    *,
-    config: Annotated[EvalConfig | None, Parameter(name="*")] = None,
-    as_json: Json = False,
-) -> None:
+def evaluate(*, config: Annotated[EvalConfig | None, Flags] = None, as_json: Json = False) -> None:
     """Measure a detector on a split or on captures: boxes, frames, lesions, alarms, calibration."""
     from haustra.evaluation.stage import compare_weights, evaluate_detector
 
@@ -46,14 +41,14 @@ def evaluate(
         print_json(result.to_json())
         return
     if wanted_backend(config.backend) != "cpu" and result.summary["backend"]:
-        print_lines([result.summary["backend"]])
+        print_lines(result.summary["backend"])
     name: str = "captures" if config.captures is not None else config.split_name
     if config.shuffle_labels_seed is not None:
         name += " (labels shuffled)"
     _print_evaluation(result, name=name)
     print_problems(result.notes)
     written = [*result.report, config.metrics_out, config.predictions_out]
-    print_lines(f"wrote {path}" for path in written if path)
+    print_lines(*(f"wrote {path}" for path in written if path))
 
 
 def _print_table(table: tables.Table) -> None:
@@ -67,33 +62,29 @@ def _print_evaluation(result: EvaluationResult, *, name: str) -> None:
     print_table(frames.columns, rows=frames.rows[:2])  # The report has the other rates.
     if intervals is not None:
         groups = f"{intervals.num_groups} group" + "s" * (intervals.num_groups != 1)
-        print_lines(
-            [f"{LEVEL_PERCENT}% intervals: {intervals.num_resamples} resamples of {groups}"]
-        )
+        print_lines(f"{LEVEL_PERCENT}% intervals: {intervals.num_resamples} resamples of {groups}")
     threshold = f"threshold {point.objectness:.3g}: {result.summary['threshold_from']}"
     if point.fitted is not None:
         threshold += (
             f"; hold-off {point.hold_off_frames} frames, kept on from {point.lower_threshold:.3g}"
         )
-    print_lines([threshold, tables.calibration_text(result.calibration)])
+    print_lines(threshold, tables.calibration_text(result.calibration))
     if result.lesions is not None:
         _print_table(tables.lesion_table(result.lesions, limit=SHOWN_LESIONS))
         if result.lesions.num_boxes_without_identity:
             count = result.lesions.num_boxes_without_identity
-            print_lines([f"{count} boxes name no lesion and are in no row"])
+            print_lines(f"{count} boxes name no lesion and are in no row")
     if result.alarms is not None:
         _print_table(tables.alarm_table(result.alarms))
     if result.degradations is not None:
         _print_table(tables.degradation_table(result.degradations))
-        print_lines([tables.worst_degradation_text(result.degradations)])
+        print_lines(tables.worst_degradation_text(result.degradations))
 
 
 def _print_comparison(comparison: Comparison, *, paths: tuple[Path, Path]) -> None:
-    print_lines([f"A {paths[0]}", f"B {paths[1]}"])
+    print_lines(f"A {paths[0]}", f"B {paths[1]}")
     _print_table(tables.comparison_table(comparison))
     print_lines(
-        [
-            f"{comparison.num_images} images, {comparison.num_groups} groups, "
-            f"{comparison.num_resamples} resamples, paired"
-        ]
+        f"{comparison.num_images} images, {comparison.num_groups} groups, "
+        f"{comparison.num_resamples} resamples, paired"
     )

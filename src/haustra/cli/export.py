@@ -2,18 +2,12 @@
 
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from haustra.cli.terminal import Json, build_progress, print_json, print_lines, print_table
+from haustra.cli.terminal import Flags, Json, build_progress, print_json, print_lines, print_table
 from haustra.core.errors import needs_extra
 from haustra.exporting.config import ExportConfig
 
 
-def export(
-    *,
-    config: Annotated[ExportConfig, Parameter(name="*")],
-    as_json: Json = False,
-) -> None:
+def export(*, config: Annotated[ExportConfig, Flags], as_json: Json = False) -> None:
     """Write a checkpoint as an ONNX model and check it against the checkpoint."""
     with needs_extra("export", needed_for="haustra export"):
         from haustra.exporting.stage import ExportedForm, export_detector
@@ -41,11 +35,8 @@ def export(
         rows=[row(form) for form in result.forms],
     )
     print_lines(
-        [
-            f"{result.num_images} {result.split_name} images; milliseconds for one image on one "
-            "thread",
-            *result.notes,
-            f"wrote {result.path} (opset {result.opset})",
-            f"next: haustra infer --detector-weights {result.path} --image IMAGE",
-        ]
+        f"{result.num_images} {result.split_name} images; milliseconds for one image on one thread",
+        *result.notes,
+        f"wrote {result.path} (opset {result.opset})",
+        f"next: haustra infer --detector-weights {result.path} --image IMAGE",
     )

@@ -10,20 +10,27 @@ from haustra.captures.importers.dataset import ImportConfig, ImportResult
 from haustra.captures.importers.masks import MaskImportConfig, import_masks
 from haustra.captures.importers.voc import import_voc
 from haustra.captures.importers.yolo import import_yolo
-from haustra.cli.terminal import Json, build_progress, print_json, print_lines, print_problems
+from haustra.cli.terminal import (
+    Flags,
+    Json,
+    build_progress,
+    print_json,
+    print_lines,
+    print_problems,
+)
 
 app = App(name="import")
 
 Images = Annotated[Path, Parameter(help="Folder of images.")]
-Settings = Annotated[ImportConfig | None, Parameter(name="*")]
-MaskSettings = Annotated[MaskImportConfig | None, Parameter(name="*")]
+Settings = Annotated[ImportConfig | None, Flags]
+MaskSettings = Annotated[MaskImportConfig | None, Flags]
 
 
 def _show(result: ImportResult, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                "run": str(result.folder),
+                "run": result.folder,
                 "images": result.num_images,
                 "boxes": result.num_boxes,
                 "empty": result.num_empty,
@@ -33,14 +40,12 @@ def _show(result: ImportResult, *, as_json: bool) -> None:
         )
         return
     print_lines(
-        [
-            f"imported {result.num_images} images with {result.num_boxes} boxes into "
-            f"{result.folder} ({result.num_empty} without a box, {result.num_clipped} boxes "
-            "clipped)"
-        ]
+        f"imported {result.num_images} images with {result.num_boxes} boxes into "
+        f"{result.folder} ({result.num_empty} without a box, {result.num_clipped} boxes "
+        "clipped)"
     )
     print_problems(result.notes)
-    print_lines([f"look at them: haustra overlay {result.folder} --max-frames 20"])
+    print_lines(f"look at them: haustra overlay {result.folder} --max-frames 20")
 
 
 @app.command(name="masks")
@@ -74,13 +79,8 @@ def coco(
         annotations: The COCO JSON file.
         category: Take boxes of this category only; all categories by default.
     """
-    result = import_coco(
-        images,
-        annotations,
-        config=config or ImportConfig(),
-        category=category,
-        progress=build_progress(as_json=as_json),
-    )
+    config, progress = config or ImportConfig(), build_progress(as_json=as_json)
+    result = import_coco(images, annotations, config=config, category=category, progress=progress)
     _show(result, as_json=as_json)
 
 

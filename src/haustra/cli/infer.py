@@ -2,9 +2,7 @@
 
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from haustra.cli.terminal import Json, build_progress, print_json, print_lines
+from haustra.cli.terminal import Flags, Json, build_progress, print_json, print_lines
 from haustra.core.backend_names import wanted_backend
 from haustra.core.errors import HaustraError
 from haustra.inference.config import InferConfig
@@ -13,11 +11,7 @@ from haustra.inference.pictures import InferResult, infer_pictures
 from haustra.inference.video import infer_video
 
 
-def infer(
-    *,
-    config: Annotated[InferConfig | None, Parameter(name="*")] = None,
-    as_json: Json = False,
-) -> None:
+def infer(*, config: Annotated[InferConfig | None, Flags] = None, as_json: Json = False) -> None:
     """Draw boxes with scores on an image, a folder of images, a run folder or a video."""
     settings = config or InferConfig()
     if settings.video is not None:
@@ -45,10 +39,8 @@ def _infer_video(settings: InferConfig, *, as_json: bool) -> None:
         _print_detector(result.detector, settings=settings)
         total = sum(len(found) for found in result.frames)
         print_lines(
-            [
-                f"{result.out}: {total} boxes on {result.num_frames_boxed} of "
-                f"{len(result.frames)} frames at {result.frame_rate_hz:.3g} frames/s"
-            ]
+            f"{result.out}: {total} boxes on {result.num_frames_boxed} of "
+            f"{len(result.frames)} frames at {result.frame_rate_hz:.3g} frames/s"
         )
     if result.unreadable is not None:
         raise HaustraError(
@@ -59,19 +51,17 @@ def _infer_video(settings: InferConfig, *, as_json: bool) -> None:
 
 def _print_detector(detector: Detector, *, settings: InferConfig) -> None:
     if detector.backend and wanted_backend(settings.backend) != "cpu":
-        print_lines([detector.backend])
+        print_lines(detector.backend)
     if detector.kind == "heuristic":
         print_lines(
-            ["no --detector-weights: a color and shape heuristic drew these boxes, not a detector"]
+            "no --detector-weights: a color and shape heuristic drew these boxes, not a detector"
         )
     point = detector.operating_point
     if point.is_for_sequences:
         print_lines(
-            [
-                f"frames in time: boxes from {point.objectness:.3g}, kept on from "
-                f"{point.lower_threshold:.3g}, the first {point.hold_off_frames} frames of each "
-                "activation held back (--infer-hold-off 0 shows them)"
-            ]
+            f"frames in time: boxes from {point.objectness:.3g}, kept on from "
+            f"{point.lower_threshold:.3g}, the first {point.hold_off_frames} frames of each "
+            "activation held back (--infer-hold-off 0 shows them)"
         )
 
 
@@ -80,7 +70,7 @@ def _print_pictures(result: InferResult) -> None:
         found = picture.detections
         count = "1 box" if len(found) == 1 else f"{len(found)} boxes"
         boxes = "; ".join(found.box_texts())
-        print_lines([f"{picture.picture}: {count}" + (f" ({boxes})" if boxes else "")])
+        print_lines(f"{picture.picture}: {count}" + (f" ({boxes})" if boxes else ""))
     total = sum(len(picture.detections) for picture in result.pictures)
     if len(result.pictures) > 1:
-        print_lines([f"drew {total} boxes on {len(result.pictures)} images"])
+        print_lines(f"drew {total} boxes on {len(result.pictures)} images")

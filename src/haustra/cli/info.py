@@ -57,17 +57,15 @@ def _print_manifest(path: Path, *, manifest: WarehouseManifest) -> None:
     width, height = manifest.target_size_wh
     num_bytes = sum(shard.num_bytes for shard in manifest.shards)
     print_lines(
-        [
-            f"{path}: warehouse v{manifest.version}, format {manifest.format_version}",
-            f"images {width}x{height} ({manifest.resize_mode}), up to {manifest.max_boxes} boxes, "
-            f"{len(manifest.shards)} shard(s), {num_bytes / 1e6:.0f} MB, split by "
-            f"{manifest.split_method}",
-        ]
+        f"{path}: warehouse v{manifest.version}, format {manifest.format_version}",
+        f"images {width}x{height} ({manifest.resize_mode}), up to {manifest.max_boxes} boxes, "
+        f"{len(manifest.shards)} shard(s), {num_bytes / 1e6:.0f} MB, split by "
+        f"{manifest.split_method}",
     )
     print_splits(manifest)
     print_validation(manifest)
     sources = [source.model_dump() for source in manifest.sources]
-    print_lines(_terms_lines(sources, noun="source"))
+    print_lines(*_terms_lines(sources, noun="source"))
 
 
 def _read_onnx_info(path: Path) -> dict[str, Any]:
@@ -108,4 +106,4 @@ def _print_detector(path: Path, *, value: dict[str, Any]) -> None:
     scores = last.get("val", {}).get("average_precision", {})
     if scores:
         lines.append(f"validation at the end: {json.dumps(scores)}")
-    print_lines([*lines, *_terms_lines(value["sources"], noun="data")])
+    print_lines(*lines, *_terms_lines(value["sources"], noun="data"))

@@ -3,10 +3,9 @@
 from dataclasses import asdict
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from haustra.captures.prune import PruneConfig, prune_captures
 from haustra.cli.terminal import (
+    Flags,
     Json,
     build_progress,
     print_json,
@@ -17,11 +16,7 @@ from haustra.cli.terminal import (
 REASONS = ("invalid", "missing", "without_image", "duplicate", "empty", "unlabelled")
 
 
-def prune(
-    *,
-    config: Annotated[PruneConfig | None, Parameter(name="*")] = None,
-    as_json: Json = False,
-) -> None:
+def prune(*, config: Annotated[PruneConfig | None, Flags] = None, as_json: Json = False) -> None:
     """Copy captures without unreadable, duplicate and invalid frames; the source stays as it is."""
     config = config or PruneConfig()
     results = prune_captures(config, progress=build_progress(as_json=as_json))
@@ -38,8 +33,6 @@ def prune(
         total=[sum(column) for column in zip(*rows, strict=True)],
     )
     print_lines(
-        [
-            f"every dropped frame is named in {config.output_root / 'prune_report.json'}",
-            f"next: haustra etl --captures {config.output_root}",
-        ]
+        f"every dropped frame is named in {config.output_root / 'prune_report.json'}",
+        f"next: haustra etl --captures {config.output_root}",
     )

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -13,6 +12,8 @@ from haustra.core.progress_bars import TerminalProgress
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON to standard output.")]
 """Flag of every command that can print JSON."""
+Flags = Parameter(name="*")
+"""Marks a settings dataclass each of whose fields is a flag."""
 
 
 def build_progress(*, as_json: bool) -> TerminalProgress:
@@ -21,11 +22,11 @@ def build_progress(*, as_json: bool) -> TerminalProgress:
 
 
 def print_json(value: Any) -> None:
-    """Print a JSON value, indented, to standard output."""
-    print(json.dumps(value, indent=2, allow_nan=False))
+    """Print a JSON value, indented, to standard output; paths become text."""
+    print(json.dumps(value, indent=2, allow_nan=False, default=str))
 
 
-def print_lines(lines: Iterable[str]) -> None:
+def print_lines(*lines: str) -> None:
     """Print lines unchanged to standard output."""
     for line in lines:
         print(line)

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter, Token
 
-from haustra.cli.terminal import Json, build_progress, print_json, print_lines, print_table
-from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.cli.terminal import Flags, Json, build_progress, print_json, print_lines, print_table
+from haustra.core.errors import HaustraError, needs_extra
 from haustra.core.files import read_json
 from haustra.core.progress_bars import duration_text
 from haustra.evaluation.tables import score_table
@@ -79,7 +79,7 @@ def _dry_run_lines(value: dict[str, Any]) -> list[str]:
 
 def train(
     *,
-    config: Annotated[TrainConfig, Parameter(name="*")],
+    config: Annotated[TrainConfig, Flags],
     config_file: Annotated[Path | None, Parameter(name=CONFIG_FLAG)] = None,  # noqa: ARG001 read by settings_from_file
     as_json: Json = False,
 ) -> None:
@@ -88,28 +88,24 @@ def train(
     Args:
         config_file: Settings from a run folder's config.json; flags that are given override them.
     """
-    try:
+    with needs_extra("train", needed_for="haustra train"):
         from haustra.training.dry_run import dry_run
         from haustra.training.loop import train_detector
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingExtraError("torch", extra="train", needed_for="haustra train") from None
 
     if config.dry_run:
         found = dry_run(config).to_json()
         if as_json:
             print_json(found)
         else:
-            print_lines(_dry_run_lines(found))
+            print_lines(*_dry_run_lines(found))
         return
     result = train_detector(config, progress=build_progress(as_json=as_json))
     if as_json:
         print_json(
             {
-                "checkpoint": str(result.checkpoint),
-                "run_folder": str(result.run_folder),
-                "metrics": str(result.metrics_path),
+                "checkpoint": result.checkpoint,
+                "run_folder": result.run_folder,
+                "metrics": result.metrics_path,
                 "weights_sha256": result.weights_sha256,
                 "seconds": result.seconds,
                 "validation": result.validation and result.validation.to_json(),
@@ -120,11 +116,7 @@ def train(
         table = score_table({"val": result.validation})
         print_table(table.columns, rows=table.rows)
     print_lines(
-        [
-            (
-                f"checkpoint {result.checkpoint} (weights {result.weights_sha256[:16]}), "
-                f"metrics and curves in {result.run_folder}, {result.seconds:.0f} s"
-            ),
-            f"next: haustra infer --detector-weights {result.checkpoint} --image IMAGE",
-        ]
+        f"checkpoint {result.checkpoint} (weights {result.weights_sha256[:16]}), "
+        f"metrics and curves in {result.run_folder}, {result.seconds:.0f} s",
+        f"next: haustra infer --detector-weights {result.checkpoint} --image IMAGE",
     )

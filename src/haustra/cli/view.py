@@ -4,14 +4,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from haustra.cli.terminal import build_progress, print_json, print_lines
+from haustra.cli.terminal import Flags, build_progress, print_json, print_lines
 from haustra.core.errors import HaustraError
 from haustra.view.config import ViewConfig
 
 
 def view(
     *,
-    config: Annotated[ViewConfig | None, Parameter(name="*")] = None,
+    config: Annotated[ViewConfig | None, Flags] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """Show a detector at work on a page in the browser, or run it over a source without a page.
@@ -25,7 +25,7 @@ def view(
         return
     from haustra.view.server import serve
 
-    serve(settings, print_line=lambda line: print_lines([line]))
+    serve(settings, print_line=print)
 
 
 def _run_headless(settings: ViewConfig, *, as_json: bool) -> None:
@@ -34,7 +34,7 @@ def _run_headless(settings: ViewConfig, *, as_json: bool) -> None:
     result = run_headless(settings, progress=build_progress(as_json=as_json))
     numbers = result.numbers
     if as_json:
-        print_json({"folder": str(result.folder), **numbers})
+        print_json({"folder": result.folder, **numbers})
     else:
         lines = [
             f"{numbers['detector']} on {numbers['source']}: {numbers['boxes']} boxes on "
@@ -49,7 +49,7 @@ def _run_headless(settings: ViewConfig, *, as_json: bool) -> None:
                 f"{found['miss']} missed, {found['false']} clean frames flagged, "
                 f"{found['clean']} not"
             )
-        print_lines([*lines, f"wrote {result.folder}"])
+        print_lines(*lines, f"wrote {result.folder}")
     if unreadable := numbers["unreadable"]:
         raise HaustraError(
             f"{len(unreadable)} of {numbers['frames'] + len(unreadable)} frames cannot be read, "

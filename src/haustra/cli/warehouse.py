@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from haustra.cli.terminal import Json, build_progress, print_json, print_lines
+from haustra.cli.terminal import Flags, Json, build_progress, print_json, print_lines
 from haustra.core.checked import Count, CountFromOne
 from haustra.core.errors import HaustraError, option
 from haustra.warehouse.audit import AuditConfig, audit_warehouse
@@ -28,17 +28,15 @@ def verify(manifest: Manifest, /, *, as_json: Json = False) -> None:
     """Check all digests, and that manifest, table and shards agree; every problem is named."""
     found = verify_warehouse(manifest, progress=build_progress(as_json=as_json))
     if as_json:
-        print_json(asdict(found) | {"manifest_path": str(found.manifest_path)})
+        print_json(asdict(found))
     elif found.problems:
-        print_lines(found.problems)
+        print_lines(*found.problems)
     else:
         print_lines(
-            [
-                f"verified {found.manifest_path}: {found.num_shards} shard(s) of "
-                f"{found.num_bytes / 1e6:.1f} MB and the table have their digests, and agree "
-                f"on {found.num_samples} samples, {found.num_boxes} boxes and "
-                f"{found.num_groups} groups"
-            ]
+            f"verified {found.manifest_path}: {found.num_shards} shard(s) of "
+            f"{found.num_bytes / 1e6:.1f} MB and the table have their digests, and agree "
+            f"on {found.num_samples} samples, {found.num_boxes} boxes and "
+            f"{found.num_groups} groups"
         )
     if found.problems:
         raise HaustraError(
@@ -63,7 +61,7 @@ def repair(
     if as_json:
         print_json(
             {
-                "manifest_path": str(result.manifest_path),
+                "manifest_path": result.manifest_path,
                 "repaired": result.built,
                 "built_shards": result.built_shards,
                 "reused_shards": result.reused_shards,
@@ -71,13 +69,11 @@ def repair(
         )
     elif result.built:
         print_lines(
-            [
-                f"repaired {result.manifest_path}: {result.built_shards} shard(s) made again, "
-                f"{result.reused_shards} kept"
-            ]
+            f"repaired {result.manifest_path}: {result.built_shards} shard(s) made again, "
+            f"{result.reused_shards} kept"
         )
     else:
-        print_lines([f"{result.manifest_path} is whole; nothing to repair"])
+        print_lines(f"{result.manifest_path} is whole; nothing to repair")
 
 
 def _format_boxes(boxes: Sequence[Sequence[float]], *, digits: int) -> str:
@@ -115,25 +111,21 @@ def explain(manifest: Manifest, sample: str, /, *, as_json: Json = False) -> Non
     if as_json:
         print_json(asdict(found))
     else:
-        print_lines(_explanation_lines(found))
+        print_lines(*_explanation_lines(found))
 
 
 def _print_diff(found: WarehouseDiff, *, max_names: int) -> None:
     print_lines(
-        [
-            f"A v{found.version_a}: {found.num_a} samples",
-            f"B v{found.version_b}: {found.num_b} samples",
-        ]
+        f"A v{found.version_a}: {found.num_a} samples",
+        f"B v{found.version_b}: {found.num_b} samples",
     )
     if found.finds_nothing:
         same_version = found.version_a == found.version_b
         print_lines(
-            [
-                "equal: the same samples, labels, pixels, splits, settings and sources"
-                if same_version
-                else "equal samples, labels, pixels, splits, settings and sources; the versions "
-                "differ by something else, such as unusable frames or how shards are cut"
-            ]
+            "equal: the same samples, labels, pixels, splits, settings and sources"
+            if same_version
+            else "equal samples, labels, pixels, splits, settings and sources; the versions "
+            "differ by something else, such as unusable frames or how shards are cut"
         )
         return
     kinds = {
@@ -147,17 +139,15 @@ def _print_diff(found: WarehouseDiff, *, max_names: int) -> None:
         "source": found.sources,
     }
     print_lines(
-        [
-            f"{found.num_same} samples the same, {len(found.added)} added, {len(found.removed)} "
-            f"removed, {len(found.relabelled)} relabeled, {len(found.changed_pixels)} with "
-            f"changed pixels, {len(found.moved)} moved between splits, {len(found.regrouped)} "
-            f"regrouped; {len(found.settings)} settings and {len(found.sources)} sources differ"
-        ]
+        f"{found.num_same} samples the same, {len(found.added)} added, {len(found.removed)} "
+        f"removed, {len(found.relabelled)} relabeled, {len(found.changed_pixels)} with "
+        f"changed pixels, {len(found.moved)} moved between splits, {len(found.regrouped)} "
+        f"regrouped; {len(found.settings)} settings and {len(found.sources)} sources differ"
     )
     for kind, names in kinds.items():
-        print_lines(f"{kind}: {name}" for name in names[:max_names])
+        print_lines(*(f"{kind}: {name}" for name in names[:max_names]))
         if len(names) > max_names:
-            print_lines([f"{kind}: ... and {len(names) - max_names} more"])
+            print_lines(f"{kind}: ... and {len(names) - max_names} more")
 
 
 @app.command(name="diff")
@@ -185,9 +175,9 @@ def export(manifest: Manifest, /, *, out: Path, as_json: Json = False) -> None:
     """
     done = export_summary(manifest, out=out)
     if as_json:
-        print_json(asdict(done) | {"path": str(done.path)})
+        print_json(asdict(done))
     else:
-        print_lines([f"wrote {done.path}: {done.num_samples} samples with {done.num_boxes} boxes"])
+        print_lines(f"wrote {done.path}: {done.num_samples} samples with {done.num_boxes} boxes")
 
 
 @app.command(name="command")
@@ -200,7 +190,7 @@ def command(manifest: Manifest, /, *, as_json: Json = False) -> None:
     if as_json:
         print_json({"command": words})
     else:
-        print_lines([shlex.join(words)])
+        print_lines(shlex.join(words))
 
 
 @app.command(name="audit")
@@ -208,7 +198,7 @@ def audit(
     manifest: Manifest,
     /,
     *,
-    config: Annotated[AuditConfig | None, Parameter(name="*")] = None,
+    config: Annotated[AuditConfig | None, Flags] = None,
     strict: Annotated[bool, Parameter(negative="")] = False,
     as_json: Json = False,
 ) -> None:
@@ -223,17 +213,17 @@ def audit(
         print_json(asdict(found))
     else:
         print_lines(
-            f"distance {pair.distance}: {pair.split_a} {pair.sample_a}, "
-            f"{pair.split_b} {pair.sample_b}"
-            for pair in found.pairs
+            *(
+                f"distance {pair.distance}: {pair.split_a} {pair.sample_a}, "
+                f"{pair.split_b} {pair.sample_b}"
+                for pair in found.pairs
+            )
         )
         if found.num_pairs > len(found.pairs):
-            print_lines([f"... and {found.num_pairs - len(found.pairs)} more"])
+            print_lines(f"... and {found.num_pairs - len(found.pairs)} more")
         print_lines(
-            [
-                f"{found.num_images} images, {found.num_pairs} pair(s) across splits within "
-                f"distance {config.max_distance}"
-            ]
+            f"{found.num_images} images, {found.num_pairs} pair(s) across splits within "
+            f"distance {config.max_distance}"
         )
     if strict and found.num_pairs:
         raise HaustraError(

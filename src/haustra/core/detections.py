@@ -1,7 +1,7 @@
 """`Detections`: the boxes of one image with their scores."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,11 +70,7 @@ class Detections:
         They stay in order of falling score.
         """
         chosen = np.sort(np.atleast_1d(np.arange(len(self))[index]))
-        return Detections(
-            boxes_px=self.boxes_px[chosen],
-            scores=self.scores[chosen],
-            image_size_wh=self.image_size_wh,
-        )
+        return replace(self, boxes_px=self.boxes_px[chosen], scores=self.scores[chosen])
 
     def __iter__(self) -> Iterator["Detections"]:
         """Yield each box as detections of its own."""
@@ -161,16 +157,11 @@ class Detections:
 
     def to_coco(self, *, image_id: int | str, category_id: int = 1) -> list[dict[str, Any]]:
         """Return the boxes as COCO results: `bbox` is x, y, width and height in pixels."""
+        ids = {"image_id": image_id, "category_id": category_id}
+        found = zip(self.boxes_px.tolist(), self.scores.tolist(), strict=True)
         return [
-            {
-                "image_id": image_id,
-                "category_id": category_id,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "score": score,
-            }
-            for (x0, y0, x1, y1), score in zip(
-                self.boxes_px.tolist(), self.scores.tolist(), strict=True
-            )
+            ids | {"bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+            for (x0, y0, x1, y1), score in found
         ]
 
 

@@ -1,5 +1,7 @@
 """Draws boxes, scores and captions on pictures."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +24,7 @@ def enlarge_for_viewing(
     height, width = image_rgb.shape[:2]
     size_wh = (width * factor, height * factor)
     enlarged = cv2.resize(image_rgb, size_wh, interpolation=cv2.INTER_CUBIC)
-    scaled = Detections(
-        boxes_px=detections.boxes_px * factor, scores=detections.scores, image_size_wh=size_wh
-    )
+    scaled = replace(detections, boxes_px=detections.boxes_px * factor, image_size_wh=size_wh)
     return np.asarray(enlarged, dtype=np.uint8), scaled
 
 

@@ -31,12 +31,11 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
-    """Return the output of git, or None without git or a repository."""
+def _git(*arguments: str) -> str | None:
+    """Return the output of git in the working folder, or None without git or a repository."""
     try:
         done = subprocess.run(  # noqa: S603
             ["git", *arguments],  # noqa: S607
-            cwd=folder,
             capture_output=True,
             text=True,
             timeout=10,
@@ -47,15 +46,12 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return commit and branch of the repository of a folder; None without one."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
-        return None
-    return {
+def _git_state() -> dict[str, Any] | None:
+    commit = _git("rev-parse", "HEAD")
+    return commit and {
         "commit": commit,
-        "branch": _git(folder, "rev-parse", "--abbrev-ref", "HEAD"),
-        "has_changes": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
+        "branch": _git("rev-parse", "--abbrev-ref", "HEAD"),
+        "has_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
 
 
@@ -68,6 +64,6 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "num_cores": os.cpu_count(),
-        "git": git_state(Path.cwd()),
+        "git": _git_state(),
         "command": sys.argv,
     }

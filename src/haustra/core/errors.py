@@ -5,15 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
 
+_NO_VALUE = object()
 _OPEN, _BETWEEN, _CLOSE = "\ue000", "\ue001", "\ue002"
 _OPTION = re.compile(f"{_OPEN}(.*?){_BETWEEN}(.*?){_CLOSE}")
-
-
-class _NoValue:
-    """Marks a setting that is named without a value."""
-
-
-_NO_VALUE = _NoValue()
 
 
 def option(name: str, value: object = _NO_VALUE) -> str:
@@ -28,7 +22,7 @@ def option(name: str, value: object = _NO_VALUE) -> str:
     """
     parameter = name.removeprefix("--").replace("-", "_")
     flag = f"--{parameter.replace('_', '-')}"
-    if isinstance(value, _NoValue):
+    if value is _NO_VALUE:
         in_python, in_shell = parameter, flag
     elif isinstance(value, bool):
         in_python = f"{parameter}={value}"

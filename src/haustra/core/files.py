@@ -125,23 +125,19 @@ def move_folder(folder: Path, *, target: Path) -> None:
     """
     _sync(folder)
     retired = []
-    while not _rename_to_free_name(folder, target=target):
+    while True:
+        try:
+            folder.replace(target)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
         retired.append(_temporary_sibling(target))
         with suppress(FileNotFoundError):  # another process was faster
             target.replace(retired[-1])
     for old in retired:
         shutil.rmtree(old, ignore_errors=True)
     _sync(target.parent)
-
-
-def _rename_to_free_name(folder: Path, *, target: Path) -> bool:
-    try:
-        folder.replace(target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        return False
-    return True
 
 
 def remove_abandoned(path: Path) -> None:
@@ -175,17 +171,12 @@ def link_or_copy(source: Path, *, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def resolve_inside(root: Path, *, relative: str) -> Path | None:
-    """Return the file that `relative` names inside `root`, or None if it would lie outside.
+def resolve_inside(resolved_root: Path, *, relative: str) -> Path | None:
+    """Return the file that `relative` names inside a root, or None if it would lie outside.
 
-    Absolute paths, `..`, symbolic links that leave `root`, loops of links and names that no file
-    system accepts all count as outside.
+    Absolute paths, `..`, symbolic links that leave the root, loops of links and names that no file
+    system accepts all count as outside. The root itself is already resolved.
     """
-    return resolve_below(root.resolve(), relative=relative)
-
-
-def resolve_below(resolved_root: Path, *, relative: str) -> Path | None:
-    """Do the same for a root that is already resolved, for many files of one root."""
     if not relative or "\0" in relative or Path(relative).is_absolute():
         return None
     try:

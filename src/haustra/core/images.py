@@ -102,9 +102,8 @@ def read_image_rgb(path: StrPath) -> NDArray[np.uint8]:
 
 def encode_png(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     """Return RGB uint8 [H,W,3], or one channel of 8 or 16 bits [H,W], as PNG bytes."""
-    done, encoded = cv2.imencode(
-        ".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    )
+    channels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    done, encoded = cv2.imencode(".png", channels)
     if not done:
         raise ValueError("OpenCV did not encode the image as PNG")
     return encoded.tobytes()

@@ -30,10 +30,8 @@ class Letterbox:
     @property
     def scale_xy(self) -> tuple[float, float]:
         """Target pixels per source pixel, exact for the rounded size."""
-        return (
-            self.resized_size_wh[0] / self.source_size_wh[0],
-            self.resized_size_wh[1] / self.source_size_wh[1],
-        )
+        (width, height), (to_width, to_height) = self.source_size_wh, self.resized_size_wh
+        return to_width / width, to_height / height
 
     def apply(
         self, image: NDArray[np.uint8], *, out: NDArray[np.uint8] | None = None
@@ -100,8 +98,5 @@ def plan_letterbox(
         source_size_wh=source_size_wh,
         target_size_wh=target_size_wh,
         resized_size_wh=resized,
-        offset_xy=(
-            (target_size_wh[0] - resized[0]) // 2,
-            (target_size_wh[1] - resized[1]) // 2,
-        ),
+        offset_xy=((target_size_wh[0] - resized[0]) // 2, (target_size_wh[1] - resized[1]) // 2),
     )

@@ -85,7 +85,7 @@ def import_coco(
     listed, boxes, notes = _read_annotations(annotations, category=category)
     frames = []
     for image_id, file_name in listed:
-        path = resolve_inside(images, relative=file_name)
+        path = resolve_inside(images.resolve(), relative=file_name)
         if path is None:
             raise HaustraError(
                 f"{annotations}: image {file_name!r} points outside {images}; expected a path "
