@@ -8,15 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from haustra.api import (
-        build_warehouse,
-        evaluate,
-        export,
-        load,
-        open_warehouse,
-        simulate,
-        train,
-    )
+    from haustra.api import build_warehouse, evaluate, export, load, open_warehouse, simulate, train
     from haustra.core.errors import HaustraError
 
 __version__ = "0.1.0"

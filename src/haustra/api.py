@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -43,6 +44,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def _takes_settings(config: type, *, hidden: set[str]) -> Callable[[Function], Function]:
     """Show a settings dataclass's fields as keyword parameters in `help()` and in editors.
 
+    Any other keyword is a `TypeError` that names the parameter it resembles.
+
     Args:
         config: The dataclass whose fields the function takes as `**settings`.
         hidden: Fields that the function fills itself.
@@ -50,43 +53,35 @@ def _takes_settings(config: type, *, hidden: set[str]) -> Callable[[Function], F
 
     def decorate(function: Function) -> Function:
         signature = inspect.signature(function)
-        own = [
-            parameter
-            for parameter in signature.parameters.values()
+        parameters = {
+            name: parameter
+            for name, parameter in signature.parameters.items()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
-        taken = hidden | {parameter.name for parameter in own}
-        extra = [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None if field.default is MISSING else field.default,
-                annotation=field.type,
-            )
-            for field in fields(config)
-            if field.name not in taken
-        ]
-        function.__signature__ = signature.replace(parameters=[*own, *extra])  # type: ignore[attr-defined]
-        return function
+        }
+        for field in fields(config):
+            if field.name not in hidden | parameters.keys():
+                parameters[field.name] = inspect.Parameter(
+                    field.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=None if field.default is MISSING else field.default,
+                    annotation=field.type,
+                )
+
+        @wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            for name in named:
+                if name not in parameters:
+                    close = get_close_matches(name, parameters, n=1)
+                    hint = f"; did you mean {close[0]!r}?" if close else ""
+                    raise TypeError(
+                        f"{function.__name__}() got an unexpected keyword argument {name!r}{hint}"
+                    )
+            return function(*arguments, **named)
+
+        call.__signature__ = signature.replace(parameters=list(parameters.values()))  # type: ignore[attr-defined]
+        return call  # type: ignore[return-value]
 
     return decorate
-
-
-def _settings(config: type, function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that were given.
-
-    Raises:
-        TypeError: One of them is not a setting of this function.
-    """
-    known = list(inspect.signature(function).parameters)
-    for name in given:
-        if name not in known or name not in {field.name for field in fields(config)}:
-            close = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise TypeError(
-                f"{function.__name__}() got an unexpected keyword argument {name!r}{hint}"
-            )
-    return given
 
 
 def _location_of(dataset: Warehouse | StrPath) -> str | Path:
@@ -113,9 +108,7 @@ def simulate(
     with needs_extra("simulate", needed_for="haustra.simulate"):
         from haustra.simulator.generate import generate_runs
 
-    config = DatagenConfig(
-        output_root=Path(output_root), **_settings(DatagenConfig, simulate, settings)
-    )
+    config = DatagenConfig(output_root=Path(output_root), **settings)
     return generate_runs(config, progress=choose_progress(progress)).folders
 
 
@@ -147,7 +140,7 @@ def build_warehouse(
         captures=Path(captures),
         target_size=size,
         split=",".join(map(str, split)) if isinstance(split, tuple) else split,
-        **_settings(ETLConfig, build_warehouse, settings),
+        **settings,
     )
     return open_warehouse(run_etl(config, progress=choose_progress(progress)).manifest_path)
 
@@ -175,9 +168,7 @@ def train(
     with needs_extra("train", needed_for="haustra.train"):
         from haustra.training.loop import train_detector
 
-    config = TrainConfig(
-        manifest=_location_of(dataset), model=model, **_settings(TrainConfig, train, settings)
-    )
+    config = TrainConfig(manifest=_location_of(dataset), model=model, **settings)
     return train_detector(config, progress=choose_progress(progress))
 
 
@@ -234,7 +225,7 @@ def evaluate(
     config = EvalConfig(
         manifest=manifest,
         detector_weights=None if isinstance(detector, Detector) else Path(detector),
-        **_settings(EvalConfig, evaluate, settings),
+        **settings,
     )
     return evaluate_detector(config, detector=opened, progress=choose_progress(progress))
 
@@ -260,5 +251,5 @@ def export(
     path = detector.path if isinstance(detector, Detector) else Path(detector)
     if path is None:
         raise HaustraError(f"{detector!r} has no file; expected a detector of `haustra.load`")
-    config = ExportConfig(detector_weights=path, **_settings(ExportConfig, export, settings))
+    config = ExportConfig(detector_weights=path, **settings)
     return export_detector(config, progress=choose_progress(progress))

@@ -2,9 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from haustra.cli.etl import print_splits, print_validation
 from haustra.cli.terminal import Json, print_json, print_lines
@@ -14,17 +12,14 @@ from haustra.inference.onnx_detector import open_session, read_metadata
 from haustra.warehouse.format import WarehouseManifest
 from haustra.warehouse.manifest import read_manifest, resolve_manifest_path
 
-Described = Annotated[
-    Path,
-    Parameter(
-        help="A manifest.json, a warehouse folder, a checkpoint, or an .onnx file of "
-        "`haustra export`."
-    ),
-]
 
+def info(path: Path, /, *, as_json: Json = False) -> None:
+    """Show the contents of a warehouse manifest, a checkpoint or an ONNX model.
 
-def info(path: Described, /, *, as_json: Json = False) -> None:
-    """Show the contents of a warehouse manifest, a checkpoint or an ONNX model."""
+    Args:
+        path: A manifest.json, a warehouse folder, a checkpoint, or an .onnx file of
+            `haustra export`.
+    """
     if not path.exists():
         raise HaustraError(
             f"{path} does not exist; expected a manifest.json, a checkpoint or an ONNX model"

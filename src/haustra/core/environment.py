@@ -48,11 +48,15 @@ def _git(*arguments: str) -> str | None:
 
 def _git_state() -> dict[str, Any] | None:
     commit = _git("rev-parse", "HEAD")
-    return commit and {
-        "commit": commit,
-        "branch": _git("rev-parse", "--abbrev-ref", "HEAD"),
-        "has_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
-    }
+    return (
+        None
+        if commit is None
+        else {
+            "commit": commit,
+            "branch": _git("rev-parse", "--abbrev-ref", "HEAD"),
+            "has_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        }
+    )
 
 
 def describe_environment() -> dict[str, Any]:

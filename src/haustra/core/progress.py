@@ -23,8 +23,20 @@ class Progress(Protocol):
         """Remove the bar."""
 
 
-class SilentProgress(Progress):
+class SilentProgress:
     """Ignores all reports: the default of every library function."""
+
+    def line(self, text: str) -> None:
+        """Ignore the line."""
+
+    def start(self, description: str, *, total: float) -> None:
+        """Ignore the bar."""
+
+    def update(self, completed: float, *, note: str = "") -> None:
+        """Ignore the state."""
+
+    def stop(self) -> None:
+        """Ignore the end."""
 
 
 def track(
