@@ -33,8 +33,8 @@ Picture = NDArray[np.uint8]
 def pictures(plan: RunPlan) -> list[Picture]:
     """Render all frames of a plan."""
     return [
-        take_frame(plan, scene=scene, view=view, frame=frame).picture
-        for frame, (scene, view) in enumerate(views(plan))
+        take_frame(plan, view=view, number=number).image_rgb
+        for number, view in enumerate(views(plan))
     ]
 
 

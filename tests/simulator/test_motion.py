@@ -48,12 +48,13 @@ def test_wall_and_camera_move_toward_the_centerline_by_the_same_share(scene: Sce
     wave = one_wave(station * STEP_MM)
     ring = np.flatnonzero(tube.station == station)
     center = tube.centers_mm[station]
-    moved = moved_scene(scene, peristalsis=wave, seconds=0.0, position_mm=center)
+    share = wave.narrowing(tube.along_mm, seconds=0.0)
+    moved = moved_scene(scene, share=share, position_mm=center)
     before = np.linalg.norm(scene.vertices_mm[ring] - center, axis=1)
     after = np.linalg.norm(moved.vertices_mm[ring] - center, axis=1)
     assert after == pytest.approx(0.8 * before, rel=1e-4)
     pose = Pose(position_mm=center + 5 * tube.sides[station], axes=np.eye(3))
-    shifted = moved_pose(pose, scene=scene, peristalsis=wave, seconds=0.0)
+    shifted = moved_pose(pose, tube=tube, share=share)
     assert np.linalg.norm(shifted.position_mm - center) == pytest.approx(4, rel=1e-2)
 
 
@@ -61,9 +62,8 @@ def test_polyps_keep_their_shape(scene: Scene) -> None:
     wave = draw_peristalsis(
         np.random.default_rng(1), length_mm=scene.tube.length_mm, duration_s=60.0
     )
-    moved = moved_scene(
-        scene, peristalsis=wave, seconds=20.0, position_mm=scene.tube.centers_mm[50]
-    )
+    share = wave.narrowing(scene.tube.along_mm, seconds=20.0)
+    moved = moved_scene(scene, share=share, position_mm=scene.tube.centers_mm[50])
     for still, rode in zip(scene.polyps, moved.polyps, strict=True):
         shift = rode.vertices_mm - still.vertices_mm
         assert np.ptp(shift, axis=0).max() < 1e-9
@@ -76,8 +76,7 @@ def test_a_moved_scene_contains_everything_that_the_camera_sees() -> None:
     station = len(colon.tube.centers_mm) // 3
     moved = moved_scene(
         colon,
-        peristalsis=one_wave(-1000.0),
-        seconds=0.0,
+        share=one_wave(-1000.0).narrowing(colon.tube.along_mm, seconds=0.0),
         position_mm=colon.tube.centers_mm[station],
     )
     assert len(moved.faces) < 0.75 * len(colon.faces)

@@ -87,7 +87,7 @@ def labels_of(
     scene: Scene, *, pose: Pose, camera: Camera = CAMERA, min_visible_pixels: int = 1
 ) -> dict[str, PolypTruth]:
     view = cast_view(scene, camera=camera, pose=pose)
-    labels = label_view(scene, view=view, run_id="run", min_visible_pixels=min_visible_pixels)
+    labels = label_view(view, run_id="run", min_visible_pixels=min_visible_pixels)
     return {str(label.lesion_id): label for label in labels}
 
 
@@ -144,7 +144,7 @@ def test_a_polyp_behind_the_wall_gets_no_box(scene: Scene) -> None:
     assert blocked.any()
     pose = look_at(scene.tube.centers_mm[blocked][-1], target=target)
     camera = Camera(size_px=96, fov_deg=40)
-    assert pixels_alone(scene, number=1, camera=camera, pose=pose) > 10
+    assert pixels_alone(cast_view(scene, camera=camera, pose=pose), number=1) > 10
     assert "run/polyp_1" not in labels_of(scene, pose=pose, camera=camera)
 
 
@@ -230,9 +230,7 @@ def test_the_picture_shows_the_polyp_where_the_box_is(scene: Scene, clear_pose: 
     bare = assemble_scene(scene.tube, polyps=scene.polyps[1:], surface=scene.surface)
     pictures = [
         develop(
-            shade_view(
-                each, view=cast_view(each, camera=CAMERA, pose=clear_pose), lighting=lighting
-            ),
+            shade_view(cast_view(each, camera=CAMERA, pose=clear_pose), lighting=lighting),
             lighting=lighting,
             rng=np.random.default_rng(7),
         ).astype(int)

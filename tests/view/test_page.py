@@ -278,7 +278,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     ) as writer:
         for _ in range(NUM_RUN_FRAMES):
-            view = colon.next_view()
+            view = colon.next_frame()
             writer.add_frame(
                 encode_png(view.image_rgb),
                 suffix=".png",

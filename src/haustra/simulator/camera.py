@@ -25,16 +25,12 @@ class Aperture:
     reach: float = 1.0  # radius of the circle, or largest |x| + |y|, in half sizes of the image
 
     def contains(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Return whether `points` [N,2] in -1..1, right and down, are inside, [N]."""
+        """Return whether `points` [...,2] in -1..1, right and down, are inside, [...]."""
         if self.shape == "full":
-            return np.ones(len(points), dtype=bool)
-        away = np.abs(points)
+            return np.ones(points.shape[:-1], dtype=bool)
         if self.shape == "octagon":
-            return np.asarray(away.sum(axis=1) <= self.reach)
-        return np.asarray(np.einsum("ij,ij->i", points, points) <= self.reach**2)
-
-
-FULL = Aperture()
+            return np.asarray(np.abs(points).sum(axis=-1) <= self.reach)
+        return np.asarray(np.square(points).sum(axis=-1) <= self.reach**2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +44,7 @@ class Camera:
     size_px: int
     fov_deg: float  # angle of view from the left edge to the right edge
     lens: Lens = "pinhole"
-    aperture: Aperture = FULL
+    aperture: Aperture = Aperture()
 
     @property
     def focal_px(self) -> float:
@@ -60,13 +56,7 @@ class Camera:
     def mask(self) -> NDArray[np.bool_]:
         """Mask of the pixels within the aperture, [size,size]."""
         across = (np.arange(self.size_px) + 0.5) / (self.size_px / 2) - 1
-        points = np.stack(np.meshgrid(across, across), axis=-1)
-        return self.aperture.contains(points.reshape(-1, 2)).reshape(points.shape[:2])
-
-    @cached_property
-    def inside(self) -> NDArray[np.intp]:
-        """Numbers of the pixels within the aperture, row by row, [N]."""
-        return np.flatnonzero(self.mask)
+        return self.aperture.contains(np.stack(np.meshgrid(across, across), axis=-1))
 
     @cached_property
     def directions(self) -> NDArray[np.float32]:
@@ -82,7 +72,7 @@ class Camera:
     @cached_property
     def inside_directions(self) -> NDArray[np.float32]:
         """The rays of the pixels within the aperture, [N,3]."""
-        return np.ascontiguousarray(self.directions[self.inside])
+        return self.directions[self.mask.ravel()]
 
     def project(self, points_mm: FloatArray) -> FloatArray:
         """Return the pixel positions [N,2] of `points_mm` [N,3] (right, down, ahead).

@@ -14,6 +14,10 @@ from haustra.simulator.events import Event
 
 FloatImage = NDArray[np.float32]
 ByteImage = NDArray[np.uint8]
+Window = tuple[slice, slice]
+"""Rows and columns of the picture."""
+
+WHOLE: Window = (slice(None), slice(None))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,26 +35,16 @@ class Canvas:
         return len(self.light)
 
     def cover(
-        self,
-        color: FloatImage,
-        alpha: FloatImage,
-        *,
-        corner_xy: tuple[int, int] = (0, 0),
-        opaque: bool,
+        self, color: FloatImage, alpha: FloatImage, *, window: Window = WHOLE, opaque: bool
     ) -> None:
-        """Paint linear `color` [h,w,3] with `alpha` [h,w] over the window at a corner."""
-        window = self._window(alpha, corner_xy)
+        """Paint linear `color` [h,w,3] with `alpha` [h,w] over a window."""
         self.light[window] = cv2.blendLinear(color, self.light[window], alpha, 1 - alpha)
         if opaque:
             self.through[window] *= 1 - alpha
 
-    def add(self, light: FloatImage, *, corner_xy: tuple[int, int] = (0, 0)) -> None:
-        """Add white light [h,w] to the window at a corner."""
-        self.light[self._window(light, corner_xy)] += cv2.merge([light, light, light])
-
-    def _window(self, part: FloatImage, corner_xy: tuple[int, int]) -> tuple[slice, slice]:
-        x, y = corner_xy
-        return slice(y, y + part.shape[0]), slice(x, x + part.shape[1])
+    def add(self, light: FloatImage, *, window: Window = WHOLE) -> None:
+        """Add white light [h,w] to a window."""
+        self.light[window] += cv2.merge([light, light, light])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +128,11 @@ def tinted(light: NDArray[np.floating], *, albedo: NDArray[np.floating]) -> Floa
     return cv2.merge([light * np.float32(value) for value in albedo])  # type: ignore[return-value]
 
 
-def turned_axes(
-    right: NDArray[np.floating], lower: NDArray[np.floating], *, angle: float
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Return positions along and across a direction, from those to the right and below."""
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    return right * cos + lower * sin, lower * cos - right * sin
+def window_around(points_px: NDArray[np.floating], *, margin_px: float, size_px: int) -> Window:
+    """Return the part of the picture, perhaps empty, within a margin around `points_px` [N,2]."""
+    low = np.clip(np.floor(points_px.min(axis=0) - margin_px), 0, size_px).astype(int)
+    high = np.clip(np.ceil(points_px.max(axis=0) + margin_px), 0, size_px).astype(int)
+    return slice(low[1], high[1]), slice(low[0], high[0])
 
 
 def in_sixteenths(point_xy: NDArray[np.float64]) -> tuple[int, int]:

@@ -4,31 +4,15 @@ An event's seed fixes its looks, so that the frames of one episode are consisten
 depend on polyps.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
-from haustra.simulator.noise import smooth_step
-
-Kind = Literal[
-    "bubbles",
-    "stool",
-    "mucus",
-    "blood",
-    "instrument",
-    "lens_fluid",
-    "overexposure",
-    "motion_blur",
-    "defocus",
-    "interlacing",
-    "noise",
-    "compression",
-]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+from haustra.simulator.noise import FloatArray, smooth_step
 
 # Share of stills with each kind, and mean length of an episode in a procedure in seconds.
-_RATES_AND_EPISODES_S: dict[Kind, tuple[float, float]] = {
+_RATES_AND_EPISODES_S = {
     "bubbles": (0.08, 4.0),
     "stool": (0.12, 5.0),
     "mucus": (0.12, 5.0),
@@ -42,6 +26,7 @@ _RATES_AND_EPISODES_S: dict[Kind, tuple[float, float]] = {
     "noise": (0.12, 3.0),
     "compression": (0.20, 2.0),
 }
+KINDS = tuple(_RATES_AND_EPISODES_S)
 RATES = {kind: rate for kind, (rate, _) in _RATES_AND_EPISODES_S.items()}
 EPISODE_S = {kind: length_s for kind, (_, length_s) in _RATES_AND_EPISODES_S.items()}
 PROCEDURE_SHARE = 0.15
@@ -61,10 +46,10 @@ STILL_STRENGTH = (0.25, 1.0)
 class Event:
     """One disturbance in one frame."""
 
-    kind: Kind
+    kind: str  # one of `KINDS`
     seed: int  # determines its looks over the episode
     strength: float  # 0..1
-    progress: float  # position in its episode, 0..1; 0.5 in a still
+    progress: float = 0.5  # position in its episode, 0..1
 
 
 def plan_events(
@@ -77,35 +62,30 @@ def plan_events(
     """
     if stills:
         return [_draw_still(rng) for _ in range(num_frames)]
+    times_s = np.arange(num_frames) / frame_rate_hz
     episodes = [
-        _frames_of_episode(kind, start_s, length_s, num_frames, frame_rate_hz, rng)
+        _frames_of_episode(kind, (times_s - start_s) / length_s, rng)
         for kind, start_s, length_s in _draw_episodes(num_frames / frame_rate_hz, rng)
     ]
     rng.shuffle(episodes)
     while episodes and len(set().union(*episodes)) > MAX_BUSY_SHARE * num_frames:
         episodes.pop()
-    plan: list[tuple[Event, ...]] = []
-    for frame in range(num_frames):
-        events = [episode[frame] for episode in episodes if frame in episode]
-        plan.append(tuple(sorted(events, key=lambda event: KINDS.index(event.kind))))
-    return plan
+    return [
+        tuple(episode[frame] for episode in episodes if frame in episode)
+        for frame in range(num_frames)
+    ]
 
 
 def _draw_still(rng: np.random.Generator) -> tuple[Event, ...]:
     chances = rng.random(len(KINDS))
     return tuple(
-        Event(
-            kind=kind,
-            seed=int(rng.integers(2**31)),
-            strength=float(rng.uniform(*STILL_STRENGTH)),
-            progress=0.5,
-        )
+        Event(kind=kind, seed=int(rng.integers(2**31)), strength=rng.uniform(*STILL_STRENGTH))
         for kind, chance in zip(KINDS, chances, strict=True)
         if chance < RATES[kind]
     )
 
 
-def _draw_episodes(duration_s: float, rng: np.random.Generator) -> list[tuple[Kind, float, float]]:
+def _draw_episodes(duration_s: float, rng: np.random.Generator) -> list[tuple[str, float, float]]:
     """Return kind, start and length in seconds; the first may begin before the run."""
     episodes = []
     for kind in KINDS:
@@ -118,25 +98,22 @@ def _draw_episodes(duration_s: float, rng: np.random.Generator) -> list[tuple[Ki
 
 
 def _frames_of_episode(
-    kind: Kind,
-    start_s: float,
-    length_s: float,
-    num_frames: int,
-    frame_rate_hz: float,
-    rng: np.random.Generator,
+    kind: str, progress_of_frames: FloatArray, rng: np.random.Generator
 ) -> dict[int, Event]:
     """Return the event of each frame in which the episode is visible."""
     seed, peak = int(rng.integers(2**31)), rng.uniform(0.35, 1.0)
-    first = max(0, int(np.ceil(start_s * frame_rate_hz)))
     frames = {}
-    for frame in range(first, num_frames):
-        progress = (frame / frame_rate_hz - start_s) / length_s
-        if progress >= 1:
-            break
+    for frame in np.flatnonzero(np.abs(progress_of_frames - 0.5) < 0.5).tolist():
+        progress = float(progress_of_frames[frame])
         strength = peak * smooth_step(min(progress, 1 - progress) / FADE_SHARE)
         if strength >= MIN_STRENGTH:
             frames[frame] = Event(kind=kind, seed=seed, strength=strength, progress=progress)
     return frames
+
+
+def in_order(events: Iterable[Event], kinds: Iterable[str]) -> list[Event]:
+    """Return the events of some kinds, in the order of the kinds."""
+    return [event for kind in kinds for event in events if event.kind == kind]
 
 
 def looks_of(event: Event) -> np.random.Generator:

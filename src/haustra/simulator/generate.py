@@ -4,6 +4,7 @@ A run depends only on its seed and the settings. Runs can therefore be made in a
 number of processes, and again after an interruption.
 """
 
+import json
 import multiprocessing
 import os
 import threading
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from haustra import __version__
 from haustra.captures.schema import RunManifest
@@ -28,11 +31,14 @@ from haustra.core.images import encode_png
 from haustra.core.progress import Progress, SilentProgress
 from haustra.simulator.config import DatagenConfig
 from haustra.simulator.gate import wait_for_room
+from haustra.simulator.labels import visible_instance
 from haustra.simulator.plan import make_tube, plan_run, take_frame, views
-from haustra.simulator.truth import write_truth
+from haustra.simulator.render import View
 
 SILENT = SilentProgress()
 POLL_S = 0.2
+DISTANCE_STEPS_PER_MM = 100
+"""The distance image counts hundredths of a millimeter, so it ends at 655.35 mm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,19 +232,18 @@ def _generate_run(
     )
     try:
         with writing_run(folder, manifest=manifest, overwrite=config.overwrite) as writer:
-            for frame, (scene, view) in enumerate(views(plan)):
-                seconds = frame / config.frame_rate_hz
-                taken = take_frame(plan, scene=scene, view=view, frame=frame)
+            for number, view in enumerate(views(plan)):
+                frame = take_frame(plan, view=view, number=number)
                 if config.truth:
-                    name = f"frame_{frame:05d}"
-                    write_truth(writer.folder / "truth", name=name, view=view, hidden=taken.hidden)
+                    start = writer.folder / "truth" / f"frame_{number:05d}"
+                    _write_truth(start, view=view, hidden=frame.hidden)
                 writer.add_frame(
-                    encode_png(taken.picture),
+                    encode_png(frame.image_rgb),
                     suffix=".png",
                     image_size_wh=size_wh,
-                    labels=taken.labels,
-                    sim_time=seconds,
-                    unix_time=seconds,
+                    labels=frame.labels,
+                    sim_time=frame.seconds,
+                    unix_time=frame.seconds,
                 )
                 yield
     except OSError as error:
@@ -246,3 +251,19 @@ def _generate_run(
             f"{folder} could not be written: {error.strerror}; complete runs are kept, so free "
             "space and call again"
         ) from None
+
+
+def _write_truth(start: Path, *, view: View, hidden: NDArray[np.bool_]) -> None:
+    """Write `<start>_instance.png`, `<start>_distance.png` and `<start>_pose.json`.
+
+    Instance pixels are 0 for the wall, n for polyp n and 255 for neither. Distances are 16 bits,
+    along each pixel's ray, 0 where it meets nothing. The rows of the pose's `axes` are right,
+    down and ahead in the world.
+    """
+    start.parent.mkdir(exist_ok=True)
+    instance = visible_instance(view, hidden=hidden).astype(np.uint8)
+    steps = np.clip(view.distance_mm() * DISTANCE_STEPS_PER_MM + 0.5, 0, 65535).astype(np.uint16)
+    Path(f"{start}_instance.png").write_bytes(encode_png(instance))
+    Path(f"{start}_distance.png").write_bytes(encode_png(steps))
+    pose = {"position_mm": view.pose.position_mm.tolist(), "axes": view.pose.axes.tolist()}
+    Path(f"{start}_pose.json").write_text(json.dumps(pose, indent=1) + "\n")

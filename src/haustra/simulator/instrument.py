@@ -8,11 +8,10 @@ from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from haustra.simulator.canvas import ByteImage, Canvas, in_sixteenths, ramp, tinted
+from haustra.simulator.canvas import ByteImage, Canvas, in_sixteenths, ramp, tinted, window_around
 from haustra.simulator.events import Event, looks_of
-from haustra.simulator.noise import smooth_step
+from haustra.simulator.noise import FloatArray, smooth_step
 
 
 class Tool(NamedTuple):
@@ -51,25 +50,18 @@ def paint_instrument(canvas: Canvas, event: Event) -> None:
     length = float(np.hypot(*way) + 0.06) * event.strength**0.6
     across = np.array([-ahead[1], ahead[0]])
     ends = np.stack([start, start + ahead * length])
-    half_start = width * widening / 2
     tip = start + ahead * length + across * bend * length**2
     heading = ahead + 2 * bend * length * across
+    heading /= np.hypot(*heading)
     if tool.tip == "loop":
-        _paint_loop(canvas, tip=tip, ahead=heading / np.hypot(*heading), strength=event.strength)
+        _paint_loop(canvas, tip=tip, ahead=heading, strength=event.strength)
     elif tool.tip == "jaws":
-        _paint_jaws(
-            canvas,
-            tip=tip,
-            ahead=heading / np.hypot(*heading),
-            width=width,
-            strength=event.strength,
-        )
-    low = np.clip((ends.min(axis=0) - half_start - abs(bend)) * size, 0, size).astype(int)
-    high = np.clip(np.ceil((ends.max(axis=0) + half_start + abs(bend)) * size), 0, size).astype(int)
-    if (high <= low).any():
+        _paint_jaws(canvas, tip=tip, ahead=heading, width=width, strength=event.strength)
+    margin_px = (width * widening / 2 + abs(bend)) * size
+    window = window_around(ends * size, margin_px=margin_px, size_px=size)
+    ys, xs = ((np.arange(size, dtype=np.float32)[part] + 0.5) / size for part in window)
+    if not (len(xs) and len(ys)):
         return
-    xs = (np.arange(low[0], high[0], dtype=np.float32) + 0.5) / size
-    ys = (np.arange(low[1], high[1], dtype=np.float32) + 0.5) / size
     right, lower = xs[None, :] - np.float32(start[0]), ys[:, None] - np.float32(start[1])
     along = right * np.float32(ahead[0]) + lower * np.float32(ahead[1])
     beside = right * np.float32(across[0]) + lower * np.float32(across[1])
@@ -88,12 +80,10 @@ def paint_instrument(canvas: Canvas, event: Event) -> None:
     color = tinted(lit, albedo=np.array(tool.albedo))
     shine = tool.gloss * streak * (0.5 + 0.8 * near)
     color += cv2.merge([shine, shine, shine])
-    canvas.cover(color, alpha, corner_xy=(int(low[0]), int(low[1])), opaque=True)
+    canvas.cover(color, alpha, window=window, opaque=True)
 
 
-def _paint_loop(
-    canvas: Canvas, *, tip: NDArray[np.float64], ahead: NDArray[np.float64], strength: float
-) -> None:
+def _paint_loop(canvas: Canvas, *, tip: FloatArray, ahead: FloatArray, strength: float) -> None:
     """Paint the wire loop of a snare, pointed at both ends, in front of the sheath."""
     size, open_share = canvas.size_px, smooth_step((strength - 0.3) / 0.5)
     if open_share == 0:
@@ -113,12 +103,7 @@ def _paint_loop(
 
 
 def _paint_jaws(
-    canvas: Canvas,
-    *,
-    tip: NDArray[np.float64],
-    ahead: NDArray[np.float64],
-    width: float,
-    strength: float,
+    canvas: Canvas, *, tip: FloatArray, ahead: FloatArray, width: float, strength: float
 ) -> None:
     """Paint the open jaws of a forceps in front of the sheath."""
     size, open_share = canvas.size_px, smooth_step((strength - 0.3) / 0.5)
@@ -148,4 +133,4 @@ def _cover_metal(canvas: Canvas, *, drawn: ByteImage, shine: ByteImage) -> None:
     alpha = drawn[window].astype(np.float32) * np.float32(1 / 255)
     glint = shine[window].astype(np.float32) / 255
     metal = tinted(0.22 + 0.8 * glint, albedo=np.array([0.95, 0.97, 1.0]))
-    canvas.cover(metal, alpha, corner_xy=(x, y), opaque=True)
+    canvas.cover(metal, alpha, window=window, opaque=True)

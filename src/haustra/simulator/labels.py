@@ -8,7 +8,6 @@ from haustra.simulator.camera import Camera, Pose
 from haustra.simulator.polyps import Polyp
 from haustra.simulator.rays import NO_FACE
 from haustra.simulator.render import NOTHING, View
-from haustra.simulator.scene import Scene
 
 MAX_RAYS_ALONE = 8192
 """In windows with more pixels than this, only every other row and column is counted."""
@@ -17,12 +16,7 @@ NEAR_MM = 2.0
 
 
 def label_view(
-    scene: Scene,
-    *,
-    view: View,
-    run_id: str,
-    min_visible_pixels: int,
-    hidden: NDArray[np.bool_] | None = None,
+    view: View, *, run_id: str, min_visible_pixels: int, hidden: NDArray[np.bool_] | bool = False
 ) -> list[PolypTruth]:
     """Return a label for each polyp with enough visible pixels.
 
@@ -31,20 +25,18 @@ def label_view(
     would cover in this image if nothing else existed.
 
     Args:
-        scene: Scene of the view.
-        view: Result of `cast_view`.
+        view: What the camera sees.
         run_id: First part of the lesion ids.
         min_visible_pixels: Polyps with fewer pixels get no label.
         hidden: [size,size] pixels covered by something outside the scene, such as an instrument.
     """
     instance = visible_instance(view, hidden=hidden)
     labels = []
-    for number, polyp in enumerate(scene.polyps, start=1):
+    for number, polyp in enumerate(view.scene.polyps, start=1):
         visible = instance == number
-        num_visible = int(visible.sum())
-        if num_visible < min_visible_pixels:
+        if visible.sum() < min_visible_pixels:
             continue
-        fraction = _visible_fraction(scene, visible=visible, number=number, view=view)
+        fraction = _visible_fraction(view, visible=visible, number=number)
         x, y, z = (float(value) for value in polyp.center_mm.round(3))
         labels.append(
             PolypTruth(
@@ -59,10 +51,8 @@ def label_view(
     return labels
 
 
-def visible_instance(view: View, *, hidden: NDArray[np.bool_] | None) -> NDArray[np.int16]:
+def visible_instance(view: View, *, hidden: NDArray[np.bool_] | bool) -> NDArray[np.int16]:
     """Return the visible instance of each pixel, [size,size]; `NOTHING` where it is hidden."""
-    if hidden is None:
-        return view.instance
     return np.where(hidden, np.int16(NOTHING), view.instance)
 
 
@@ -72,28 +62,24 @@ def mask_bounds(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def _visible_fraction(
-    scene: Scene, *, visible: NDArray[np.bool_], number: int, view: View
-) -> float:
+def _visible_fraction(view: View, *, visible: NDArray[np.bool_], number: int) -> float:
     """Return the visible share of a polyp's pixels; large polyps are sampled."""
-    window = _window(scene.polyps[number - 1], camera=view.camera, pose=view.pose)
-    size = visible[window].size
-    step = 1 if size <= MAX_RAYS_ALONE else 2
-    pixels = tuple(slice(part.start, part.stop, step) for part in window)
-    alone = pixels_alone(scene, number=number, camera=view.camera, pose=view.pose, pixels=pixels)
+    rows, columns = _window(view.scene.polyps[number - 1], camera=view.camera, pose=view.pose)
+    step = 1 if visible[rows, columns].size <= MAX_RAYS_ALONE else 2
+    pixels = (slice(rows.start, rows.stop, step), slice(columns.start, columns.stop, step))
+    alone = pixels_alone(view, number=number, pixels=pixels)
     # A polyp may cover one more pixel than alone where rim and wall cross inside it.
     return min(1.0, int(visible[pixels].sum()) / max(alone, 1))
 
 
-def pixels_alone(
-    scene: Scene, *, number: int, camera: Camera, pose: Pose, pixels: tuple[slice, ...] = ()
-) -> int:
+def pixels_alone(view: View, *, number: int, pixels: tuple[slice, ...] = ()) -> int:
     """Return the number of `pixels` that the exposed surface of a polyp alone covers."""
+    camera, pose = view.camera, view.pose
     directions = camera.directions.reshape(camera.size_px, camera.size_px, 3)[pixels]
     rays = pose.to_world(directions[camera.mask[pixels]])
     if not len(rays):
         return 0
-    hits = scene.exposed_meshes[number - 1].first_hits(pose.position_mm, directions=rays)
+    hits = view.scene.exposed_meshes[number - 1].first_hits(pose.position_mm, directions=rays)
     return int((hits.face != NO_FACE).sum())
 
 

@@ -5,7 +5,7 @@ otherwise. Linear light is RGB: 0 is black, and 1 and above is nearly white.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,11 +21,12 @@ from haustra.simulator.canvas import (
     ramp,
     relief,
     tinted,
-    turned_axes,
+    window_around,
 )
-from haustra.simulator.events import Event, Kind, looks_of
+from haustra.simulator.events import Event, in_order, looks_of
 from haustra.simulator.instrument import paint_instrument
 from haustra.simulator.noise import smooth_step
+from haustra.simulator.rays import rotated
 
 Mask = NDArray[np.bool_]
 
@@ -75,8 +76,7 @@ def _fall_mm(canvas: Canvas, *, down: float) -> tuple[FloatImage, FloatImage]:
     return canvas.depth_mm * fall, fall
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Pool:
+class _Pool(NamedTuple):
     """Fluid that has settled at the lowest wall in view."""
 
     alpha: FloatImage  # [S,S]; grows with the fluid in front of the wall, 0 outside
@@ -93,11 +93,8 @@ def _settle(canvas: Canvas, *, down: float, share: float, turbidity_mm: float) -
     # Scum and the lamp's reflection sharpen the edge of the fluid.
     alpha = 0.3 + 0.7 * (1 - np.exp(through_mm * np.float32(-1 / turbidity_mm)))
     nearer = np.clip(wall_mm / level_mm, 1, 2)
-    return _Pool(
-        alpha=alpha * ramp(below_mm, 0, 0.6),
-        below_mm=below_mm,
-        lit=np.minimum(canvas.lamp * nearer * nearer, np.maximum(canvas.lamp, 1)),
-    )
+    lit = np.minimum(canvas.lamp * nearer * nearer, np.maximum(canvas.lamp, 1))
+    return _Pool(alpha=alpha * ramp(below_mm, 0, 0.6), below_mm=below_mm, lit=lit)
 
 
 STOOL_COLORS = np.array(
@@ -195,7 +192,7 @@ def _paint_blood(canvas: Canvas, event: Event) -> None:
         (away - np.float32(start + moved)) / np.float32(reach)
         for start, moved in zip(source_xy, drift.shift_xy, strict=True)
     )
-    along, across = turned_axes(right[None, :], lower[:, None], angle=down)
+    along, across = rotated(right[None, :], lower[:, None], angle=down)
     # Blood spreads further down than up.
     along = np.where(along > 0, along * np.float32(0.5), along * 2)
     thickness = 1.3 * streaks + np.float32(0.6) - 1.4 * (across * across + along * along)
@@ -213,10 +210,9 @@ def _paint_blood(canvas: Canvas, event: Event) -> None:
 
 def _paint_bubbles(canvas: Canvas, event: Event) -> None:
     """Paint clusters of clear bubbles, or a patch of foam."""
-    rng = looks_of(event)
+    rng, size = looks_of(event), canvas.size_px
     is_foam = rng.random() < 0.3
     num_clusters = int(rng.integers(1, 4))
-    size = canvas.size_px
     drift = draw_drift(rng, event=event, reach=0.1)
     for _ in range(num_clusters):
         num_bubbles = int(rng.integers(120, 260) if is_foam else rng.integers(4, 40))
@@ -252,26 +248,23 @@ def _paint_cluster(
     haze: float,
     light_angle: float,
 ) -> None:
-    """Paint one cluster of bubbles; later ones cover earlier ones.
+    """Paint bubbles with centers [N,2] and radii [N]; later ones cover earlier ones.
 
-    Args:
-        canvas: The frame.
-        places_px: [N,2] centers.
-        radii_px: [N].
-        haze: Alpha of the white of many thin films, 0..1.
-        light_angle: Direction of the highlights on the bubbles, in radians.
+    `haze` is the alpha of the white of many thin films. The highlights on the bubbles lie in the
+    direction `light_angle`.
     """
-    margin = float(radii_px.max()) + 3
-    low = np.clip(np.floor(places_px.min(axis=0) - margin), 0, canvas.size_px).astype(int)
-    high = np.clip(np.ceil(places_px.max(axis=0) + margin), 0, canvas.size_px).astype(int)
-    width, height = (int(side) for side in high - low)
+    margin_px = float(radii_px.max()) + 3
+    window = window_around(places_px, margin_px=margin_px, size_px=canvas.size_px)
+    light, lamp = canvas.light[window], canvas.lamp[window]
+    height, width = lamp.shape
     if width < 2 or height < 2:
         return
     # Channels: body, rim, highlight. Coordinates have four binary places.
-    drawn: ByteImage = np.zeros((height, width, 3), dtype=np.uint8)
+    drawn: ByteImage = np.zeros(light.shape, dtype=np.uint8)
     line = max(1, round(canvas.size_px / 400))
+    corner_px = [window[1].start, window[0].start]
     glint = np.array([np.cos(light_angle), np.sin(light_angle)])
-    for place, radius in zip(places_px - low, radii_px, strict=True):
+    for place, radius in zip(places_px - corner_px, radii_px, strict=True):
         middle = in_sixteenths(place)
         cv2.circle(drawn, middle, round(radius * 16), (255, 40, 0), cv2.FILLED, cv2.LINE_AA, 4)
         cv2.circle(drawn, middle, round(radius * 16), (255, 150, 0), line, cv2.LINE_AA, 4)
@@ -282,25 +275,20 @@ def _paint_cluster(
             cv2.circle(drawn, spot, spot_radius, (255, 255, bright), cv2.FILLED, cv2.LINE_AA, 4)
             if radius > 4:
                 opposite = in_sixteenths(place - 0.6 * radius * glint)
-                cv2.circle(
-                    drawn, opposite, spot_radius // 2, (255, 200, 90), cv2.FILLED, cv2.LINE_AA, 4
-                )
+                half = spot_radius // 2
+                cv2.circle(drawn, opposite, half, (255, 200, 90), cv2.FILLED, cv2.LINE_AA, 4)
     body, rim, highlight = cv2.split(drawn.astype(np.float32) / 255)
-    x, y = (int(side) for side in low)
-    window = (slice(y, y + height), slice(x, x + width))
-    lamp = canvas.lamp[window]
     # A bubble's flank reflects light away, so it is darker than the wall behind it.
     shade = 1 - 0.22 * body * (1 - rim)
-    light = canvas.light[window]
     light *= cv2.merge([shade, shade, shade])
     if haze:
         white = tinted(lamp * (0.55 + 0.45 * rim), albedo=np.array([0.88, 0.84, 0.72]))
         crowd = cv2.blur(body, (2 * (width // 16) + 1, 2 * (height // 16) + 1))
-        canvas.cover(white, body * crowd * np.float32(haze), corner_xy=(x, y), opaque=True)
-    canvas.add(lamp * (0.35 * rim * rim + 1.6 * highlight), corner_xy=(x, y))
+        canvas.cover(white, body * crowd * np.float32(haze), window=window, opaque=True)
+    canvas.add(lamp * (0.35 * rim * rim + 1.6 * highlight), window=window)
 
 
-MATTER: dict[Kind, Callable[[Canvas, Event], None]] = {
+MATTER: dict[str, Callable[[Canvas, Event], None]] = {
     "mucus": _paint_mucus,
     "stool": _paint_stool,
     "blood": _paint_blood,
@@ -323,7 +311,7 @@ def paint_matter(
     Returns:
         The light [S,S,3], and where opaque matter hides at least half of the wall, bool [S,S].
     """
-    here = [event for kind in MATTER for event in events if event.kind == kind]
+    here = in_order(events, MATTER)
     if not here:
         return linear, np.zeros(depth_mm.shape, dtype=bool)
     canvas = Canvas(

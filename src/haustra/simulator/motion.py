@@ -7,10 +7,8 @@ import numpy as np
 from haustra.simulator.camera import Pose
 from haustra.simulator.noise import FloatArray
 from haustra.simulator.scene import Scene
-from haustra.simulator.tube import STEP_MM
+from haustra.simulator.tube import STEP_MM, Tube
 
-REFRESH_S = 1.0
-"""Time between movements of the wall; each needs a new tree for the rays."""
 REFRESH_MM = 50.0
 """A camera that moves farther than this needs a new piece of the colon."""
 BEHIND_MM, AHEAD_MM = REFRESH_MM + 40.0, REFRESH_MM + 180.0
@@ -51,17 +49,12 @@ def draw_peristalsis(
     )
 
 
-def moved_scene(
-    scene: Scene, *, peristalsis: Peristalsis, seconds: float, position_mm: FloatArray
-) -> Scene:
-    """Return a scene at rest as it is at a time since the run began, around a position [3] at rest.
+def moved_scene(scene: Scene, *, share: FloatArray, position_mm: FloatArray) -> Scene:
+    """Return a scene at rest without a `share` [S] of its radii, around a position [3] at rest.
 
     Polyps move with the wall and keep their shape.
     """
     tube = scene.tube
-    at_mm = station_of(scene, position_mm) * STEP_MM
-    along_mm = np.arange(len(tube.centers_mm), dtype=np.float64) * STEP_MM
-    share = peristalsis.narrowing(along_mm, seconds=seconds)
     vertices = scene.vertices_mm.copy()
     number = len(tube.vertices_mm)
     from_center = tube.vertices_mm - tube.centers_mm[tube.station]
@@ -78,7 +71,8 @@ def moved_scene(
         polyps.append(
             replace(polyp, center_mm=polyp.center_mm + shift, vertices_mm=polyp.vertices_mm + shift)
         )
-    along = np.concatenate(stations)[scene.faces[:, 0]] * STEP_MM - at_mm
+    along = np.concatenate(stations)[scene.faces[:, 0]] * STEP_MM
+    along -= tube.nearest_station(position_mm) * STEP_MM
     near = (along > -BEHIND_MM) & (along < AHEAD_MM)
     return replace(
         scene,
@@ -89,15 +83,8 @@ def moved_scene(
     )
 
 
-def station_of(scene: Scene, position_mm: FloatArray) -> int:
-    """Return the row of the centerline that is nearest to a position."""
-    return int(np.linalg.norm(scene.tube.centers_mm - position_mm, axis=1).argmin())
-
-
-def moved_pose(pose: Pose, *, scene: Scene, peristalsis: Peristalsis, seconds: float) -> Pose:
+def moved_pose(pose: Pose, *, tube: Tube, share: FloatArray) -> Pose:
     """Return a pose of the colon at rest, moved with the lumen."""
-    centers = scene.tube.centers_mm
-    station = station_of(scene, pose.position_mm)
-    share = peristalsis.narrowing(np.array([station * STEP_MM]), seconds=seconds)[0]
-    from_center = pose.position_mm - centers[station]
-    return Pose(position_mm=pose.position_mm - share * from_center, axes=pose.axes)
+    station = tube.nearest_station(pose.position_mm)
+    shift_mm = share[station] * (pose.position_mm - tube.centers_mm[station])
+    return Pose(position_mm=pose.position_mm - shift_mm, axes=pose.axes)

@@ -5,7 +5,7 @@ import numpy as np
 from haustra.simulator.camera import Camera, Pose
 from haustra.simulator.noise import FloatArray, smooth_wave
 from haustra.simulator.polyps import Polyp
-from haustra.simulator.rays import NO_FACE, normalized
+from haustra.simulator.rays import NO_FACE, normalized, rotated
 from haustra.simulator.scene import Scene
 from haustra.simulator.tube import STEP_MM
 
@@ -161,11 +161,10 @@ def _stops_mm(scene: Scene, *, num_frames: int, dwells: bool) -> FloatArray:
     """Return rising positions along the centerline, [num_frames], denser before polyps."""
     tube = scene.tube
     first, last = (round(share * len(tube.centers_mm)) for share in PATH_SHARE)
-    along_mm = np.arange(first, last) * STEP_MM
+    along_mm = tube.along_mm[first:last]
     dwell = np.ones(len(along_mm))
     for polyp in scene.polyps if dwells else []:
-        nearest = np.linalg.norm(tube.centers_mm - polyp.center_mm, axis=1).argmin()
-        before_mm = nearest * STEP_MM - along_mm
+        before_mm = tube.nearest_station(polyp.center_mm) * STEP_MM - along_mm
         dwell += MAX_DWELL * np.exp(-(((before_mm - 15) / 10) ** 2))
     passed = np.cumsum(dwell) / dwell.sum()
     asked = (np.arange(num_frames) + 0.5) / max(num_frames, 1)
@@ -180,22 +179,14 @@ def _at(values: FloatArray, position_mm: float) -> FloatArray:
 def _axes_along(ahead: FloatArray, *, near: FloatArray, roll: float) -> FloatArray:
     """Return right, down and ahead; before the roll, right is close to a given direction."""
     right = normalized(near - (near @ ahead) * ahead)
-    down = np.cross(ahead, right)
-    cos, sin = np.cos(roll), np.sin(roll)
-    return np.stack([cos * right + sin * down, cos * down - sin * right, ahead])
+    return np.stack([*rotated(right, np.cross(ahead, right), angle=roll), ahead])
 
 
 def turned(axes: FloatArray, turns: FloatArray) -> FloatArray:
     """Turn the view by two angles in radians, to the right and down."""
     right, down, ahead = axes
-    ahead, right = (
-        np.cos(turns[0]) * ahead + np.sin(turns[0]) * right,
-        np.cos(turns[0]) * right - np.sin(turns[0]) * ahead,
-    )
-    ahead, down = (
-        np.cos(turns[1]) * ahead + np.sin(turns[1]) * down,
-        np.cos(turns[1]) * down - np.sin(turns[1]) * ahead,
-    )
+    ahead, right = rotated(ahead, right, angle=turns[0])
+    ahead, down = rotated(ahead, down, angle=turns[1])
     return np.stack([right, down, ahead])
 
 

@@ -17,7 +17,6 @@ from haustra.simulator.labels import label_view
 from haustra.simulator.matter import paint_matter
 from haustra.simulator.motion import (
     REFRESH_MM,
-    REFRESH_S,
     Peristalsis,
     draw_peristalsis,
     moved_pose,
@@ -58,9 +57,10 @@ class RunPlan:
 class Frame(NamedTuple):
     """One frame of a run."""
 
-    picture: NDArray[np.uint8]  # RGB [S,S,3]
+    image_rgb: NDArray[np.uint8]  # [S,S,3]
     hidden: NDArray[np.bool_]  # [S,S] pixels covered by something outside the scene
     labels: list[PolypTruth]
+    seconds: float  # simulated time since the start
 
 
 def plan_run(seed: int, *, config: DatagenConfig) -> RunPlan:
@@ -125,6 +125,10 @@ def make_tube(seed: int, *, config: DatagenConfig) -> Tube:
     return build_tube(rng, sections=sections, with_folds=config.has("folds"))
 
 
+REFRESH_S = 1.0
+"""Time between movements of the wall; each needs a new tree for the rays."""
+
+
 class Eye:
     """Casts the views of a run in a wall that moves with time."""
 
@@ -133,59 +137,44 @@ class Eye:
         self._scene = plan.scene
         self._moved_at_s, self._moved_for_mm = -1.0, np.full(3, np.inf)
 
-    def look(self, planned: Pose, *, seconds: float) -> tuple[Scene, View]:
-        """Return the scene at a time since the run began, and a view from a pose at rest."""
-        plan, pose = self._plan, planned
+    def look(self, pose: Pose, *, number: int) -> View:
+        """Return the view of frame `number` from a pose in the colon at rest."""
+        plan = self._plan
         if plan.peristalsis is not None:
-            step_s = REFRESH_S * int(seconds / REFRESH_S)
-            traveled_mm = float(np.linalg.norm(planned.position_mm - self._moved_for_mm))
+            step_s = REFRESH_S * int(number / plan.config.frame_rate_hz / REFRESH_S)
+            share = plan.peristalsis.narrowing(plan.scene.tube.along_mm, seconds=step_s)
+            traveled_mm = float(np.linalg.norm(pose.position_mm - self._moved_for_mm))
             if step_s != self._moved_at_s or traveled_mm > REFRESH_MM:
-                self._scene = moved_scene(
-                    plan.scene,
-                    peristalsis=plan.peristalsis,
-                    seconds=step_s,
-                    position_mm=planned.position_mm,
-                )
-                self._moved_at_s, self._moved_for_mm = step_s, planned.position_mm
-            pose = moved_pose(
-                planned, scene=plan.scene, peristalsis=plan.peristalsis, seconds=step_s
-            )
-        return self._scene, cast_view(self._scene, camera=plan.camera, pose=pose)
+                self._scene = moved_scene(plan.scene, share=share, position_mm=pose.position_mm)
+                self._moved_at_s, self._moved_for_mm = step_s, pose.position_mm
+            pose = moved_pose(pose, tube=plan.scene.tube, share=share)
+        return cast_view(self._scene, camera=plan.camera, pose=pose)
 
 
-def views(plan: RunPlan) -> Iterator[tuple[Scene, View]]:
-    """Yield the scene and the view of each frame."""
+def views(plan: RunPlan) -> Iterator[View]:
+    """Yield the view of each frame."""
     eye = Eye(plan)
-    for frame, planned in enumerate(plan.poses):
-        yield eye.look(planned, seconds=frame / plan.config.frame_rate_hz)
+    for number, pose in enumerate(plan.poses):
+        yield eye.look(pose, number=number)
 
 
-def take_frame(plan: RunPlan, *, scene: Scene, view: View, frame: int) -> Frame:
+def take_frame(plan: RunPlan, *, view: View, number: int) -> Frame:
     """Return the picture and the labels of a view; events start again after the last frame."""
-    planned = frame % len(plan.poses)
+    planned = number % len(plan.poses)
     events = plan.events[planned]
-    light = shade_view(scene, view=view, lighting=plan.lighting)
-    hidden = np.zeros(view.instance.shape, dtype=bool)
-    if events:
-        light, hidden = paint_matter(light, depth_mm=view.distance_mm(), events=events)
-        light = blur_light(light, events=events)
-    rng = np.random.default_rng([plan.seed, 2, frame])
-    picture = develop(light, lighting=plan.lighting, rng=rng)
-    if events:
-        picture = disturb_picture(picture, events=events)
+    light = shade_view(view, lighting=plan.lighting)
+    light, hidden = paint_matter(light, depth_mm=view.distance_mm(), events=events)
+    light = blur_light(light, events=events)
+    rng = np.random.default_rng([plan.seed, 2, number])
+    picture = disturb_picture(develop(light, lighting=plan.lighting, rng=rng), events=events)
     picture = picture * view.camera.mask[..., None]
     if plan.screen is not None:
         seconds = planned / plan.config.frame_rate_hz
         picture, covered = paint_screen(picture, plan.screen, frame_number=planned, seconds=seconds)
         hidden = hidden | covered
-    labels = label_view(
-        scene,
-        view=view,
-        run_id=plan.run_id,
-        min_visible_pixels=plan.config.min_visible_pixels,
-        hidden=hidden,
-    )
-    return Frame(picture, hidden, labels)
+    least = plan.config.min_visible_pixels
+    labels = label_view(view, run_id=plan.run_id, min_visible_pixels=least, hidden=hidden)
+    return Frame(picture, hidden, labels, seconds=number / plan.config.frame_rate_hz)
 
 
 def _check_inside(scene: Scene, *, poses: list[Pose], mesh: Path) -> None:

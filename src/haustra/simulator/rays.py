@@ -1,6 +1,7 @@
 """Triangle meshes and the rays that meet them, with Embree."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +86,14 @@ def normalized(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return `vectors` [...,3] at unit length; a zero vector stays zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1))
+
+
+def rotated(
+    one: NDArray[Any], other: NDArray[Any], *, angle: float
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return two orthogonal axes, or the positions along them, turned by radians in their plane."""
+    cos, sin = (one.dtype.type(part) for part in (np.cos(angle), np.sin(angle)))
+    return cos * one + sin * other, cos * other - sin * one
 
 
 def grid_faces(num_rows: int, *, num_columns: int, wraps: bool) -> NDArray[np.int32]:

@@ -33,6 +33,7 @@ FloatImage = NDArray[np.float32]
 class View:
     """Ray hits of the N pixels within a camera's aperture, row by row."""
 
+    scene: Scene
     camera: Camera
     pose: Pose
     directions: NDArray[np.float32]  # [N,3] unit rays in the world
@@ -41,10 +42,9 @@ class View:
 
     def distance_mm(self) -> FloatImage:
         """Return the distance along each pixel's ray, [size,size]; 0 where it meets nothing."""
-        image = np.zeros(self.instance.size, dtype=np.float32)
-        met = self.hits.face != NO_FACE
-        image[self.camera.inside[met]] = self.hits.distance[met]
-        return image.reshape(self.instance.shape)
+        image = np.zeros(self.instance.shape, dtype=np.float32)
+        image[self.camera.mask] = np.where(self.hits.face != NO_FACE, self.hits.distance, 0)
+        return image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Lighting:
     blur_px: float  # deviation of the lens blur at 384 pixels
     sharpening: float  # edge enhancement by the video processor
     noise: float  # deviation of the sensor noise in levels of 0..255
-    balance: tuple[float, float, float]  # white balance error per channel
+    balance: tuple[float, ...]  # white balance error per channel
     falls_off: bool = True  # whether light weakens with the square of the distance
     shines: bool = True  # whether wet tissue has highlights
 
@@ -74,7 +74,7 @@ def draw_lighting(
     angle = rng.uniform(0, 2 * np.pi)
     offset_mm = rng.uniform(1.5, 3.5)
     x, y = float(offset_mm * np.cos(angle)), float(offset_mm * np.sin(angle))
-    balance = np.clip(rng.normal(1.0, 0.06, size=3), 0.82, 1.18)
+    balance = np.clip(rng.normal(1.0, 0.06, size=3), 0.82, 1.18).tolist()
     red = rng.uniform(0.10, 0.22)
     return Lighting(
         lamps_mm=((x, y), (-x, -y)) if rng.random() < 0.75 else ((x, y),),
@@ -86,7 +86,7 @@ def draw_lighting(
         blur_px=float(rng.uniform(0.45, 1.1)),
         sharpening=float(rng.uniform(0.0, 0.9)),
         noise=float(rng.uniform(0.6, 2.5)),
-        balance=(float(balance[0]), float(balance[1]), float(balance[2])),
+        balance=tuple(balance),
         falls_off=falls_off,
         shines=shines,
     )
@@ -96,28 +96,22 @@ def cast_view(scene: Scene, *, camera: Camera, pose: Pose) -> View:
     """Cast one ray through each pixel center within the aperture."""
     directions = pose.to_world(camera.inside_directions)
     hits = scene.mesh.first_hits(pose.position_mm, directions=directions)
-    instance = np.full(camera.size_px**2, NOTHING, dtype=np.int16)
-    instance[camera.inside] = np.where(
-        hits.face == NO_FACE, NOTHING, scene.face_instance[hits.face]
-    )
+    instance = np.full((camera.size_px, camera.size_px), NOTHING, dtype=np.int16)
+    instance[camera.mask] = np.where(hits.face == NO_FACE, NOTHING, scene.face_instance[hits.face])
     return View(
-        camera=camera,
-        pose=pose,
-        directions=directions,
-        hits=hits,
-        instance=instance.reshape(camera.size_px, camera.size_px),
+        scene=scene, camera=camera, pose=pose, directions=directions, hits=hits, instance=instance
     )
 
 
-def shade_view(scene: Scene, *, view: View, lighting: Lighting) -> FloatImage:
+def shade_view(view: View, *, lighting: Lighting) -> FloatImage:
     """Return the light of a view, linear RGB [S,S,3], where 1 saturates; black outside the mask.
 
     Light from the lamps falls off with the square of the distance and toward the edge of the beam;
     the walls reflect a small share. Highlights are those of a wet film (Blinn 1977), broken up by
     the relief. The exposure depends on the brightness of the picture.
     """
-    met = view.hits.face != NO_FACE
-    instance = view.instance.ravel()[view.camera.inside].clip(WALL)
+    scene, met = view.scene, view.hits.face != NO_FACE
+    instance = view.instance[view.camera.mask].clip(WALL)
     corners = scene.faces.take(view.hits.face, axis=0)
     normal, texel, own = _interpolated(scene.attributes, corners=corners, hits=view.hits)
     distance = np.where(met, view.hits.distance, np.float32(FAR_MM))
@@ -156,9 +150,9 @@ def shade_view(scene: Scene, *, view: View, lighting: Lighting) -> FloatImage:
     exposure = lighting.brightness / max(float(np.percentile(lit[0, ::7], 85)), 1e-6)
     lit += gloss * highlight
     lit *= np.float32(exposure) * vignette * met
-    image = np.zeros((view.instance.size, 3), dtype=np.float32)
-    image[view.camera.inside] = (lit * np.array(lighting.balance, dtype=np.float32)[:, None]).T
-    return image.reshape(*view.instance.shape, 3)
+    image = np.zeros((*view.instance.shape, 3), dtype=np.float32)
+    image[view.camera.mask] = (lit * np.array(lighting.balance, dtype=np.float32)[:, None]).T
+    return image
 
 
 @lru_cache(maxsize=4)

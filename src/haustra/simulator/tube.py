@@ -75,6 +75,15 @@ class Tube:
         """Length of the centerline."""
         return STEP_MM * (len(self.centers_mm) - 1)
 
+    @property
+    def along_mm(self) -> FloatArray:
+        """Position of each row along the centerline, [S]."""
+        return np.arange(len(self.centers_mm), dtype=np.float64) * STEP_MM
+
+    def nearest_station(self, position_mm: FloatArray) -> int:
+        """Return the row of the centerline that is nearest to a position [3]."""
+        return int(np.linalg.norm(self.centers_mm - position_mm, axis=1).argmin())
+
 
 def build_tube(
     rng: np.random.Generator, *, sections: Sequence[Section] = SECTIONS, with_folds: bool = True

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.core import effects
-from haustra.simulator.canvas import ByteImage, FloatImage, turned_axes
-from haustra.simulator.events import KINDS, Event, Kind, looks_of
+from haustra.simulator.canvas import ByteImage, FloatImage, window_around
+from haustra.simulator.events import KINDS, Event, in_order, looks_of
 from haustra.simulator.noise import smooth_step
+from haustra.simulator.rays import rotated
 
 
 def _slide_fluid(linear: FloatImage, event: Event) -> FloatImage:
@@ -25,28 +26,21 @@ def _slide_fluid(linear: FloatImage, event: Event) -> FloatImage:
     slide = rng.uniform(0.05, 0.15)
     center = (center_xy + np.array([0, slide * (event.progress - 0.5)])) * size
     reach = radius * size
-    low = np.clip(np.floor(center - reach), 0, size).astype(int)
-    high = np.clip(np.ceil(center + reach), 0, size).astype(int)
-    xs = np.arange(low[0], high[0], dtype=np.float32)[None, :]
-    ys = np.arange(low[1], high[1], dtype=np.float32)[:, None]
+    window = window_around(center[None], margin_px=reach, size_px=size)
+    ys, xs = (np.arange(size, dtype=np.float32)[part] for part in window)
+    xs, ys = xs[None, :], ys[:, None]
     right = (xs + np.float32(0.5 - center[0])) * np.float32(1 / reach)
     lower = (ys + np.float32(0.5 - center[1])) * np.float32(1 / reach)
-    along, across = turned_axes(right, lower, angle=turn)
+    along, across = rotated(right, lower, angle=turn)
     across = across * np.float32(1 / squeeze)
     squared = along * along + across * across
     # The rim is wavy instead of round.
     squared = squared * (1 + 0.25 * np.sin(3 * along + 2 * across) * along)
     height = np.square(np.maximum(1 - squared, 0))
     bend = np.float32(power * event.strength * reach) * height
-    window = (slice(low[1], high[1]), slice(low[0], high[0]))
-    bent: FloatImage = cv2.remap(  # type: ignore[assignment]
-        linear,
-        xs + bend * right * 4,
-        ys + bend * lower * 4,
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    soft = _soften(bent, radius_px=0.02 * softness * size * event.strength)
+    place = xs + bend * right * 4, ys + bend * lower * 4
+    bent = cv2.remap(linear, *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    soft = _soften(np.asarray(bent), radius_px=0.02 * softness * size * event.strength)
     alpha = np.minimum(height * 6, 1) * np.float32(smooth_step(event.strength / 0.3))
     glow = np.exp(-np.square((squared - 0.8) * 8)) * np.maximum(-lower, 0) * event.strength
     fluid = linear.copy()
@@ -124,7 +118,7 @@ def _soften(image: FloatImage, *, radius_px: float) -> FloatImage:
     return cv2.GaussianBlur(image, (0, 0), 0.5 * radius_px)  # type: ignore[return-value]
 
 
-BLURS: dict[Kind, Callable[[FloatImage, Event], FloatImage]] = {
+BLURS: dict[str, Callable[[FloatImage, Event], FloatImage]] = {
     "overexposure": _overexpose,
     "lens_fluid": _slide_fluid,
     "defocus": _defocus,
@@ -135,10 +129,8 @@ BLURS: dict[Kind, Callable[[FloatImage, Event], FloatImage]] = {
 
 def blur_light(linear: FloatImage, *, events: tuple[Event, ...]) -> FloatImage:
     """Apply overexposure, fluid on the lens, defocus and motion to linear light [S,S,3]."""
-    for kind, change in BLURS.items():
-        for event in events:
-            if event.kind == kind:
-                linear = change(linear, event)
+    for event in in_order(events, BLURS):
+        linear = BLURS[event.kind](linear, event)
     return linear
 
 
@@ -175,7 +167,7 @@ def _compress(levels: ByteImage, event: Event) -> ByteImage:
     return effects.recode_jpeg_rgb(levels, quality=round(80 - 55 * event.strength))
 
 
-VIDEO: dict[Kind, Callable[[ByteImage, Event], ByteImage]] = {
+VIDEO: dict[str, Callable[[ByteImage, Event], ByteImage]] = {
     "noise": _add_noise,
     "interlacing": _interlace,
     "compression": _compress,
@@ -185,8 +177,6 @@ VIDEO: dict[Kind, Callable[[ByteImage, Event], ByteImage]] = {
 
 def disturb_picture(levels: ByteImage, *, events: tuple[Event, ...]) -> ByteImage:
     """Apply noise, interlacing and compression to a picture, RGB uint8 [S,S,3]."""
-    for kind, change in VIDEO.items():
-        for event in events:
-            if event.kind == kind:
-                levels = change(levels, event)
+    for event in in_order(events, VIDEO):
+        levels = VIDEO[event.kind](levels, event)
     return levels

@@ -37,13 +37,13 @@ class SimulatorSource(Source):
     def read(self, number: int) -> SourceFrame:
         """Render the next frame."""
         with self._lock:
-            view = self._colon.next_view()
-        height, width = view.image_rgb.shape[:2]
-        boxes_px = np.array([label.bbox_px for label in view.labels], dtype=np.float64)
+            frame = self._colon.next_frame()
+        height, width = frame.image_rgb.shape[:2]
+        boxes_px = np.array([label.bbox_px for label in frame.labels], dtype=np.float64)
         return SourceFrame(
             number=number,
-            image_rgb=view.image_rgb,
-            seconds=view.seconds,
+            image_rgb=frame.image_rgb,
+            seconds=frame.seconds,
             truth=detections_from_labels(boxes_px, image_size_wh=(width, height)),
         )
 
