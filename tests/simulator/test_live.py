@@ -38,15 +38,16 @@ def test_the_camera_never_leaves_the_lumen(colon: LiveColon, drive: Drive) -> No
     colon.take_over(autopilot=False)
     colon.drive = drive
     for _ in range(150):
-        colon._pose = colon._driven(colon._pose, drive=drive)
+        colon._pose = colon._driven()
     assert colon.next_frame().image_rgb.mean() > 5  # there is wall, near enough to be lit
     assert colon._plan.scene.free_distance_mm(colon._pose.position_mm) > 1
 
 
 def test_the_autopilot_continues_from_the_position_of_manual_control(colon: LiveColon) -> None:
     colon.take_over(autopilot=False)
+    colon.drive = Drive(ahead=1.0)
     for _ in range(40):
-        colon._pose = colon._driven(colon._pose, drive=Drive(ahead=1.0))
+        colon._pose = colon._driven()
     before = colon._pose.position_mm
     colon.take_over(autopilot=True)
     colon.next_frame()
