@@ -91,7 +91,7 @@ def test_an_unreadable_json_file_is_reported_with_its_expected_content(tmp_path:
     path.write_bytes(b"")
     assert read_error(path) == f"{path} is not JSON (line 1: Expecting value); expected a recipe"
     path.write_bytes(b'{"a": "\xff"}')
-    assert read_error(path).startswith(f"{path} cannot be read as a recipe: 'utf-8' codec")
+    assert read_error(path).startswith(f"{path} is not usable JSON ('utf-8' codec")
     path.unlink()
     path.mkdir()
     assert read_error(path).startswith(f"{path} cannot be read as a recipe: [Errno 21]")

@@ -85,14 +85,11 @@ def parse_json(data: bytes, *, name: str, what: str) -> Any:
     """
     try:
         return json.loads(data)
-    except UnicodeDecodeError as error:
-        raise HaustraError(f"{name} cannot be read as {what}: {error}") from None
     except json.JSONDecodeError as error:
-        raise HaustraError(
-            f"{name} is not JSON (line {error.lineno}: {error.msg}); expected {what}"
-        ) from None
-    except (ValueError, RecursionError) as error:  # 5,000 digits, 10,000 open brackets
-        raise HaustraError(f"{name} is not usable JSON ({error}); expected {what}") from None
+        problem = f"is not JSON (line {error.lineno}: {error.msg})"
+    except (ValueError, RecursionError) as error:  # bad UTF-8, 5,000 digits, 10,000 open brackets
+        problem = f"is not usable JSON ({error})"
+    raise HaustraError(f"{name} {problem}; expected {what}")
 
 
 @contextmanager
