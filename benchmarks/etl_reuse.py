@@ -21,8 +21,7 @@ from haustra.captures import validation
 from haustra.captures.schema import RunManifest
 from haustra.captures.writer import writing_run
 from haustra.core.images import decode_image_rgb
-from haustra.warehouse.build import ETLResult
-from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl import ETLResult, build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 
 ROUNDS = 3

@@ -23,8 +23,7 @@ from haustra.simulator.config import DatagenConfig
 from haustra.simulator.generate import generate_runs
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
-from haustra.warehouse.format import MANIFEST_NAME, manifest_to_text
-from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.format import MANIFEST_NAME, manifest_to_text, read_manifest
 from haustra.warehouse.table import TABLE_SCHEMA
 
 READ_AN_EPOCH = """

@@ -27,7 +27,7 @@ from benchmarks.sources import digest_packages
 from benchmarks.steps import StepError, run_logged, say
 from haustra.core.digests import digest_json
 from haustra.core.files import write_text_atomic
-from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.format import read_manifest
 
 SIZE = 256
 NUM_RESAMPLES = 1000

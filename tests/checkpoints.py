@@ -9,7 +9,7 @@ from torch import nn
 
 from haustra.models.checkpoint import CheckpointHeader, write_checkpoint
 from haustra.models.detector import ModelKind, SlotDetector, build_model, default_config
-from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.format import read_manifest
 
 
 def build_lively_model(kind: ModelKind, *, max_boxes: int = 4, seed: int = 0) -> SlotDetector:

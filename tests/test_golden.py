@@ -16,8 +16,7 @@ from haustra.models.predict import predict_slots
 from haustra.warehouse.dataset import open_split
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
-from haustra.warehouse.format import SPLIT_NAMES
-from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.format import SPLIT_NAMES, read_manifest
 from haustra.warehouse.shard_stores import StoreConfig, StoreName
 from haustra.warehouse.verify import verify_warehouse
 

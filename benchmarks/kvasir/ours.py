@@ -26,7 +26,7 @@ from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import read_checkpoint
 from haustra.models.predict import predict_slots
 from haustra.warehouse.dataset import open_split
-from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.format import read_manifest
 
 FORMS = ("float32", "int8")
 TRAINING_PACKAGES = ("core", "models", "training", "warehouse")

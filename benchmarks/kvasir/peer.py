@@ -25,8 +25,7 @@ from haustra.core.digests import digest_json
 from haustra.core.files import write_json_atomic, write_text_atomic
 from haustra.inference.onnx_detector import open_session
 from haustra.warehouse.dataset import Split, open_split
-from haustra.warehouse.format import SplitName
-from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.format import SplitName, read_manifest
 
 PEER_KEY, PEER_NAME = "yolo11n", "YOLO11n (Ultralytics)"
 PACKAGES = ("torch==2.14.1", "torchvision==0.29.1", "ultralytics==8.4.190", "onnx==1.23.2")

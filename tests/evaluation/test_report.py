@@ -21,7 +21,7 @@ from haustra.inference.heuristic import heuristic_detector
 from haustra.training.config import TrainConfig
 from haustra.training.loop import train_detector
 from haustra.warehouse.dataset import open_split
-from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.format import read_manifest
 from scenes import write_captures, write_warehouse
 from scored_boxes import frame
 

@@ -26,7 +26,7 @@ from haustra.training.prepare import prepare_training
 from haustra.training.recipe import read_recipe
 from haustra.training.training import Training
 from haustra.warehouse.dataset import Batch, open_split, open_warehouse
-from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.format import read_manifest
 from scenes import write_warehouse
 
 

@@ -29,7 +29,7 @@ from haustra.training.training import Training
 from haustra.warehouse.dataset import open_split
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
-from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.format import read_manifest
 from scenes import write_captures, write_warehouse
 from servers import BUCKET, FailingLine, s3_server, upload_folder
 

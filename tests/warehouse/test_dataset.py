@@ -18,7 +18,7 @@ from haustra.core.errors import HaustraError
 from haustra.warehouse.dataset import open_split, open_warehouse
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
-from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.format import read_manifest
 from haustra.warehouse.shard_stores import StoreConfig, StoreName
 from haustra.warehouse.verify import verify_warehouse
 from scenes import write_captures, write_warehouse

@@ -14,13 +14,12 @@ from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.core.letterbox import plan_letterbox
 from haustra.warehouse.audit import audit_warehouse
-from haustra.warehouse.build import ETLResult
 from haustra.warehouse.dataset import open_split
 from haustra.warehouse.diff import diff_warehouses
-from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl import ETLResult, build_warehouse
 from haustra.warehouse.etl_config import ETLConfig, parse_target_size, parse_threshold
 from haustra.warehouse.explain import explain_sample
-from haustra.warehouse.manifest import check_warehouse, read_manifest
+from haustra.warehouse.format import check_warehouse, read_manifest
 from haustra.warehouse.repair import repair_warehouse
 from haustra.warehouse.shard_stores import StoreConfig
 from haustra.warehouse.summary import export_summary

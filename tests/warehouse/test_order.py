@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haustra.warehouse.order import epoch_order, stored_order
+from haustra.warehouse.order import epoch_order
 
 shard_sizes = st.lists(st.integers(1, 40), max_size=12)
 seeds = st.integers(0, 2**32 - 1)
@@ -61,10 +61,3 @@ def test_what_fits_one_window_is_shuffled_as_a_whole() -> None:
     order = epoch_order([5, 7, 3], seed=4, epoch=2, window_size=15)
     assert len(order.windows) == 1
     np.testing.assert_array_equal(order.samples, np.random.default_rng([4, 2]).permutation(15))
-
-
-@given(shard_sizes)
-def test_the_stored_order_counts_up_one_shard_at_a_time(sizes: list[int]) -> None:
-    order = stored_order(sizes)
-    assert order.samples.tolist() == list(range(sum(sizes)))
-    assert [window.shards for window in order.windows] == [(n,) for n in range(len(sizes))]

@@ -8,8 +8,7 @@ from builders import files_in
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.warehouse import index
-from haustra.warehouse.build import ETLResult
-from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl import ETLResult, build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.repair import repair_warehouse
 from haustra.warehouse.table import TABLE_SCHEMA

@@ -17,12 +17,10 @@ from builders import files_in
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.core.progress import Progress
-from haustra.warehouse import build as build_module
 from haustra.warehouse import etl
-from haustra.warehouse.build import ETLResult
-from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl import ETLResult, build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
-from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.format import read_manifest
 from haustra.warehouse.plan import WarehousePlan, plan_warehouse
 from haustra.warehouse.shard_file import write_shard_file
 from haustra.warehouse.staging import staging_folder
@@ -247,7 +245,7 @@ def interrupt_after(
         left[0] -= 1
         return write_shard_file(path, **arrays)
 
-    monkeypatch.setattr(build_module, "write_shard_file", failing)
+    monkeypatch.setattr(etl, "write_shard_file", failing)
 
 
 @pytest.mark.parametrize(
@@ -383,7 +381,7 @@ def build_and_die(folder: Path) -> None:
         left[0] -= 1
         return write_shard_file(path, **arrays)
 
-    patch.setattr(build_module, "write_shard_file", dying)
+    patch.setattr(etl, "write_shard_file", dying)
     build(folder)
 
 

@@ -6,15 +6,16 @@ import fsspec
 import numpy as np
 import pytest
 import s3fs
+from numpy.typing import NDArray
 
 from haustra.core.digests import digest_file
 from haustra.core.errors import HaustraError
 from haustra.warehouse import remote, shard_stores
 from haustra.warehouse.batches import iterate_batches
 from haustra.warehouse.dataset import Batch, open_split, open_warehouse
-from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.format import read_manifest
 from haustra.warehouse.order import epoch_order
-from haustra.warehouse.shard_stores import ShardCache, StoreConfig, StoreName
+from haustra.warehouse.shard_stores import ShardCache, StoreConfig, StoreName, map_file
 from scenes import write_warehouse
 from servers import BUCKET, FailingLine, s3_server, upload_folder
 
@@ -128,13 +129,21 @@ def test_without_verification_a_broken_header_is_named(manifest: Path, tmp_path:
 def test_maps_are_given_back_and_come_again(
     manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    mapped: list[Path] = []
+
+    def recorded(path: Path) -> NDArray[np.uint8]:
+        mapped.append(path)
+        return map_file(path)
+
     monkeypatch.setattr(shard_stores, "MAPPED_BYTES", 20_000)
+    monkeypatch.setattr(shard_stores, "map_file", recorded)
     split = open_split(manifest, split="train")
     image, _ = split.view(0)
-    assert split.store.num_loaded == 1
+    assert len(mapped) == 1
     expected = image.copy()
-    split.gather(np.arange(len(split)))
-    assert split.store.num_loaded < len(split.store)  # the last ones are mapped again
+    for _ in range(2):
+        split.gather(np.arange(len(split)))
+    assert len(mapped) > len(split.store)  # they are mapped again
     np.testing.assert_array_equal(image, expected)  # who still looks at a shard keeps it
     assert_equal(read_all(manifest, config=StoreConfig()), split.gather(np.arange(len(split))))
 

@@ -14,8 +14,7 @@ from safetensors.numpy import load_file, save_file
 from haustra.core.digests import digest_file, seal_json
 from haustra.core.errors import HaustraError
 from haustra.warehouse.format import MANIFEST_SEAL
-from haustra.warehouse.inspection import read_rows
-from haustra.warehouse.table import TABLE_SCHEMA
+from haustra.warehouse.table import TABLE_SCHEMA, read_rows
 from haustra.warehouse.verify import verify_warehouse
 from scenes import write_warehouse
 

@@ -9,8 +9,7 @@ from haustra.cli.terminal import Json, print_json, print_lines
 from haustra.core.errors import HaustraError, needs_extra
 from haustra.inference.detector import is_onnx_path
 from haustra.inference.onnx_detector import open_session, read_metadata
-from haustra.warehouse.format import WarehouseManifest
-from haustra.warehouse.manifest import read_manifest, resolve_manifest_path
+from haustra.warehouse.format import WarehouseManifest, read_manifest, resolve_manifest_path
 
 
 def info(path: Path, /, *, as_json: Json = False) -> None:

@@ -8,7 +8,6 @@ detect a flip, a rotation or a crop. A pair that it names need not be a duplicat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Annotated
 
 import cv2
@@ -18,11 +17,9 @@ from pydantic import Field
 
 from haustra.core.checked import CheckedSettings, CountFromOne, Whole
 from haustra.core.paths import StrPath
-from haustra.core.progress import Progress, SilentProgress
-from haustra.warehouse.format import SPLIT_NAMES, SplitName, WarehouseManifest
-from haustra.warehouse.inspection import open_images, read_rows, rows_by_shard
-from haustra.warehouse.manifest import check_warehouse, resolve_manifest_path
-from haustra.warehouse.table import Row, letterbox_of
+from haustra.core.progress import Progress, SilentProgress, track
+from haustra.warehouse.format import SPLIT_NAMES, SplitName
+from haustra.warehouse.table import Row, StoredSamples, letterbox_of
 
 HASH_BITS = 64
 BLOCK_SIZE = 1024
@@ -103,27 +100,11 @@ def near_pairs(
             yield index_a + start_a, index_b + start_b, distances[index_a, index_b].astype(np.int64)
 
 
-def _hash_images(
-    rows: list[Row], *, manifest: WarehouseManifest, folder: Path, progress: Progress
-) -> NDArray[np.bool_]:
-    """Return the hash of each stored image without its padding, [num_samples,64] in table order."""
-    hashes = np.zeros((len(rows), HASH_BITS), dtype=np.bool_)
-    num_done = 0
-    progress.start("hash", total=len(rows))
-    try:
-        for shard, positions in rows_by_shard(rows).items():
-            with open_images(folder / shard) as images:
-                for position in positions:
-                    row = rows[position]
-                    letterbox = letterbox_of(row, manifest=manifest)
-                    (left, top), (width, height) = letterbox.offset_xy, letterbox.resized_size_wh
-                    image = images[row["row"]][top : top + height, left : left + width]
-                    hashes[position] = perceptual_hash(image)
-                    num_done += 1
-                    progress.update(num_done)
-    finally:
-        progress.stop()
-    return hashes
+def _hash_image(row: Row, *, stored: StoredSamples) -> NDArray[np.bool_]:
+    """Return the hash of a stored image without its padding."""
+    letterbox = letterbox_of(row, manifest=stored.manifest)
+    (left, top), (width, height) = letterbox.offset_xy, letterbox.resized_size_wh
+    return perceptual_hash(stored.read(row).image[top : top + height, left : left + width])
 
 
 def audit_warehouse(
@@ -135,12 +116,12 @@ def audit_warehouse(
         HaustraError: The manifest, the table or a shard is missing or damaged.
     """
     config = config or AuditConfig()
-    manifest_path = resolve_manifest_path(manifest)
-    check_warehouse(manifest_path)
-    checked, rows = read_rows(manifest_path)
-    hashes = _hash_images(
-        rows, manifest=checked, folder=manifest_path.parent, progress=progress or SilentProgress()
+    stored = StoredSamples(manifest)
+    rows = stored.rows
+    tracked = track(
+        rows, progress=progress or SilentProgress(), description="hash", total=len(rows)
     )
+    hashes = np.array([_hash_image(row, stored=stored) for row in tracked])
     split_of_row = np.array([row["split"] for row in rows])
     num_pairs = 0
     nearest = np.zeros((0, 3), dtype=np.int64)  # distance, row of a, row of b

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
@@ -28,17 +28,11 @@ from haustra.warehouse.format import (
     SplitName,
     WarehouseManifest,
     check_file,
+    check_manifest,
+    read_manifest,
 )
-from haustra.warehouse.manifest import check_manifest, read_manifest
-from haustra.warehouse.remote import Location, RemoteFolder, parse_location
-from haustra.warehouse.shard_stores import (
-    Sample,
-    ShardCache,
-    ShardStore,
-    StoreConfig,
-    open_cache,
-    open_store,
-)
+from haustra.warehouse.remote import Folder, Location, RemoteFolder, parse_location
+from haustra.warehouse.shard_stores import Sample, ShardCache, ShardStore, StoreConfig
 from haustra.warehouse.table import letterbox_of
 
 
@@ -125,8 +119,9 @@ class Split:
         mask = np.empty((len(indices), max_boxes), dtype=np.uint8)
         shard_of = np.searchsorted(self.first_of_shard, indices, side="right") - 1
         rows = indices - self.first_of_shard[shard_of]
-        places = list(zip(shard_of.tolist(), rows.tolist(), strict=True))
-        self.store.copy(places, images=images, boxes=boxes, mask=mask)
+        for number, (shard, row) in enumerate(zip(shard_of.tolist(), rows.tolist(), strict=True)):
+            sample = Sample(images[number], boxes[number], mask[number])
+            self.store.sample(shard, row, to=sample)
         return Batch(images, boxes, mask)
 
     def view(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -160,8 +155,8 @@ class Warehouse:
     table: pa.Table
     """All rows of `samples.parquet`."""
     config: StoreConfig
-    cache: ShardCache | None
-    """Cache of streamed shards."""
+    cache: ShardCache
+    """Cache of the shards that are streamed from a URL."""
 
     @property
     def path(self) -> str:
@@ -192,7 +187,10 @@ class Warehouse:
         manifest = self.manifest
         rows = self.table.filter(pa.compute.equal(self.table.column("split"), name))
         entries = [entry for entry in manifest.shards if entry.split == name]
-        store = open_store(
+        if isinstance(self.location, Folder):
+            for entry in entries:
+                check_file(self.location.path / entry.file, sha256=None, num_bytes=entry.num_bytes)
+        store = ShardStore(
             self.location, entries=entries, manifest=manifest, config=self.config, cache=self.cache
         )
         sizes = tuple(entry.num_samples for entry in entries)
@@ -222,28 +220,22 @@ def open_warehouse(manifest: StrPath, *, config: StoreConfig | None = None) -> W
         HaustraError: The manifest or the table is missing or damaged, or a server fails.
     """
     location = parse_location(manifest)
-    cache = None
     if isinstance(location, RemoteFolder):
         config = config or StoreConfig(kind="stream")
         name = location.name_of(location.manifest_name)
-        value: Any = parse_json(
-            location.read(location.manifest_name), name=name, what="a warehouse manifest"
-        )
+        data = location.read(location.manifest_name)
+        value = parse_json(data, name=name, what="a warehouse manifest")
         checked = check_manifest(value, name=name)
-        table_data = location.read(checked.table.file, sha256=checked.table.sha256)
-        cache = open_cache(config) if config.kind == "stream" else None
     else:
         config = config or StoreConfig()
         checked = read_manifest(location.path / location.manifest_name)
-        table_path = location.path / checked.table.file
-        check_file(table_path, sha256=checked.table.sha256)
-        table_data = table_path.read_bytes()
+    table_data = location.read(checked.table.file, sha256=checked.table.sha256)
     return Warehouse(
         location=location,
         manifest=checked,
         table=pq.read_table(pa.BufferReader(table_data)),
         config=config,
-        cache=cache,
+        cache=ShardCache(config.cache_dir, capacity_bytes=config.cache_gb * 1e9),
     )
 
 

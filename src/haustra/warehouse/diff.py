@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 
 from haustra.core.paths import StrPath
-from haustra.warehouse.format import WarehouseManifest
-from haustra.warehouse.inspection import StoredSamples, read_stored
-from haustra.warehouse.table import letterbox_of
+from haustra.warehouse.table import Row, StoredSamples, letterbox_of
 
 CONTENT_FIELDS = {
     "version", "splits", "shards", "table", "sources", "truncated_boxes", "validation",
@@ -59,13 +57,12 @@ class WarehouseDiff:
         )
 
 
-def _has_other_boxes(a: StoredSamples, b: StoredSamples, *, at_a: int, at_b: int) -> bool:
+def _has_other_boxes(a: StoredSamples, b: StoredSamples, *, row_a: Row, row_b: Row) -> bool:
     """Compare the boxes that both keep: exactly where the transform is the same, else in pixels."""
-    row_a, row_b = a.rows[at_a], b.rows[at_b]
     if row_a["boxes_before"] != row_b["boxes_before"]:
         return True
     num_common = min(a.manifest.max_boxes, b.manifest.max_boxes)
-    boxes_a, boxes_b = a.boxes[at_a][:num_common], b.boxes[at_b][:num_common]
+    boxes_a, boxes_b = a.boxes_of(row_a)[:num_common], b.boxes_of(row_b)[:num_common]
     letterbox_a = letterbox_of(row_a, manifest=a.manifest)
     letterbox_b = letterbox_of(row_b, manifest=b.manifest)
     if len(boxes_a) != len(boxes_b):
@@ -80,49 +77,37 @@ def _has_other_boxes(a: StoredSamples, b: StoredSamples, *, at_a: int, at_b: int
     )
 
 
-def _changed_sources(a: WarehouseManifest, b: WarehouseManifest) -> tuple[str, ...]:
-    source_of_run = {source.run_id: source for source in a.sources}
-    return tuple(
-        source.run_id for source in b.sources if source_of_run.get(source.run_id, source) != source
-    )
-
-
 def diff_warehouses(manifest_a: StrPath, manifest_b: StrPath) -> WarehouseDiff:
     """Compare two warehouses by sample id, after checking all digests of both.
 
     Raises:
         HaustraError: A manifest, a table or a shard is missing or damaged.
     """
-    a, b = read_stored(manifest_a), read_stored(manifest_b)
-    place_a = {row["sample_id"]: place for place, row in enumerate(a.rows)}
-    place_b = {row["sample_id"]: place for place, row in enumerate(b.rows)}
-    common = sorted(place_a.keys() & place_b.keys())
-    pairs = {name: (a.rows[place_a[name]], b.rows[place_b[name]]) for name in common}
+    a, b = StoredSamples(manifest_a), StoredSamples(manifest_b)
+    rows_a, rows_b = ({row["sample_id"]: row for row in stored.rows} for stored in (a, b))
+    common = sorted(rows_a.keys() & rows_b.keys())
+
+    def changed(column: str) -> list[tuple[str, str, str]]:
+        """Return each common sample with another value, with A's and B's."""
+        values = ((name, rows_a[name][column], rows_b[name][column]) for name in common)
+        return [(name, of_a, of_b) for name, of_a, of_b in values if of_a != of_b]
+
     relabeled = tuple(
-        name for name in common if _has_other_boxes(a, b, at_a=place_a[name], at_b=place_b[name])
+        name for name in common if _has_other_boxes(a, b, row_a=rows_a[name], row_b=rows_b[name])
     )
-    changed_pixels = tuple(
-        name for name, (x, y) in pairs.items() if x["source_sha256"] != y["source_sha256"]
-    )
-    moved = tuple(
-        (name, x["split"], y["split"]) for name, (x, y) in pairs.items() if x["split"] != y["split"]
-    )
-    regrouped = tuple(
-        (name, x["group_id"], y["group_id"])
-        for name, (x, y) in pairs.items()
-        if x["group_id"] != y["group_id"]
-    )
-    touched = {*relabeled, *changed_pixels}
-    touched |= {name for name, _, _ in (*moved, *regrouped)}
+    changed_pixels = tuple(name for name, _, _ in changed("source_sha256"))
+    moved, regrouped = tuple(changed("split")), tuple(changed("group_id"))
+    touched = {*relabeled, *changed_pixels, *(name for name, _, _ in (*moved, *regrouped))}
     values_a, values_b = a.manifest.model_dump(), b.manifest.model_dump()
+    source_of_run = {source.run_id: source for source in a.manifest.sources}
     return WarehouseDiff(
         version_a=a.manifest.version,
         version_b=b.manifest.version,
         num_a=len(a.rows),
         num_b=len(b.rows),
         num_same=len(common) - len(touched),
-        added=tuple(sorted(place_b.keys() - place_a.keys())),
-        removed=tuple(sorted(place_a.keys() - place_b.keys())),
+        added=tuple(sorted(rows_b.keys() - rows_a.keys())),
+        removed=tuple(sorted(rows_a.keys() - rows_b.keys())),
         relabelled=relabeled,
         changed_pixels=changed_pixels,
         moved=moved,
@@ -132,5 +117,9 @@ def diff_warehouses(manifest_a: StrPath, manifest_b: StrPath) -> WarehouseDiff:
             for name in values_a
             if name not in CONTENT_FIELDS and values_a[name] != values_b[name]
         },
-        sources=_changed_sources(a.manifest, b.manifest),
+        sources=tuple(
+            source.run_id
+            for source in b.manifest.sources
+            if source_of_run.get(source.run_id, source) != source
+        ),
     )

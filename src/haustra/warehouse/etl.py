@@ -2,17 +2,192 @@
 
 The plan digests the sources, which gives the version (`plan.py`). If that version exists already,
 nothing is done. Otherwise shards of another version or an interrupted ETL are linked (`reuse.py`),
-the others are made from decoded, letterboxed frames (`samples.py`, `build.py`), the index is
-written last (`index.py`), and the folder is renamed.
+the others are made from decoded, letterboxed frames (`samples.py`), the index is written last
+(`index.py`), and the folder is renamed.
 """
 
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.captures.validation import FrameProblem
+from haustra.core.allocator import keep_freed_memory
 from haustra.core.errors import HaustraError, option
-from haustra.core.progress import Progress, SilentProgress
-from haustra.warehouse.build import ETLResult, build_version
-from haustra.warehouse.etl_config import ETLConfig, parse_threshold
-from haustra.warehouse.format import MANIFEST_NAME, WarehouseManifest
-from haustra.warehouse.manifest import check_warehouse
-from haustra.warehouse.plan import plan_warehouse
+from haustra.core.files import move_folder, remove_abandoned
+from haustra.core.progress import Progress, SilentProgress, track
+from haustra.warehouse.etl_config import ETLConfig, parse_target_size, parse_threshold
+from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, WarehouseManifest, check_warehouse
+from haustra.warehouse.index import write_index
+from haustra.warehouse.plan import ShardPlan, WarehousePlan, plan_warehouse
+from haustra.warehouse.reuse import FinishedShard, record_finished, reuse_shards
+from haustra.warehouse.samples import Building, Outcome, Sample, check_planned_frame, make_samples
+from haustra.warehouse.shard_file import write_shard_file
+from haustra.warehouse.staging import staging_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ETLResult:
+    """A warehouse and how it was built."""
+
+    manifest_path: Path
+    manifest: WarehouseManifest
+    built_shards: int = 0
+    """Shards made from decoded images."""
+    reused_shards: int = 0
+    """Shards taken from another version or an interrupted ETL."""
+    notes: tuple[str, ...] = ()
+    """Lines for the user, such as a split without a group."""
+
+    @property
+    def built(self) -> bool:
+        """False where this version existed already."""
+        return self.built_shards + self.reused_shards > 0
+
+
+def _write_shard(
+    samples: list[Sample],
+    *,
+    images: NDArray[np.uint8],
+    shard: ShardPlan,
+    folder: Path,
+    config: ETLConfig,
+) -> ShardEntry:
+    """Write one shard, whole or not at all."""
+    boxes = np.zeros((len(samples), config.max_boxes, 4), dtype=np.float32)
+    mask = np.zeros((len(samples), config.max_boxes), dtype=np.uint8)
+    for row, sample in enumerate(samples):
+        boxes[row, : len(sample.boxes_xyxy)] = sample.boxes_xyxy
+        mask[row, : len(sample.boxes_xyxy)] = 1
+    num_bytes, sha256 = write_shard_file(folder / shard.file, images=images, boxes=boxes, mask=mask)
+    return ShardEntry(
+        file=shard.file,
+        split=shard.split,
+        num_samples=len(samples),
+        num_bytes=num_bytes,
+        sha256=sha256,
+        content=shard.content,
+    )
+
+
+def _make_shards(shards: list[ShardPlan], *, building: Building) -> dict[str, ShardEntry]:
+    """Decode the frames of these shards and write them; return the entries by content."""
+    if not shards:
+        return {}
+    plan, outcomes = building.plan, building.outcomes
+    width, height = parse_target_size(plan.config.target_size)
+    num_rows = max(len(shard.frames) for shard in shards)
+    # Touching memory for the first time costs more than decoding, so two buffers serve all shards.
+    buffers = np.empty((2, num_rows, height, width, 3), dtype=np.uint8)
+    entries = {}
+    with closing(make_samples(shards, plan=plan, buffers=buffers)) as making:
+        made = track(
+            making,
+            progress=building.progress,
+            description="etl",
+            total=sum(len(shard.frames) for shard in shards),
+            unit="images",
+        )
+        for number, shard in enumerate(shards):
+            images = buffers[number % 2]
+            samples: list[Sample] = []
+            for row, frame in enumerate(shard.frames):
+                item = next(made)
+                if isinstance(item, FrameProblem):
+                    outcomes[frame.sample_id] = item
+                    continue
+                outcomes[frame.sample_id] = item.checked
+                if len(samples) < row:  # a frame before it was broken: close the gap
+                    images[len(samples)] = images[row]
+                samples.append(item)
+            if not samples:
+                continue
+            entry = _write_shard(
+                samples,
+                images=images[: len(samples)],
+                shard=shard,
+                folder=building.staging / "version",
+                config=plan.config,
+            )
+            if building.expected.get(shard.content, entry) != entry:
+                raise HaustraError(
+                    f"{shard.file}: the same captures gave other bytes, so another image library "
+                    "made this warehouse; expected the one it was built with; move its folder "
+                    "away and run `haustra etl`"
+                )
+            entries[shard.content] = entry
+            sizes_wh = {s.checked.frame.sample_id: s.checked.size_wh for s in samples}
+            record_finished(
+                building.staging, finished=FinishedShard(entry=entry, sizes_wh=sizes_wh)
+            )
+    return entries
+
+
+def _is_whole(manifest_path: Path, *, manifest: WarehouseManifest) -> bool:
+    try:
+        return manifest_path.exists() and check_warehouse(manifest_path) == manifest
+    except HaustraError:
+        return False
+
+
+def build_version(
+    plan: WarehousePlan,
+    *,
+    folder: Path,
+    check: Callable[[WarehouseManifest], None],
+    notes: tuple[str, ...],
+    progress: Progress,
+    expected: dict[str, ShardEntry] | None = None,
+) -> ETLResult:
+    """Build a planned version as `folder`, reusing the shards that exist beside it.
+
+    Args:
+        plan: The planned version.
+        folder: Folder of the version; an existing one is replaced.
+        check: Called with the manifest before the folder gets its name; may raise.
+        notes: Notes of the result.
+        progress: Receives the progress.
+        expected: Entries, by content, that the shards must equal.
+
+    Raises:
+        HaustraError: No frame is usable, an image changed meanwhile, a shard is not as expected,
+            or `check` raises it.
+    """
+    outcomes: dict[str, Outcome] = {
+        frame.sample_id: check_planned_frame(frame, image_digest=None)
+        for frame in plan.frames
+        if plan.image_digests[frame.sample_id] is None
+    }
+    keep_freed_memory()
+    with staging_folder(folder.parent) as staging:
+        building = Building(
+            plan=plan,
+            staging=staging,
+            expected=expected or {},
+            progress=progress,
+            outcomes=outcomes,
+        )
+        reused = reuse_shards(building, output_root=folder.parent)
+        missing = [shard for shard in plan.shards if shard.content not in reused]
+        built = _make_shards(missing, building=building)
+        manifest = write_index(
+            plan, folder=staging / "version", entries=reused | built, outcomes=outcomes
+        )
+        check(manifest)
+        # Where another ETL has finished the same version meanwhile, readers may have it open.
+        if not _is_whole(folder / MANIFEST_NAME, manifest=manifest):
+            move_folder(staging / "version", target=folder)
+    remove_abandoned(folder)
+    return ETLResult(
+        manifest_path=folder / MANIFEST_NAME,
+        manifest=manifest,
+        built_shards=len(built),
+        reused_shards=len(reused),
+        notes=notes,
+    )
 
 
 def _check_thresholds(counts: dict[str, int], *, config: ETLConfig) -> None:

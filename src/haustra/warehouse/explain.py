@@ -6,11 +6,9 @@ from dataclasses import dataclass, fields
 from haustra.core.errors import HaustraError
 from haustra.core.letterbox import ResizeMode
 from haustra.core.paths import StrPath
-from haustra.warehouse.format import SplitName, check_file
-from haustra.warehouse.inspection import read_boxes, read_rows
-from haustra.warehouse.manifest import resolve_manifest_path
+from haustra.warehouse.format import SplitName, resolve_manifest_path
 from haustra.warehouse.splits import explain_split
-from haustra.warehouse.table import letterbox_of
+from haustra.warehouse.table import StoredSamples, letterbox_of
 
 NUM_CLOSEST = 3
 
@@ -60,20 +58,17 @@ def explain_sample(manifest: StrPath, *, sample_id: str) -> SampleExplanation:
     Raises:
         HaustraError: There is no such sample, or the manifest, the table or the shard is damaged.
     """
-    manifest_path = resolve_manifest_path(manifest)
-    checked, rows = read_rows(manifest_path)
-    row = next((row for row in rows if row["sample_id"] == sample_id), None)
+    stored = StoredSamples(manifest, check_all=False)
+    checked = stored.manifest
+    row = next((row for row in stored.rows if row["sample_id"] == sample_id), None)
     if row is None:
-        names = [row["sample_id"] for row in rows]
+        names = [row["sample_id"] for row in stored.rows]
         closest = difflib.get_close_matches(sample_id, names, n=NUM_CLOSEST) or names
         raise HaustraError(
-            f"{manifest_path} has no sample {sample_id!r}; expected run_id/frame, such as "
-            f"{', '.join(closest[:NUM_CLOSEST])}"
+            f"{resolve_manifest_path(manifest)} has no sample {sample_id!r}; expected "
+            f"run_id/frame, such as {', '.join(closest[:NUM_CLOSEST])}"
         )
-    shard_path = manifest_path.parent / row["shard"]
-    digest_of_shard = {entry.file: entry.sha256 for entry in checked.shards}
-    check_file(shard_path, sha256=digest_of_shard[row["shard"]])
-    (boxes,) = read_boxes(shard_path, rows=[row["row"]])
+    boxes = stored.boxes_of(row)
     boxes_px = letterbox_of(row, manifest=checked).boxes_to_source(boxes)
     same = {field.name: row[field.name] for field in fields(SampleExplanation) if field.name in row}
     return SampleExplanation(

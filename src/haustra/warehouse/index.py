@@ -29,7 +29,7 @@ from haustra.warehouse.format import (
 )
 from haustra.warehouse.plan import ShardPlan, WarehousePlan, source_entry
 from haustra.warehouse.samples import Outcome, letterbox_frame
-from haustra.warehouse.table import TABLE_SCHEMA, Row
+from haustra.warehouse.table import TABLE_SCHEMA, Row, count_rows
 
 
 def _table_row(checked: CheckedLabel, *, plan: WarehousePlan, shard: ShardPlan, row: int) -> Row:
@@ -57,26 +57,18 @@ def _table_row(checked: CheckedLabel, *, plan: WarehousePlan, shard: ShardPlan, 
 
 
 def _table_rows(plan: WarehousePlan, *, outcomes: Mapping[str, Outcome]) -> list[Row]:
-    rows: list[Row] = []
+    rows = []
     for shard in plan.shards:
         checked = [outcomes[frame.sample_id] for frame in shard.frames]
         stored = [item for item in checked if isinstance(item, CheckedLabel)]
-        rows.extend(
-            _table_row(item, plan=plan, shard=shard, row=row) for row, item in enumerate(stored)
-        )
+        rows += [_table_row(item, plan=plan, shard=shard, row=n) for n, item in enumerate(stored)]
     return rows
 
 
 def _count_split(rows: list[Row], *, split: SplitName, plan: WarehousePlan) -> SplitCounts:
     split_of_group = plan.assignment.split_of_group
-    members = [row for row in rows if row["split"] == split]
-    return SplitCounts(
-        samples=len(members),
-        boxes=sum(row["boxes_after"] for row in members),
-        empty=sum(row["boxes_after"] == 0 for row in members),
-        empty_left_out=sum(split_of_group[frame.group_id] == split for frame in plan.left_out),
-        groups=len({row["group_id"] for row in members}),
-    )
+    empty_left_out = sum(split_of_group[frame.group_id] == split for frame in plan.left_out)
+    return SplitCounts(**count_rows(rows, split=split), empty_left_out=empty_left_out)
 
 
 def _summarize(
@@ -100,12 +92,8 @@ def _summarize(
     )
     quarantined = [
         QuarantinedFrame.model_validate(
-            {
-                "sample_id": problem.frame.sample_id,
-                "file": problem.file,
-                "kind": problem.kind,
-                "reason": problem.reason,
-            }
+            {name: getattr(problem, name) for name in ("file", "kind", "reason")}
+            | {"sample_id": problem.frame.sample_id}
         )
         for problem in total.quarantined
     ]
@@ -119,11 +107,11 @@ def write_index(
     entries: Mapping[str, ShardEntry],
     outcomes: Mapping[str, Outcome],
 ) -> WarehouseManifest:
-    """Write `samples.parquet` and then `manifest.json` into `folder`.
+    """Write `samples.parquet` and then `manifest.json` into `folder`, which has the shards already.
 
     Args:
         plan: The planned version.
-        folder: Folder that holds its shards already.
+        folder: Folder of the version.
         entries: Entry of each shard by content.
         outcomes: Outcome of each planned frame by sample id.
 

@@ -93,10 +93,3 @@ def epoch_order(
     return EpochOrder(
         samples=np.concatenate([np.zeros(0, dtype=np.int64), *shuffled]), windows=windows
     )
-
-
-def stored_order(shard_sizes: Sequence[int]) -> EpochOrder:
-    """Return the samples in stored order, with each shard as a window."""
-    sizes = np.asarray(shard_sizes, dtype=np.int64)
-    windows = _windows(range(len(sizes)), shard_sizes=sizes, window_size=0)
-    return EpochOrder(samples=np.arange(sizes.sum()), windows=windows)

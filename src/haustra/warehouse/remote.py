@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.core.paths import StrPath
-from haustra.warehouse.format import MANIFEST_NAME, WRONG_BYTES
+from haustra.warehouse.format import MANIFEST_NAME, REBUILD_HINT, WRONG_BYTES, check_file
 
 ATTEMPTS = 4
 FIRST_PAUSE_S = 0.5
@@ -33,6 +33,18 @@ class Folder:
     def name_of(self, file: str) -> str:
         """Return the full name of a file of the warehouse."""
         return str(self.path / file)
+
+    def read(self, file: str, *, sha256: str | None = None) -> bytes:
+        """Return a file's bytes, and check their digest if one is given.
+
+        Raises:
+            HaustraError: The file is missing or damaged.
+        """
+        check_file(self.path / file, sha256=None)
+        data = (self.path / file).read_bytes()
+        if sha256 is not None and digest_bytes(data) != sha256:
+            raise HaustraError(f"{self.name_of(file)} {WRONG_BYTES}; {REBUILD_HINT}")
+        return data
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,10 +12,16 @@ from haustra.captures.reader import read_runs
 from haustra.core.errors import HaustraError, option
 from haustra.core.paths import StrPath
 from haustra.core.progress import Progress, SilentProgress
-from haustra.warehouse.build import ETLResult, build_version
+from haustra.warehouse.etl import ETLResult, build_version
 from haustra.warehouse.etl_config import ETLConfig
-from haustra.warehouse.format import SplitName, WarehouseManifest, find_damage
-from haustra.warehouse.manifest import check_warehouse, read_manifest, resolve_manifest_path
+from haustra.warehouse.format import (
+    SplitName,
+    WarehouseManifest,
+    check_warehouse,
+    find_damage,
+    read_manifest,
+    resolve_manifest_path,
+)
 from haustra.warehouse.plan import plan_warehouse
 from haustra.warehouse.splits import SplitAssignment
 

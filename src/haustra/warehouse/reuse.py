@@ -17,8 +17,7 @@ from haustra.core.digests import is_sealed, seal_json
 from haustra.core.errors import HaustraError
 from haustra.core.files import link_or_copy, read_json, write_json_atomic
 from haustra.core.progress import track
-from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, find_damage
-from haustra.warehouse.manifest import read_manifest
+from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, find_damage, read_manifest
 from haustra.warehouse.plan import ShardPlan, WarehousePlan
 from haustra.warehouse.samples import Building, Outcome, check_planned_frame
 from haustra.warehouse.staging import STAGING_NAME

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.core.errors import HaustraError
 from haustra.core.files import writing_file
-from haustra.warehouse.format import REBUILD_HINT, ShardEntry, WarehouseManifest
+from haustra.warehouse.format import ShardEntry, WarehouseManifest
 
 HEADER_ALIGNMENT = 8
 CHUNK_BYTES = 2**18
@@ -29,7 +28,7 @@ DTYPES: dict[str, tuple[str, type[np.generic]]] = {
 then by name."""
 
 
-class Tensor(NamedTuple):
+class Place(NamedTuple):
     """The place of one tensor in a shard file."""
 
     start: int
@@ -39,53 +38,53 @@ class Tensor(NamedTuple):
     dtype: type[np.generic]
     shape: tuple[int, ...]
 
+    def view(self, data: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return the tensor in the bytes of its file, without a copy."""
+        return data[self.start : self.stop].view(self.dtype).reshape(self.shape)
 
-Layout = dict[str, Tensor]
-"""The place of each tensor of a shard by its name."""
 
-
-def tensor_shapes(manifest: WarehouseManifest, *, num_samples: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor of a shard with this number of samples."""
-    width, height = manifest.target_size_wh
-    return {
-        "boxes": (num_samples, manifest.max_boxes, 4),
-        "images": (num_samples, height, width, 3),
-        "mask": (num_samples, manifest.max_boxes),
-    }
+Layout = tuple[Place, ...]
+"""The places of a shard's images, boxes and mask."""
 
 
 def read_layout(
-    data: NDArray[np.uint8], *, name: str, entry: ShardEntry, manifest: WarehouseManifest
-) -> Layout:
+    data: NDArray[np.uint8], *, entry: ShardEntry, manifest: WarehouseManifest
+) -> Layout | str:
     """Read a safetensors header: 8 bytes of its length, then JSON; the tensors follow.
+
+    Returns what is wrong where the file is not the shard that the manifest describes.
 
     Args:
         data: The bytes of the file.
-        name: Name of the file for messages.
         entry: Its entry in the manifest.
         manifest: The manifest.
-
-    Raises:
-        HaustraError: The file is not a shard, or has tensors of another type or shape.
     """
-    header_size = int.from_bytes(data[:8].tobytes(), "little")
-    layout = {}
+    (width, height), num_samples = manifest.target_size_wh, entry.num_samples
+    shapes = {
+        "images": [num_samples, height, width, 3],
+        "boxes": [num_samples, manifest.max_boxes, 4],
+        "mask": [num_samples, manifest.max_boxes],
+    }
+    begin = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    layout = []
     try:
-        header: dict[str, Any] = json.loads(data[8 : 8 + header_size].tobytes())
-        for tensor, shape in tensor_shapes(manifest, num_samples=entry.num_samples).items():
-            code, dtype = DTYPES[tensor]
-            found = (header[tensor]["dtype"], tuple(header[tensor]["shape"]))
+        header: dict[str, Any] = json.loads(data[8:begin].tobytes())
+        names = header.keys() - {"__metadata__"}
+        if names != shapes.keys():
+            return f"its tensors are {sorted(names)}, expected {sorted(shapes)}"
+        for name, shape in shapes.items():
+            code, dtype = DTYPES[name]
+            found = (header[name]["dtype"], header[name]["shape"])
             if found != (code, shape):
-                raise HaustraError(
-                    f"{name}: tensor {tensor!r} is {found}, but its manifest says "
-                    f"{(code, shape)}; {REBUILD_HINT}"
+                return (
+                    f"tensor {name!r} is {found[0]} {found[1]}, the manifest gives {code} {shape}"
                 )
-            start, stop = (8 + header_size + offset for offset in header[tensor]["data_offsets"])
-            data[start:stop].view(dtype).reshape(shape)
-            layout[tensor] = Tensor(start, stop, dtype, shape)
-    except (ValueError, KeyError, TypeError) as error:
-        raise HaustraError(f"{name} is not a shard ({error}); {REBUILD_HINT}") from None
-    return layout
+            start, stop = (begin + offset for offset in header[name]["data_offsets"])
+            layout.append(Place(start, stop, dtype, tuple(shape)))
+            layout[-1].view(data)  # fails where the file is cut short
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "it is not a safetensors file"
+    return tuple(layout)
 
 
 def _shard_header(tensors: dict[str, NDArray[Any]]) -> bytes:

@@ -11,41 +11,34 @@ All give the same samples in the same order, and check each shard's SHA-256 when
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from haustra.core.checked import CheckedSettings
-from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import writing_file
 from haustra.warehouse.format import (
     REBUILD_HINT,
-    WRONG_BYTES,
     ShardEntry,
     WarehouseManifest,
     check_file,
     find_damage,
 )
-from haustra.warehouse.remote import Folder, Location, RemoteFolder
-from haustra.warehouse.shard_file import Layout, Tensor, read_layout
+from haustra.warehouse.remote import Location, RemoteFolder
+from haustra.warehouse.shard_file import Layout, read_layout
 
 StoreName = Literal["memory", "mmap", "stream"]
 
 MAPPED_BYTES = 512 * 2**20
 """Bytes that may be mapped at a time. A larger split drops all maps whenever as much was read."""
 DEFAULT_CACHE_GB = 20.0
-
-
-def default_cache_dir() -> Path:
-    """Return the folder of streamed shards, below XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "haustra" / "shards"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +49,7 @@ class StoreConfig(CheckedSettings):
     verify: bool = True
     """Check each local shard's SHA-256 when it is first read; remote ones are always checked."""
     cache_dir: Path | None = None
-    """Folder of streamed shards; `default_cache_dir()` by default."""
+    """Folder of streamed shards; None is `ShardCache`'s default."""
     cache_gb: float = DEFAULT_CACHE_GB
     """Disk space for streamed shards in GB; exceeded where three windows need more."""
 
@@ -72,36 +65,20 @@ class Sample(NamedTuple):
     """[M], 1 where a box is."""
 
 
-class Shard(Protocol):
-    """One shard, ready to be read."""
-
-    def sample(self, row: int) -> Sample:
-        """Return one sample; it may share the shard's memory and must not be changed."""
-
-    def copy(self, row: int, *, to: Sample) -> None:
-        """Copy one sample."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ShardInMemory:
     """A shard whose bytes are in memory, or mapped. N samples."""
 
-    images: NDArray[np.uint8]
-    """[N,H,W,3]."""
-    boxes: NDArray[np.float32]
-    """[N,M,4]."""
-    mask: NDArray[np.uint8]
-    """[N,M]."""
+    tensors: tuple[NDArray[Any], ...]
+    """The images uint8 [N,H,W,3], boxes float32 [N,M,4] and mask uint8 [N,M]."""
 
-    def sample(self, row: int) -> Sample:
-        """Return one sample, without a copy."""
-        return Sample(self.images[row], self.boxes[row], self.mask[row])
-
-    def copy(self, row: int, *, to: Sample) -> None:
-        """Copy one sample."""
-        to.image[...] = self.images[row]
-        to.boxes_xyxy[...] = self.boxes[row]
-        to.mask[...] = self.mask[row]
+    def sample(self, row: int, *, to: Sample | None = None) -> Sample:
+        """Copy one sample into `to`, or return it without a copy."""
+        if to is None:
+            return Sample(*(tensor[row] for tensor in self.tensors))
+        for number, tensor in enumerate(self.tensors):
+            to[number][...] = tensor[row]
+        return to
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,45 +86,32 @@ class ShardOnDisk:
     """A shard whose samples are read from its file one by one; no file stays open."""
 
     path: Path
-    tensors: tuple[Tensor, ...]
-    """The places of the images, the boxes and the mask."""
+    layout: Layout
 
-    def sample(self, row: int) -> Sample:
-        """Read one sample."""
-        image, boxes, mask = (np.empty(t.shape[1:], dtype=t.dtype) for t in self.tensors)
-        sample = Sample(image, boxes, mask)
-        self.copy(row, to=sample)
-        return sample
-
-    def copy(self, row: int, *, to: Sample) -> None:
-        """Read one sample into existing memory.
+    def sample(self, row: int, *, to: Sample | None = None) -> Sample:
+        """Read one sample, into `to` if it is given.
 
         Raises:
             FileNotFoundError: The file was removed.
             HaustraError: The file was cut short.
         """
+        to = to or Sample(*(np.empty(place.shape[1:], dtype=place.dtype) for place in self.layout))
         handle = os.open(self.path, os.O_RDONLY)
         try:
-            for number, tensor in enumerate(self.tensors):
+            for number, place in enumerate(self.layout):
                 target = to[number]
-                offset = tensor.start + row * target.nbytes
+                offset = place.start + row * target.nbytes
                 if os.preadv(handle, [target.data], offset) != target.nbytes:
                     raise HaustraError(
                         f"{self.path} was cut short while it was read; {REBUILD_HINT}"
                     )
         finally:
             os.close(handle)
+        return to
 
 
-def _shard_in_memory(data: NDArray[np.uint8], *, layout: Layout) -> ShardInMemory:
-    images, boxes, mask = (
-        data[tensor.start : tensor.stop].view(tensor.dtype).reshape(tensor.shape)
-        for tensor in (layout[name] for name in ("images", "boxes", "mask"))
-    )
-    return ShardInMemory(images=images, boxes=boxes, mask=mask)
-
-
-def _map_file(path: Path) -> NDArray[np.uint8]:
+def map_file(path: Path) -> NDArray[np.uint8]:
+    """Map the bytes of a file."""
     # A warehouse may have thousands of shards. Unlike Arrow's, each of Python's (so NumPy's) memory
     # maps holds a file open, and a process may open 1024 by default.
     with pa.memory_map(str(path)) as file:
@@ -162,12 +126,14 @@ class ShardCache:
     until its map is dropped.
 
     Args:
-        folder: Folder of the shards.
+        folder: Folder of the shards; by default below XDG_CACHE_HOME or ~/.cache.
         capacity_bytes: Disk space that they may take.
     """
 
-    def __init__(self, folder: Path, *, capacity_bytes: float) -> None:
-        self._folder, self._capacity_bytes = folder, capacity_bytes
+    def __init__(self, folder: Path | None, *, capacity_bytes: float) -> None:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self._folder = folder or caches / "haustra" / "shards"
+        self._capacity_bytes = capacity_bytes
         self._checked: set[str] = set()
         self._kept: dict[object, set[str]] = {}
         self._lock = threading.Lock()
@@ -217,39 +183,85 @@ class ShardCache:
 
 
 class ShardStore:
-    """The shards of one split, each opened and checked when it is first read. Thread-safe.
+    """Shards of a warehouse, each opened and checked when it is first read. Thread-safe.
 
     Args:
-        entries: Entries of the shards in the manifest.
-        open_shard: Opens and checks a shard.
-        maps_files: The shards are memory maps, which are dropped when they become many.
-        cache: Cache that the shards come through, if any.
+        location: Place of the warehouse.
+        entries: The shards.
+        manifest: Manifest that lists them.
+        config: How to read them.
+        cache: Cache for shards that are streamed from a URL.
+
+    Raises:
+        HaustraError: A URL is to be mapped, or with `memory` a shard is missing or damaged.
     """
 
     def __init__(
         self,
-        entries: Sequence[ShardEntry],
+        location: Location,
         *,
-        open_shard: Callable[[ShardEntry], Shard],
-        maps_files: bool = False,
+        entries: Sequence[ShardEntry],
+        manifest: WarehouseManifest,
+        config: StoreConfig,
         cache: ShardCache | None = None,
     ) -> None:
-        self._entries, self._open_shard = tuple(entries), open_shard
+        if isinstance(location, RemoteFolder) and config.kind == "mmap":
+            raise HaustraError(
+                f"{option('store', 'mmap')} cannot map {location.url}; expected "
+                f"{option('store', 'stream')} or {option('store', 'memory')} for a URL"
+            )
+        self._location, self._entries, self._manifest = location, tuple(entries), manifest
+        self._config, self._cache = config, cache
         num_bytes = sum(entry.num_bytes for entry in entries)
-        self._drops_maps, self._cache = maps_files and num_bytes > MAPPED_BYTES, cache
-        self._shards: list[Shard | None] = [None] * len(entries)
+        self._drops_maps = config.kind == "mmap" and num_bytes > MAPPED_BYTES
+        self._shards: list[ShardInMemory | ShardOnDisk | None] = [None] * len(entries)
+        self._layouts: list[Layout | None] = [None] * len(entries)
         self._locks = [threading.Lock() for _ in entries]
         self._read_bytes = 0
+        if config.kind == "memory":
+            for number in range(len(entries)):
+                self.load(number)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    @property
-    def num_loaded(self) -> int:
-        """Number of shards that are in memory, mapped, or checked on the disk."""
-        return sum(shard is not None for shard in self._shards)
+    def _layout_of(self, number: int, *, data: NDArray[np.uint8]) -> Layout:
+        entry = self._entries[number]
+        layout = self._layouts[number] or read_layout(data, entry=entry, manifest=self._manifest)
+        if isinstance(layout, str):
+            name = self._location.name_of(entry.file)
+            raise HaustraError(f"{name} is not a shard ({layout}); {REBUILD_HINT}")
+        self._layouts[number] = layout
+        return layout
 
-    def load(self, number: int) -> Shard:
+    def _find_file(self, number: int) -> Path:
+        entry = self._entries[number]
+        if isinstance(self._location, RemoteFolder):
+            if self._cache is None:
+                raise AssertionError("a URL is streamed through a cache")
+            return self._cache.fetch(self._location, entry=entry)
+        path = self._location.path / entry.file
+        # Its bytes are read, not mapped, so that the process does not grow by a shard.
+        sha256 = entry.sha256 if self._config.verify and not self._layouts[number] else None
+        check_file(path, sha256=sha256, num_bytes=entry.num_bytes)
+        return path
+
+    def _open(self, number: int) -> ShardInMemory | ShardOnDisk:
+        entry, layout = self._entries[number], self._layouts[number]
+        if self._config.kind == "stream":
+            path = self._find_file(number)
+            layout = layout or self._layout_of(number, data=map_file(path))
+            return ShardOnDisk(path=path, layout=layout)
+        if self._config.kind == "mmap":
+            data = map_file(self._find_file(number))
+        else:
+            is_checked = self._config.verify or isinstance(self._location, RemoteFolder)
+            sha256 = entry.sha256 if is_checked else None
+            data = np.frombuffer(self._location.read(entry.file, sha256=sha256), dtype=np.uint8)
+        layout = self._layout_of(number, data=data)
+        return ShardInMemory(tensors=tuple(place.view(data) for place in layout))
+
+    def load(self, number: int) -> ShardInMemory | ShardOnDisk:
         """Return a shard.
 
         Raises:
@@ -261,135 +273,28 @@ class ShardStore:
         with self._locks[number]:
             shard = self._shards[number]
             if shard is None:
-                shard = self._shards[number] = self._open_shard(self._entries[number])
+                shard = self._shards[number] = self._open(number)
         return shard
 
-    def sample(self, number: int, row: int) -> Sample:
-        """Return one sample of a shard, which must not be changed; raises as `load` does."""
+    def sample(self, number: int, row: int, *, to: Sample | None = None) -> Sample:
+        """Copy one sample of a shard into `to`; without it, return one that must not be changed.
+
+        Raises as `load` does.
+        """
         while True:
             try:
-                sample = self.load(number).sample(row)
+                sample = self.load(number).sample(row, to=to)
+                break
             except FileNotFoundError:  # another training made room in the cache
                 self._shards[number] = None
-            else:
-                self._count_read(sample.image.nbytes)
-                return sample
-
-    def copy(
-        self,
-        places: Sequence[tuple[int, int]],
-        *,
-        images: NDArray[np.uint8],
-        boxes: NDArray[np.float32],
-        mask: NDArray[np.uint8],
-    ) -> None:
-        """Copy the samples at these shards and rows, side by side; raises as `load` does."""
-        position = 0
-        while position < len(places):
-            number, row = places[position]
-            to = Sample(images[position], boxes[position], mask[position])
-            try:
-                self.load(number).copy(row, to=to)
-            except FileNotFoundError:
-                self._shards[number] = None
-            else:
-                position += 1
-        self._count_read(images.nbytes)
-
-    def _count_read(self, num_bytes: int) -> None:
-        """Count bytes that were read through maps; drop all maps when they are many."""
-        if not self._drops_maps:
-            return
-        self._read_bytes += num_bytes
-        if self._read_bytes > MAPPED_BYTES:
-            self._read_bytes = 0
-            self._shards = [None] * len(self._entries)
+        if self._drops_maps:
+            self._read_bytes += sample.image.nbytes
+            if self._read_bytes > MAPPED_BYTES:
+                self._read_bytes = 0
+                self._shards = [None] * len(self._entries)
+        return sample
 
     def keep(self, numbers: set[int]) -> None:
         """Name the shards that are needed soon: a cache keeps them, and may remove others."""
         if self._cache:
             self._cache.keep({self._entries[n].sha256 for n in numbers}, owner=self)
-
-
-def open_cache(config: StoreConfig) -> ShardCache:
-    """Return the cache of streamed shards."""
-    return ShardCache(config.cache_dir or default_cache_dir(), capacity_bytes=config.cache_gb * 1e9)
-
-
-def open_store(
-    location: Location,
-    *,
-    entries: Sequence[ShardEntry],
-    manifest: WarehouseManifest,
-    config: StoreConfig,
-    cache: ShardCache | None,
-) -> ShardStore:
-    """Open shards in the way of `config.kind`.
-
-    Args:
-        location: Place of the warehouse.
-        entries: The shards.
-        manifest: Manifest that lists them.
-        config: How to read them.
-        cache: Cache for shards that are streamed from a URL.
-
-    Raises:
-        HaustraError: A shard is missing or cut short, or with `memory` damaged; or a URL is to be
-            mapped.
-    """
-    if isinstance(location, Folder):
-        for entry in entries:
-            check_file(location.path / entry.file, sha256=None, num_bytes=entry.num_bytes)
-    elif config.kind == "mmap":
-        raise HaustraError(
-            f"{option('store', 'mmap')} cannot map {location.url}; expected "
-            f"{option('store', 'stream')} or {option('store', 'memory')} for a URL"
-        )
-    checked: dict[str, Layout] = {}
-
-    def layout_of(data: NDArray[np.uint8], *, entry: ShardEntry) -> Layout:
-        if entry.file not in checked:
-            checked[entry.file] = read_layout(
-                data, name=location.name_of(entry.file), entry=entry, manifest=manifest
-            )
-        return checked[entry.file]
-
-    def read_whole(entry: ShardEntry) -> Shard:
-        if isinstance(location, RemoteFolder):
-            data = location.read(entry.file, sha256=entry.sha256)
-        else:
-            data = (location.path / entry.file).read_bytes()
-            if config.verify and digest_bytes(data) != entry.sha256:
-                raise HaustraError(f"{location.name_of(entry.file)} {WRONG_BYTES}; {REBUILD_HINT}")
-        array = np.frombuffer(data, dtype=np.uint8)
-        return _shard_in_memory(array, layout=layout_of(array, entry=entry))
-
-    def find_file(entry: ShardEntry) -> Path:
-        if isinstance(location, RemoteFolder):
-            if cache is None:
-                raise AssertionError("a URL is streamed through a cache")
-            return cache.fetch(location, entry=entry)
-        path = location.path / entry.file
-        # Its bytes are read, not mapped, so that the process does not grow by a shard.
-        sha256 = entry.sha256 if config.verify and entry.file not in checked else None
-        check_file(path, sha256=sha256, num_bytes=entry.num_bytes)
-        return path
-
-    def map_file(entry: ShardEntry) -> Shard:
-        data = _map_file(find_file(entry))
-        return _shard_in_memory(data, layout=layout_of(data, entry=entry))
-
-    def read_on_demand(entry: ShardEntry) -> Shard:
-        path = find_file(entry)
-        layout = checked.get(entry.file) or layout_of(_map_file(path), entry=entry)
-        tensors = tuple(layout[name] for name in ("images", "boxes", "mask"))
-        return ShardOnDisk(path=path, tensors=tensors)
-
-    if config.kind == "memory":
-        store = ShardStore(entries, open_shard=read_whole)
-        for number in range(len(entries)):
-            store.load(number)
-        return store
-    if config.kind == "mmap":
-        return ShardStore(entries, open_shard=map_file, maps_files=True)
-    return ShardStore(entries, open_shard=read_on_demand, cache=cache)

@@ -1,5 +1,6 @@
 """Assigning groups to train, val and test: deterministic, and never cutting a group."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -61,44 +62,30 @@ def group_position(group_id: str) -> float:
     return group_hash(group_id) / 2**256
 
 
-def split_ranges(ratios: tuple[float, float, float]) -> dict[SplitName, tuple[float, float]]:
-    """Return where each split's range of positions begins and ends; the last ends at 1."""
-    edges = (0.0, ratios[0], ratios[0] + ratios[1], 1.0)
-    return {name: (edges[i], edges[i + 1]) for i, name in enumerate(SPLIT_NAMES)}
-
-
-def split_at(position: float, *, ratios: tuple[float, float, float]) -> SplitName:
-    """Return the split whose range holds a position in 0..1."""
-    ranges = split_ranges(ratios).items()
-    return next(name for name, (_, end) in ranges if position < end or end == 1)
+def _range_at(position: float, *, ratios: Sequence[float]) -> tuple[SplitName, float, float]:
+    """Return the split whose range holds a position in 0..1, with the range's begin and end."""
+    ends = (ratios[0], ratios[0] + ratios[1], 1.0)
+    ranges = zip(SPLIT_NAMES, (0.0, *ends), ends, strict=False)
+    return next(found for found in ranges if position < found[2] or found[2] == 1)
 
 
 def explain_split(group_id: str, *, split: SplitName, method: str) -> str:
-    """Return the reason why a group is in its split, as a phrase.
-
-    Args:
-        group_id: Name of the group.
-        split: Its split.
-        method: `split_method` of the manifest.
-    """
+    """Return the reason why a group is in its split, given the manifest's `split_method`."""
     kind, _, setting = method.partition(" ")
     if kind == "ratios":
         # `parse_ratios` may refuse them: the manifest rounds them, so their sum can miss 1 by more.
-        train, val, test = (float(part) for part in setting.split(","))
+        ratios = [float(part) for part in setting.split(",")]
         position = group_position(group_id)
-        own = split_at(position, ratios=(train, val, test))
-        begin, end = split_ranges((train, val, test))[own]
+        own, begin, end = _range_at(position, ratios=ratios)
         text = f"the group's hash {position:.6f} lies in {own}'s range {begin:g} to {end:g}"
-        return text if own == split else f"{text}, but it is in {split}"
-    if kind == "rule":
+    elif kind == "rule":
         modulus = parse_rule(setting)
         rest = group_hash(group_id) % modulus
-        text = f"the group's hash modulo {modulus} is {rest}; 0 is val, any other train"
         own = "train" if rest else "val"
-        return text if own == split else f"{text}, but it is in {split}"
-    if kind == "file":
+        text = f"the group's hash modulo {modulus} is {rest}; 0 is val, any other train"
+    else:
         return f"the split file lists the group under {split!r}"
-    return f"by {method}"
+    return text if own == split else f"{text}, but it is in {split}"
 
 
 def _check_filled(
@@ -133,9 +120,7 @@ def split_by_ratios(groups: set[str], *, ratios: tuple[float, float, float]) -> 
     Raises:
         HaustraError: No group falls into train, and its ratio is above 0.
     """
-    split_of_group: dict[str, SplitName] = {
-        group: split_at(group_position(group), ratios=ratios) for group in groups
-    }
+    split_of_group = {group: _range_at(group_position(group), ratios=ratios)[0] for group in groups}
     text = ",".join(f"{ratio:.12g}" for ratio in ratios)
     wanted = [name for name, ratio in zip(SPLIT_NAMES, ratios, strict=True) if ratio > 0]
     method = f"ratios {text}"

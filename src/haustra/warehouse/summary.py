@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_bytes_atomic
 from haustra.core.paths import StrPath
-from haustra.warehouse.inspection import read_rows, read_stored
-from haustra.warehouse.manifest import resolve_manifest_path
-from haustra.warehouse.table import TABLE_SCHEMA, letterbox_of
+from haustra.warehouse.format import resolve_manifest_path
+from haustra.warehouse.table import TABLE_SCHEMA, StoredSamples, letterbox_of, read_rows
 
 BOXES_TYPE = pa.list_(pa.list_(pa.float64()))
 SUMMARY_SCHEMA = pa.schema(
@@ -66,19 +65,17 @@ def export_summary(manifest: StrPath, *, out: StrPath) -> Summary:
     """
     out = Path(out)
     _check_target(out, folder=resolve_manifest_path(manifest).parent)
-    stored = read_stored(manifest)
-    rows = [
-        {
-            **row,
+    stored = StoredSamples(manifest)
+    rows = []
+    for row in stored.rows:
+        boxes = stored.boxes_of(row)
+        boxes_px = letterbox_of(row, manifest=stored.manifest).boxes_to_source(boxes)
+        stored_boxes = {
             "num_boxes": len(boxes),
             "boxes_xyxy": [[float(str(value)) for value in box] for box in boxes],
-            "boxes_source_px": letterbox_of(row, manifest=stored.manifest)
-            .boxes_to_source(boxes)
-            .round(3)
-            .tolist(),
+            "boxes_source_px": boxes_px.round(3).tolist(),
         }
-        for row, boxes in zip(stored.rows, stored.boxes, strict=True)
-    ]
+        rows.append(row | stored_boxes)
     if out.suffix == ".parquet":
         data = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=SUMMARY_SCHEMA), data)
@@ -91,7 +88,7 @@ def export_summary(manifest: StrPath, *, out: StrPath) -> Summary:
             as_text = {name: json.dumps(row[name]) for name in ("boxes_xyxy", "boxes_source_px")}
             writer.writerow(row | as_text)
         write_bytes_atomic(out, data=text.getvalue().encode())
-    return Summary(path=out, num_samples=len(rows), num_boxes=sum(map(len, stored.boxes)))
+    return Summary(path=out, num_samples=len(rows), num_boxes=sum(row["num_boxes"] for row in rows))
 
 
 def next_command(manifest: StrPath) -> list[str]:

@@ -1,11 +1,27 @@
-"""The sample table, `samples.parquet`: one row per sample."""
+"""The sample table, `samples.parquet`, and reading a warehouse to inspect it.
+
+Digests are checked first, so that reports describe what was built.
+"""
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from haustra.core.errors import HaustraError
 from haustra.core.letterbox import Letterbox, plan_letterbox
-from haustra.warehouse.format import WarehouseManifest
+from haustra.core.paths import StrPath
+from haustra.warehouse.format import (
+    WarehouseManifest,
+    check_file,
+    check_warehouse,
+    read_manifest,
+    resolve_manifest_path,
+)
+from haustra.warehouse.remote import Folder
+from haustra.warehouse.shard_stores import Sample, ShardStore, StoreConfig
 
 Row = dict[str, Any]
 """One row of the table: column to value."""
@@ -42,3 +58,70 @@ def letterbox_of(row: Row, *, manifest: WarehouseManifest) -> Letterbox:
         target_size_wh=manifest.target_size_wh,
         mode=manifest.resize_mode,
     )
+
+
+def read_rows(manifest: StrPath) -> tuple[WarehouseManifest, list[Row]]:
+    """Read the manifest and the sample table, whose digest is checked; no shard is opened.
+
+    Raises:
+        HaustraError: The manifest or the table is missing or damaged, or a row of the table names
+            a place that no shard has.
+    """
+    manifest_path = resolve_manifest_path(manifest)
+    checked = read_manifest(manifest_path)
+    path = manifest_path.parent / checked.table.file
+    check_file(path, sha256=checked.table.sha256)
+    rows = pq.read_table(path).to_pylist()
+    size_of_shard = {entry.file: entry.num_samples for entry in checked.shards}
+    for row in rows:
+        if not 0 <= row["row"] < size_of_shard.get(row["shard"], 0):
+            raise HaustraError(
+                f"{path}: sample {row['sample_id']!r} is in {row['shard']} row {row['row']}, "
+                "which the manifest does not have; `haustra warehouse verify` names all problems"
+            )
+    return checked, rows
+
+
+def count_rows(rows: list[Row], *, split: str) -> dict[str, int]:
+    """Return the numbers of a split's samples, boxes, samples without a box, and groups."""
+    members = [row for row in rows if row["split"] == split]
+    return {
+        "samples": len(members),
+        "boxes": sum(row["boxes_after"] for row in members),
+        "empty": sum(row["boxes_after"] == 0 for row in members),
+        "groups": len({row["group_id"] for row in members}),
+    }
+
+
+class StoredSamples:
+    """The samples of a warehouse, read one by one.
+
+    Args:
+        manifest: The manifest, or the folder that holds it.
+        check_all: Check all digests first, instead of a shard's when it is first read.
+
+    Raises:
+        HaustraError: The manifest, the table or a shard is missing or damaged.
+    """
+
+    def __init__(self, manifest: StrPath, *, check_all: bool = True) -> None:
+        path = resolve_manifest_path(manifest)
+        if check_all:
+            check_warehouse(path)
+        self.manifest, self.rows = read_rows(path)
+        self._number_of_shard = {entry.file: n for n, entry in enumerate(self.manifest.shards)}
+        self._store = ShardStore(
+            Folder(path=path.parent),
+            entries=self.manifest.shards,
+            manifest=self.manifest,
+            config=StoreConfig(verify=not check_all),
+        )
+
+    def read(self, row: Row) -> Sample:
+        """Return the sample of a row, whose arrays must not be changed."""
+        return self._store.sample(self._number_of_shard[row["shard"]], row["row"])
+
+    def boxes_of(self, row: Row) -> NDArray[np.float32]:
+        """Return a sample's boxes [n,4], normalized to the stored image, largest first."""
+        _, boxes, mask = self.read(row)
+        return boxes[mask == 1]

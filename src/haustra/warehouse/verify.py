@@ -4,7 +4,7 @@ Everything is checked, every problem has its own line that names file and row, a
 changed. `haustra etl` and `open_split` check digests only, and stop at the first wrong one.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from haustra.core.paths import StrPath
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.warehouse.format import (
     MANIFEST_NAME,
     SPLIT_NAMES,
-    ShardEntry,
     WarehouseManifest,
     find_damage,
+    read_manifest,
+    resolve_manifest_path,
 )
-from haustra.warehouse.manifest import read_manifest, resolve_manifest_path
-from haustra.warehouse.shard_file import DTYPES, tensor_shapes
-from haustra.warehouse.table import TABLE_SCHEMA, Row, letterbox_of
+from haustra.warehouse.shard_file import read_layout
+from haustra.warehouse.shard_stores import map_file
+from haustra.warehouse.table import TABLE_SCHEMA, Row, count_rows, letterbox_of
 
 NULLABLE = ("source_name",)
 """Columns of the table that may hold null."""
@@ -70,19 +70,20 @@ def _read_table(path: Path, *, name: str) -> tuple[list[Row] | None, list[str]]:
     return table.to_pylist(), []
 
 
+def _name_row(number: int, *, row: Row, manifest: WarehouseManifest) -> str:
+    return f"{manifest.table.file} row {number} ({row['sample_id']})"
+
+
 def _check_places(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[str]:
     """Check that ids are unique, and that rows match places in the shards one to one."""
-    name = manifest.table.file
     first_row_of_id: dict[str, int] = {}
     first_row_at: dict[tuple[str, int], int] = {}
     entries = {entry.file: entry for entry in manifest.shards}
     for number, row in enumerate(rows):
-        where = f"{name} row {number} ({row['sample_id']})"
-        if row["sample_id"] in first_row_of_id:
-            first = first_row_of_id[row["sample_id"]]
+        where = _name_row(number, row=row, manifest=manifest)
+        first = first_row_of_id.setdefault(row["sample_id"], number)
+        if first != number:
             yield f"{where}: row {first} has the same sample_id"
-        first_row_of_id.setdefault(row["sample_id"], number)
-        place = (row["shard"], row["row"])
         entry = entries.get(row["shard"])
         if entry is None:
             yield f"{where}: shard {row['shard']!r} is not in the manifest"
@@ -90,12 +91,10 @@ def _check_places(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[s
         if not 0 <= row["row"] < entry.num_samples:
             yield f"{where}: {entry.file} has {entry.num_samples} rows, none is {row['row']}"
             continue
-        if place in first_row_at:
-            yield (
-                f"{where}: row {first_row_at[place]} of the table has the same place, "
-                f"{entry.file} row {row['row']}"
-            )
-        first_row_at.setdefault(place, number)
+        first = first_row_at.setdefault((entry.file, row["row"]), number)
+        if first != number:
+            place = f"{entry.file} row {row['row']}"
+            yield f"{where}: row {first} of the table has the same place, {place}"
         if row["split"] != entry.split:
             yield f"{where}: it is in {row['split']}, but its shard is of {entry.split}"
     for file, count in Counter(entry.file for entry in manifest.shards).items():
@@ -104,13 +103,13 @@ def _check_places(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[s
     for entry in entries.values():
         for index in range(entry.num_samples):
             if (entry.file, index) not in first_row_at:
-                yield f"{entry.file} row {index}: no row of {name} names it"
+                yield f"{entry.file} row {index}: no row of {manifest.table.file} names it"
 
 
 def _check_transforms(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[str]:
     """Check that scale, offset and box counts of each row follow from the manifest's settings."""
     for number, row in enumerate(rows):
-        where = f"{manifest.table.file} row {number} ({row['sample_id']})"
+        where = _name_row(number, row=row, manifest=manifest)
         if min(row["source_width"], row["source_height"]) < 1:
             yield f"{where}: source size {row['source_width']}x{row['source_height']}"
             continue
@@ -130,18 +129,11 @@ def _check_transforms(rows: list[Row], *, manifest: WarehouseManifest) -> Iterat
 def _check_counts(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[str]:
     """Check the manifest's counts and that no group is in two splits."""
     for split in SPLIT_NAMES:
-        members = [row for row in rows if row["split"] == split]
-        found = {
-            "samples": len(members),
-            "boxes": sum(row["boxes_after"] for row in members),
-            "empty": sum(row["boxes_after"] == 0 for row in members),
-            "groups": len({row["group_id"] for row in members}),
-        }
         counts = manifest.splits.get(split)
         if counts is None:
             yield f"{MANIFEST_NAME}: it has no counts of split {split!r}"
             continue
-        for name, number in found.items():
+        for name, number in count_rows(rows, split=split).items():
             listed = getattr(counts, name)
             if listed != number:
                 yield f"{MANIFEST_NAME}: splits.{split}.{name} is {listed}, the table has {number}"
@@ -151,17 +143,15 @@ def _check_counts(rows: list[Row], *, manifest: WarehouseManifest) -> Iterator[s
             f"{MANIFEST_NAME}: truncated_boxes is {manifest.truncated_boxes}, the table has "
             f"{truncated}"
         )
-    splits_of_group: dict[str, set[str]] = {}
+    splits_of_group: defaultdict[str, set[str]] = defaultdict(set)
     for number, row in enumerate(rows):
-        where = f"{manifest.table.file} row {number} ({row['sample_id']})"
+        where = _name_row(number, row=row, manifest=manifest)
         if row["split"] not in SPLIT_NAMES:
             yield f"{where}: split {row['split']!r} is not one of {', '.join(SPLIT_NAMES)}"
-        splits = splits_of_group.setdefault(row["group_id"], set())
+        splits = splits_of_group[row["group_id"]]
         if splits and row["split"] not in splits:
-            yield (
-                f"{where}: group {row['group_id']!r} is in {row['split']} and in "
-                f"{' and '.join(sorted(splits))}"
-            )
+            others = " and ".join(sorted(splits))
+            yield f"{where}: group {row['group_id']!r} is in {row['split']} and in {others}"
         splits.add(row["split"])
 
 
@@ -181,29 +171,6 @@ def _check_left_out(manifest: WarehouseManifest) -> Iterator[str]:
             f"{MANIFEST_NAME}: validation.total.empty_left_out is {total.get('empty_left_out')}, "
             f"but the splits have {left_out}"
         )
-
-
-def _read_boxes(
-    path: Path, *, entry: ShardEntry, manifest: WarehouseManifest
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]] | str:
-    """Return a shard's boxes and mask, or what is wrong with its tensors."""
-    shapes = tensor_shapes(manifest, num_samples=entry.num_samples)
-    try:
-        with safe_open(path, framework="numpy") as shard:
-            names = set(shard.keys())
-            if names != set(shapes):
-                return f"its tensors are {sorted(names)}, expected {sorted(shapes)}"
-            for name, shape in shapes.items():
-                tensor = shard.get_slice(name)
-                found, code = (tensor.get_dtype(), tensor.get_shape()), DTYPES[name][0]
-                if found != (code, list(shape)):
-                    return (
-                        f"tensor {name!r} is {found[0]} {found[1]}, the manifest gives {code} "
-                        f"{list(shape)}"
-                    )
-            return shard.get_tensor("boxes"), shard.get_tensor("mask")
-    except SafetensorError:
-        return "it is not a safetensors file"
 
 
 def _check_boxes(
@@ -248,11 +215,15 @@ def _check_shards(
             yield f"{entry.file} {damage}"
         if not path.is_file():
             continue
-        found = _read_boxes(path, entry=entry, manifest=manifest)
-        if isinstance(found, str):
-            yield f"{entry.file}: {found}"
+        data = map_file(path)
+        layout = read_layout(data, entry=entry, manifest=manifest)
+        if isinstance(layout, str):
+            yield f"{entry.file}: {layout}"
         else:
-            yield from _check_boxes(*found, file=entry.file, rows=rows_of_shard.get(entry.file, {}))
+            _, boxes, mask = (place.view(data) for place in layout)
+            yield from _check_boxes(
+                boxes, mask, file=entry.file, rows=rows_of_shard.get(entry.file, {})
+            )
 
 
 def verify_warehouse(manifest: StrPath, *, progress: Progress | None = None) -> Verification:
