@@ -60,14 +60,11 @@ class Audit:
 
 
 def perceptual_hash(image_rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the 64 bits of an image's DCT hash: the low frequencies that exceed their median.
+    """Return the 64 bits of the DCT hash of an image [H,W,3]: the low frequencies that exceed their median.
 
     The image is shrunk to 32x32 gray pixels. The hash uses the 8x8 lowest frequencies of its cosine
     transform, without those that are constant along an axis. Source: C. Zauner, "Implementation and
     Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1.
-
-    Args:
-        image_rgb: Image, uint8 [H,W,3].
     """
     gray = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -79,12 +76,7 @@ def perceptual_hash(image_rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def near_pairs(
     hashes_a: NDArray[np.bool_], hashes_b: NDArray[np.bool_], *, max_distance: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield, block by block, the pairs of two sets of hashes within a Hamming distance.
-
-    Args:
-        hashes_a: Hashes, [N,64].
-        hashes_b: Hashes, [M,64].
-        max_distance: Largest distance in bits.
+    """Yield, block by block, the pairs of hashes [N,64] and [M,64] within a Hamming distance.
 
     Yields:
         Indices into `hashes_a`, indices into `hashes_b` and distances, [num_pairs] each.

@@ -9,10 +9,10 @@ the others are made from decoded, letterboxed frames (`samples.py`), the index i
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from haustra.captures.validation import FrameProblem
 from haustra.core.allocator import keep_freed_memory
@@ -24,7 +24,7 @@ from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, WarehouseManifes
 from haustra.warehouse.index import write_index
 from haustra.warehouse.plan import ShardPlan, WarehousePlan, plan_warehouse
 from haustra.warehouse.reuse import FinishedShard, record_finished, reuse_shards
-from haustra.warehouse.samples import Building, Outcome, Sample, check_planned_frame, make_samples
+from haustra.warehouse.samples import Building, Outcome, Tensors, check_planned_frame, make_samples
 from haustra.warehouse.shard_file import write_shard_file
 from haustra.warehouse.staging import staging_folder
 
@@ -49,41 +49,48 @@ class ETLResult:
 
 
 def _write_shard(
-    samples: list[Sample],
-    *,
-    images: NDArray[np.uint8],
-    shard: ShardPlan,
-    folder: Path,
-    config: ETLConfig,
+    shard: ShardPlan, tensors: Tensors, *, sizes_wh: dict[str, tuple[int, int]], building: Building
 ) -> ShardEntry:
     """Write one shard, whole or not at all."""
-    boxes = np.zeros((len(samples), config.max_boxes, 4), dtype=np.float32)
-    mask = np.zeros((len(samples), config.max_boxes), dtype=np.uint8)
-    for row, sample in enumerate(samples):
-        boxes[row, : len(sample.boxes_xyxy)] = sample.boxes_xyxy
-        mask[row, : len(sample.boxes_xyxy)] = 1
-    num_bytes, sha256 = write_shard_file(folder / shard.file, images=images, boxes=boxes, mask=mask)
-    return ShardEntry(
+    images, boxes, mask = tensors
+    path = building.staging / "version" / shard.file
+    num_bytes, sha256 = write_shard_file(path, images=images, boxes=boxes, mask=mask)
+    entry = ShardEntry(
         file=shard.file,
         split=shard.split,
-        num_samples=len(samples),
+        num_samples=len(images),
         num_bytes=num_bytes,
         sha256=sha256,
         content=shard.content,
     )
+    if building.expected.get(shard.content, entry) != entry:
+        raise HaustraError(
+            f"{shard.file}: the same captures gave other bytes, so another image library made this "
+            "warehouse; expected the one it was built with; move its folder away and run `haustra "
+            "etl`"
+        )
+    record_finished(building.staging, finished=FinishedShard(entry=entry, sizes_wh=sizes_wh))
+    return entry
 
 
 def _make_shards(shards: list[ShardPlan], *, building: Building) -> dict[str, ShardEntry]:
     """Decode the frames of these shards and write them; return the entries by content."""
     if not shards:
         return {}
-    plan, outcomes = building.plan, building.outcomes
-    width, height = parse_target_size(plan.config.target_size)
-    num_rows = max(len(shard.frames) for shard in shards)
+    config = building.plan.config
+    width, height = parse_target_size(config.target_size)
+    rows = max(len(shard.frames) for shard in shards)
     # Touching memory for the first time costs more than decoding, so two buffers serve all shards.
-    buffers = np.empty((2, num_rows, height, width, 3), dtype=np.uint8)
+    buffers: list[Tensors] = [
+        (
+            np.empty((rows, height, width, 3), dtype=np.uint8),
+            np.empty((rows, config.max_boxes, 4), dtype=np.float32),
+            np.empty((rows, config.max_boxes), dtype=np.uint8),
+        )
+        for _ in range(2)
+    ]
     entries = {}
-    with closing(make_samples(shards, plan=plan, buffers=buffers)) as making:
+    with closing(make_samples(shards, plan=building.plan, buffers=buffers)) as making:
         made = track(
             making,
             progress=building.progress,
@@ -92,37 +99,22 @@ def _make_shards(shards: list[ShardPlan], *, building: Building) -> dict[str, Sh
             unit="images",
         )
         for number, shard in enumerate(shards):
-            images = buffers[number % 2]
-            samples: list[Sample] = []
+            images, boxes, mask = buffers[number % 2]
+            sizes_wh: dict[str, tuple[int, int]] = {}
             for row, frame in enumerate(shard.frames):
-                item = next(made)
-                if isinstance(item, FrameProblem):
-                    outcomes[frame.sample_id] = item
+                outcome = building.outcomes[frame.sample_id] = next(made)
+                if isinstance(outcome, FrameProblem):
                     continue
-                outcomes[frame.sample_id] = item.checked
-                if len(samples) < row:  # a frame before it was broken: close the gap
-                    images[len(samples)] = images[row]
-                samples.append(item)
-            if not samples:
-                continue
-            entry = _write_shard(
-                samples,
-                images=images[: len(samples)],
-                shard=shard,
-                folder=building.staging / "version",
-                config=plan.config,
-            )
-            if building.expected.get(shard.content, entry) != entry:
-                raise HaustraError(
-                    f"{shard.file}: the same captures gave other bytes, so another image library "
-                    "made this warehouse; expected the one it was built with; move its folder "
-                    "away and run `haustra etl`"
+                end = len(sizes_wh)
+                if end < row:  # a frame before it was broken: close the gap
+                    images[end], boxes[end], mask[end] = images[row], boxes[row], mask[row]
+                sizes_wh[frame.sample_id] = outcome.size_wh
+            end = len(sizes_wh)
+            if end:
+                filled = (images[:end], boxes[:end], mask[:end])
+                entries[shard.content] = _write_shard(
+                    shard, filled, sizes_wh=sizes_wh, building=building
                 )
-            entries[shard.content] = entry
-            sizes_wh = {s.checked.frame.sample_id: s.checked.size_wh for s in samples}
-            record_finished(
-                building.staging, finished=FinishedShard(entry=entry, sizes_wh=sizes_wh)
-            )
     return entries
 
 
@@ -144,13 +136,8 @@ def build_version(
 ) -> ETLResult:
     """Build a planned version as `folder`, reusing the shards that exist beside it.
 
-    Args:
-        plan: The planned version.
-        folder: Folder of the version; an existing one is replaced.
-        check: Called with the manifest before the folder gets its name; may raise.
-        notes: Notes of the result.
-        progress: Receives the progress.
-        expected: Entries, by content, that the shards must equal.
+    An existing folder is replaced. `check` is called with the manifest before, and may raise.
+    `expected` holds entries, by content, that the shards must equal.
 
     Raises:
         HaustraError: No frame is usable, an image changed meanwhile, a shard is not as expected,
@@ -190,7 +177,8 @@ def build_version(
     )
 
 
-def _check_thresholds(counts: dict[str, int], *, config: ETLConfig) -> None:
+def _check_thresholds(manifest: WarehouseManifest, *, config: ETLConfig) -> None:
+    counts = manifest.validation.total
     num_frames = counts["frames"] - counts["empty_left_out"]
     for name, text, total, noun in (
         ("invalid", config.max_invalid, num_frames, "frames"),
@@ -218,16 +206,13 @@ def build_warehouse(config: ETLConfig, *, progress: Progress | None = None) -> E
     folder = config.output_root / f"v{plan.version}"
     manifest_path = folder / MANIFEST_NAME
     notes = plan.assignment.notes
-
-    def check(manifest: WarehouseManifest) -> None:
-        _check_thresholds(manifest.validation.total, config=config)
-
     if manifest_path.exists():
         try:
             manifest = check_warehouse(manifest_path)
         except HaustraError as error:
             notes = (*notes, f"built again, since it was damaged: {error}")
         else:
-            check(manifest)
+            _check_thresholds(manifest, config=config)
             return ETLResult(manifest_path=manifest_path, manifest=manifest, notes=notes)
+    check = partial(_check_thresholds, config=config)
     return build_version(plan, folder=folder, check=check, notes=notes, progress=progress)

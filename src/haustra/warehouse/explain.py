@@ -10,8 +10,6 @@ from haustra.warehouse.format import SplitName, resolve_manifest_path
 from haustra.warehouse.splits import explain_split
 from haustra.warehouse.table import StoredSamples, letterbox_of
 
-NUM_CLOSEST = 3
-
 FourNumbers = tuple[float, float, float, float]
 
 
@@ -63,10 +61,10 @@ def explain_sample(manifest: StrPath, *, sample_id: str) -> SampleExplanation:
     row = next((row for row in stored.rows if row["sample_id"] == sample_id), None)
     if row is None:
         names = [row["sample_id"] for row in stored.rows]
-        closest = difflib.get_close_matches(sample_id, names, n=NUM_CLOSEST) or names
+        closest = difflib.get_close_matches(sample_id, names) or names[:3]
         raise HaustraError(
             f"{resolve_manifest_path(manifest)} has no sample {sample_id!r}; expected "
-            f"run_id/frame, such as {', '.join(closest[:NUM_CLOSEST])}"
+            f"run_id/frame, such as {', '.join(closest)}"
         )
     boxes = stored.boxes_of(row)
     boxes_px = letterbox_of(row, manifest=checked).boxes_to_source(boxes)

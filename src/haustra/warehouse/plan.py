@@ -4,7 +4,7 @@ All labels are read and all images digested. The digests give the version, and t
 shard: a digest of all that decides the shard's bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -100,43 +100,31 @@ def _assign_splits(groups: set[str], *, config: ETLConfig) -> SplitAssignment:
     return split_by_ratios(groups, ratios=parse_ratios(config.split))
 
 
-def plan_shards(
+def _plan_shards(
     frames: Sequence[Frame],
     *,
     image_digests: ImageDigests,
     split_of_group: Mapping[str, SplitName],
     samples_per_shard: int,
     transform: dict[str, Any],
-) -> tuple[ShardPlan, ...]:
-    """Cut the frames into shards of one run and one split each.
+) -> Iterator[ShardPlan]:
+    """Cut frames with an image, ordered by split, run and name, into shards of one run and split.
 
-    Args:
-        frames: Frames ordered by split, run and name.
-        image_digests: Digest of each frame's image; a frame without one is left out.
-        split_of_group: Split of every group.
-        samples_per_shard: Largest number of frames in a shard.
-        transform: All else that decides a shard's bytes, as a JSON value.
+    `transform` is all else that decides a shard's bytes.
     """
     present = [frame for frame in frames if image_digests[frame.sample_id] is not None]
-    plans = []
     for (split, _), members in groupby(
         present, key=lambda f: (split_of_group[f.group_id], f.run_id)
     ):
-        run = list(members)
+        run = tuple(members)
         for start in range(0, len(run), samples_per_shard):
-            chunk = tuple(run[start : start + samples_per_shard])
-            samples = [
-                [frame.sample_id, image_digests[frame.sample_id], _label_boxes(frame)]
-                for frame in chunk
-            ]
+            chunk = run[start : start + samples_per_shard]
+            samples = [[f.sample_id, image_digests[f.sample_id], _label_boxes(f)] for f in chunk]
             content = digest_json([transform, samples])
-            plans.append(ShardPlan(content=content, split=split, frames=chunk))
-    return tuple(plans)
+            yield ShardPlan(content=content, split=split, frames=chunk)
 
 
-def _digest_images(
-    frames: Sequence[Frame], *, jobs: int, progress: Progress
-) -> dict[str, str | None]:
+def _digest_images(frames: Sequence[Frame], *, jobs: int, progress: Progress) -> ImageDigests:
     digesting = map_ahead(digest_image, frames, threads=jobs, num_ahead=4 * jobs)
     digests = track(
         digesting, progress=progress, description="digest", total=len(frames), unit="images"
@@ -146,12 +134,8 @@ def _digest_images(
 
 def _frame_content(frame: Frame, *, split: SplitName, image_digest: str | None) -> list[Any]:
     """Return all of a frame that the version depends on, as a JSON value."""
-    label = frame.label and [
-        frame.label.image,
-        frame.label.source_name,
-        frame.label.image_present,
-        _label_boxes(frame),
-    ]
+    names = ("image", "source_name", "image_present")
+    label = frame.label and [*(getattr(frame.label, n) for n in names), _label_boxes(frame)]
     return [frame.sample_id, frame.group_id, split, image_digest, frame.problem, label]
 
 
@@ -160,10 +144,7 @@ def plan_warehouse(
 ) -> WarehousePlan:
     """Read all labels, digest all images, and plan the version and its shards.
 
-    Args:
-        config: Settings of the ETL.
-        assignment: Split of every group, instead of the one that `config` describes.
-        progress: Receives the progress.
+    `assignment` is the split of every group, instead of the one that `config` describes.
 
     Raises:
         HaustraError: There is no run or no labeled frame, or a split file is wrong.
@@ -203,12 +184,8 @@ def plan_warehouse(
     }
     origins = [[source_entry(run).model_dump(), run.unlabeled] for run in runs]
     contents = [
-        _frame_content(
-            frame,
-            split=split_of_group[frame.group_id],
-            image_digest=image_digests[frame.sample_id],
-        )
-        for frame in frames
+        _frame_content(f, split=split_of_group[f.group_id], image_digest=image_digests[f.sample_id])
+        for f in frames
     ]
     return WarehousePlan(
         config=config,
@@ -218,11 +195,13 @@ def plan_warehouse(
         image_digests=image_digests,
         assignment=assignment,
         version=digest_json([transform, layout, origins, contents])[:16],
-        shards=plan_shards(
-            frames,
-            image_digests=image_digests,
-            split_of_group=split_of_group,
-            samples_per_shard=config.samples_per_shard,
-            transform=transform,
+        shards=tuple(
+            _plan_shards(
+                frames,
+                image_digests=image_digests,
+                split_of_group=split_of_group,
+                samples_per_shard=config.samples_per_shard,
+                transform=transform,
+            )
         ),
     )

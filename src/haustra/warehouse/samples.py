@@ -17,9 +17,13 @@ from haustra.core.progress import Progress
 from haustra.warehouse.etl_config import ETLConfig, parse_target_size
 from haustra.warehouse.format import ShardEntry
 from haustra.warehouse.plan import ShardPlan, WarehousePlan, digest_image
+from haustra.warehouse.shard_stores import Sample
 
 Outcome = CheckedLabel | FrameProblem
 """The result of checking a frame: its boxes, or why it cannot be used."""
+
+Tensors = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]
+"""Images [N,H,W,3], boxes [N,M,4] and mask [N,M] of a shard."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,15 +38,6 @@ class Building:
     progress: Progress
     outcomes: dict[str, Outcome]
     """Outcome of each frame that was checked so far, by sample id."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Sample:
-    """A frame whose letterboxed image is in its row of the shard."""
-
-    checked: CheckedLabel
-    boxes_xyxy: NDArray[np.float64]
-    """[N,4] normalized to the stored image, at most `max_boxes`, largest first."""
 
 
 def check_planned_frame(frame: Frame, *, image_digest: str | None) -> CheckedFrame | FrameProblem:
@@ -71,46 +66,46 @@ def letterbox_frame(checked: CheckedLabel, *, config: ETLConfig) -> Letterbox:
 
 
 def _make_sample(
-    frame: Frame, row: NDArray[np.uint8], *, image_digest: str | None, config: ETLConfig
-) -> Sample | FrameProblem:
-    """Decode a frame and write its letterboxed image to `row`, uint8 [H,W,3]."""
+    frame: Frame, row: Sample, *, image_digest: str | None, config: ETLConfig
+) -> Outcome:
+    """Decode a frame and write its letterboxed image and its largest boxes to `row`."""
     decoded = check_planned_frame(frame, image_digest=image_digest)
     if isinstance(decoded, FrameProblem):
         return decoded
     letterbox = letterbox_frame(decoded, config=config)
-    letterbox.apply(decoded.image_rgb, out=row)
+    letterbox.apply(decoded.image_rgb, out=row.image)
     largest_first = np.argsort(-box_areas(decoded.boxes_px), kind="stable")[: config.max_boxes]
-    return Sample(
-        checked=decoded.without_image(),
-        boxes_xyxy=np.clip(letterbox.boxes_to_target(decoded.boxes_px[largest_first]), 0, 1),
+    row.boxes_xyxy[...], row.mask[...] = 0, 0
+    row.boxes_xyxy[: len(largest_first)] = np.clip(
+        letterbox.boxes_to_target(decoded.boxes_px[largest_first]), 0, 1
     )
+    row.mask[: len(largest_first)] = 1
+    return decoded.without_image()
 
 
 def make_samples(
-    shards: Sequence[ShardPlan], *, plan: WarehousePlan, buffers: NDArray[np.uint8]
-) -> Generator[Sample | FrameProblem, None, None]:
-    """Yield the sample or the problem of each frame of these shards, in order.
+    shards: Sequence[ShardPlan], *, plan: WarehousePlan, buffers: Sequence[Tensors]
+) -> Generator[Outcome, None, None]:
+    """Yield the outcome of each frame of these shards, in order.
 
-    The images of shard `n` go to `buffers[n % 2]`: while one shard is written, the next is made.
-    A caller that asks for a shard's first frame must be done with the shard before it.
-
-    Args:
-        shards: Shards of the plan.
-        plan: The planned version.
-        buffers: uint8 [2,N,H,W,3], with room for the largest shard.
+    The samples of shard `n` go to `buffers[n % 2]`, which have room for the largest shard: while
+    one shard is written, the next is made. A caller that asks for a shard's first frame must be
+    done with the shard before it.
     """
     pool = ThreadPoolExecutor(plan.config.jobs)
 
-    def begin(number: int) -> list[Future[Sample | FrameProblem]]:
+    def begin(number: int) -> list[Future[Outcome]]:
         return [
             pool.submit(
                 _make_sample,
                 frame,
-                row,
+                Sample(image, boxes, mask),
                 image_digest=plan.image_digests[frame.sample_id],
                 config=plan.config,
             )
-            for frame, row in zip(shards[number].frames, buffers[number % 2], strict=False)
+            for frame, image, boxes, mask in zip(
+                shards[number].frames, *buffers[number % 2], strict=False
+            )
         ]
 
     try:
