@@ -225,7 +225,7 @@ def test_many_shards_keep_no_file_open(tmp_path: Path) -> None:
         batch = split.gather(np.arange(len(split)))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert len(split.store) == len(split) == len(batch.images) == 160
+    assert len(split.shard_sizes) == len(split) == len(batch.images) == 160
     assert len({image.tobytes() for image in batch.images}) == 160
 
 

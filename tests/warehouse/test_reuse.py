@@ -22,8 +22,8 @@ from haustra.warehouse.etl import ETLResult, build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.format import read_manifest
 from haustra.warehouse.plan import WarehousePlan, plan_warehouse
+from haustra.warehouse.reuse import staging_folder
 from haustra.warehouse.shard_file import write_shard_file
-from haustra.warehouse.staging import staging_folder
 from scenes import count_decodes, write_captures
 
 FRAMES_PER_RUN = 4

@@ -60,11 +60,12 @@ class Audit:
 
 
 def perceptual_hash(image_rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the 64 bits of the DCT hash of an image [H,W,3]: the low frequencies that exceed their median.
+    """Return the 64 bits of an image's DCT hash: the low frequencies that exceed their median.
 
-    The image is shrunk to 32x32 gray pixels. The hash uses the 8x8 lowest frequencies of its cosine
-    transform, without those that are constant along an axis. Source: C. Zauner, "Implementation and
-    Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1.
+    The image, uint8 [H,W,3], is shrunk to 32x32 gray pixels. The hash uses the 8x8 lowest
+    frequencies of its cosine transform, without those that are constant along an axis. Source: C.
+    Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section
+    3.2.1.
     """
     gray = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)

@@ -137,13 +137,11 @@ class Split:
 
     def sample_ids(self) -> list[str]:
         """Return each sample's `run_id/frame`, in order."""
-        names: list[str] = self.table.column("sample_id").to_pylist()
-        return names
+        return list(self.table.column("sample_id").to_pylist())
 
     def group_ids(self) -> list[str]:
         """Return each sample's group, in order."""
-        names: list[str] = self.table.column("group_id").to_pylist()
-        return names
+        return list(self.table.column("group_id").to_pylist())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

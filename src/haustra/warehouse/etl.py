@@ -23,10 +23,9 @@ from haustra.warehouse.etl_config import ETLConfig, parse_target_size, parse_thr
 from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, WarehouseManifest, check_warehouse
 from haustra.warehouse.index import write_index
 from haustra.warehouse.plan import ShardPlan, WarehousePlan, plan_warehouse
-from haustra.warehouse.reuse import FinishedShard, record_finished, reuse_shards
+from haustra.warehouse.reuse import FinishedShard, record_finished, reuse_shards, staging_folder
 from haustra.warehouse.samples import Building, Outcome, Tensors, check_planned_frame, make_samples
 from haustra.warehouse.shard_file import write_shard_file
-from haustra.warehouse.staging import staging_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +143,7 @@ def build_version(
             or `check` raises it.
     """
     outcomes: dict[str, Outcome] = {
-        frame.sample_id: check_planned_frame(frame, image_digest=None)
+        frame.sample_id: check_planned_frame(frame, plan=plan)
         for frame in plan.frames
         if plan.image_digests[frame.sample_id] is None
     }
@@ -160,9 +159,7 @@ def build_version(
         reused = reuse_shards(building, output_root=folder.parent)
         missing = [shard for shard in plan.shards if shard.content not in reused]
         built = _make_shards(missing, building=building)
-        manifest = write_index(
-            plan, folder=staging / "version", entries=reused | built, outcomes=outcomes
-        )
+        manifest = write_index(building, entries=reused | built)
         check(manifest)
         # Where another ETL has finished the same version meanwhile, readers may have it open.
         if not _is_whole(folder / MANIFEST_NAME, manifest=manifest):

@@ -31,11 +31,13 @@ SplitName = Literal["train", "val", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A model that accepts its own fields only."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ShardEntry(_Strict):
+class ShardEntry(Strict):
     """One shard file."""
 
     file: str
@@ -48,14 +50,14 @@ class ShardEntry(_Strict):
     """Digest of all that decides the shard's bytes; its first 16 digits name the file."""
 
 
-class TableEntry(_Strict):
+class TableEntry(Strict):
     """The sample table's file."""
 
     file: str
     sha256: str
 
 
-class SplitCounts(_Strict):
+class SplitCounts(Strict):
     """Counts of one split."""
 
     samples: int
@@ -67,7 +69,7 @@ class SplitCounts(_Strict):
     groups: int
 
 
-class SourceEntry(_Strict):
+class SourceEntry(Strict):
     """Provenance and terms of a run."""
 
     run_id: str
@@ -77,7 +79,7 @@ class SourceEntry(_Strict):
     citation: str | None
 
 
-class QuarantinedFrame(_Strict):
+class QuarantinedFrame(Strict):
     """A frame that cannot be used, and the reason; it counts against the thresholds."""
 
     sample_id: str
@@ -87,7 +89,7 @@ class QuarantinedFrame(_Strict):
     reason: str
 
 
-class Validation(_Strict):
+class Validation(Strict):
     """Counts of the ETL, in total and per run."""
 
     total: dict[str, int]
@@ -96,7 +98,7 @@ class Validation(_Strict):
     """One line per rejected box or unlabeled image."""
 
 
-class WarehouseManifest(_Strict):
+class WarehouseManifest(Strict):
     """`manifest.json` without its seal. Without paths and times, equal data give equal bytes."""
 
     format: Literal["haustra-warehouse"]

@@ -1,7 +1,6 @@
 """Writing a version's index: the sample table, then the manifest, which makes it complete."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,12 +27,12 @@ from haustra.warehouse.format import (
     manifest_to_text,
 )
 from haustra.warehouse.plan import ShardPlan, WarehousePlan, source_entry
-from haustra.warehouse.samples import Outcome, letterbox_frame
+from haustra.warehouse.samples import Building, Outcome, letterbox_frame
 from haustra.warehouse.table import TABLE_SCHEMA, Row, count_rows
 
 
 def _table_row(checked: CheckedLabel, *, plan: WarehousePlan, shard: ShardPlan, row: int) -> Row:
-    frame, letterbox = checked.frame, letterbox_frame(checked, config=plan.config)
+    frame, letterbox = checked.frame, letterbox_frame(checked, plan=plan)
     return {
         "sample_id": frame.sample_id,
         "run_id": frame.run_id,
@@ -100,26 +99,15 @@ def _summarize(
     return validation, quarantined
 
 
-def write_index(
-    plan: WarehousePlan,
-    *,
-    folder: Path,
-    entries: Mapping[str, ShardEntry],
-    outcomes: Mapping[str, Outcome],
-) -> WarehouseManifest:
-    """Write `samples.parquet` and then `manifest.json` into `folder`, which has the shards already.
-
-    Args:
-        plan: The planned version.
-        folder: Folder of the version.
-        entries: Entry of each shard by content.
-        outcomes: Outcome of each planned frame by sample id.
+def write_index(building: Building, *, entries: Mapping[str, ShardEntry]) -> WarehouseManifest:
+    """Write `samples.parquet`, then `manifest.json`; `entries` are those of the shards by content.
 
     Raises:
         HaustraError: No frame is usable.
     """
-    validation, quarantined = _summarize(plan, outcomes=outcomes)
-    rows, config = _table_rows(plan, outcomes=outcomes), plan.config
+    plan, folder = building.plan, building.staging / "version"
+    validation, quarantined = _summarize(plan, outcomes=building.outcomes)
+    rows, config = _table_rows(plan, outcomes=building.outcomes), plan.config
     if not rows:
         reasons = [frame.reason for frame in quarantined]
         raise HaustraError(

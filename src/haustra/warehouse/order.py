@@ -47,30 +47,6 @@ class EpochOrder:
         return int(np.searchsorted(starts, position, side="right")) - 1
 
 
-def _windows(
-    shards: Sequence[int], *, shard_sizes: NDArray[np.int64], window_size: int
-) -> tuple[Window, ...]:
-    """Group shards, in this order, into windows of at most `window_size` samples, or one shard."""
-    firsts = np.concatenate([[0], np.cumsum(shard_sizes)])
-    parts: list[list[int]] = []
-    filled = 0
-    for shard in shards:
-        size = int(shard_sizes[shard])
-        if not parts or filled + size > window_size:
-            parts.append([])
-            filled = 0
-        parts[-1].append(shard)
-        filled += size
-    windows, start = [], 0
-    for part in parts:
-        members = np.concatenate([np.arange(firsts[s], firsts[s + 1]) for s in sorted(part)])
-        windows.append(
-            Window(start=start, stop=start + len(members), shards=tuple(part), members=members)
-        )
-        start += len(members)
-    return tuple(windows)
-
-
 def epoch_order(
     shard_sizes: Sequence[int], *, seed: int, epoch: int, window_size: int = DEFAULT_WINDOW
 ) -> EpochOrder:
@@ -83,13 +59,26 @@ def epoch_order(
         window_size: Largest number of samples to shuffle together; a larger shard is a window of
             its own.
     """
-    sizes = np.asarray(shard_sizes, dtype=np.int64)
     rng = np.random.default_rng([seed, epoch])
-    shards: Sequence[int] = range(len(sizes))
-    if sizes.sum() > window_size:
-        shards = rng.permutation(len(sizes)).tolist()
-    windows = _windows(shards, shard_sizes=sizes, window_size=window_size)
-    shuffled = [window.members[rng.permutation(len(window.members))] for window in windows]
-    return EpochOrder(
-        samples=np.concatenate([np.zeros(0, dtype=np.int64), *shuffled]), windows=windows
-    )
+    shards: Sequence[int] = range(len(shard_sizes))
+    if sum(shard_sizes) > window_size:
+        shards = rng.permutation(len(shard_sizes)).tolist()
+    parts: list[list[int]] = []
+    room = 0
+    for shard in shards:
+        if not parts or shard_sizes[shard] > room:
+            parts.append([])
+            room = window_size
+        parts[-1].append(shard)
+        room -= shard_sizes[shard]
+    ends = np.cumsum((0, *shard_sizes))
+    windows: list[Window] = []
+    samples = [np.zeros(0, dtype=np.int64)]
+    for part in parts:
+        members = np.concatenate([np.arange(ends[s], ends[s + 1]) for s in sorted(part)])
+        start = windows[-1].stop if windows else 0
+        windows.append(
+            Window(start=start, stop=start + len(members), shards=tuple(part), members=members)
+        )
+        samples.append(members[rng.permutation(len(members))])
+    return EpochOrder(samples=np.concatenate(samples), windows=tuple(windows))

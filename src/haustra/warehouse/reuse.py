@@ -1,15 +1,31 @@
-"""Finding and linking shards that were made before.
+"""Finding and linking shards that were made before, and the folders in which new ones are made.
 
 A shard that any version under the same output root holds already, or that an interrupted ETL
 finished, is linked instead of being made again.
+
+Every ETL has its own staging folder, `<output root>/.staging/<random name>/`, and locks the file
+`lock` in it as long as it runs; the system frees the lock however the process ends. So two ETLs
+never change the same file, and the folder of a killed ETL is distinguished from that of a running
+one:
+
+    lock
+    version/                    becomes v<version>/ by one rename
+        shards/<name>.safetensors
+        samples.parquet, manifest.json
+    finished/<content>.json     one per finished shard: its manifest entry and its samples' sizes
 """
 
+import fcntl
+import os
+import secrets
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from haustra.captures.validation import CheckedFrame, CheckedLabel, FrameProblem, check_label
 from haustra.core.ahead import map_ahead
@@ -17,19 +33,17 @@ from haustra.core.digests import is_sealed, seal_json
 from haustra.core.errors import HaustraError
 from haustra.core.files import link_or_copy, read_json, write_json_atomic
 from haustra.core.progress import track
-from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, find_damage, read_manifest
+from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, Strict, find_damage, read_manifest
 from haustra.warehouse.plan import ShardPlan, WarehousePlan
 from haustra.warehouse.samples import Building, Outcome, check_planned_frame
-from haustra.warehouse.staging import STAGING_NAME
 
+STAGING_NAME = ".staging"
 _RECORD_SEAL = "record_sha256"
 """Field of a finished shard's record that holds the digest of all others."""
 
 
-class FinishedShard(BaseModel):
+class FinishedShard(Strict):
     """A shard that was made before, with all that its samples' rows need beyond the labels."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     entry: ShardEntry
     sizes_wh: dict[str, tuple[int, int]]
@@ -46,11 +60,10 @@ def _finished_in_version(manifest_path: Path, *, contents: set[str]) -> list[Fin
     if not entries or find_damage(table_path, sha256=manifest.table.sha256):
         return []
     columns = ["shard", "sample_id", "source_width", "source_height"]
-    table = pq.read_table(table_path, columns=columns).to_pydict()
     sizes: dict[str, dict[str, tuple[int, int]]] = {file: {} for file in entries}
-    for file, sample_id, width, height in zip(*(table[name] for name in columns), strict=True):
-        if file in sizes:
-            sizes[file][sample_id] = (width, height)
+    for row in pq.read_table(table_path, columns=columns).to_pylist():
+        if row["shard"] in sizes:
+            sizes[row["shard"]][row["sample_id"]] = (row["source_width"], row["source_height"])
     return [
         FinishedShard(entry=entry, sizes_wh=sizes[file])
         for file, entry in entries.items()
@@ -112,7 +125,7 @@ def _recheck_frames(
     checked: list[CheckedLabel | FrameProblem] = [
         check_label(frame, size_wh=sizes[frame.sample_id])
         if frame.sample_id in sizes
-        else check_planned_frame(frame, image_digest=plan.image_digests[frame.sample_id])
+        else check_planned_frame(frame, plan=plan)
         for frame in shard.frames
     ]
     if any(isinstance(item, CheckedFrame) for item in checked):
@@ -173,3 +186,68 @@ def reuse_shards(building: Building, *, output_root: Path) -> dict[str, ShardEnt
             )
             building.outcomes.update({item.frame.sample_id: item for item in checked})
     return entries
+
+
+def _claim_folder(root: Path) -> tuple[Path, int]:
+    """Make and lock a folder under `root`; return it and the descriptor that holds the lock."""
+    while True:
+        folder = root / secrets.token_hex(8)
+        with suppress(FileNotFoundError):  # another ETL removed the empty folder: try again
+            folder.mkdir(parents=True)
+            lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
+            # On a file system without locks, the folders of killed ETLs are never removed.
+            if _try_lock(lock) is not False and (folder / "lock").exists():
+                return folder, lock
+            os.close(lock)
+
+
+def _try_lock(lock: int) -> bool | None:
+    """Lock a file; return False if another process holds it, None if it cannot be locked."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Remove the folders of ETLs that are not running any more."""
+    for folder in list(root.iterdir()):
+        with suppress(OSError):  # another ETL may be removing it too
+            names = [path.name for path in folder.iterdir()]
+            if not names:
+                folder.rmdir()  # fails, as intended, if another ETL has just made it
+            elif "lock" not in names:
+                shutil.rmtree(folder)  # an ETL was killed while it removed the folder
+            else:
+                with (folder / "lock").open("r+b") as lock:
+                    if _try_lock(lock.fileno()):
+                        shutil.rmtree(folder)
+
+
+@contextmanager
+def staging_folder(output_root: Path) -> Iterator[Path]:
+    """Yield a locked staging folder with `version/shards/` and `finished/` in it.
+
+    When the block succeeds, the folder is removed, with the folders of ETLs that are not running
+    any more. After an error it stays for the next ETL if it holds a finished shard.
+    """
+    root = output_root / STAGING_NAME
+    folder, lock = _claim_folder(root)
+    try:
+        (folder / "version" / "shards").mkdir(parents=True)
+        (folder / "finished").mkdir()
+        yield folder
+    except BaseException:
+        if not list(folder.glob("finished/*.json")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        _remove_abandoned(root)
+    finally:
+        os.close(lock)
+        with suppress(OSError):  # not empty, or gone
+            root.rmdir()

@@ -14,7 +14,7 @@ from haustra.core.boxes import box_areas
 from haustra.core.errors import HaustraError
 from haustra.core.letterbox import Letterbox, plan_letterbox
 from haustra.core.progress import Progress
-from haustra.warehouse.etl_config import ETLConfig, parse_target_size
+from haustra.warehouse.etl_config import parse_target_size
 from haustra.warehouse.format import ShardEntry
 from haustra.warehouse.plan import ShardPlan, WarehousePlan, digest_image
 from haustra.warehouse.shard_stores import Sample
@@ -40,7 +40,7 @@ class Building:
     """Outcome of each frame that was checked so far, by sample id."""
 
 
-def check_planned_frame(frame: Frame, *, image_digest: str | None) -> CheckedFrame | FrameProblem:
+def check_planned_frame(frame: Frame, *, plan: WarehousePlan) -> CheckedFrame | FrameProblem:
     """Check a frame whose image was digested before.
 
     Raises:
@@ -48,7 +48,7 @@ def check_planned_frame(frame: Frame, *, image_digest: str | None) -> CheckedFra
     """
     checked = check_frame(frame)
     found = checked.image_digest if isinstance(checked, CheckedFrame) else digest_image(frame)
-    if found != image_digest:
+    if found != plan.image_digests[frame.sample_id]:
         raise HaustraError(
             f"{frame.sample_id}: its image changed while the ETL read it; expected captures that "
             "stay as they are; run `haustra etl` again, which continues"
@@ -56,30 +56,27 @@ def check_planned_frame(frame: Frame, *, image_digest: str | None) -> CheckedFra
     return checked
 
 
-def letterbox_frame(checked: CheckedLabel, *, config: ETLConfig) -> Letterbox:
+def letterbox_frame(checked: CheckedLabel, *, plan: WarehousePlan) -> Letterbox:
     """Return how a frame's image is mapped to the stored one."""
     return plan_letterbox(
         checked.size_wh,
-        target_size_wh=parse_target_size(config.target_size),
-        mode=config.resize_mode,
+        target_size_wh=parse_target_size(plan.config.target_size),
+        mode=plan.config.resize_mode,
     )
 
 
-def _make_sample(
-    frame: Frame, row: Sample, *, image_digest: str | None, config: ETLConfig
-) -> Outcome:
+def _make_sample(frame: Frame, row: Sample, *, plan: WarehousePlan) -> Outcome:
     """Decode a frame and write its letterboxed image and its largest boxes to `row`."""
-    decoded = check_planned_frame(frame, image_digest=image_digest)
+    decoded = check_planned_frame(frame, plan=plan)
     if isinstance(decoded, FrameProblem):
         return decoded
-    letterbox = letterbox_frame(decoded, config=config)
+    letterbox = letterbox_frame(decoded, plan=plan)
     letterbox.apply(decoded.image_rgb, out=row.image)
-    largest_first = np.argsort(-box_areas(decoded.boxes_px), kind="stable")[: config.max_boxes]
+    by_size = np.argsort(-box_areas(decoded.boxes_px), kind="stable")
+    kept = decoded.boxes_px[by_size[: plan.config.max_boxes]]
     row.boxes_xyxy[...], row.mask[...] = 0, 0
-    row.boxes_xyxy[: len(largest_first)] = np.clip(
-        letterbox.boxes_to_target(decoded.boxes_px[largest_first]), 0, 1
-    )
-    row.mask[: len(largest_first)] = 1
+    row.boxes_xyxy[: len(kept)] = np.clip(letterbox.boxes_to_target(kept), 0, 1)
+    row.mask[: len(kept)] = 1
     return decoded.without_image()
 
 
@@ -95,17 +92,10 @@ def make_samples(
     pool = ThreadPoolExecutor(plan.config.jobs)
 
     def begin(number: int) -> list[Future[Outcome]]:
+        rows = zip(shards[number].frames, *buffers[number % 2], strict=False)
         return [
-            pool.submit(
-                _make_sample,
-                frame,
-                Sample(image, boxes, mask),
-                image_digest=plan.image_digests[frame.sample_id],
-                config=plan.config,
-            )
-            for frame, image, boxes, mask in zip(
-                shards[number].frames, *buffers[number % 2], strict=False
-            )
+            pool.submit(_make_sample, frame, Sample(image, boxes, mask), plan=plan)
+            for frame, image, boxes, mask in rows
         ]
 
     try:

@@ -87,21 +87,6 @@ def read_layout(
     return tuple(layout)
 
 
-def _shard_header(tensors: dict[str, NDArray[Any]]) -> bytes:
-    """Return a file's bytes before its tensors: the header's size and the header."""
-    header, offset = {}, 0
-    for name, tensor in tensors.items():
-        header[name] = {
-            "dtype": DTYPES[name][0],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + tensor.nbytes],
-        }
-        offset += tensor.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % HEADER_ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text
-
-
 def write_shard_file(
     path: Path,
     *,
@@ -111,17 +96,23 @@ def write_shard_file(
 ) -> tuple[int, str]:
     """Write one shard, whole or not at all; return its size in bytes and its SHA-256.
 
-    Args:
-        path: File to write.
-        images: uint8 [N,H,W,3], contiguous.
-        boxes: float32 [N,M,4].
-        mask: uint8 [N,M].
+    Images are [N,H,W,3], boxes [N,M,4] and the mask [N,M], all contiguous.
     """
     tensors = {"boxes": boxes.astype("<f4", copy=False), "images": images, "mask": mask}
+    header, offset = {}, 0
+    for name, tensor in tensors.items():
+        header[name] = {
+            "dtype": DTYPES[name][0],
+            "shape": tensor.shape,
+            "data_offsets": (offset, offset + tensor.nbytes),
+        }
+        offset += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % HEADER_ALIGNMENT)
     digest = hashlib.sha256()
     with writing_file(path) as temporary, temporary.open("wb") as file:
-        parts = [memoryview(_shard_header(tensors)), *(tensor.data for tensor in tensors.values())]
-        for part in parts:
+        begin = len(text).to_bytes(8, "little") + text
+        for part in (memoryview(begin), *(tensor.data for tensor in tensors.values())):
             view = part.cast("B")
             for start in range(0, len(view), CHUNK_BYTES):
                 chunk = view[start : start + CHUNK_BYTES]

@@ -222,9 +222,6 @@ class ShardStore:
             for number in range(len(entries)):
                 self.load(number)
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def _layout_of(self, number: int, *, data: NDArray[np.uint8]) -> Layout:
         entry = self._entries[number]
         layout = self._layouts[number] or read_layout(data, entry=entry, manifest=self._manifest)

@@ -36,20 +36,6 @@ class Summary:
     num_boxes: int
 
 
-def _check_target(out: Path, *, folder: Path) -> None:
-    if out.suffix not in (".parquet", ".csv"):
-        raise HaustraError(
-            f"{option('out', out)}: expected a file name that ends in .parquet or .csv"
-        )
-    if out.is_dir():
-        raise HaustraError(f"{option('out', out)} is a folder; expected a file name")
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise HaustraError(
-            f"{option('out', out)} is inside the warehouse, which never changes; expected another "
-            "folder"
-        )
-
-
 def export_summary(manifest: StrPath, *, out: StrPath) -> Summary:
     """Write every sample's row with its stored boxes, whole or not at all.
 
@@ -64,7 +50,17 @@ def export_summary(manifest: StrPath, *, out: StrPath) -> Summary:
         HaustraError: `out` has another suffix or is in the warehouse, or the warehouse is damaged.
     """
     out = Path(out)
-    _check_target(out, folder=resolve_manifest_path(manifest).parent)
+    if out.suffix not in (".parquet", ".csv"):
+        raise HaustraError(
+            f"{option('out', out)}: expected a file name that ends in .parquet or .csv"
+        )
+    if out.is_dir():
+        raise HaustraError(f"{option('out', out)} is a folder; expected a file name")
+    if out.resolve().is_relative_to(resolve_manifest_path(manifest).parent.resolve()):
+        raise HaustraError(
+            f"{option('out', out)} is inside the warehouse, which never changes; expected another "
+            "folder"
+        )
     stored = StoredSamples(manifest)
     rows = []
     for row in stored.rows:

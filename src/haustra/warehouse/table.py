@@ -124,4 +124,5 @@ class StoredSamples:
     def boxes_of(self, row: Row) -> NDArray[np.float32]:
         """Return a sample's boxes [n,4], normalized to the stored image, largest first."""
         _, boxes, mask = self.read(row)
-        return boxes[mask == 1]
+        kept: NDArray[np.float32] = boxes[mask == 1]
+        return kept
