@@ -19,7 +19,7 @@ from haustra.core.checked import CheckedSettings, CountFromOne, Whole
 from haustra.core.paths import StrPath
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.warehouse.format import SPLIT_NAMES, SplitName
-from haustra.warehouse.table import Row, StoredSamples, letterbox_of
+from haustra.warehouse.table import Row, StoredSamples
 
 HASH_BITS = 64
 BLOCK_SIZE = 1024
@@ -95,7 +95,7 @@ def near_pairs(
 
 def _hash_image(row: Row, *, stored: StoredSamples) -> NDArray[np.bool_]:
     """Return the hash of a stored image without its padding."""
-    letterbox = letterbox_of(row, manifest=stored.manifest)
+    letterbox = stored.manifest.letterbox_of(row)
     (left, top), (width, height) = letterbox.offset_xy, letterbox.resized_size_wh
     return perceptual_hash(stored.read(row).image[top : top + height, left : left + width])
 

@@ -33,7 +33,6 @@ from haustra.warehouse.format import (
 )
 from haustra.warehouse.remote import Folder, Location, RemoteFolder, parse_location
 from haustra.warehouse.shard_stores import Sample, ShardCache, ShardStore, StoreConfig
-from haustra.warehouse.table import letterbox_of
 
 
 class Batch(NamedTuple):
@@ -133,7 +132,7 @@ class Split:
     def letterboxes(self) -> list[Letterbox]:
         """Return how each sample's source image was mapped, in order."""
         rows = self.table.select(["source_width", "source_height"]).to_pylist()
-        return [letterbox_of(row, manifest=self.manifest) for row in rows]
+        return [self.manifest.letterbox_of(row) for row in rows]
 
     def sample_ids(self) -> list[str]:
         """Return each sample's `run_id/frame`, in order."""

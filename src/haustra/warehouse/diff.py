@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from haustra.core.paths import StrPath
-from haustra.warehouse.table import Row, StoredSamples, letterbox_of
+from haustra.warehouse.table import Row, StoredSamples
 
 CONTENT_FIELDS = {
     "version", "splits", "shards", "table", "sources", "truncated_boxes", "validation",
@@ -63,8 +63,8 @@ def _has_other_boxes(a: StoredSamples, b: StoredSamples, *, row_a: Row, row_b: R
         return True
     num_common = min(a.manifest.max_boxes, b.manifest.max_boxes)
     boxes_a, boxes_b = a.boxes_of(row_a)[:num_common], b.boxes_of(row_b)[:num_common]
-    letterbox_a = letterbox_of(row_a, manifest=a.manifest)
-    letterbox_b = letterbox_of(row_b, manifest=b.manifest)
+    letterbox_a = a.manifest.letterbox_of(row_a)
+    letterbox_b = b.manifest.letterbox_of(row_b)
     if len(boxes_a) != len(boxes_b):
         return True
     if letterbox_a == letterbox_b:

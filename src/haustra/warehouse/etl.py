@@ -2,30 +2,45 @@
 
 The plan digests the sources, which gives the version (`plan.py`). If that version exists already,
 nothing is done. Otherwise shards of another version or an interrupted ETL are linked (`reuse.py`),
-the others are made from decoded, letterboxed frames (`samples.py`), the index is written last
-(`index.py`), and the folder is renamed.
+the others are made from decoded, letterboxed frames, the index is written last (`index.py`), and
+the folder is renamed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from haustra.captures.reader import Frame
 from haustra.captures.validation import FrameProblem
 from haustra.core.allocator import keep_freed_memory
+from haustra.core.boxes import box_areas
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import move_folder, remove_abandoned
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.warehouse.etl_config import ETLConfig, parse_target_size, parse_threshold
 from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, WarehouseManifest, check_warehouse
 from haustra.warehouse.index import write_index
-from haustra.warehouse.plan import ShardPlan, WarehousePlan, plan_warehouse
+from haustra.warehouse.plan import (
+    Building,
+    Outcome,
+    ShardPlan,
+    WarehousePlan,
+    check_planned_frame,
+    letterbox_frame,
+    plan_warehouse,
+)
 from haustra.warehouse.reuse import FinishedShard, record_finished, reuse_shards, staging_folder
-from haustra.warehouse.samples import Building, Outcome, Tensors, check_planned_frame, make_samples
 from haustra.warehouse.shard_file import write_shard_file
+from haustra.warehouse.shard_stores import Sample
+
+Tensors = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]
+"""Images [N,H,W,3], boxes [N,M,4] and mask [N,M] of a shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +60,50 @@ class ETLResult:
     def built(self) -> bool:
         """False where this version existed already."""
         return self.built_shards + self.reused_shards > 0
+
+
+def _make_sample(frame: Frame, row: Sample, *, plan: WarehousePlan) -> Outcome:
+    """Decode a frame and write its letterboxed image and its largest boxes to `row`."""
+    decoded = check_planned_frame(frame, plan=plan)
+    if isinstance(decoded, FrameProblem):
+        return decoded
+    letterbox = letterbox_frame(decoded, plan=plan)
+    letterbox.apply(decoded.image_rgb, out=row.image)
+    by_size = np.argsort(-box_areas(decoded.boxes_px), kind="stable")
+    kept = decoded.boxes_px[by_size[: plan.config.max_boxes]]
+    row.boxes_xyxy[...], row.mask[...] = 0, 0
+    row.boxes_xyxy[: len(kept)] = np.clip(letterbox.boxes_to_target(kept), 0, 1)
+    row.mask[: len(kept)] = 1
+    return decoded.without_image()
+
+
+def _make_samples(
+    shards: Sequence[ShardPlan], *, plan: WarehousePlan, buffers: Sequence[Tensors]
+) -> Generator[Outcome, None, None]:
+    """Yield the outcome of each frame of these shards, in order.
+
+    The samples of shard `n` go to `buffers[n % 2]`, which have room for the largest shard: while
+    one shard is written, the next is made. A caller that asks for a shard's first frame must be
+    done with the shard before it.
+    """
+    pool = ThreadPoolExecutor(plan.config.jobs)
+
+    def begin(number: int) -> list[Future[Outcome]]:
+        rows = zip(shards[number].frames, *buffers[number % 2], strict=False)
+        return [
+            pool.submit(_make_sample, frame, Sample(image, boxes, mask), plan=plan)
+            for frame, image, boxes, mask in rows
+        ]
+
+    try:
+        begun = begin(0)
+        for number in range(1, len(shards) + 1):
+            after = begin(number) if number < len(shards) else []
+            for future in begun:
+                yield future.result()
+            begun = after
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _write_shard(
@@ -89,7 +148,7 @@ def _make_shards(shards: list[ShardPlan], *, building: Building) -> dict[str, Sh
         for _ in range(2)
     ]
     entries = {}
-    with closing(make_samples(shards, plan=building.plan, buffers=buffers)) as making:
+    with closing(_make_samples(shards, plan=building.plan, buffers=buffers)) as making:
         made = track(
             making,
             progress=building.progress,

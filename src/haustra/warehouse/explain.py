@@ -8,7 +8,7 @@ from haustra.core.letterbox import ResizeMode
 from haustra.core.paths import StrPath
 from haustra.warehouse.format import SplitName, resolve_manifest_path
 from haustra.warehouse.splits import explain_split
-from haustra.warehouse.table import StoredSamples, letterbox_of
+from haustra.warehouse.table import StoredSamples
 
 FourNumbers = tuple[float, float, float, float]
 
@@ -67,7 +67,7 @@ def explain_sample(manifest: StrPath, *, sample_id: str) -> SampleExplanation:
             f"run_id/frame, such as {', '.join(closest)}"
         )
     boxes = stored.boxes_of(row)
-    boxes_px = letterbox_of(row, manifest=checked).boxes_to_source(boxes)
+    boxes_px = checked.letterbox_of(row).boxes_to_source(boxes)
     same = {field.name: row[field.name] for field in fields(SampleExplanation) if field.name in row}
     return SampleExplanation(
         **same,

@@ -6,6 +6,7 @@ describes every byte.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from haustra.core.digests import digest_file, is_sealed, seal_json
 from haustra.core.errors import HaustraError
 from haustra.core.files import read_json
-from haustra.core.letterbox import ResizeMode
+from haustra.core.letterbox import Letterbox, ResizeMode, plan_letterbox
 from haustra.core.paths import StrPath
 
 FORMAT_NAME: Final = "haustra-warehouse"
@@ -122,6 +123,14 @@ class WarehouseManifest(Strict):
     validation: Validation
     quarantined: list[QuarantinedFrame]
     """Every frame that is invalid or whose image is missing, in the order of the runs."""
+
+    def letterbox_of(self, row: Mapping[str, Any]) -> Letterbox:
+        """Return how the source image of a row of the table was mapped to the stored one."""
+        return plan_letterbox(
+            (row["source_width"], row["source_height"]),
+            target_size_wh=self.target_size_wh,
+            mode=self.resize_mode,
+        )
 
 
 def find_damage(path: Path, *, sha256: str | None, num_bytes: int | None = None) -> str | None:

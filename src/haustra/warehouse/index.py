@@ -26,8 +26,14 @@ from haustra.warehouse.format import (
     WarehouseManifest,
     manifest_to_text,
 )
-from haustra.warehouse.plan import ShardPlan, WarehousePlan, source_entry
-from haustra.warehouse.samples import Building, Outcome, letterbox_frame
+from haustra.warehouse.plan import (
+    Building,
+    Outcome,
+    ShardPlan,
+    WarehousePlan,
+    letterbox_frame,
+    source_entry,
+)
 from haustra.warehouse.table import TABLE_SCHEMA, Row, count_rows
 
 

@@ -7,17 +7,19 @@ shard: a digest of all that decides the shard's bytes.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from haustra.captures.negatives import keeps_negative
 from haustra.captures.reader import Frame, Run, read_runs
+from haustra.captures.validation import CheckedFrame, CheckedLabel, FrameProblem, check_frame
 from haustra.core.ahead import map_ahead
 from haustra.core.digests import digest_bytes, digest_json
 from haustra.core.errors import HaustraError, option
-from haustra.core.letterbox import PAD_VALUE
+from haustra.core.letterbox import PAD_VALUE, Letterbox, plan_letterbox
 from haustra.core.progress import Progress, track
 from haustra.warehouse.etl_config import ETLConfig, parse_target_size
-from haustra.warehouse.format import FORMAT_VERSION, SPLIT_NAMES, SourceEntry, SplitName
+from haustra.warehouse.format import FORMAT_VERSION, SPLIT_NAMES, ShardEntry, SourceEntry, SplitName
 from haustra.warehouse.splits import (
     SplitAssignment,
     parse_ratios,
@@ -25,6 +27,9 @@ from haustra.warehouse.splits import (
     split_by_ratios,
     split_by_rule,
 )
+
+Outcome = CheckedLabel | FrameProblem
+"""The result of checking a frame: its boxes, or why it cannot be used."""
 
 ImageDigests = Mapping[str, str | None]
 """SHA-256 of each frame's image file by sample id; None where there is no readable file."""
@@ -62,6 +67,20 @@ class WarehousePlan:
     shards: tuple[ShardPlan, ...]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Building:
+    """A version that is being built."""
+
+    plan: WarehousePlan
+    staging: Path
+    """Staging folder; the shards go to its `version/shards/`."""
+    expected: Mapping[str, ShardEntry]
+    """Entries, by content, that the shards must equal; empty for a new version."""
+    progress: Progress
+    outcomes: dict[str, Outcome]
+    """Outcome of each frame that was checked so far, by sample id."""
+
+
 def source_entry(run: Run) -> SourceEntry:
     """Return where a run came from, for the manifest."""
     return SourceEntry.model_validate(
@@ -78,6 +97,31 @@ def digest_image(frame: Frame) -> str | None:
         return digest_bytes(frame.image_path.read_bytes())
     except OSError:
         return None
+
+
+def check_planned_frame(frame: Frame, *, plan: WarehousePlan) -> CheckedFrame | FrameProblem:
+    """Check a frame whose image was digested before.
+
+    Raises:
+        HaustraError: The image is no longer what was digested.
+    """
+    checked = check_frame(frame)
+    found = checked.image_digest if isinstance(checked, CheckedFrame) else digest_image(frame)
+    if found != plan.image_digests[frame.sample_id]:
+        raise HaustraError(
+            f"{frame.sample_id}: its image changed while the ETL read it; expected captures that "
+            "stay as they are; run `haustra etl` again, which continues"
+        )
+    return checked
+
+
+def letterbox_frame(checked: CheckedLabel, *, plan: WarehousePlan) -> Letterbox:
+    """Return how a frame's image is mapped to the stored one."""
+    return plan_letterbox(
+        checked.size_wh,
+        target_size_wh=parse_target_size(plan.config.target_size),
+        mode=plan.config.resize_mode,
+    )
 
 
 def _label_boxes(frame: Frame) -> list[list[Any]]:

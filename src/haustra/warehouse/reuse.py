@@ -34,8 +34,7 @@ from haustra.core.errors import HaustraError
 from haustra.core.files import link_or_copy, read_json, write_json_atomic
 from haustra.core.progress import track
 from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, Strict, find_damage, read_manifest
-from haustra.warehouse.plan import ShardPlan, WarehousePlan
-from haustra.warehouse.samples import Building, Outcome, check_planned_frame
+from haustra.warehouse.plan import Building, Outcome, ShardPlan, WarehousePlan, check_planned_frame
 
 STAGING_NAME = ".staging"
 _RECORD_SEAL = "record_sha256"

@@ -13,7 +13,7 @@ from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_bytes_atomic
 from haustra.core.paths import StrPath
 from haustra.warehouse.format import resolve_manifest_path
-from haustra.warehouse.table import TABLE_SCHEMA, StoredSamples, letterbox_of, read_rows
+from haustra.warehouse.table import TABLE_SCHEMA, StoredSamples, read_rows
 
 BOXES_TYPE = pa.list_(pa.list_(pa.float64()))
 SUMMARY_SCHEMA = pa.schema(
@@ -65,7 +65,7 @@ def export_summary(manifest: StrPath, *, out: StrPath) -> Summary:
     rows = []
     for row in stored.rows:
         boxes = stored.boxes_of(row)
-        boxes_px = letterbox_of(row, manifest=stored.manifest).boxes_to_source(boxes)
+        boxes_px = stored.manifest.letterbox_of(row).boxes_to_source(boxes)
         stored_boxes = {
             "num_boxes": len(boxes),
             "boxes_xyxy": [[float(str(value)) for value in box] for box in boxes],

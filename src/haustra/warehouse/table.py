@@ -7,17 +7,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from haustra.core.errors import HaustraError
-from haustra.core.letterbox import Letterbox, plan_letterbox
 from haustra.core.paths import StrPath
+from haustra.warehouse.dataset import open_warehouse
 from haustra.warehouse.format import (
     WarehouseManifest,
-    check_file,
     check_warehouse,
-    read_manifest,
     resolve_manifest_path,
 )
 from haustra.warehouse.remote import Folder
@@ -51,15 +48,6 @@ TABLE_SCHEMA = pa.schema(
 """Columns of the table."""
 
 
-def letterbox_of(row: Row, *, manifest: WarehouseManifest) -> Letterbox:
-    """Return how a sample's source image was mapped to the stored one."""
-    return plan_letterbox(
-        (row["source_width"], row["source_height"]),
-        target_size_wh=manifest.target_size_wh,
-        mode=manifest.resize_mode,
-    )
-
-
 def read_rows(manifest: StrPath) -> tuple[WarehouseManifest, list[Row]]:
     """Read the manifest and the sample table, whose digest is checked; no shard is opened.
 
@@ -67,16 +55,14 @@ def read_rows(manifest: StrPath) -> tuple[WarehouseManifest, list[Row]]:
         HaustraError: The manifest or the table is missing or damaged, or a row of the table names
             a place that no shard has.
     """
-    manifest_path = resolve_manifest_path(manifest)
-    checked = read_manifest(manifest_path)
-    path = manifest_path.parent / checked.table.file
-    check_file(path, sha256=checked.table.sha256)
-    rows = pq.read_table(path).to_pylist()
+    warehouse = open_warehouse(resolve_manifest_path(manifest))
+    checked, rows = warehouse.manifest, warehouse.table.to_pylist()
+    table_path = warehouse.location.name_of(checked.table.file)
     size_of_shard = {entry.file: entry.num_samples for entry in checked.shards}
     for row in rows:
         if not 0 <= row["row"] < size_of_shard.get(row["shard"], 0):
             raise HaustraError(
-                f"{path}: sample {row['sample_id']!r} is in {row['shard']} row {row['row']}, "
+                f"{table_path}: sample {row['sample_id']!r} is in {row['shard']} row {row['row']}, "
                 "which the manifest does not have; `haustra warehouse verify` names all problems"
             )
     return checked, rows

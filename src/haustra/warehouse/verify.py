@@ -26,7 +26,7 @@ from haustra.warehouse.format import (
 )
 from haustra.warehouse.shard_file import read_layout
 from haustra.warehouse.shard_stores import map_file
-from haustra.warehouse.table import TABLE_SCHEMA, Row, count_rows, letterbox_of
+from haustra.warehouse.table import TABLE_SCHEMA, Row, count_rows
 
 NULLABLE = ("source_name",)
 """Columns of the table that may hold null."""
@@ -113,7 +113,7 @@ def _check_transforms(rows: list[Row], *, manifest: WarehouseManifest) -> Iterat
         if min(row["source_width"], row["source_height"]) < 1:
             yield f"{where}: source size {row['source_width']}x{row['source_height']}"
             continue
-        letterbox = letterbox_of(row, manifest=manifest)
+        letterbox = manifest.letterbox_of(row)
         found = (row["scale_x"], row["scale_y"], row["offset_x"], row["offset_y"])
         expected = (*letterbox.scale_xy, *letterbox.offset_xy)
         if found != expected:
