@@ -1,5 +1,6 @@
 """Writing a version's index: the sample table, then the manifest, which makes it complete."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 import pyarrow as pa
@@ -20,7 +21,6 @@ from haustra.warehouse.format import (
     QuarantinedFrame,
     ShardEntry,
     SplitCounts,
-    SplitName,
     TableEntry,
     Validation,
     WarehouseManifest,
@@ -70,12 +70,6 @@ def _table_rows(plan: WarehousePlan, *, outcomes: Mapping[str, Outcome]) -> list
     return rows
 
 
-def _count_split(rows: list[Row], *, split: SplitName, plan: WarehousePlan) -> SplitCounts:
-    split_of_group = plan.assignment.split_of_group
-    empty_left_out = sum(split_of_group[frame.group_id] == split for frame in plan.left_out)
-    return SplitCounts(**count_rows(rows, split=split), empty_left_out=empty_left_out)
-
-
 def _summarize(
     plan: WarehousePlan, *, outcomes: Mapping[str, Outcome]
 ) -> tuple[Validation, list[QuarantinedFrame]]:
@@ -122,6 +116,11 @@ def write_index(building: Building, *, entries: Mapping[str, ShardEntry]) -> War
         )
     with writing_file(folder / TABLE_NAME) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=TABLE_SCHEMA), temporary)
+    left_out = Counter(plan.assignment.split_of_group[frame.group_id] for frame in plan.left_out)
+    splits = {
+        name: SplitCounts(**count_rows(rows, split=name), empty_left_out=left_out[name])
+        for name in SPLIT_NAMES
+    }
     manifest = WarehouseManifest(
         format=FORMAT_NAME,
         format_version=FORMAT_VERSION,
@@ -134,7 +133,7 @@ def write_index(building: Building, *, entries: Mapping[str, ShardEntry]) -> War
         truncated_boxes=sum(row["boxes_before"] - row["boxes_after"] for row in rows),
         class_names=list(CLASS_NAMES),
         split_method=plan.assignment.method,
-        splits={name: _count_split(rows, split=name, plan=plan) for name in SPLIT_NAMES},
+        splits=splits,
         shards=[entries[shard.content] for shard in plan.shards if shard.content in entries],
         table=TableEntry(file=TABLE_NAME, sha256=digest_file(folder / TABLE_NAME)),
         sources=[source_entry(run) for run in plan.runs],

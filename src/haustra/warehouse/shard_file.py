@@ -88,11 +88,7 @@ def read_layout(
 
 
 def write_shard_file(
-    path: Path,
-    *,
-    images: NDArray[np.uint8],
-    boxes: NDArray[np.float32],
-    mask: NDArray[np.uint8],
+    path: Path, *, images: NDArray[np.uint8], boxes: NDArray[np.float32], mask: NDArray[np.uint8]
 ) -> tuple[int, str]:
     """Write one shard, whole or not at all; return its size in bytes and its SHA-256.
 

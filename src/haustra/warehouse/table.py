@@ -12,11 +12,7 @@ from numpy.typing import NDArray
 from haustra.core.errors import HaustraError
 from haustra.core.paths import StrPath
 from haustra.warehouse.dataset import open_warehouse
-from haustra.warehouse.format import (
-    WarehouseManifest,
-    check_warehouse,
-    resolve_manifest_path,
-)
+from haustra.warehouse.format import WarehouseManifest, check_warehouse, resolve_manifest_path
 from haustra.warehouse.remote import Folder
 from haustra.warehouse.shard_stores import Sample, ShardStore, StoreConfig
 
