@@ -8,8 +8,10 @@ from scipy.spatial import cKDTree
 
 from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.simulator import mesh_import
+from haustra.simulator.config import DatagenConfig
 from haustra.simulator.mesh_import import MAX_EDGE_MM, load_mesh_tube
 from haustra.simulator.noise import FloatArray
+from haustra.simulator.plan import make_tube
 from haustra.simulator.polyps import place_polyps
 from haustra.simulator.rays import NO_FACE, RayMesh, face_normals, grid_faces, normalized
 from haustra.simulator.tube import PX_PER_MM, SECTIONS, STEP_MM, TILE_PX, Tube, build_tube
@@ -357,7 +359,7 @@ def test_a_missing_package_is_reported(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError) as caught:
-        load_mesh_tube(tmp_path / "colon.obj")
+        make_tube(0, config=DatagenConfig(mesh=tmp_path / "colon.obj"))
     assert str(caught.value) == (
         f"haustra datagen --mesh needs the package '{package}', which is not installed; "
         "run: pip install 'haustra[simulate]'"

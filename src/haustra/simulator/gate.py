@@ -13,10 +13,8 @@ MEASURE_S = 0.3
 def wait_for_room(*, max_cpu: float, min_free_mem: int, progress: Progress) -> None:
     """Return once other programs leave room; the first wait is reported in a line.
 
-    Args:
-        max_cpu: Percentage of the CPU that other programs may use; 100 does not wait.
-        min_free_mem: MiB of memory that must be available; 0 does not wait.
-        progress: Receives the line.
+    They may use less than `max_cpu` percent of the CPU, where 100 does not wait, and at least
+    `min_free_mem` MiB of memory must be available.
 
     Raises:
         MissingExtraError: psutil is needed and not installed.

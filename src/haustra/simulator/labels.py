@@ -1,10 +1,12 @@
 """Labels from geometry: the visible part of each polyp, whatever its brightness and texture."""
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from haustra.captures.writer import PolypTruth
 from haustra.simulator.camera import Camera, Pose
+from haustra.simulator.canvas import WHOLE, Window, window_around
 from haustra.simulator.polyps import Polyp
 from haustra.simulator.rays import NO_FACE
 from haustra.simulator.render import NOTHING, View
@@ -37,10 +39,11 @@ def label_view(
         if visible.sum() < min_visible_pixels:
             continue
         fraction = _visible_fraction(view, visible=visible, number=number)
-        x, y, z = (float(value) for value in polyp.center_mm.round(3))
+        x, y, z = polyp.center_mm.round(3).tolist()
+        left, top, width, height = cv2.boundingRect(visible.view(np.uint8))
         labels.append(
             PolypTruth(
-                bbox_px=mask_bounds(visible),
+                bbox_px=(float(left), float(top), float(left + width), float(top + height)),
                 lesion_id=f"{run_id}/polyp_{number}",
                 center_world=(x, y, z),
                 visible_fraction=round(fraction, 4),
@@ -54,12 +57,6 @@ def label_view(
 def visible_instance(view: View, *, hidden: NDArray[np.bool_] | bool) -> NDArray[np.int16]:
     """Return the visible instance of each pixel, [size,size]; `NOTHING` where it is hidden."""
     return np.where(hidden, np.int16(NOTHING), view.instance)
-
-
-def mask_bounds(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """Return `x0,y0,x1,y1` around the set pixels of a mask [H,W]."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 def _visible_fraction(view: View, *, visible: NDArray[np.bool_], number: int) -> float:
@@ -83,18 +80,13 @@ def pixels_alone(view: View, *, number: int, pixels: tuple[slice, ...] = ()) -> 
     return int((hits.face != NO_FACE).sum())
 
 
-def _window(polyp: Polyp, *, camera: Camera, pose: Pose) -> tuple[slice, slice]:
-    """Return the rows and columns of the image that a polyp can cover, to cast fewer rays."""
-    everything = slice(0, camera.size_px)
+def _window(polyp: Polyp, *, camera: Camera, pose: Pose) -> Window:
+    """Return the part of the image that a polyp can cover, to cast fewer rays."""
     points = pose.to_camera(polyp.vertices_mm)
     pixels = camera.project(points)
     # The projected vertices of a near polyp, or of one behind a fisheye, do not bound it.
     near = np.linalg.norm(points, axis=1).min() < NEAR_MM
     behind = (points[:, 2] < -np.hypot(points[:, 0], points[:, 1])).any()
     if near or behind or np.isnan(pixels).any():
-        return everything, everything
-    slices = []
-    for across in (pixels[:, 1], pixels[:, 0]):
-        first, last = np.clip([across.min() - 2, across.max() + 3], 0, camera.size_px).astype(int)
-        slices.append(slice(int(first), int(last)))
-    return slices[0], slices[1]
+        return WHOLE
+    return window_around(pixels, margin_px=2, size_px=camera.size_px)

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.interpolate import make_smoothing_spline
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import dijkstra
+from scipy.spatial import cKDTree
 
 from haustra.core.errors import HaustraError
 from haustra.simulator.noise import FloatArray
@@ -50,10 +54,8 @@ class Lumen:
         """Return whether each of `points_mm` [N,3] is inside, as [N]."""
         return self.number_at(points_mm) >= 0
 
-    def graph(self, costs: FloatArray | float = 1.0) -> Any:
+    def graph(self, costs: FloatArray | float = 1.0) -> csr_array:
         """Return a graph for scipy's shortest paths; a step costs its length times `costs` [E]."""
-        from scipy.sparse import csr_array
-
         one, other = self.centers_mm[self.links]
         lengths_mm = np.linalg.norm(one - other, axis=1) * costs
         return csr_array((lengths_mm, tuple(self.links)), shape=(len(self.centers_mm),) * 2)
@@ -69,8 +71,6 @@ def find_lumen(wall_mm: FloatArray, *, caps_mm: FloatArray, path: Path) -> Lumen
     Raises:
         HaustraError: A wall inside divides the colon.
     """
-    from scipy import ndimage
-
     shell_mm = np.concatenate([wall_mm, caps_mm])
     origin = shell_mm.min(axis=0) - 2 * VOXEL_MM
     shell = _voxels(shell_mm, origin_mm=origin)
@@ -112,8 +112,6 @@ def find_centerline(
     its length over the squared distance to the wall. Rays then center it, a spline smooths it, and
     both ends are extended to the wall or opening.
     """
-    from scipy.spatial import cKDTree
-
     path, wall_distance_mm = _voxel_path(lumen, wall_mm=wall_mm)
     # The farthest voxels lie in corners, so the first and last piece of the path is cut off.
     along_mm = _along_mm(path)
@@ -143,9 +141,6 @@ def find_centerline(
 
 def _voxel_path(lumen: Lumen, *, wall_mm: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the path's voxels, [P,3], and their distances to the wall, [P]."""
-    from scipy.sparse.csgraph import dijkstra
-    from scipy.spatial import cKDTree
-
     coarse = np.unique(_voxels(wall_mm, origin_mm=lumen.origin_mm), axis=0)
     wall = cKDTree(lumen.origin_mm + (coarse + 0.5) * VOXEL_MM)
     distance_mm = wall.query(lumen.centers_mm)[0]
@@ -180,8 +175,6 @@ def _smoothed(points_mm: FloatArray, *, wavelength_mm: float) -> FloatArray:
     A smoothing spline that weighs the squared second derivative by w against d points per mm
     scales a wave of angular frequency f per mm by 1 / (1 + (w / d) f^4): half at f^4 = d / w.
     """
-    from scipy.interpolate import make_smoothing_spline
-
     points_mm = _at_steps(points_mm)
     if len(points_mm) < 8:
         return points_mm
@@ -242,9 +235,6 @@ def nearest_stations(
     The search starts at the row that is nearest through the lumen, so that no vertex is assigned
     to another part of the colon that lies against its own.
     """
-    from scipy.sparse.csgraph import dijkstra
-    from scipy.spatial import cKDTree
-
     row_of_voxel = np.full(len(lumen.centers_mm), -1)
     line_voxels = lumen.number_at(line)
     row_of_voxel[line_voxels[line_voxels >= 0]] = np.flatnonzero(line_voxels >= 0)

@@ -5,12 +5,15 @@ halved until polyps can grow anywhere, `lumen` finds the line through its inside
 gives every vertex its place. Holes are not repaired: a ray that leaves through one meets nothing.
 """
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import trimesh
+from trimesh.geometry import faces_to_edges
+from trimesh.graph import connected_component_labels, face_adjacency
+from trimesh.grouping import unique_rows
 
-from haustra.core.errors import HaustraError, MissingExtraError
+from haustra.core.errors import HaustraError
 from haustra.core.paths import StrPath
 from haustra.simulator.lumen import (
     MAX_OTHER_SHARE,
@@ -24,7 +27,7 @@ from haustra.simulator.lumen import (
     nearest_stations,
 )
 from haustra.simulator.noise import FloatArray
-from haustra.simulator.rays import RayMesh, face_normals, normalized, vertex_normals
+from haustra.simulator.rays import RayMesh, dots, face_normals, normalized, vertex_normals
 from haustra.simulator.tube import MIN_RADIUS_MM, PX_PER_MM, STEP_MM, TILE_PX, Tube
 
 SUFFIXES = (".glb", ".obj", ".ply", ".stl")
@@ -47,7 +50,6 @@ def load_mesh_tube(path: StrPath) -> Tube:
     Raises:
         HaustraError: The file is missing, unreadable or too large, or holds no lumen that a
             camera could pass.
-        MissingExtraError: trimesh, scipy or embreex is not installed.
     """
     path = Path(path)
     vertices, faces = _read_mesh(path)
@@ -82,11 +84,6 @@ def load_mesh_tube(path: StrPath) -> Tube:
 
 def _read_mesh(path: Path) -> tuple[FloatArray, IntArray]:
     """Return the vertices [V,3] and faces [F,3] of a file's largest part, checked."""
-    for package in ("trimesh", "scipy", "embreex"):
-        if find_spec(package) is None:
-            raise MissingExtraError(package, extra="simulate", needed_for="haustra datagen --mesh")
-    import trimesh
-
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise HaustraError(
@@ -103,18 +100,15 @@ def _read_mesh(path: Path) -> tuple[FloatArray, IntArray]:
     except Exception as error:  # the parsers raise any exception on a damaged file
         raise HaustraError(unreadable) from error
     # A damaged binary STL is read as text, which has no faces; a whole one has some.
-    has_faces = len(faces) > 0
-    if not has_faces and suffix == ".stl":
+    is_damaged = suffix == ".stl" and not len(faces)
+    if is_damaged or faces.min(initial=0) < 0 or faces.max(initial=-1) >= len(vertices):
         raise HaustraError(unreadable)
-    if has_faces and not 0 <= faces.min() <= faces.max() < len(vertices):
-        raise HaustraError(unreadable)
-    if not np.isfinite(vertices).all():
-        number = int((~np.isfinite(vertices).all(axis=1)).sum())
+    if number := int((~np.isfinite(vertices).all(axis=-1)).sum()):
         raise HaustraError(
             f"{path} has {number} vertices that are not finite; expected numbers in millimeters; "
             "export the mesh again"
         )
-    if has_faces:
+    if len(faces):
         vertices, faces = _merged(vertices, faces=faces)
     if len(faces) == 0:
         raise HaustraError(
@@ -129,8 +123,6 @@ def _merged(vertices_mm: FloatArray, *, faces: IntArray) -> tuple[FloatArray, In
     trimesh merges at a fixed distance and orders the vertices by a hash; this order is the one
     that polyps are drawn by.
     """
-    from trimesh.grouping import unique_rows
-
     lowest = vertices_mm.min(axis=0)
     extent = max(float((vertices_mm - lowest).max()), 1e-9)
     place = np.round((vertices_mm - lowest) / extent * 2**20).astype(np.int64)
@@ -145,9 +137,6 @@ def _merged(vertices_mm: FloatArray, *, faces: IntArray) -> tuple[FloatArray, In
 def _largest_part(
     vertices_mm: FloatArray, *, faces: IntArray, path: Path
 ) -> tuple[FloatArray, IntArray]:
-    from trimesh.geometry import faces_to_edges
-    from trimesh.graph import connected_component_labels
-
     labels = connected_component_labels(faces_to_edges(faces), node_count=len(vertices_mm))
     part = labels[faces[:, 0]]
     num_faces = np.bincount(part)
@@ -164,9 +153,6 @@ def _largest_part(
 
 def _edges(faces: IntArray) -> tuple[IntArray, IntArray]:
     """Return the edges [E,2], lower vertex first and sorted, and those of each face, [F,3]."""
-    from trimesh.geometry import faces_to_edges
-    from trimesh.grouping import unique_rows
-
     edges = np.sort(faces_to_edges(faces), axis=1)
     first, number = unique_rows(edges[:, ::-1])  # sorts by the last column first
     return edges[first], number.reshape(-1, 3)
@@ -199,9 +185,9 @@ def _subdivided(
 
 def _split(faces: IntArray, *, middle: IntArray, vertices_mm: FloatArray) -> IntArray:
     """Split faces at `middle` [F,3], the vertex that halves each edge or -1."""
-    num_halved = (middle >= 0).sum(axis=1)
-    # Rotate the corners so that one halved edge comes first, and two come first and second.
     halved = middle >= 0
+    num_halved = halved.sum(axis=1)
+    # Rotate the corners so that one halved edge comes first, and two come first and second.
     first = np.where(num_halved == 1, halved.argmax(axis=1), (halved.argmin(axis=1) + 1) % 3)
     turned = (first[:, None] + np.arange(3)) % 3
     a, b, c = np.take_along_axis(faces, turned, axis=1).T
@@ -225,8 +211,6 @@ def _split(faces: IntArray, *, middle: IntArray, vertices_mm: FloatArray) -> Int
 
 def _caps(vertices_mm: FloatArray, *, faces: IntArray) -> tuple[FloatArray, IntArray]:
     """Close each opening with a fan from its middle; return the fans' vertices and faces."""
-    from trimesh.graph import connected_component_labels
-
     edges, edge_of_face = _edges(faces)
     used, rim = np.unique(edges[np.bincount(edge_of_face.ravel()) == 1], return_inverse=True)
     rim = rim.reshape(-1, 2)
@@ -244,8 +228,6 @@ def _facing_in(vertices_mm: FloatArray, *, faces: IntArray, lumen: Lumen) -> Int
     neighbors that agree with it. The connected parts of the graph are whole patches of the wall,
     each in both orientations. The side of their faces on which the lumen lies selects one.
     """
-    from trimesh.graph import connected_component_labels, face_adjacency
-
     num_faces = len(faces)
     pairs, shared = face_adjacency(faces, return_edges=True)  # edges of exactly two faces
     starts, ends = faces[pairs], np.roll(faces, -1, axis=1)[pairs]
@@ -276,9 +258,7 @@ def _build(vertices_mm: FloatArray, *, faces: IntArray, line: FloatArray, lumen:
     normals = np.where((normals == 0).all(axis=1)[:, None], to_line, normals)
 
     off_mm = vertices_mm - line[station]
-    angle = np.arctan2(
-        np.einsum("vx,vx->v", off_mm, ups[station]), np.einsum("vx,vx->v", off_mm, sides[station])
-    )
+    angle = np.arctan2(dots(off_mm, ups[station]), dots(off_mm, sides[station]))
     along_mm = _exact_along_mm(vertices_mm, station=station, line=line, tangents=tangents)
     looks = normalized(face_normals(vertices_mm, faces=faces))
     # Not `@`: a threaded matrix product may differ in its last bit from run to run.
@@ -312,13 +292,9 @@ def _exact_along_mm(
     A vertex lies between the planes across the line at two neighboring rows; its distances from
     the two planes give its position between them.
     """
-
-    def before_mm(rows: IntArray) -> FloatArray:
-        return np.asarray(np.einsum("vx,vx->v", vertices_mm - line[rows], tangents[rows]))
-
-    here = before_mm(station)
+    here = dots(vertices_mm - line[station], tangents[station])
     other = np.clip(station + np.where(here > 0, 1, -1), 0, len(line) - 1)
-    there = before_mm(other)
+    there = dots(vertices_mm - line[other], tangents[other])
     gap = np.abs(here) + np.abs(there)
     share = np.clip(np.abs(here) / np.where(gap > 0, gap, 1), 0, 1)
     return np.asarray((station + share * (other - station)) * STEP_MM, dtype=np.float64)
@@ -331,12 +307,8 @@ def _copies(
 
     Copy 0 is the vertex itself, and copy 1 is one turn further, for faces across the seam. The
     texture lies flat where the tube closes: copy 2 at the line's start and copy 3 at its end.
-
-    Args:
-        faces: [F,3].
-        angle: [V] around the line.
-        along_mm: [V] along the line.
-        looks: [F,2] cosines between the faces' normals and the line at its start and end.
+    `angle` and `along_mm` [V] are the vertices' places; `looks` [F,2] are the cosines between the
+    faces' normals and the line at its start and end.
     """
     around = angle[faces]
     wraps = np.ptp(around, axis=1) > np.pi

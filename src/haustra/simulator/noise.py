@@ -15,10 +15,7 @@ def smooth_wave(
 ) -> FloatArray:
     """Return a smooth random function of `positions` [N] as [N] in -1..1.
 
-    Args:
-        positions: Any unit.
-        wavelengths: Shortest and longest period in the same unit.
-        rng: Source of the function, which does not depend on the positions.
+    `wavelengths` are the shortest and longest period in the unit of the positions.
     """
     periods = np.geomspace(*wavelengths, num=3) * rng.uniform(0.85, 1.15, size=3)
     phases = rng.uniform(0, 2 * np.pi, size=3)
@@ -33,13 +30,7 @@ def noise_tile(
 
     White noise is filtered in the frequency domain to amplitudes proportional to
     frequency ** -slope (spectral synthesis, Peitgen and Saupe 1988, chapter 2). Noise without fine
-    detail is made small and enlarged.
-
-    Args:
-        side_px: Width and height of the tile.
-        wavelengths_px: Shortest and longest wavelength.
-        slope: 0 is grainy, 2 is cloudy.
-        rng: Source of the noise.
+    detail is made small and enlarged. A slope of 0 is grainy, one of 2 is cloudy.
     """
     shrink = 1
     while wavelengths_px[0] / (2 * shrink) >= PX_PER_WAVE and side_px % (2 * shrink) == 0:
@@ -54,9 +45,8 @@ def noise_tile(
     if shrink > 1:
         wrapped = np.pad(tile, 2, mode="wrap")
         large = cv2.resize(wrapped, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_CUBIC)
-        tile = np.asarray(large, dtype=np.float32)[
-            2 * shrink : -2 * shrink, 2 * shrink : -2 * shrink
-        ]
+        inner = slice(2 * shrink, -2 * shrink)
+        tile = np.asarray(large, dtype=np.float32)[inner, inner]
     return np.asarray(tile / tile.std(), dtype=np.float32)
 
 

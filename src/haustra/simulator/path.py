@@ -4,7 +4,6 @@ import numpy as np
 
 from haustra.simulator.camera import Camera, Pose
 from haustra.simulator.noise import FloatArray, smooth_wave
-from haustra.simulator.polyps import Polyp
 from haustra.simulator.rays import NO_FACE, normalized, rotated
 from haustra.simulator.scene import Scene
 from haustra.simulator.tube import STEP_MM
@@ -91,20 +90,14 @@ def plan_stills(
     """
     poses = []
     for _ in range(num_frames):
-        pose = None
-        if scene.polyps and rng.random() >= EMPTY_STILLS:
-            for _ in range(TRIES_PER_STILL):
-                polyp = scene.polyps[int(rng.integers(len(scene.polyps)))]
-                pose = _look_at_polyp(scene, polyp=polyp, camera=camera, rng=rng)
-                if pose is not None:
-                    break
-        poses.append(pose if pose is not None else _look_around(scene, rng=rng))
+        num_tries = TRIES_PER_STILL if scene.polyps and rng.random() >= EMPTY_STILLS else 0
+        tries = (_look_at_polyp(scene, camera=camera, rng=rng) for _ in range(num_tries))
+        poses.append(next(filter(None, tries), None) or _look_around(scene, rng=rng))
     return poses
 
 
-def _look_at_polyp(
-    scene: Scene, *, polyp: Polyp, camera: Camera, rng: np.random.Generator
-) -> Pose | None:
+def _look_at_polyp(scene: Scene, *, camera: Camera, rng: np.random.Generator) -> Pose | None:
+    polyp = scene.polyps[int(rng.integers(len(scene.polyps)))]
     tilt = np.radians(MAX_TILT_DEG) * np.sqrt(rng.random())
     across = normalized(np.cross(polyp.axis, rng.standard_normal(3)))
     away = np.cos(tilt) * polyp.axis + np.sin(tilt) * across

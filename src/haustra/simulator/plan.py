@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.captures.writer import PolypTruth
-from haustra.core.errors import HaustraError, option
+from haustra.core.errors import HaustraError, MissingExtraError, option
 from haustra.simulator.camera import Camera, Pose, draw_camera
 from haustra.simulator.config import DatagenConfig
 from haustra.simulator.events import Event, plan_events
@@ -23,7 +24,7 @@ from haustra.simulator.motion import (
     moved_scene,
 )
 from haustra.simulator.path import plan_procedure, plan_stills
-from haustra.simulator.rays import NO_FACE, face_normals, normalized
+from haustra.simulator.rays import NO_FACE, dots, face_normals, normalized
 from haustra.simulator.render import Lighting, View, cast_view, develop, draw_lighting, shade_view
 from haustra.simulator.scene import Scene, build_scene
 from haustra.simulator.screen import Screen, draw_screen, paint_screen
@@ -112,8 +113,17 @@ def plan_run(seed: int, *, config: DatagenConfig) -> RunPlan:
 
 
 def make_tube(seed: int, *, config: DatagenConfig) -> Tube:
-    """Return the wall of a seed, or that of the user's own mesh."""
+    """Return the wall of a seed, or that of the user's own mesh.
+
+    Raises:
+        HaustraError: The mesh is unusable.
+        MissingExtraError: trimesh, scipy or embreex is not installed.
+    """
     if config.mesh is not None:
+        for package in ("trimesh", "scipy", "embreex"):
+            if find_spec(package) is None:
+                needed_for = "haustra datagen --mesh"
+                raise MissingExtraError(package, extra="simulate", needed_for=needed_for)
         from haustra.simulator.mesh_import import load_mesh_tube
 
         return load_mesh_tube(config.mesh)
@@ -183,7 +193,7 @@ def _check_inside(scene: Scene, *, poses: list[Pose], mesh: Path) -> None:
     normals = face_normals(scene.vertices_mm, faces=scene.faces)
     for frame, pose in enumerate(poses):
         hits = scene.mesh.first_hits(pose.position_mm, directions=directions)
-        against = np.einsum("ij,ij->i", normals[hits.face], directions) < 0
+        against = dots(normals[hits.face], directions) < 0
         if (against & (hits.face != NO_FACE)).mean() < 0.6:
             at = " ".join(f"{value:.0f}" for value in pose.position_mm)
             raise HaustraError(

@@ -6,7 +6,7 @@ called exposed.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from haustra.simulator.rays import NO_FACE, RayMesh, face_normals, grid_faces, n
 from haustra.simulator.tube import Tube
 
 NUM_SEGMENTS = 64
+_AZIMUTH = np.arange(NUM_SEGMENTS) * (2 * np.pi / NUM_SEGMENTS)
+AROUND = np.stack([np.cos(_AZIMUTH), np.sin(_AZIMUTH)], axis=-1)
+"""Unit vectors [segments,2] across the axis."""
 NUM_EXPOSED_ROWS = 28
 BURIED_MM = 1.2
 SIZE_MM = (2.0, 30.0)
@@ -66,8 +69,7 @@ class Polyp:
         return self.faces[: self.num_exposed_faces]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Shape:
+class _Shape(NamedTuple):
     """A polyp before it is placed: rows from apex to rim, then buried rows; z along the axis."""
 
     size_mm: float
@@ -165,15 +167,9 @@ def _draw_shape(size_mm: float, *, rng: np.random.Generator) -> _Shape:
     radius = np.append(radius, [radius[-1], 0.0])
     z_mm = np.append(z_mm, [-BURIED_MM, -BURIED_MM])
 
-    azimuth = np.arange(NUM_SEGMENTS) * (2 * np.pi / NUM_SEGMENTS)
-    grid = np.stack(
-        np.broadcast_arrays(
-            half_mm * radius[:, None] * np.cos(azimuth),
-            half_mm * radius[:, None] * np.sin(azimuth),
-            z_mm[:, None],
-        ),
-        axis=-1,
-    ).copy()
+    grid = np.empty((len(radius), NUM_SEGMENTS, 3))
+    grid[..., :2] = half_mm * radius[:, None, None] * AROUND
+    grid[..., 2] = z_mm[:, None]
     directions = normalized(grid / [half_mm, half_mm, max(z_mm.max() / 1.5, 0.1)])
     grid *= 1 + _lumps(directions, flat=flat, rng=rng)[..., None]
     grid[:NUM_EXPOSED_ROWS, :, 2] *= z_mm.max() / grid[..., 2].max()  # lumps keep the height
@@ -231,9 +227,7 @@ def _attach(
     lift_mm = 8.0
     starts = foot + (points * [1, 1, 0]) @ frame + lift_mm * axis
     hits = wall.first_hits(starts, directions=np.broadcast_to(-axis, starts.shape))
-    if (hits.face == NO_FACE).any():
-        return None
-    if (wall_normals[hits.face] @ axis < MIN_FACING).any():
+    if (hits.face == NO_FACE).any() or (wall_normals[hits.face] @ axis < MIN_FACING).any():
         return None
     wall_mm = lift_mm - hits.distance.astype(np.float64)
     if np.abs(wall_mm).max() > 0.3 * shape.size_mm + 1:
@@ -252,8 +246,7 @@ def _attach(
     rows = vertices.reshape(shape.grid_mm.shape)
     along = np.linalg.norm(np.diff(rows, axis=0), axis=-1).cumsum(axis=0)
     along = np.concatenate([np.zeros((1, NUM_SEGMENTS)), along])
-    azimuth = np.arange(NUM_SEGMENTS) * (2 * np.pi / NUM_SEGMENTS)
-    surface = np.stack([along * np.cos(azimuth), along * np.sin(azimuth)], axis=-1)
+    surface = along[..., None] * AROUND
     exposed = grid_faces(NUM_EXPOSED_ROWS, num_columns=NUM_SEGMENTS, wraps=True)
     buried = grid_faces(len(rows) - NUM_EXPOSED_ROWS + 1, num_columns=NUM_SEGMENTS, wraps=True)
     faces = np.concatenate([exposed, buried + (NUM_EXPOSED_ROWS - 1) * NUM_SEGMENTS])

@@ -88,6 +88,11 @@ def normalized(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1))
 
 
+def dots(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """Return the dot product of each row of `one` [N,D] with that of `other` [N,D] or [D], [N]."""
+    return np.asarray(np.einsum("ij,ij->i", one, np.broadcast_to(other, one.shape)))
+
+
 def rotated(
     one: NDArray[Any], other: NDArray[Any], *, angle: float
 ) -> tuple[NDArray[Any], NDArray[Any]]:

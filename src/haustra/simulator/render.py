@@ -26,7 +26,7 @@ FAR_MM = 1000.0
 REMAP_COLUMNS = 256
 """Pixels per row for `cv2.remap`, which needs a rectangle."""
 
-FloatImage = NDArray[np.float32]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,11 +36,11 @@ class View:
     scene: Scene
     camera: Camera
     pose: Pose
-    directions: NDArray[np.float32]  # [N,3] unit rays in the world
+    directions: Floats  # [N,3] unit rays in the world
     hits: Hits  # distances are in millimeters along the rays
     instance: NDArray[np.int16]  # [size,size] `scene.WALL`, a polyp's instance number, or `NOTHING`
 
-    def distance_mm(self) -> FloatImage:
+    def distance_mm(self) -> Floats:
         """Return the distance along each pixel's ray, [size,size]; 0 where it meets nothing."""
         image = np.zeros(self.instance.shape, dtype=np.float32)
         image[self.camera.mask] = np.where(self.hits.face != NO_FACE, self.hits.distance, 0)
@@ -103,7 +103,7 @@ def cast_view(scene: Scene, *, camera: Camera, pose: Pose) -> View:
     )
 
 
-def shade_view(view: View, *, lighting: Lighting) -> FloatImage:
+def shade_view(view: View, *, lighting: Lighting) -> Floats:
     """Return the light of a view, linear RGB [S,S,3], where 1 saturates; black outside the mask.
 
     Light from the lamps falls off with the square of the distance and toward the edge of the beam;
@@ -156,18 +156,14 @@ def shade_view(view: View, *, lighting: Lighting) -> FloatImage:
 
 
 @lru_cache(maxsize=4)
-def _shading_of_lens(
-    camera: Camera, beam: float, vignette: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _shading_of_lens(camera: Camera, beam: float, vignette: float) -> tuple[Floats, Floats]:
     """Return the share of light along each ray from the lamps and through the lens, [N] each."""
     right, down, ahead = camera.inside_directions.T
     kept = 1 - 0.5 * vignette * (right**2 + down**2)
     return ahead.clip(0.05) ** np.float32(beam), kept.astype(np.float32)
 
 
-def develop(
-    light: FloatImage, *, lighting: Lighting, rng: np.random.Generator
-) -> NDArray[np.uint8]:
+def develop(light: Floats, *, lighting: Lighting, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Turn linear light [S,S,3] into a picture by lens blur, glare, a tone curve and noise."""
     size = len(light)
     scale = max(size / 384, 0.5)
@@ -186,8 +182,8 @@ def develop(
 
 
 def _interpolated(
-    attributes: NDArray[np.float32], *, corners: NDArray[np.int32], hits: Hits
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    attributes: Floats, *, corners: NDArray[np.int32], hits: Hits
+) -> tuple[Floats, Floats, Floats]:
     """Return normals [3,N], not normalized, texels [2,N] and the polyp's share [N]."""
     second, third = np.ascontiguousarray(hits.barycentric.T)
     values = np.ascontiguousarray(attributes.take(corners[:, 0], axis=0).T)
@@ -198,32 +194,23 @@ def _interpolated(
 
 
 def _looks(
-    scene: Scene,
-    *,
-    instance: NDArray[np.int16],
-    texel: NDArray[np.float32],
-    own: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    scene: Scene, *, instance: NDArray[np.int16], texel: Floats, own: Floats
+) -> tuple[Floats, Floats, Floats]:
     """Return albedo [3,N], gloss [N] and relief [3,N] of the wall and of polyps."""
     color, relief = _look_up(scene.surface.wall, texel)
     on_polyp = np.flatnonzero(own > 0)
     if len(on_polyp):
-        share = own[on_polyp, None]
         own_color, own_relief = _look_up(scene.surface.polyp, texel[:, on_polyp])
-        tint = np.ones((len(on_polyp), 4), dtype=np.float32)
-        tint[:, :3] = np.sqrt(scene.surface.tints[instance[on_polyp]])
-        under = color.take(on_polyp, axis=0)
-        color[on_polyp] = under + share * (own_color * tint - under)
-        under = relief.take(on_polyp, axis=0)
-        relief[on_polyp] = under + share * (own_relief - under)
+        own_color[:, :3] *= np.sqrt(scene.surface.tints[instance[on_polyp]])
+        for whole, part in ((color, own_color), (relief, own_relief)):
+            under = whole.take(on_polyp, axis=0)
+            whole[on_polyp] = under + own[on_polyp, None] * (part - under)
     channels = np.ascontiguousarray(color.T) * np.float32(1 / 255)
     slopes = (np.ascontiguousarray(relief.T[:3]) - 128) * np.float32(RELIEF_SCALE / 127)
     return channels[:3] ** 2, channels[3] * GLOSS_SCALE, slopes
 
 
-def _look_up(
-    coat: Coat, texel: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _look_up(coat: Coat, texel: Floats) -> tuple[Floats, Floats]:
     """Return interpolated bytes of color and relief, [N,4] each, at texels [2,N]; tiles repeat."""
     number = texel.shape[1]
     rows = -(-number // REMAP_COLUMNS)
@@ -237,15 +224,15 @@ def _look_up(
     return color.astype(np.float32), relief.astype(np.float32)
 
 
-def _dot(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+def _dot(a: Floats, b: Floats) -> Floats:
     return np.asarray(a[0] * b[0] + a[1] * b[1] + a[2] * b[2])
 
 
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _unit(vectors: Floats) -> Floats:
     return np.asarray(vectors * (1 / np.sqrt(np.maximum(_dot(vectors, vectors), 1e-12))))
 
 
-def _power(base: NDArray[np.float32], doublings: int) -> NDArray[np.float32]:
+def _power(base: Floats, doublings: int) -> Floats:
     """Return base ** (2 ** doublings), faster than a float power."""
     for _ in range(doublings):
         base = base * base

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from haustra.simulator.noise import FloatArray
 from haustra.simulator.polyps import NUM_SEGMENTS, SIZE_MM, Polyp, Sizes, place_polyps
-from haustra.simulator.rays import RayMesh, normalized, vertex_normals
+from haustra.simulator.rays import RayMesh, dots, normalized, vertex_normals
 from haustra.simulator.surface import Surface, build_surface
 from haustra.simulator.tube import PX_PER_MM, Tube
 
@@ -48,7 +48,7 @@ class Scene:
     def free_distance_mm(self, position_mm: FloatArray) -> float:
         """Return the distance from a position to the nearest vertex."""
         apart = self.vertices_mm - position_mm.astype(np.float32)
-        return float(np.sqrt(np.einsum("ij,ij->i", apart, apart).min()))
+        return float(np.sqrt(dots(apart, apart).min()))
 
 
 def build_scene(

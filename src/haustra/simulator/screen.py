@@ -125,10 +125,7 @@ def paint_screen(
     Returns:
         The picture, uint8 [S,S,3], and the covered pixels, bool [S,S]. Letters cover nothing.
     """
-    covered = np.zeros(levels.shape[:2], dtype=bool)
-    if screen.text is None and screen.square is None:
-        return levels, covered
-    painted = levels.copy()
+    covered, painted = np.zeros(levels.shape[:2], dtype=bool), levels.copy()
     if screen.square is not None:
         side = round(screen.square.side * len(levels))
         covered[-side:, :side] = True
