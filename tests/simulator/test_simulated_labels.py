@@ -55,6 +55,7 @@ def screen(
     tall = 2 * depth_mm
     corners = np.array([[left, -tall], [right, -tall], [right, tall], [left, tall]])
     in_camera = np.column_stack([corners, np.full(4, depth_mm)])
+    faces = np.array([[0, 1, 2], [0, 2, 3]], dtype=np.int32)
     return Polyp(
         size_mm=1.0,
         paris_class="0-Is",
@@ -63,8 +64,8 @@ def screen(
         center_mm=in_camera.mean(axis=0),
         vertices_mm=in_camera @ pose.axes + pose.position_mm,
         surface_mm=np.zeros((4, 2)),
-        faces=np.array([[0, 1, 2], [0, 2, 3]], dtype=np.int32),
-        num_exposed_faces=2,
+        faces=faces,
+        exposed_faces=faces,
         rise=np.ones(4),
         own_look=1.0,
         wall_normals=np.tile(-pose.axes[2], (4, 1)),

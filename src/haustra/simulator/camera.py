@@ -106,12 +106,12 @@ class Camera:
 def draw_camera(rng: np.random.Generator, *, size_px: int, with_fisheye: bool = True) -> Camera:
     """Draw the lens and the mask of a run; without a fisheye, draw a pinhole without a mask."""
     if not with_fisheye:
-        return Camera(size_px=size_px, fov_deg=float(rng.uniform(*PINHOLE_FOV_DEG)))
+        return Camera(size_px=size_px, fov_deg=rng.uniform(*PINHOLE_FOV_DEG))
     shape: ApertureShape = ("full", "octagon", "circle")[rng.choice(3, p=[0.3, 0.5, 0.2])]
     reach = {"full": 1.0, "octagon": rng.uniform(1.35, 1.7), "circle": rng.uniform(1.05, 1.3)}
     return Camera(
         size_px=size_px,
-        fov_deg=float(rng.uniform(*FISHEYE_FOV_DEG)),
+        fov_deg=rng.uniform(*FISHEYE_FOV_DEG),
         lens="fisheye",
         aperture=Aperture(shape=shape, reach=float(reach[shape])),
     )

@@ -25,7 +25,7 @@ from haustra.simulator.canvas import (
 )
 from haustra.simulator.events import Event, in_order, looks_of
 from haustra.simulator.instrument import paint_instrument
-from haustra.simulator.noise import smooth_step
+from haustra.simulator.noise import FloatArray, smooth_step
 from haustra.simulator.rays import rotated
 
 Mask = NDArray[np.bool_]
@@ -45,11 +45,7 @@ def _level_of_share(field: FloatImage, share: float) -> float:
 
 
 def _mixed(
-    light: FloatImage,
-    share: FloatImage,
-    *,
-    albedo: NDArray[np.floating],
-    other: NDArray[np.floating],
+    light: FloatImage, share: FloatImage, *, albedo: FloatArray, other: FloatArray
 ) -> FloatImage:
     """Return `light` [h,w] times a mix of two colors [3], `share` [h,w] of the other one."""
     channels = [
@@ -243,8 +239,8 @@ def _paint_bubbles(canvas: Canvas, event: Event) -> None:
 def _paint_cluster(
     canvas: Canvas,
     *,
-    places_px: NDArray[np.float64],
-    radii_px: NDArray[np.float64],
+    places_px: FloatArray,
+    radii_px: FloatArray,
     haze: float,
     light_angle: float,
 ) -> None:

@@ -45,7 +45,7 @@ def draw_peristalsis(
         speed_mm_s=rng.uniform(2, 8, size=number) * rng.choice([-1, 1], size=number),
         share=rng.uniform(0.05, 0.2, size=number),
         width_mm=rng.uniform(12, 30, size=number),
-        breath_share=float(rng.uniform(0.0, 0.03)),
+        breath_share=rng.uniform(0.0, 0.03),
     )
 
 

@@ -97,17 +97,17 @@ def plan_stills(
 
 
 def _look_at_polyp(scene: Scene, *, camera: Camera, rng: np.random.Generator) -> Pose | None:
-    polyp = scene.polyps[int(rng.integers(len(scene.polyps)))]
+    number = int(rng.integers(len(scene.polyps)))
+    polyp = scene.polyps[number]
     tilt = np.radians(MAX_TILT_DEG) * np.sqrt(rng.random())
     across = normalized(np.cross(polyp.axis, rng.standard_normal(3)))
     away = np.cos(tilt) * polyp.axis + np.sin(tilt) * across
     angle = rng.uniform(*APPARENT_SHARE) * np.radians(camera.fov_deg)
     distance_mm = polyp.size_mm / 2 / np.tan(min(angle, 2.6) / 2) + 0.25 * polyp.size_mm
     position = polyp.center_mm + max(distance_mm, polyp.size_mm / 2 + CONTACT_MM) * away
-    hits = scene.mesh.first_hits(position, directions=-away[None])
-    if hits.face[0] == NO_FACE or scene.polyp_of_face(int(hits.face[0])) is not polyp:
-        return None
-    if scene.free_distance_mm(position) < CONTACT_MM:
+    face = scene.mesh.first_hits(position, directions=-away[None]).face[0]
+    is_seen = face != NO_FACE and scene.face_instance[face] == number + 1
+    if not is_seen or scene.free_distance_mm(position) < CONTACT_MM:
         return None
     axes = _axes_along(-away, near=rng.standard_normal(3), roll=0.0)
     off = np.radians(camera.fov_deg) / 2 * 0.45 * rng.uniform(-1, 1, size=2)

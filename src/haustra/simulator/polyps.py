@@ -57,16 +57,11 @@ class Polyp:
     vertices_mm: FloatArray  # [V,3]
     surface_mm: FloatArray
     """[V,2] distance from the apex along the surface, laid out flat, for textures."""
-    faces: NDArray[np.int32]  # [F,3], right-handed normals outward; the exposed ones come first
-    num_exposed_faces: int
+    faces: NDArray[np.int32]  # [F,3], right-handed normals outward
+    exposed_faces: NDArray[np.int32]  # [E,3] the first of the faces, those above the rim
     rise: FloatArray  # [V] 0 at the rim, 1 from a few rows above it
     own_look: float  # share of the polyp's own texture above the foot, 0..1
     wall_normals: FloatArray  # [V,3] the wall's unit normals below each vertex
-
-    @property
-    def exposed_faces(self) -> NDArray[np.int32]:
-        """The faces above the rim, [E,3]."""
-        return self.faces[: self.num_exposed_faces]
 
 
 class _Shape(NamedTuple):
@@ -249,7 +244,7 @@ def _attach(
     surface = along[..., None] * AROUND
     exposed = grid_faces(NUM_EXPOSED_ROWS, num_columns=NUM_SEGMENTS, wraps=True)
     buried = grid_faces(len(rows) - NUM_EXPOSED_ROWS + 1, num_columns=NUM_SEGMENTS, wraps=True)
-    faces = np.concatenate([exposed, buried + (NUM_EXPOSED_ROWS - 1) * NUM_SEGMENTS])
+    faces = np.concatenate([exposed, buried + (NUM_EXPOSED_ROWS - 1) * NUM_SEGMENTS])[:, ::-1]
     to_rim = np.clip(NUM_EXPOSED_ROWS - 1 - np.arange(len(rows)), 0, None) / NUM_FOOT_ROWS
     rise = np.clip(to_rim, 0, 1)
     return Polyp(
@@ -260,9 +255,9 @@ def _attach(
         center_mm=vertices[:num_exposed].mean(axis=0),
         vertices_mm=vertices,
         surface_mm=surface.reshape(-1, 2),
-        faces=np.ascontiguousarray(faces[:, ::-1]),
-        num_exposed_faces=len(exposed),
+        faces=faces,
+        exposed_faces=faces[: len(exposed)],
         rise=np.repeat(rise**2 * (3 - 2 * rise), NUM_SEGMENTS),
-        own_look=float(rng.uniform(0.3, 1)),
+        own_look=rng.uniform(0.3, 1),
         wall_normals=wall_normals[hits.face],
     )

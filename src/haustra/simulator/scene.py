@@ -40,11 +40,6 @@ class Scene:
         """Each polyp's exposed surface alone, for rays."""
         return [RayMesh(p.vertices_mm, faces=p.exposed_faces) for p in self.polyps]
 
-    def polyp_of_face(self, face: int) -> Polyp | None:
-        """Return the polyp that a face belongs to, or None for the wall."""
-        number = int(self.face_instance[face])
-        return None if number == WALL else self.polyps[number - 1]
-
     def free_distance_mm(self, position_mm: FloatArray) -> float:
         """Return the distance from a position to the nearest vertex."""
         apart = self.vertices_mm - position_mm.astype(np.float32)

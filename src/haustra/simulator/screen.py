@@ -87,7 +87,7 @@ def _draw_text(rng: np.random.Generator) -> Text:
             float(rng.uniform(-0.03, 0.02) if at_left else rng.uniform(0.66, 0.75)),
             float(rng.uniform(0.05, 0.3) if at_left else rng.choice([0.05, 0.85])),
         ),
-        height=float(rng.uniform(0.014, 0.024)),
+        height=rng.uniform(0.014, 0.024),
         color=TEXT_COLORS[rng.choice(len(TEXT_COLORS), p=[0.6, 0.25, 0.15])],
         fields={
             "date": str(date).format(year, month, day),
@@ -110,10 +110,10 @@ def _draw_square(rng: np.random.Generator) -> Square:
     path -= path.min(axis=1, keepdims=True)
     path = 0.15 + 0.7 * path / path.max()
     return Square(
-        side=float(rng.uniform(0.2, 0.32)),
+        side=rng.uniform(0.2, 0.32),
         color=color,
         line_color=line_color,
-        path=() if is_blank else tuple((float(x), float(y)) for x, y in path.T),
+        path=() if is_blank else tuple((x, y) for x, y in path.T.tolist()),
     )
 
 
@@ -129,22 +129,19 @@ def paint_screen(
     if screen.square is not None:
         side = round(screen.square.side * len(levels))
         covered[-side:, :side] = True
-        _paint_square(painted[-side:, :side], screen.square)
+        painted[-side:, :side] = _square_picture(screen.square, side=side)
     if screen.text is not None:
         _paint_text(painted, screen.text, frame_number=frame_number, seconds=seconds)
     return painted, covered
 
 
-def _paint_square(corner: ByteImage, square: Square) -> None:
-    side = len(corner)
-    corner[:] = square.color
+def _square_picture(square: Square, *, side: int) -> ByteImage:
+    drawn = np.full((side, side, 3), square.color, dtype=np.uint8)
     if square.path:
         points = np.rint(np.array(square.path) * side * 16).astype(np.int32)
         line = max(1, round(0.014 * side))
-        # OpenCV cannot draw into a part of a larger array.
-        drawn = np.ascontiguousarray(corner)
         cv2.polylines(drawn, [points], False, square.line_color, line, cv2.LINE_AA, 4)
-        corner[:] = drawn
+    return drawn
 
 
 def _paint_text(levels: ByteImage, text: Text, *, frame_number: int, seconds: float) -> None:

@@ -69,7 +69,7 @@ def _wall(base: FloatTile, *, with_vessels: bool, rng: np.random.Generator) -> C
     cloudy = noise_tile(TILE_PX, wavelengths_px=(45, 768), slope=1.6, rng=rng)
     redness = noise_tile(TILE_PX, wavelengths_px=(24, 300), slope=1.3, rng=rng)
     grain = noise_tile(TILE_PX, wavelengths_px=(3, 30), slope=0.6, rng=rng)
-    shade = np.exp(float(rng.uniform(0.05, 0.15)) * cloudy + float(rng.uniform(0.02, 0.05)) * grain)
+    shade = np.exp(rng.uniform(0.05, 0.15) * cloudy + rng.uniform(0.02, 0.05) * grain)
     albedo = base * shade[..., None]
     albedo *= np.exp(redness[..., None] * HUE_SHIFT * np.float32(rng.uniform(0.5, 1.6)))
     if with_vessels:

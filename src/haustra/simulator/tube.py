@@ -121,7 +121,7 @@ def build_tube(
     radius *= 1 + lumps
     # The taeniae are three flat bands of muscle, each a shallow ridge.
     taeniae = np.exp(-((np.sin(1.5 * (around - np.pi / 3)) / 0.25) ** 2))
-    radius *= 1 - taeniae * float(rng.uniform(0.02, 0.05))
+    radius *= 1 - taeniae * rng.uniform(0.02, 0.05)
     radius *= 1 - fold_share
     from_end = np.minimum(along_mm, along_mm[::-1]) / MIN_RADIUS_MM
     radius *= np.sqrt(1 - (1 - np.clip(from_end, 0, 1)) ** 2)[:, None]
