@@ -31,13 +31,12 @@ from haustra.core.allocator import keep_freed_memory
 from haustra.core.backend_names import BackendName
 from haustra.core.errors import HaustraError
 from haustra.models.detector import ModelKind
-from haustra.training.batches import WaitedBatch
 from haustra.training.config import TrainConfig
 from haustra.training.loop import train_detector
 from haustra.training.prepare import prepare_training
 from haustra.training.recipe import FULL, AugmentationSettings, GrowthSettings, Recipe
 from haustra.training.state import Position
-from haustra.training.training import Training
+from haustra.training.training import NumberedBatch, Training
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 from haustra.webgpu.device import choose_adapter, list_adapters, missing_package
@@ -105,7 +104,7 @@ def steps(training: Training, *, count: int) -> list[float]:
 def first_gradient(training: Training) -> torch.Tensor:
     """Return the gradient of the first batch as one vector on the CPU; the weights stay."""
     with closing(training.batches()) as batches:
-        (_, batch), _ = next(batches)
+        _, batch = next(batches)
         training.loss_terms(batch)["loss"].backward()  # type: ignore[no-untyped-call]
     weights = [weight for weight in training.model.parameters() if weight.grad is not None]
     gradient = torch.cat(
@@ -145,7 +144,7 @@ def check(config: TrainConfig, *, names: Sequence[BackendName]) -> None:
         print(f"| {config.model} | {name} | {apart:.1e} | {100 * most:.2f} % |", flush=True)
 
 
-def images_per_s(training: Training, batches: Iterator[WaitedBatch], *, count: int) -> float:
+def images_per_s(training: Training, batches: Iterator[NumberedBatch], *, count: int) -> float:
     """Take steps and return images per second, all work on the device done."""
     if training.device.type == "cuda":
         torch.cuda.synchronize()
@@ -168,17 +167,17 @@ def measure(config: TrainConfig) -> tuple[float, float]:
     )
     training = open_training(replace(config, recipe=recipe))
 
-    def endless() -> Iterator[WaitedBatch]:
+    def endless() -> Iterator[NumberedBatch]:
         for epoch in count():
             training.position.epoch, training.position.num_batches = epoch, 0
             with closing(training.batches()) as batches:
-                for (indices, batch), waited_s in batches:
+                for indices, batch in batches:
                     if len(indices) == config.batch_size:
-                        yield (indices, batch), waited_s
+                        yield indices, batch
 
     whole = endless()
-    (indices, batch), _ = next(whole)
-    fixed = repeat(((indices, batch), 0.0))
+    indices, batch = next(whole)
+    fixed = repeat((indices, batch))
     images_per_s(training, fixed, count=WARM_UP_STEPS)
     bare_speeds, whole_speeds = [], []
     for _ in range(ROUNDS):

@@ -13,7 +13,6 @@ from haustra.models.detector import (
     ModelKind,
     SlotDetector,
     build_model,
-    config_from_json,
     default_config,
 )
 from haustra.models.loss_settings import LossSettings, MatchingSettings
@@ -76,12 +75,6 @@ def test_the_output_depends_on_the_pixels_of_its_own_image_alone(kind: ModelKind
         together = model(images_to_input(images)).boxes_xyxy
         alone = torch.cat([model(images_to_input(image[None])).boxes_xyxy for image in images])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_config_survives_json(kind: ModelKind) -> None:
-    config = default_config(kind, max_boxes=5)
-    assert config_from_json(config.to_json()) == config
 
 
 def test_input_is_the_image_in_0_to_1() -> None:

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from torch.nn import functional
 
 from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.models import efficientnet
-from haustra.models.detector import build_model, config_from_json, default_config
+from haustra.models.checkpoint import CheckpointHeader, read_header, write_checkpoint
+from haustra.models.detector import build_model, default_config
 from haustra.models.efficientnet import EfficientNetLite0, SamePadConv
 
 
@@ -103,10 +105,21 @@ def test_maps_have_the_strides_8_16_and_32() -> None:
     assert tuple(features.shape[1] for features in maps) == config.widths
 
 
-def test_a_config_without_depths_belongs_to_a_checkpoint_with_all_16_blocks() -> None:
+def test_a_config_without_depths_belongs_to_a_checkpoint_with_all_16_blocks(
+    tmp_path: Path,
+) -> None:
     today = default_config("big", max_boxes=3, backbone="efficientnet-lite0")
-    stored = today.to_json() | {"depths": [], "widths": [40, 112, 320], "neck": 96}
-    names = build_model(config_from_json(stored)).state_dict()
+    header = CheckpointHeader(
+        model=replace(today, depths=(), widths=(40, 112, 320), neck=96),
+        input_size_wh=(64, 64),
+        resize_mode="letterbox",
+        max_boxes=3,
+        class_names=("polyp",),
+        warehouse_version="0123456789abcdef",
+        training={},
+    )
+    write_checkpoint(tmp_path / "c.bin", header=header, state={})
+    names = build_model(read_header(tmp_path / "c.bin").model).state_dict()
     assert "backbone.blocks.15.project.0.weight" in names
     # Folded through block 4.
     assert "backbone.blocks.4.project.1.weight" not in names
@@ -116,7 +129,8 @@ def test_a_config_without_depths_belongs_to_a_checkpoint_with_all_16_blocks() ->
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 1), (5, 2)])
 def test_depthwise_gradients_in_bfloat16_are_computed_in_float32(kernel: int, stride: int) -> None:
     torch.manual_seed(0)
-    conv = SamePadConv(16, 16, kernel, stride=stride, groups=16).requires_grad_(False)
+    conv = SamePadConv((16, 16), kernel, stride=stride, groups=16, bias=False)
+    conv.requires_grad_(False)
     drawn = torch.randn(2, 16, 12, 12).bfloat16()
     gradients = []
     for enabled in (False, True):

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from haustra.training.augment import ReadSample, augment_sample, batch_samples, resized
 from haustra.training.batches import EpochAugmentation, epoch_augmentation, training_batches
 from haustra.training.config import TrainConfig
+from haustra.training.optimizer import learning_rate
 from haustra.training.recipe import EASY, FULL, LIGHT, AugmentStrength, Recipe
-from haustra.training.schedule import learning_rate
 from haustra.warehouse.dataset import open_split
 from haustra.warehouse.order import epoch_order
 from scenes import write_warehouse
@@ -245,10 +245,8 @@ def test_augmentation_grows_with_the_epochs_and_is_light_at_the_end() -> None:
 
 @pytest.mark.parametrize("scheduler", ["linear", "cosine"])
 def test_the_rate_rises_then_falls_from_start_to_end(scheduler: str) -> None:
-    rates = [
-        learning_rate(p, start=1e-3, end=1e-5, scheduler=scheduler, warm_up_share=0.03)  # type: ignore[arg-type]
-        for p in np.linspace(0, 1, 201)
-    ]
+    config = TrainConfig(manifest="m.json", lr_start=1e-3, lr_end=1e-5, scheduler=scheduler)  # type: ignore[arg-type]
+    rates = [learning_rate(p, config=config) for p in np.linspace(0, 1, 201)]
     peak = int(np.argmax(rates))
     assert rates[0] == pytest.approx(1e-5)
     assert rates[peak] == pytest.approx(1e-3)

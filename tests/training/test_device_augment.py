@@ -9,9 +9,9 @@ from torch import Tensor
 
 from haustra.core.letterbox import PAD_VALUE
 from haustra.training.augment import _recolor, augment_sample
+from haustra.training.batches import Uploader, uploaded_batches
 from haustra.training.device_augment import disturb_pixels, disturbed_batches, without_pixels
 from haustra.training.recipe import FULL, LIGHT, AugmentStrength
-from haustra.training.upload import Uploader, uploaded_batches
 from haustra.warehouse.dataset import Batch
 
 NOTHING = replace(without_pixels(FULL), text=0.0, compression=0.0)

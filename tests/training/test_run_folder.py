@@ -296,7 +296,7 @@ def test_weights_do_not_move_in_a_step_that_is_not_finite(
     indices = torch.arange(4).numpy()
     batch = training.split.gather(indices)
     with pytest.raises(HaustraError, match=r"^the loss is nan"):
-        training.take_step(iter([((indices, batch), 0.0)]))
+        training.take_step(iter([(indices, batch)]))
     assert all(map(torch.equal, before, training.model.parameters()))
     assert not training.is_whole
 
@@ -358,9 +358,9 @@ def test_an_accumulated_gradient_is_the_mean_of_its_batches(tmp_path: Path, mani
     config = config_for(manifest, tmp_path, batch_size=4, accumulate=2)
     config = config.resolve(max_boxes=4, precision="float32", backend="cpu")
     groups = [torch.arange(0, 4).numpy(), torch.arange(4, 8).numpy()]
-    batches = [((indices, split.gather(indices)), 0.0) for indices in groups]
+    batches = [(indices, split.gather(indices)) for indices in groups]
     wanted = []
-    for (_, batch), _ in batches:
+    for _, batch in batches:
         training = Training(config, split=split)
         training.loss_terms(batch)["loss"].backward()  # type: ignore[no-untyped-call]
         wanted.append([weight.grad for weight in training.model.parameters()])

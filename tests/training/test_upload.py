@@ -6,7 +6,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from haustra.training.upload import Uploader, uploaded_batches
+from haustra.training.batches import Uploader, uploaded_batches
 from haustra.warehouse.dataset import Batch
 
 CPU = torch.device("cpu")

@@ -1,4 +1,3 @@
-from collections.abc import Generator
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from haustra.training.batches import EpochAugmentation, training_batches, with_waits
+from haustra.training.batches import EpochAugmentation, training_batches
 from haustra.training.recipe import FULL
 from haustra.warehouse.batches import iterate_batches
 from haustra.warehouse.dataset import Split, open_split
@@ -171,20 +170,3 @@ def test_an_error_in_a_worker_reaches_the_reader() -> None:
 
     with pytest.raises(ValueError, match="at 0"):
         next(iterate_batches(split, order=order, batch_size=2, make_batch=fail))  # type: ignore[arg-type]
-
-
-def test_waits_come_with_each_item_and_end_the_source() -> None:
-    closed = []
-
-    def source() -> Generator[str, None, None]:
-        try:
-            yield from "abc"
-        finally:
-            closed.append(True)
-
-    waits = with_waits(source())
-    item, seconds = next(waits)
-    assert item == "a"
-    assert seconds >= 0
-    waits.close()
-    assert closed == [True]

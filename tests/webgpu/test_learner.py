@@ -152,7 +152,7 @@ def test_batches_are_those_of_the_cpu(pair: tuple[Trained, Trained]) -> None:
     for trained in pair:
         trained.training.position = Position(epoch=1)
     of_both = [list(trained.training.batches()) for trained in pair]
-    for ((indices, batch), _), ((other_indices, other), _) in zip(*of_both, strict=True):
+    for (indices, batch), (other_indices, other) in zip(*of_both, strict=True):
         np.testing.assert_array_equal(indices, other_indices)
         np.testing.assert_array_equal(batch.images, other.images)
         np.testing.assert_array_equal(batch.boxes_xyxy, other.boxes_xyxy)

@@ -23,9 +23,8 @@ class Backend:
     """Why `auto` chose it; empty where it was asked for."""
 
     def __str__(self) -> str:
-        return f"backend {self.name}: {self.hardware}" + (
-            f" (auto: {self.why})" if self.why else ""
-        )
+        why = f" (auto: {self.why})" if self.why else ""
+        return f"backend {self.name}: {self.hardware}{why}"
 
     @property
     def device(self) -> torch.device:
@@ -33,43 +32,31 @@ class Backend:
         return torch.device("cpu" if self.name == "wgpu" else self.name)
 
 
-class _MissingBackendError(Exception):
-    """A backend is not available; `remedy` says how to get it."""
-
-    def __init__(self, reason: str, *, remedy: str) -> None:
-        super().__init__(reason)
-        self.remedy = remedy
+def _missing(name: BackendName, reason_and_remedy: str) -> HaustraError:
+    cpu = option("backend", "cpu")
+    return HaustraError(f"{option('backend', name)}: {reason_and_remedy}, or use {cpu}")
 
 
 def _find_cuda() -> str:
     if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
-        raise _MissingBackendError(
-            f"this PyTorch ({torch.__version__}) is built without CUDA",
-            remedy="install one with it (https://pytorch.org/get-started/locally)",
-        )
+        reason = f"this PyTorch ({torch.__version__}) is built without CUDA"
+        remedy = "install one with it (https://pytorch.org/get-started/locally)"
+        raise _missing("cuda", f"{reason}; {remedy}")
     if not torch.cuda.is_available():
-        raise _MissingBackendError(
-            "no NVIDIA GPU, or no driver for it", remedy="look at `nvidia-smi`"
-        )
+        raise _missing("cuda", "no NVIDIA GPU, or no driver for it; look at `nvidia-smi`")
     return torch.cuda.get_device_name()
 
 
 def _find_mps() -> str:
     if not torch.backends.mps.is_built():
-        raise _MissingBackendError(
-            "this PyTorch is built without Metal", remedy="use a Mac with Apple silicon"
-        )
+        remedy = "use a Mac with Apple silicon"
+        raise _missing("mps", f"this PyTorch is built without Metal; {remedy}")
     if not torch.backends.mps.is_available():
-        raise _MissingBackendError("no GPU that Metal can use", remedy="use macOS 12.3 or newer")
+        raise _missing("mps", "no GPU that Metal can use; use macOS 12.3 or newer")
     return "Apple GPU (Metal)"
 
 
 def _find_wgpu() -> str:
-    """Return the adapter's name, also that of a software renderer.
-
-    Raises:
-        HaustraError: The extra or an adapter is missing.
-    """
     return str(webgpu.choose_adapter(webgpu.list_adapters()))
 
 
@@ -86,13 +73,12 @@ _FIND: dict[BackendName, Callable[[], str]] = {
 """Functions that look for each backend, in the order of `auto`."""
 
 
-def _hardware_adapter() -> str:
-    """Return the name of WebGPU's adapter for `auto`, which takes no software renderer."""
+def _find_wgpu_hardware() -> str:
     if package := webgpu.missing_package():
-        raise _MissingBackendError(f"the package {package} is not installed", remedy="")
+        raise HaustraError(f"the package {package} is not installed")
     adapter = webgpu.choose_adapter(webgpu.list_adapters())
     if adapter.is_software:
-        raise _MissingBackendError(f"{adapter.name} is a software renderer", remedy="")
+        raise HaustraError(f"{adapter.name} is a software renderer")
     return str(adapter)
 
 
@@ -102,9 +88,7 @@ def _choose_best(*, for_training: bool) -> Backend:
         if name == "wgpu" and not for_training:
             continue
         try:
-            hardware = _hardware_adapter() if name == "wgpu" else find()
-        except _MissingBackendError as missing:
-            passed_over.append(f"{name}: {missing}")
+            hardware = _find_wgpu_hardware() if name == "wgpu" else find()
         except HaustraError as error:
             reason = str(error).removeprefix(f"backend={name!r}: ").partition(";")[0]
             passed_over.append(f"{name}: {reason}")
@@ -137,13 +121,7 @@ def choose_backend(flag: BackendFlag | None, *, for_training: bool = False) -> B
             "`haustra export` and use the .onnx file, which ONNX Runtime computes on WebGPU, or "
             f"use {option('backend', 'cpu')}"
         )
-    try:
-        return Backend(name=wanted, hardware=_FIND[wanted]())
-    except _MissingBackendError as missing:
-        raise HaustraError(
-            f"{option('backend', wanted)}: {missing}; {missing.remedy}, or use "
-            f"{option('backend', 'cpu')}"
-        ) from None
+    return Backend(name=wanted, hardware=_FIND[wanted]())
 
 
 def resolve_precision(

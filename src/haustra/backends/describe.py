@@ -8,8 +8,6 @@ from haustra.core.backend_names import BackendName, wanted_backend
 from haustra.core.errors import HaustraError, option
 from haustra.webgpu import device as webgpu
 
-MISSING_TORCH = "torch is not installed; run: pip install 'haustra[train]'"
-
 
 @dataclass(frozen=True, kw_only=True)
 class BackendState:
@@ -38,28 +36,20 @@ class BackendReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
-            "default": self.default,
-            "auto": self.auto,
+        return vars(self) | {
             "backends": [asdict(state) for state in self.backends],
             "adapters": [adapter.to_json() for adapter in self.adapters],
-            "onnx": self.onnx,
         }
 
 
 def _adapter_text(adapter: webgpu.Adapter) -> str:
-    memory = adapter.memory_bytes
-    parts = [
-        adapter.name,
-        f"vendor {adapter.vendor}",
-        f"driver {adapter.driver}",
-        adapter.graphics,
-        "memory unknown" if memory is None else f"{memory / 1e9:.1f} GB",
-        "SOFTWARE RENDERER: the CPU emulates a GPU, slower than the backend cpu"
-        if adapter.is_software
-        else f"{adapter.kind} GPU",
-    ]
-    return ", ".join(parts)
+    size = adapter.memory_bytes
+    memory = "memory unknown" if size is None else f"{size / 1e9:.1f} GB"
+    kind = f"{adapter.kind} GPU"
+    if adapter.is_software:
+        kind = "SOFTWARE RENDERER: the CPU emulates a GPU, slower than the backend cpu"
+    vendor, driver = f"vendor {adapter.vendor}", f"driver {adapter.driver}"
+    return ", ".join([adapter.name, vendor, driver, adapter.graphics, memory, kind])
 
 
 def _missing(name: BackendName, error: HaustraError) -> BackendState:
@@ -75,14 +65,15 @@ def _describe_wgpu() -> tuple[BackendState, tuple[webgpu.Adapter, ...]]:
         chosen = webgpu.choose_adapter(adapters)
     except HaustraError as error:
         return _missing("wgpu", error), adapters
-    others = [adapter for adapter in adapters if adapter is not chosen]
-    texts = tuple(_adapter_text(adapter) for adapter in (chosen, *others))
+    chosen_first = sorted(adapters, key=lambda adapter: adapter is not chosen)
+    texts = tuple(map(_adapter_text, chosen_first))
     return BackendState(name="wgpu", hardware=texts, missing=None), adapters
 
 
 def _describe_torch(name: BackendName) -> BackendState:
     if find_spec("torch") is None:
-        return BackendState(name=name, hardware=(), missing=MISSING_TORCH)
+        missing = "torch is not installed; run: pip install 'haustra[train]'"
+        return BackendState(name=name, hardware=(), missing=missing)
     from haustra.backends.choose import choose_backend
 
     try:
@@ -97,15 +88,6 @@ def _describe_torch(name: BackendName) -> BackendState:
     return BackendState(name=name, hardware=(hardware,), missing=None)
 
 
-def _describe_onnx(providers: dict[BackendName, tuple[str, str]]) -> dict[str, bool | str]:
-    available: list[str] = []
-    if find_spec("onnxruntime") is not None:
-        import onnxruntime
-
-        available = onnxruntime.get_available_providers()
-    return {name: provider in available or remedy for name, (provider, remedy) in providers.items()}
-
-
 def describe_backends(*, onnx_providers: dict[BackendName, tuple[str, str]]) -> BackendReport:
     """Look for the backends of this machine; starts no training and changes nothing.
 
@@ -113,7 +95,12 @@ def describe_backends(*, onnx_providers: dict[BackendName, tuple[str, str]]) -> 
         onnx_providers: ONNX Runtime's name of each backend, and how to get it.
     """
     wgpu, adapters = _describe_wgpu()
-    auto = None
+    auto: str | None = None
+    available: list[str] = []
+    if find_spec("onnxruntime") is not None:
+        import onnxruntime
+
+        available = onnxruntime.get_available_providers()
     if find_spec("torch") is not None:
         from haustra.backends.choose import choose_backend
 
@@ -121,12 +108,10 @@ def describe_backends(*, onnx_providers: dict[BackendName, tuple[str, str]]) -> 
     return BackendReport(
         default=wanted_backend(None),
         auto=auto,
-        backends=(
-            _describe_torch("cpu"),
-            wgpu,
-            _describe_torch("cuda"),
-            _describe_torch("mps"),
-        ),
+        backends=(_describe_torch("cpu"), wgpu, _describe_torch("cuda"), _describe_torch("mps")),
         adapters=adapters,
-        onnx=_describe_onnx(onnx_providers),
+        onnx={
+            name: provider in available or remedy
+            for name, (provider, remedy) in onnx_providers.items()
+        },
     )

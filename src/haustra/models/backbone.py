@@ -21,18 +21,9 @@ class ConvUnit(nn.Sequential):
     def __init__(
         self, in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1
     ) -> None:
-        super().__init__(
-            nn.Conv2d(
-                in_channels,
-                out_channels,
-                kernel,
-                stride=stride,
-                padding=kernel // 2,
-                bias=False,
-            ),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
-        )
+        padding = kernel // 2
+        conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
+        super().__init__(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
 class ResidualBlock(nn.Module):
@@ -118,6 +109,5 @@ def images_to_input(images: Tensor) -> Tensor:
 
     Training, evaluation and inference all use it.
     """
-    return (
-        images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last).div(255.0)
-    )
+    planes = images.permute(0, 3, 1, 2)
+    return planes.to(torch.float32, memory_format=torch.channels_last).div(255.0)

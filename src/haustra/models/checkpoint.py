@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -21,20 +22,12 @@ from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_bytes_atomic
 from haustra.core.letterbox import ResizeMode
 from haustra.core.operating_point import OperatingPoint
-from haustra.models.detector import (
-    ModelConfig,
-    ModelKind,
-    SlotDetector,
-    build_model,
-    config_from_json,
-)
+from haustra.models.detector import ModelConfig, ModelKind, SlotDetector, build_model
+from haustra.models.efficientnet import FORMER_DEPTHS
 
 FORMAT_NAME = "haustra-checkpoint"
 FORMAT_VERSION = 2
 HEADER_KEY = "haustra"
-LONGEST_REASON = 200
-"""Largest number of characters of PyTorch's list of weights that do not fit."""
-
 NOT_A_CHECKPOINT = "is not a haustra checkpoint; expected a file that `haustra train` wrote"
 
 
@@ -72,27 +65,14 @@ def header_to_json(header: CheckpointHeader) -> dict[str, Any]:
         "format": FORMAT_NAME,
         "format_version": header.format_version,
         **asdict(header),
-        "model": header.model.to_json(),
         "operating_point": header.operating_point.to_json(),
     }
 
 
 def _header_from_json(value: dict[str, Any]) -> CheckpointHeader:
-    return CheckpointHeader(
-        model=config_from_json(value["model"]),
-        input_size_wh=(value["input_size_wh"][0], value["input_size_wh"][1]),
-        resize_mode=value["resize_mode"],
-        max_boxes=value["max_boxes"],
-        class_names=tuple(value["class_names"]),
-        warehouse_version=value["warehouse_version"],
-        training=value["training"],
-        history=value["history"],
-        sources=value["sources"],
-        operating_point=OperatingPoint(**value["operating_point"]),
-        training_groups=tuple(value.get("training_groups", ())),
-        haustra_version=value["haustra_version"],
-        format_version=value["format_version"],
-    )
+    model = value["model"]
+    model |= {"depths": model["depths"] or FORMER_DEPTHS}
+    return TypeAdapter(CheckpointHeader).validate_python(value)
 
 
 def contiguous_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -107,19 +87,12 @@ def contiguous_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_checkpoint(path: Path, *, header: CheckpointHeader, state: dict[str, Tensor]) -> None:
-    """Write weights and header, whole or not at all.
-
-    Args:
-        path: The file.
-        header: The header.
-        state: The model's `state_dict`, on any device.
-    """
+    """Write a model's `state_dict`, on any device, with its header, whole or not at all."""
     text = json.dumps(header_to_json(header), allow_nan=False)
     write_bytes_atomic(path, data=save(contiguous_tensors(state), metadata={HEADER_KEY: text}))
 
 
 def _not_a_checkpoint(path: Path) -> HaustraError:
-    """Return the error of a file that safetensors cannot read."""
     with path.open("rb") as file:
         start = file.read(2)
     if start == b"PK" or start[:1] == b"\x80":
@@ -158,7 +131,11 @@ def read_header(path: Path) -> CheckpointHeader:
         )
     try:
         return _header_from_json(value)
-    except (KeyError, TypeError, IndexError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"field {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise HaustraError(f"{path} has a damaged header: {problem}") from None
+    except (KeyError, TypeError) as error:
         raise HaustraError(f"{path} has a damaged header: {error!r}") from None
 
 
@@ -193,7 +170,7 @@ def read_checkpoint(path: Path) -> tuple[CheckpointHeader, SlotDetector]:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        reason = textwrap.shorten(reason, LONGEST_REASON, placeholder=" ...")
+        reason = textwrap.shorten(reason, 200, placeholder=" ...")
         raise HaustraError(f"{path} has weights that do not fit its header: {reason}") from None
     return header, model.eval()
 

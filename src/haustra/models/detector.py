@@ -11,8 +11,8 @@ Shapes: B batch, N cells of all levels, K candidates, S slots, H and W of the im
 """
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,18 +54,6 @@ class ModelConfig:
     """Kind of backbone; efficientnet-lite0 has its own stem, and ImageNet weights."""
     expansion: float = 1.0
     """Channels inside a residual block of the plain backbone, as a share of those around it."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self) | {"widths": list(self.widths), "depths": list(self.depths)}
-
-
-def config_from_json(value: dict[str, Any]) -> ModelConfig:
-    """Rebuild a config from `to_json`."""
-    fields = value | {"widths": tuple(value["widths"]), "depths": tuple(value["depths"])}
-    if not fields["depths"]:
-        fields["depths"] = efficientnet.FORMER_DEPTHS
-    return ModelConfig(**fields)
 
 
 def default_config(
@@ -232,10 +220,7 @@ class SlotDetector(nn.Module):
         low = cells_xy - reach[..., :2] * cell_sizes
         high = cells_xy + reach[..., 2:] * cell_sizes
         return DenseOutput(
-            objectness_logits=flat[:, 0],
-            boxes_xyxy=torch.cat([low, high], dim=2),
-            cells_xy=cells_xy,
-            cell_sizes=cell_sizes,
+            flat[:, 0], torch.cat([low, high], dim=2), cells_xy=cells_xy, cell_sizes=cell_sizes
         )
 
     def forward(self, images: Tensor) -> SlotOutput:
@@ -249,8 +234,7 @@ class SlotDetector(nn.Module):
         """
         objectness = proposals.objectness_logits.detach()
         wanted = 1 if self.exclusion is None else max(NUM_CANDIDATES, self.config.num_slots)
-        count = min(wanted, objectness.shape[1])
-        logits, cells = objectness.topk(count, dim=1)
+        logits, cells = objectness.topk(min(wanted, objectness.shape[1]), dim=1)
         if self.exclusion is not None:
             logits = self.exclusion(logits, _rows(proposals.boxes_xyxy.detach(), cells))
         return Candidates(cells, logits)
@@ -261,9 +245,6 @@ class SlotDetector(nn.Module):
         if self.exclusion is not None:
             logits, best = logits.topk(self.config.num_slots, dim=1)
             cells = cells.gather(1, best)
-        return self._slots(logits, cells, proposals)
-
-    def _slots(self, logits: Tensor, cells: Tensor, proposals: DenseOutput) -> SlotOutput:
         chosen = _rows(proposals.boxes_xyxy, cells)
         return SlotOutput(logits, _voted_boxes(chosen, proposals).clamp(0, 1))
 

@@ -75,25 +75,11 @@ class SamePadConv(nn.Conv2d):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        bias: bool = False,
+        self, channels: tuple[int, int], kernel: int, *, stride: int, groups: int, bias: bool
     ) -> None:
         uneven = stride == 2
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel,
-            stride=stride,
-            padding=0 if uneven else kernel // 2,
-            groups=groups,
-            bias=bias,
-        )
+        padding = 0 if uneven else kernel // 2
+        super().__init__(*channels, kernel, stride, padding, groups=groups, bias=bias)
         before = (kernel - 2) // 2
         self._pads = (before, kernel - 2 - before) * 2 if uneven else None
         # PyTorch's CPU gradients of these in bfloat16 are plain loops, ten times slower.
@@ -109,12 +95,20 @@ class SamePadConv(nn.Conv2d):
             return super().forward(features.float()).to(features.dtype)
 
 
-def _unit(conv: SamePadConv, *, frozen: bool, activated: bool) -> nn.Sequential:
+def _unit(
+    before: int,
+    after: int,
+    kernel: int = 1,
+    *,
+    frozen: bool,
+    stride: int = 1,
+    groups: int = 1,
+    activated: bool = True,
+) -> nn.Sequential:
+    conv = SamePadConv((before, after), kernel, stride=stride, groups=groups, bias=frozen)
     layers: list[nn.Module] = [conv]
     if not frozen:
-        layers.append(
-            nn.BatchNorm2d(conv.out_channels, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
-        )
+        layers.append(nn.BatchNorm2d(after, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM))
     if activated:
         layers.append(nn.ReLU6(inplace=True))
     return nn.Sequential(*layers)
@@ -124,32 +118,15 @@ class InvertedBlock(nn.Module):
     """Expand, filter each channel, project (Sandler et al. 2018, MobileNetV2)."""
 
     def __init__(
-        self,
-        kernel: int,
-        stride: int,
-        in_channels: int,
-        out_channels: int,
-        expansion: int,
-        *,
-        frozen: bool,
+        self, kernel: int, stride: int, before: int, after: int, expansion: int, *, frozen: bool
     ) -> None:
         super().__init__()
-        middle = in_channels * expansion
-        self.expand = (
-            _unit(SamePadConv(in_channels, middle, 1, bias=frozen), frozen=frozen, activated=True)
-            if expansion > 1
-            else None
-        )
-        self.depthwise = _unit(
-            SamePadConv(middle, middle, kernel, stride=stride, groups=middle, bias=frozen),
-            frozen=frozen,
-            activated=True,
-        )
+        middle = before * expansion
+        self.expand = _unit(before, middle, frozen=frozen) if expansion > 1 else None
+        self.depthwise = _unit(middle, middle, kernel, stride=stride, groups=middle, frozen=frozen)
         self.depthwise[0].requires_grad_(False)
-        self.project = _unit(
-            SamePadConv(middle, out_channels, 1, bias=frozen), frozen=frozen, activated=False
-        )
-        self.is_residual = stride == 1 and in_channels == out_channels
+        self.project = _unit(middle, after, frozen=frozen, activated=False)
+        self.is_residual = stride == 1 and before == after
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [B,C,H,W] to the output channels at the block's stride."""
@@ -168,9 +145,7 @@ class EfficientNetLite0(nn.Module):
     def __init__(self, depths: tuple[int, ...] = DEPTHS) -> None:
         super().__init__()
         num_frozen, num_trained = depths
-        self.stem = _unit(
-            SamePadConv(3, STEM_CHANNELS, 3, stride=2, bias=True), frozen=True, activated=True
-        )
+        self.stem = _unit(3, STEM_CHANNELS, 3, stride=2, frozen=True)
         self.blocks = nn.ModuleList(
             InvertedBlock(*shape, frozen=position < num_frozen)
             for position, shape in enumerate(BLOCKS[: num_frozen + num_trained])
@@ -200,21 +175,15 @@ class EfficientNetLite0(nn.Module):
         source = torch.load(_weights_path(), map_location="cpu", weights_only=True)
         _load_unit(self.stem, source, conv="_conv_stem", norm="_bn0")
         # conv((x - mean) / std) = conv'(x) + b', except at the border, which is now black.
-        stem = self.stem[0]
-        if not isinstance(stem, SamePadConv) or stem.bias is None:
-            raise AssertionError("the stem is a convolution with a bias")
+        stem: Any = self.stem[0]
         stem.weight /= STD
         stem.bias -= MEAN * stem.weight.sum(dim=(1, 2, 3))
         for position, block in enumerate(self.blocks):
-            prefix = f"_blocks.{position}."
-            if not isinstance(block, InvertedBlock):
-                raise AssertionError(type(block))
-            if block.expand is not None:
-                _load_unit(block.expand, source, conv=f"{prefix}_expand_conv", norm=f"{prefix}_bn0")
-            _load_unit(
-                block.depthwise, source, conv=f"{prefix}_depthwise_conv", norm=f"{prefix}_bn1"
-            )
-            _load_unit(block.project, source, conv=f"{prefix}_project_conv", norm=f"{prefix}_bn2")
+            prefix = f"_blocks.{position}._"
+            for number, name in enumerate(("expand", "depthwise", "project")):
+                conv, norm = f"{prefix}{name}_conv", f"{prefix}bn{number}"
+                if (unit := getattr(block, name)) is not None:
+                    _load_unit(unit, source, conv=conv, norm=norm)
 
 
 def _weights_path() -> Path:
@@ -240,17 +209,11 @@ def _load_unit(unit: nn.Sequential, source: dict[str, Any], *, conv: str, norm: 
     statistics = {
         name: source[f"{norm}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")
     }
-    convolution = unit[0]
-    if not isinstance(convolution, SamePadConv):
-        raise AssertionError(type(convolution))
+    convolution: Any = unit[0]
     if convolution.bias is None:
         convolution.load_state_dict({"weight": kernel})
         unit[1].load_state_dict(statistics | {"num_batches_tracked": torch.tensor(0)})
         return
     scale = statistics["weight"] * (statistics["running_var"] + BATCH_NORM_EPS).rsqrt()
-    convolution.load_state_dict(
-        {
-            "weight": kernel * scale[:, None, None, None],
-            "bias": statistics["bias"] - statistics["running_mean"] * scale,
-        }
-    )
+    bias = statistics["bias"] - statistics["running_mean"] * scale
+    convolution.load_state_dict({"weight": kernel * scale[:, None, None, None], "bias": bias})

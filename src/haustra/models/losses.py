@@ -25,6 +25,17 @@ from haustra.models.matching import (
 )
 
 
+class DeviceBatch(NamedTuple):
+    """A batch on the device that trains. B samples, M boxes at most."""
+
+    images: Tensor
+    """uint8 [B,H,W,3]."""
+    boxes_xyxy: Tensor
+    """float32 [B,M,4]; rows that no image of the batch uses are left out, except the first."""
+    mask: Tensor
+    """bool [B,M]."""
+
+
 class CellTargets(NamedTuple):
     """Targets of the cells; no gradient reaches them."""
 
@@ -106,8 +117,7 @@ class DetectionLoss:
         possible = possible.gather(1, cells.expand(-1, -1, boxes_xyxy.shape[1]))
         powers = self.matching.one_to_one
         quality = match_quality(candidates.logits, iou, possible=possible, powers=powers)
-        matched = _cells_of_greedy(match_greedy(quality), quality=quality)
-        return _target_scores(quality, iou, *matched)
+        return _target_scores(quality, iou, *match_greedy(quality))
 
     def dense_terms(
         self, output: DenseOutput, targets: CellTargets, *, every_cell: bool = False
@@ -167,18 +177,6 @@ def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     hull_high = torch.maximum(a_xyxy[:, 2:], b_xyxy[:, 2:])
     hull = (hull_high - hull_low).prod(dim=1).clamp(min=1e-9)
     return overlap / union - (hull - union) / hull
-
-
-def _cells_of_greedy(matched: Tensor, *, quality: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn each box's cell [B,M] into each cell's box [B,N], and [B,N] bool where it has one."""
-    batch, num_cells, _ = quality.shape
-    box_of_cell = torch.zeros((batch, num_cells), dtype=torch.int64, device=quality.device)
-    positive = torch.zeros((batch, num_cells), dtype=torch.bool, device=quality.device)
-    row, box = torch.nonzero(matched >= 0, as_tuple=True)
-    cell = matched[row, box]
-    box_of_cell[row, cell] = box
-    positive[row, cell] = True
-    return box_of_cell, positive
 
 
 def _target_scores(quality: Tensor, iou: Tensor, box_of_cell: Tensor, positive: Tensor) -> Tensor:

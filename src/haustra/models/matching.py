@@ -62,28 +62,29 @@ def match_quality(
     return quality.masked_fill(~possible, -1.0)
 
 
-def match_greedy(quality: Tensor) -> Tensor:
+def match_greedy(quality: Tensor) -> tuple[Tensor, Tensor]:
     """Match boxes to cells one to one, best pair of the image first.
 
     Args:
         quality: [B,N,M]; a negative value forbids the pair.
 
     Returns:
-        [B,M] int64, the cell of each box, or -1 where none is left. No two boxes of an image share
-        a cell.
+        [B,N] int64, the box of each cell, and [B,N] bool, true where it has one.
     """
-    batch, num_cells, num_boxes = quality.shape
+    batch, _, num_boxes = quality.shape
     left = quality.clone()
-    matched = torch.full((batch, num_boxes), -1, dtype=torch.int64, device=quality.device)
+    box_of_cell = torch.zeros_like(quality[..., 0], dtype=torch.int64)
+    positive = torch.zeros_like(box_of_cell, dtype=torch.bool)
     rows = torch.arange(batch, device=quality.device)
     for _ in range(num_boxes):
-        best, flat = left.reshape(batch, num_cells * num_boxes).max(dim=1)
+        best, flat = left.flatten(1).max(dim=1)
         cell, box = flat // num_boxes, flat % num_boxes
         # A boolean index of rows would make a GPU wait for their number.
-        matched[rows, box] = torch.where(best >= 0, cell, matched[rows, box])
+        box_of_cell[rows, cell] = torch.where(best >= 0, box, box_of_cell[rows, cell])
+        positive[rows, cell] |= best >= 0
         left[rows, cell, :] = -1.0
         left[rows, :, box] = -1.0
-    return matched
+    return box_of_cell, positive
 
 
 def match_top_cells(quality: Tensor, *, num_top_cells: int) -> tuple[Tensor, Tensor]:

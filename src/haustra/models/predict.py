@@ -3,7 +3,6 @@
 It computes in float32, so that validation in training, `haustra eval` and `haustra infer` agree.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -32,15 +31,10 @@ def predict_slots(model: SlotDetector) -> PredictSlots:
     model.eval()
     device = next(model.parameters()).device
 
-    def exact_convolutions() -> AbstractContextManager[None]:
-        if device.type != "cuda":
-            return nullcontext()
-        # cuDNN would round float32 to 10 bits of mantissa.
-        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-
     @torch.inference_mode()
     def predict(images: NDArray[np.uint8]) -> Slots:
-        with exact_convolutions():
+        # By default cuDNN rounds float32 to 10 bits of mantissa.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             output = model(images_to_input(torch.from_numpy(images).to(device)))
         boxes: NDArray[np.float32] = output.boxes_xyxy.cpu().numpy()
         scores: NDArray[np.float32] = output.logits.sigmoid().cpu().numpy()

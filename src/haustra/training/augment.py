@@ -13,8 +13,8 @@ Shapes: B batch, M boxes, H and W of the image. Coordinates are pixels: a pixel'
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,13 +39,7 @@ GRAY = (0.299, 0.587, 0.114)
 def mix_strengths(
     first: AugmentStrength, second: AugmentStrength, *, share: float
 ) -> AugmentStrength:
-    """Return the strength between two; the ranges are those of the first.
-
-    Args:
-        first: Strength at share 0.
-        second: Strength at share 1.
-        share: Share of the second, 0..1.
-    """
+    """Return the strength between two, at a share of the second (0..1); ranges are the first's."""
     values = asdict(first)
     for name, end in asdict(second).items():
         if not isinstance(end, tuple):
@@ -82,23 +76,12 @@ def _warp(image: Image, affine: NDArray[np.float64], *, window_px: Window) -> Im
     moved[:, 2] -= (x0, y0)
     # OpenCV counts from the center of the first pixel.
     moved[:, 2] += affine[:, :2] @ [0.5, 0.5] - 0.5
-    warped: Image = cv2.warpAffine(  # type: ignore[assignment]
-        image,
-        moved,
-        (x1 - x0, y1 - y0),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(PAD_VALUE,) * 3,
-    )
-    return warped
+    size_wh, border = (x1 - x0, y1 - y0), (PAD_VALUE,) * 3
+    return cv2.warpAffine(image, moved, size_wh, borderValue=border)  # type: ignore[return-value]
 
 
 def move_boxes(
-    boxes_px: Boxes,
-    affine: NDArray[np.float64],
-    *,
-    window_px: Window,
-    strength: AugmentStrength,
+    boxes_px: Boxes, affine: NDArray[np.float64], *, window_px: Window, strength: AugmentStrength
 ) -> Boxes:
     """Map boxes [N,4] by an affine, clip them to the window, and drop those with too little left.
 
@@ -116,65 +99,7 @@ def move_boxes(
     area = (moved[:, 2:] - moved[:, :2]).prod(axis=1)
     kept = side.prod(axis=1) > strength.min_box_share * area
     kept &= side.min(axis=1) >= strength.min_box_side_px
-    left: Boxes = clipped[kept]
-    return left
-
-
-def _single(
-    read: ReadSample, index: int, *, strength: AugmentStrength, rng: np.random.Generator
-) -> tuple[Image, Boxes]:
-    image, boxes = read(index)
-    height, width = image.shape[:2]
-    size = np.array([width, height], dtype=np.float64)
-    angle_deg = 0.0
-    if rng.random() < strength.turn:
-        angle_deg = rng.uniform(-strength.turn_deg, strength.turn_deg)
-    affine = _random_affine(
-        rng,
-        source_center_xy=size / 2,
-        target_center_xy=size * (0.5 + rng.uniform(-strength.shift, strength.shift, size=2)),
-        zoom=math.exp(rng.uniform(*np.log(strength.scale))),
-        stretch=strength.stretch,
-        may_turn=width == height,
-        angle_deg=angle_deg,
-    )
-    window = (0, 0, width, height)
-    moved = move_boxes(boxes, affine, window_px=window, strength=strength)
-    return _warp(image, affine, window_px=window), moved
-
-
-def _mosaic(
-    read: ReadSample,
-    index: int,
-    *,
-    partners: NDArray[np.int64],
-    strength: AugmentStrength,
-    rng: np.random.Generator,
-) -> tuple[Image, Boxes]:
-    """Put four samples around a random corner (Bochkovskiy et al. 2020, YOLOv4)."""
-    others = partners[rng.integers(len(partners), size=3)]
-    split = rng.uniform(0.35, 0.65, size=2)
-    parts = [read(int(chosen)) for chosen in rng.permutation([index, *others])]
-    canvas = np.empty_like(parts[0][0])
-    height, width = canvas.shape[:2]
-    size = np.array([width, height], dtype=np.float64)
-    middle_x, middle_y = round(split[0] * width), round(split[1] * height)
-    moved: list[Boxes] = []
-    for position, (image, boxes) in enumerate(parts):
-        x0, x1 = ((0, middle_x), (middle_x, width))[position % 2]
-        y0, y1 = ((0, middle_y), (middle_y, height))[position // 2]
-        affine = _random_affine(
-            rng,
-            source_center_xy=size * (0.5 + rng.uniform(-strength.shift, strength.shift, size=2)),
-            target_center_xy=np.array([x0 + x1, y0 + y1]) / 2,
-            zoom=rng.uniform(*strength.mosaic_scale),
-            stretch=strength.stretch,
-            may_turn=width == height,
-        )
-        window = (x0, y0, x1, y1)
-        canvas[y0:y1, x0:x1] = _warp(image, affine, window_px=window)
-        moved.append(move_boxes(boxes, affine, window_px=window, strength=strength))
-    return canvas, np.concatenate(moved)
+    return clipped[kept]
 
 
 def _overlap_share(box_px: NDArray[np.float64], boxes_px: Boxes) -> float:
@@ -188,60 +113,109 @@ def _overlap_share(box_px: NDArray[np.float64], boxes_px: Boxes) -> float:
     return float((overlap / np.minimum(areas, own).clip(1e-9)).max())
 
 
-def _paste_polyp(
-    read: ReadSample,
-    image: Image,
-    boxes: Boxes,
-    *,
-    partners: NDArray[np.int64],
-    strength: AugmentStrength,
-    rng: np.random.Generator,
-) -> tuple[Image, Boxes]:
-    """Blend one polyp of another sample into a free place, feathered along its box's ellipse."""
-    donor, donor_boxes = read(int(partners[rng.integers(len(partners))]))
-    height, width = image.shape[:2]
-    if not len(donor_boxes):
-        return image, boxes
-    box = donor_boxes[rng.integers(len(donor_boxes))]
-    side = box[2:] - box[:2]
-    target_side = max(width, height) * rng.uniform(*strength.paste_side)
-    zoom = float(np.clip(target_side / side.max(), 0.3, 1.5))
-    half = side * zoom / 2
-    if (2 * half < 8).any():
-        return image, boxes
-    for _ in range(10):
-        center = rng.uniform(half, np.maximum(np.array([width, height]) - half, half + 1))
+@dataclass(frozen=True)
+class _Augmenter:
+    """Changes samples; arguments are those of `augment_sample`."""
+
+    read: ReadSample
+    partners: NDArray[np.int64]
+    strength: AugmentStrength
+    rng: np.random.Generator
+
+    def single(self, index: int) -> tuple[Image, Boxes]:
+        """Move one sample within its image."""
+        strength, rng = self.strength, self.rng
+        image, boxes = self.read(index)
+        height, width = image.shape[:2]
+        size = np.array([width, height], dtype=np.float64)
+        angle_deg = 0.0
+        if rng.random() < strength.turn:
+            angle_deg = rng.uniform(-strength.turn_deg, strength.turn_deg)
         affine = _random_affine(
             rng,
-            source_center_xy=(box[:2] + box[2:]) / 2,
-            target_center_xy=center,
-            zoom=zoom,
-            stretch=0.0,
-            may_turn=True,
+            source_center_xy=size / 2,
+            target_center_xy=size * self._shifted_center(),
+            zoom=math.exp(rng.uniform(*np.log(strength.scale))),
+            stretch=strength.stretch,
+            may_turn=width == height,
+            angle_deg=angle_deg,
         )
+        window = (0, 0, width, height)
+        moved = move_boxes(boxes, affine, window_px=window, strength=strength)
+        return _warp(image, affine, window_px=window), moved
+
+    def mosaic(self, index: int) -> tuple[Image, Boxes]:
+        """Put four samples around a random corner (Bochkovskiy et al. 2020, YOLOv4)."""
+        strength, rng = self.strength, self.rng
+        others = self.partners[rng.integers(len(self.partners), size=3)]
+        split = rng.uniform(0.35, 0.65, size=2)
+        parts = [self.read(int(chosen)) for chosen in rng.permutation([index, *others])]
+        canvas = np.empty_like(parts[0][0])
+        height, width = canvas.shape[:2]
+        size = np.array([width, height], dtype=np.float64)
+        middle_x, middle_y = round(split[0] * width), round(split[1] * height)
+        moved: list[Boxes] = []
+        for position, (image, boxes) in enumerate(parts):
+            x0, x1 = ((0, middle_x), (middle_x, width))[position % 2]
+            y0, y1 = ((0, middle_y), (middle_y, height))[position // 2]
+            affine = _random_affine(
+                rng,
+                source_center_xy=size * self._shifted_center(),
+                target_center_xy=np.array([x0 + x1, y0 + y1]) / 2,
+                zoom=rng.uniform(*strength.mosaic_scale),
+                stretch=strength.stretch,
+                may_turn=width == height,
+            )
+            window = (x0, y0, x1, y1)
+            canvas[y0:y1, x0:x1] = _warp(image, affine, window_px=window)
+            moved.append(move_boxes(boxes, affine, window_px=window, strength=strength))
+        return canvas, np.concatenate(moved)
+
+    def _shifted_center(self) -> NDArray[np.float64]:
+        return 0.5 + self.rng.uniform(-self.strength.shift, self.strength.shift, size=2)
+
+    def paste_polyp(self, image: Image, boxes: Boxes) -> tuple[Image, Boxes]:
+        """Blend one polyp of another sample into a free place."""
+        rng = self.rng
+        donor, donor_boxes = self.read(int(self.partners[rng.integers(len(self.partners))]))
+        height, width = image.shape[:2]
+        if not len(donor_boxes):
+            return image, boxes
+        box = donor_boxes[rng.integers(len(donor_boxes))]
+        side = box[2:] - box[:2]
+        target_side = max(width, height) * rng.uniform(*self.strength.paste_side)
+        zoom = float(np.clip(target_side / side.max(), 0.3, 1.5))
+        half = side * zoom / 2
+        if (2 * half < 8).any():
+            return image, boxes
         whole = (0, 0, width, height)
-        placed = move_boxes(box[None], affine, window_px=whole, strength=strength)
-        if len(placed) and _overlap_share(placed[0], boxes) < 0.05:
-            break
-    else:
+        for _ in range(10):
+            affine = _random_affine(
+                rng,
+                target_center_xy=rng.uniform(half, np.maximum(whole[2:] - half, half + 1)),
+                source_center_xy=(box[:2] + box[2:]) / 2,
+                zoom=zoom,
+                stretch=0.0,
+                may_turn=True,
+            )
+            placed = move_boxes(box[None], affine, window_px=whole, strength=self.strength)
+            if len(placed) and _overlap_share(placed[0], boxes) < 0.05:
+                return _blend(donor, image, affine, box_px=placed[0]), np.vstack([boxes, placed])
         return image, boxes
-    # Opaque inside the polyp's ellipse, fading over a margin of its surroundings.
-    middle, radius = (placed[0, :2] + placed[0, 2:]) / 2, (placed[0, 2:] - placed[0, :2]) / 2
+
+
+def _blend(
+    donor: Image, image: Image, affine: NDArray[np.float64], *, box_px: NDArray[np.float64]
+) -> Image:
+    """Blend a moved donor into an image: opaque in the box's ellipse, fading over a margin."""
+    middle, radius = (box_px[:2] + box_px[2:]) / 2, (box_px[2:] - box_px[:2]) / 2
     fade_px = max(1.0, 0.08 * radius.min())
     margin = 3 * fade_px + 0.05 * radius
-    x0, y0 = np.maximum(0, placed[0, :2] - margin).astype(int)
-    x1, y1 = np.minimum((width, height), placed[0, 2:] + margin + 1).astype(int)
+    height, width = image.shape[:2]
+    x0, y0 = np.maximum(0, box_px[:2] - margin).astype(int)
+    x1, y1 = np.minimum((width, height), box_px[2:] + margin + 1).astype(int)
     window = np.zeros((y1 - y0, x1 - x0), dtype=np.float32)
-    cv2.ellipse(
-        window,
-        np.rint(middle - (x0, y0)).astype(int).tolist(),
-        np.rint(radius * 1.05).astype(int).tolist(),
-        0,
-        0,
-        360,
-        1.0,
-        cv2.FILLED,
-    )
+    _fill_ellipse(window, middle - (x0, y0), radius * 1.05, level=1.0)
     mask = cv2.GaussianBlur(window, (0, 0), fade_px)[..., None]
     polyp = _warp(donor, affine, window_px=(x0, y0, x1, y1)).astype(np.float32)
     place = image[y0:y1, x0:x1]
@@ -251,19 +225,30 @@ def _paste_polyp(
         polyp += 0.5 * (place[solid].mean(axis=0) - polyp[solid].mean(axis=0))
     blended = image.copy()
     blended[y0:y1, x0:x1] = place + mask * (polyp.clip(0, 255) - place)
-    return blended, np.concatenate([boxes, placed])
+    return blended
 
 
-class ColorChange(NamedTuple):
-    """Factors on the channels, a factor on the contrast, and a mix of the channels."""
+def _fill_ellipse(
+    image: NDArray[Any],
+    center_xy: NDArray[np.float64],
+    radii: NDArray[np.float64],
+    *,
+    level: float,
+    angle_deg: float = 0.0,
+) -> None:
+    center, axes = (np.rint(pair).astype(int).tolist() for pair in (center_xy, radii))
+    cv2.ellipse(image, center, axes, angle_deg, 0, 360, level, cv2.FILLED)
 
-    gain: NDArray[np.float64]  # [3]
-    contrast: NDArray[np.float64]  # [1]
-    mix: NDArray[np.float64]  # [3,3] of the channels, the contrast included
 
+def draw_color_change(
+    strength: AugmentStrength, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Draw a change of brightness, white balance, contrast and saturation.
 
-def draw_color_change(strength: AugmentStrength, rng: np.random.Generator) -> ColorChange:
-    """Draw a change of brightness, white balance, contrast and saturation."""
+    Returns:
+        Factors on the channels [3], the factor on the contrast [1], and a mix of the channels
+        [3,3], the contrast included.
+    """
 
     def factor(spread: float, count: int = 1) -> NDArray[np.float64]:
         return 1 + rng.uniform(-spread, spread, size=count)
@@ -271,7 +256,7 @@ def draw_color_change(strength: AugmentStrength, rng: np.random.Generator) -> Co
     gain = factor(strength.gain) * factor(strength.channel_gain, 3)
     contrast, saturation = factor(strength.gain), factor(strength.gain)
     mix = contrast * (saturation * np.eye(3) + (1 - saturation) * np.asarray(GRAY))
-    return ColorChange(gain, contrast, mix)
+    return gain, contrast, mix
 
 
 def _recolor(image: Image, *, strength: AugmentStrength, rng: np.random.Generator) -> Image:
@@ -317,16 +302,7 @@ def _add_speculars(image: Image, rng: np.random.Generator) -> Image:
     for _ in range(int(rng.integers(2, 12))):
         center = cluster + rng.normal(scale=0.08, size=2) * (width, height)
         axes = np.maximum(1, rng.uniform(0.003, 0.02, size=2) * max(width, height))
-        cv2.ellipse(
-            mask,
-            np.rint(center).astype(int).tolist(),
-            np.rint(axes).astype(int).tolist(),
-            rng.uniform(0, 180),
-            0,
-            360,
-            255,
-            cv2.FILLED,
-        )
+        _fill_ellipse(mask, center, axes, level=255, angle_deg=rng.uniform(0, 180))
     glow = cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.6, 1.5))
     return cv2.max(image, cv2.merge([glow] * 3))  # type: ignore[return-value]
 
@@ -370,14 +346,13 @@ def augment_sample(
     Returns:
         An image [H,W,3] of the same size, and its boxes [N,4] in its pixels.
     """
+    augmenter = _Augmenter(read, partners, strength, rng)
     if rng.random() < strength.mosaic:
-        image, boxes = _mosaic(read, index, partners=partners, strength=strength, rng=rng)
+        image, boxes = augmenter.mosaic(index)
     else:
-        image, boxes = _single(read, index, strength=strength, rng=rng)
+        image, boxes = augmenter.single(index)
         if rng.random() < strength.paste:
-            image, boxes = _paste_polyp(
-                read, image, boxes, partners=partners, strength=strength, rng=rng
-            )
+            image, boxes = augmenter.paste_polyp(image, boxes)
     image = _recolor(image, strength=strength, rng=rng)
     for chance, change in (
         (strength.speculars, _add_speculars),

@@ -1,15 +1,15 @@
-"""The training batches of one epoch, augmented in threads while the step before them computes."""
+"""The batches of an epoch: augmented in threads, and uploaded one batch ahead."""
 
 import os
-import time
 from collections.abc import Generator
 from contextlib import closing
-from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from haustra.models.losses import DeviceBatch
 from haustra.training.augment import (
     Boxes,
     Image,
@@ -19,14 +19,9 @@ from haustra.training.augment import (
     resized,
 )
 from haustra.training.recipe import AugmentStrength, GrowthSettings, Recipe
-from haustra.training.upload import DeviceBatch
 from haustra.warehouse.batches import iterate_batches
 from haustra.warehouse.dataset import Batch, Split
 from haustra.warehouse.order import EpochOrder
-
-Item = TypeVar("Item")
-WaitedBatch = tuple[tuple[NDArray[np.int64], Batch | DeviceBatch], float]
-"""Sample numbers and samples of a batch, and the seconds that a step waited for it."""
 
 MAX_WORKERS = 8
 
@@ -94,7 +89,7 @@ def training_batches(
         seed: Seed of the training.
         epoch: The epoch, counted from 0.
         augmentation: Strength and size; None gives the samples as they are stored.
-        first_batch: Batches to leave out at the beginning.
+        first_batch: Number of batches that are done.
     """
     width, height = split.manifest.target_size_wh
 
@@ -102,19 +97,18 @@ def training_batches(
         image, boxes = split.view(index)
         return image, boxes.astype(np.float64) * (width, height, width, height)
 
-    def augmented(positions: range, chosen: EpochAugmentation) -> Batch:
-        samples = []
-        for position in positions:
-            index = int(order.samples[position])
-            samples.append(
-                augment_sample(
-                    resized(read, size_wh=chosen.size_wh),
-                    index,
-                    partners=order.windows[order.window_at(position)].members,
-                    strength=chosen.strength,
-                    rng=np.random.default_rng([seed, epoch, index]),
-                )
+    def augmented(positions: range) -> Batch:
+        assert augmentation is not None  # noqa: S101 only then it is called
+        samples = [
+            augment_sample(
+                resized(read, size_wh=augmentation.size_wh),
+                int(order.samples[position]),
+                partners=order.windows[order.window_at(position)].members,
+                strength=augmentation.strength,
+                rng=np.random.default_rng([seed, epoch, int(order.samples[position])]),
             )
+            for position in positions
+        ]
         return batch_samples(samples)
 
     return iterate_batches(
@@ -122,18 +116,61 @@ def training_batches(
         order=order,
         batch_size=batch_size,
         first_batch=first_batch,
-        make_batch=None if augmentation is None else partial(augmented, chosen=augmentation),
+        make_batch=None if augmentation is None else augmented,
         num_workers=min(MAX_WORKERS, max(1, (os.cpu_count() or 1) // 2)),
     )
 
 
-def with_waits(items: Generator[Item, None, None]) -> Generator[tuple[Item, float], None, None]:
-    """Yield each item with the seconds of waiting for it; close `items` in the end."""
-    with closing(items):
-        while True:
-            started = time.perf_counter()
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-            yield item, time.perf_counter() - started
+class Uploader:
+    """Copies uint8 batches to the device that trains.
+
+    On a CUDA device a copy from pinned memory runs beside the step before it, on its own stream.
+    Other devices need neither.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: Any = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def upload(self, batch: Batch) -> DeviceBatch:
+        """Begin to copy a batch; call `wait_for` before it is used."""
+        # Rows that no image of the batch uses would only cost time.
+        rows = np.flatnonzero(batch.mask.any(axis=0))
+        used = int(rows[-1]) + 1 if len(rows) else 1
+        arrays = (batch.images, batch.boxes_xyxy[:, :used], batch.mask[:, :used].astype(bool))
+        tensors = map(torch.from_numpy, arrays)
+        if self._stream is None:
+            return DeviceBatch(*(tensor.to(self._device) for tensor in tensors))
+        with torch.cuda.stream(self._stream):
+            # PyTorch's allocator keeps pinned memory until the copy is done, and then reuses it.
+            pinned = (tensor.pin_memory() for tensor in tensors)
+            return DeviceBatch(*(t.to(self._device, non_blocking=True) for t in pinned))
+
+    def wait_for(self, batch: DeviceBatch) -> DeviceBatch:
+        """Make the device's own stream wait for a batch; the CPU does not wait."""
+        if self._stream is not None:
+            own = torch.cuda.current_stream(self._device)
+            own.wait_stream(self._stream)
+            for tensor in batch:
+                tensor.record_stream(own)
+        return batch
+
+
+def uploaded_batches(
+    batches: Generator[tuple[NDArray[np.int64], Batch], None, None], *, uploader: Uploader
+) -> Generator[tuple[NDArray[np.int64], DeviceBatch], None, None]:
+    """Yield each batch on the device, while the next one is being copied; close `batches`."""
+    ready: tuple[NDArray[np.int64], DeviceBatch] | None = None
+    with closing(batches):
+        for indices, batch in batches:
+            if ready is not None:
+                # Before the next copy begins: the step waits for its own batch alone.
+                ready = (ready[0], uploader.wait_for(ready[1]))
+            begun = (indices, uploader.upload(batch))
+            if ready is not None:
+                yield ready
+            ready = begun
+        if ready is not None:
+            yield ready[0], uploader.wait_for(ready[1])

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from haustra.core.effects import motion_blur_kernel
+from haustra.models.losses import DeviceBatch
 from haustra.training.augment import draw_color_change
 from haustra.training.recipe import AugmentStrength
-from haustra.training.upload import DeviceBatch
 
 BLUR_SIDE = 13
 """Side of the blur kernels: three times the largest sigma to both sides."""
@@ -50,13 +50,14 @@ def _color(
         offsets.append(gain * (1 - contrast))
         powers.append(math.exp(rng.uniform(-strength.gamma, strength.gamma)))
 
-    def on_device(values: list[NDArray[np.float64]] | list[float]) -> Tensor:
-        return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(pixels.device)
-
+    mix, offset, power = (
+        torch.from_numpy(np.asarray(values, dtype=np.float32)).to(pixels.device)
+        for values in (mixes, offsets, powers)
+    )
     mean = pixels.mean(dim=(1, 2, 3))
-    mixed = torch.einsum("bij,bjhw->bihw", on_device(mixes), pixels)
-    mixed = mixed + (on_device(offsets) * mean[:, None])[:, :, None, None]
-    power = on_device(powers)[:, None, None, None]
+    mixed = torch.einsum("bij,bjhw->bihw", mix, pixels)
+    mixed = mixed + (offset * mean[:, None])[:, :, None, None]
+    power = power[:, None, None, None]
     return (mixed.clamp(0, 255) / 255) ** power * 255
 
 
@@ -144,13 +145,10 @@ def disturb_pixels(
     """Change colors, and by chance add specular reflections, blur and noise.
 
     Args:
-        images: uint8 [B,H,W,3] on any device.
+        images: uint8 [B,H,W,3] on any device, as the result.
         strength: Strength of the augmentation.
         rngs: Generators of the samples.
         generator: Generator of the noise's grain, on the device.
-
-    Returns:
-        Changed images uint8 [B,H,W,3] on the same device.
     """
     pixels = _color(images.permute(0, 3, 1, 2).float(), strength=strength, rngs=rngs)
     for chance, change in (
@@ -173,14 +171,7 @@ def disturbed_batches(
     seed: int,
     epoch: int,
 ) -> Generator[tuple[NDArray[np.int64], DeviceBatch], None, None]:
-    """Yield each batch with its pixels changed, on its device.
-
-    Args:
-        batches: Sample numbers with their samples; closed in the end.
-        strength: Strength of the whole augmentation.
-        seed: Seed of the training.
-        epoch: The epoch, counted from 0.
-    """
+    """Yield each batch with its pixels changed, on its device; close `batches` in the end."""
     with closing(batches):
         for indices, batch in batches:
             rngs = [np.random.default_rng([seed, epoch, int(index), STREAM]) for index in indices]

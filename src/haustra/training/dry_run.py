@@ -1,7 +1,9 @@
 """`haustra train --dry-run`: time, memory and disk of a training, measured in a few steps of it."""
 
 import os
+import resource
 import shutil
+import sys
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -16,12 +18,7 @@ from haustra.core.errors import HaustraError, option
 from haustra.models.backbone import count_parameters
 from haustra.training.batches import mean_share_of_pixels
 from haustra.training.config import TrainConfig
-from haustra.training.memory import (
-    available_memory_bytes,
-    is_out_of_memory,
-    out_of_memory_error,
-    peak_memory_bytes,
-)
+from haustra.training.memory import is_out_of_memory, out_of_memory_error
 from haustra.training.prepare import prepare_training
 from haustra.training.state import NUM_KEPT
 from haustra.training.training import Training
@@ -95,25 +92,37 @@ def dry_run(config: TrainConfig) -> DryRun:
         seconds_per_step=seconds_per_step,
         training_s=training_s,
         validation_s=one_validation_s * -(-num_epochs // config.val_every),
-        peak_memory_bytes=peak_memory_bytes(),
-        available_memory_bytes=available_memory_bytes(),
+        peak_memory_bytes=_peak_memory_bytes(),
+        available_memory_bytes=_available_memory_bytes(),
         # While the newest state is written, the two before it still exist.
         disk_bytes=checkpoint_bytes + (NUM_KEPT + 1) * state_bytes,
         free_disk_bytes=shutil.disk_usage(_first_existing(config.run_folder)).free,
     )
 
 
+def _peak_memory_bytes() -> int:
+    """Return the largest memory that this process had in use at one time."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _available_memory_bytes() -> int | None:
+    """Return the memory that programs can still take; None where the system does not report it."""
+    path = Path("/proc/meminfo")
+    if not path.exists():
+        return None
+    fields = dict(line.split(":") for line in path.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
 def _first_existing(path: Path) -> Path:
     path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def _check_writable(paths: list[Path]) -> None:
     for path in paths:
-        folder = _first_existing(path)
-        if not os.access(folder, os.W_OK):
+        if not os.access(folder := _first_existing(path), os.W_OK):
             raise HaustraError(
                 f"{folder} cannot be written, where {path} should go; choose another place with "
                 f"{option('checkpoint_out')}"

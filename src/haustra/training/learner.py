@@ -8,9 +8,8 @@ import torch
 from haustra.backends.choose import Backend
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import DenseOutput, SlotDetector
-from haustra.models.losses import DetectionLoss
+from haustra.models.losses import DetectionLoss, DeviceBatch
 from haustra.training.config import TrainConfig
-from haustra.training.upload import DeviceBatch
 
 Terms = dict[str, torch.Tensor]
 """Loss terms by name; calling `backward` on "loss" gives the gradients of the model's weights."""
@@ -66,9 +65,8 @@ def build_learner(
 ) -> Learner:
     """Return the learner of a backend for a model on its device."""
     recipe = config.recipe
-    loss = DetectionLoss(
-        matching=recipe.matching, settings=recipe.loss, iou_weight=config.iou_weight
-    )
+    weight = config.iou_weight
+    loss = DetectionLoss(matching=recipe.matching, settings=recipe.loss, iou_weight=weight)
     if backend.name == "wgpu":
         from haustra.webgpu.learner import WgpuLearner
 

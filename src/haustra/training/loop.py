@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from pydantic import TypeAdapter
 
 from haustra.core.allocator import keep_freed_memory
 from haustra.core.digests import digest_group
@@ -16,7 +16,7 @@ from haustra.core.progress import Progress, SilentProgress
 from haustra.evaluation.evaluation import evaluate_frames
 from haustra.evaluation.frames import SplitFrames
 from haustra.evaluation.gallery import write_gallery
-from haustra.evaluation.metrics import AveragePrecision, BoxMetrics, ThresholdMetrics
+from haustra.evaluation.metrics import AveragePrecision, BoxMetrics
 from haustra.inference.detector import Detector
 from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import (
@@ -29,23 +29,16 @@ from haustra.training.config import TrainConfig
 from haustra.training.interrupts import Interrupts
 from haustra.training.memory import is_out_of_memory, out_of_memory_error, try_largest_step
 from haustra.training.prepare import Prepared, prepare_training
-from haustra.training.reporting import Reporter
-from haustra.training.run_folder import (
-    CURVES_NAME,
-    GALLERY_NAME,
-    STATES_NAME,
-    draw_training_curves,
-    write_run_files,
-)
+from haustra.training.run_folder import Reporter, draw_training_curves, write_run_files
 from haustra.training.state import (
     TrainingState,
     differing_settings,
     find_state,
-    remove_half_written,
     remove_states,
     write_state,
 )
 from haustra.training.training import Training
+from haustra.warehouse.dataset import Split
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -63,10 +56,7 @@ class TrainResult:
     """Seconds of training. Validating and saving come on top."""
 
     def __repr__(self) -> str:
-        scores = ""
-        if self.validation is not None:
-            ap = self.validation.average_precision
-            scores = _score_text(", val AP50", ap.ap50) + _score_text(", AP50-95", ap.ap50_95)
+        scores = _score_text(self.validation.average_precision) if self.validation else ""
         return (
             f"TrainResult({self.header.kind_name}, checkpoint {str(self.checkpoint)!r}, "
             f"{len(self.header.history)} epochs, {self.seconds:.0f} s{scores})"
@@ -99,13 +89,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
     if state is not None:
         training.restore(state)
     _print_beginning(training, prepared=prepared, progress=progress)
-    write_run_files(
-        prepared.config,
-        manifest=prepared.split.manifest,
-        initial_weights=training.initial_weights,
-        num_threads=torch.get_num_threads(),
-        backend=prepared.backend,
-    )
+    write_run_files(prepared, initial_weights=training.initial_weights)
     try:
         if training.images_grow:
             try_largest_step(training)
@@ -113,14 +97,8 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
             Interrupts() as interrupts,
             Reporter(prepared.config, history=training.position.history) as reporter,
         ):
-            loop = _Loop(
-                training,
-                prepared=prepared,
-                interrupts=interrupts,
-                reporter=reporter,
-                progress=progress,
-            )
-            return loop.run()
+            validation_split = prepared.validation_split
+            return _Loop(training, validation_split, interrupts, reporter, progress).run()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -135,9 +113,9 @@ def _state_to_continue(prepared: Prepared, *, progress: Progress) -> TrainingSta
         HaustraError: It had other settings, or `resume` finds none.
     """
     config = prepared.config
-    states = config.run_folder / STATES_NAME
+    states = config.run_folder / "states"
     remove_abandoned(config.checkpoint_path)
-    remove_half_written(states)
+    remove_abandoned(states / "state_*.safetensors")
     if config.overwrite:
         remove_states(states)
     found = find_state(states, progress=progress)
@@ -149,12 +127,8 @@ def _state_to_continue(prepared: Prepared, *, progress: Progress) -> TrainingSta
             )
         return None
     path, state = found
-    differences = differing_settings(
-        state.settings,
-        config.to_json(),
-        versions=(state.warehouse_version, prepared.split.manifest.version),
-    )
-    if differences:
+    versions = (state.warehouse_version, prepared.split.manifest.version)
+    if differences := differing_settings(state.settings, config.to_json(), versions=versions):
         raise HaustraError(
             f"{config.run_folder} holds an interrupted training with other settings: "
             f"{', '.join(differences)}; give its settings to continue it, or "
@@ -173,35 +147,31 @@ def _print_beginning(training: Training, *, prepared: Prepared, progress: Progre
         f"validation images, {width}x{height}, {config.precision}"
     )
     backend = prepared.backend
-    if backend.name != "cpu" or backend.why:
-        compiling = (
-            "; experimental; the first steps compile kernels" if backend.name == "wgpu" else ""
-        )
-        progress.line(f"{backend}{compiling}")
+    if backend.name == "wgpu":
+        progress.line(f"{backend}; experimental; the first steps compile kernels")
+    elif backend.name != "cpu" or backend.why:
+        progress.line(str(backend))
     if not len(prepared.validation_split):
         progress.line("the warehouse has no validation sample: average precision is not computed")
     if training.step:
         progress.line(f"{training.steps_text} steps are done")
 
 
+@dataclass
 class _Loop:
     """Runs a training to its end."""
 
-    def __init__(
-        self,
-        training: Training,
-        *,
-        prepared: Prepared,
-        interrupts: Interrupts,
-        reporter: Reporter,
-        progress: Progress,
-    ) -> None:
-        self.training, self.config = training, training.config
-        self.validation_split = prepared.validation_split
-        self.interrupts, self.reporter, self.progress = interrupts, reporter, progress
-        self.states = self.config.run_folder / STATES_NAME
+    training: Training
+    validation_split: Split
+    interrupts: Interrupts
+    reporter: Reporter
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.config = self.training.config
+        self.states = self.config.run_folder / "states"
         self.last_saved = time.monotonic()
-        self.saved_step = training.step
+        self.saved_step = self.training.step
 
     def run(self) -> TrainResult:
         """Train to the end; when interrupted, save the state and report that."""
@@ -223,12 +193,9 @@ class _Loop:
             raise
         finally:
             self.progress.stop()
+        best = training.position.best_score
         reporter.status(
-            "done",
-            step=training.step,
-            share_done=1.0,
-            seconds_left=0.0,
-            best_ap50_95=training.position.best_score,
+            "done", step=training.step, share_done=1.0, seconds_left=0.0, best_ap50_95=best
         )
         return result
 
@@ -275,11 +242,11 @@ class _Loop:
             is_better = True
             if len(self.validation_split):
                 self.reporter.status("validating")
-                entry["val"] = self._validate().to_json()
-                scores = entry["val"]["average_precision"]
-                text += _score_text(", val AP50", scores["ap50"])
-                text += _score_text(", AP50-95", scores["ap50_95"])
-                is_better = training.is_better(scores["ap50_95"])
+                metrics = self._validate()
+                entry["val"] = metrics.to_json()
+                scores = metrics.average_precision
+                text += _score_text(scores)
+                is_better = training.is_better(scores.ap50_95)
             if is_better or not config.patience:
                 self._write_checkpoint([*training.position.history, entry])
         training.end_epoch(entry)
@@ -296,16 +263,15 @@ class _Loop:
             input_size_wh=manifest.target_size_wh,
             resize_mode=manifest.resize_mode,
         )
-        evaluation = evaluate_frames(SplitFrames(self.validation_split), detector)
-        write_gallery(
-            self.config.run_folder / GALLERY_NAME,
-            evaluation=evaluation,
-            source=SplitFrames(self.validation_split),
-        )
+        frames = SplitFrames(self.validation_split)
+        evaluation = evaluate_frames(frames, detector)
+        path = self.config.run_folder / "gallery.png"
+        write_gallery(path, evaluation=evaluation, source=frames)
         return evaluation.metrics
 
     def _write_checkpoint(self, history: list[dict[str, Any]]) -> None:
-        manifest, config = self.training.split.manifest, self.config
+        split, config = self.training.split, self.config
+        manifest = split.manifest
         header = CheckpointHeader(
             model=self.training.model.config,
             input_size_wh=manifest.target_size_wh,
@@ -316,13 +282,10 @@ class _Loop:
             training=config.to_json(),
             history=history,
             sources=[source.model_dump() for source in manifest.sources],
-            training_groups=tuple(
-                sorted({digest_group(name) for name in self.training.split.group_ids()})
-            ),
+            training_groups=tuple(sorted({digest_group(name) for name in split.group_ids()})),
         )
-        write_checkpoint(
-            config.checkpoint_path, header=header, state=self.training.average.model.state_dict()
-        )
+        state = self.training.average.model.state_dict()
+        write_checkpoint(config.checkpoint_path, header=header, state=state)
 
     def _save_state(self) -> None:
         """Save everything that a continued training needs."""
@@ -359,7 +322,7 @@ class _Loop:
             # The best weights are those of an earlier epoch; the history goes to the end.
             header = replace(header, history=position.history)
             write_checkpoint(config.checkpoint_path, header=header, state=state)
-        draw_training_curves(config.run_folder / CURVES_NAME, history=position.history)
+        draw_training_curves(config.run_folder / "curves.png", history=position.history)
         remove_states(self.states)
         return TrainResult(
             checkpoint=config.checkpoint_path,
@@ -367,19 +330,11 @@ class _Loop:
             metrics_path=config.metrics_path,
             header=header,
             weights_sha256=weights_digest(state),
-            validation=_metrics_from_json(saved[-1]["val"]) if saved else None,
+            validation=TypeAdapter(BoxMetrics).validate_python(saved[-1]["val"]) if saved else None,
             seconds=position.trained_s,
         )
 
 
-def _metrics_from_json(value: dict[str, Any]) -> BoxMetrics:
-    return BoxMetrics(
-        num_images=value["num_images"],
-        num_truths=value["num_truths"],
-        average_precision=AveragePrecision(**value["average_precision"]),
-        at_threshold=ThresholdMetrics(**value["at_threshold"]),
-    )
-
-
-def _score_text(name: str, value: float | None) -> str:
-    return "" if value is None else f"{name} {value:.3f}"
+def _score_text(scores: AveragePrecision) -> str:
+    shown = {"val AP50": scores.ap50, "AP50-95": scores.ap50_95}
+    return "".join(f", {name} {value:.3f}" for name, value in shown.items() if value is not None)

@@ -1,9 +1,7 @@
-"""Memory of a training: its peak, what is available, and which batch size would fit."""
+"""A training that has not enough memory, and the batch size that would fit."""
 
 import gc
-import resource
-import sys
-from pathlib import Path
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +14,7 @@ from haustra.warehouse.dataset import Batch
 if TYPE_CHECKING:
     from haustra.training.training import Training
 
-PHRASES = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "could not create a memory",
-)
+PHRASES = "can't allocate memory|not enough memory|out of memory|could not create a memory"
 """Messages of PyTorch's allocators, and of oneDNN under them, when there is no memory left."""
 
 
@@ -32,35 +25,18 @@ def is_out_of_memory(error: Exception) -> bool:
         isinstance(error, MemoryError)
         # oneDNN, without room for its code. Longer texts that begin like this have other causes.
         or text == "could not create a primitive"
-        or any(phrase in text for phrase in PHRASES)
+        or re.search(PHRASES, text) is not None
     )
-
-
-def peak_memory_bytes() -> int:
-    """Return the largest memory that this process had in use at one time."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def available_memory_bytes() -> int | None:
-    """Return the memory that programs can still take; None where the system does not report it."""
-    path = Path("/proc/meminfo")
-    if not path.exists():
-        return None
-    fields = dict(line.split(":") for line in path.read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024
 
 
 def _try_step(training: "Training", *, batch_size: int) -> None:
     """Compute loss and gradient of full-size images, the costliest part of a step."""
     manifest = training.split.manifest
     width, height = manifest.target_size_wh
-    box = (0.3, 0.3, 0.7, 0.7)
-    batch = Batch(
-        images=np.zeros((batch_size, height, width, 3), dtype=np.uint8),
-        boxes_xyxy=np.full((batch_size, manifest.max_boxes, 4), box, dtype=np.float32),
-        mask=np.ones((batch_size, manifest.max_boxes), dtype=np.uint8),
-    )
+    images = np.zeros((batch_size, height, width, 3), dtype=np.uint8)
+    mask = np.ones((batch_size, manifest.max_boxes), dtype=np.uint8)
+    boxes_xyxy = np.full((*mask.shape, 4), (0.3, 0.3, 0.7, 0.7), dtype=np.float32)
+    batch = Batch(images, boxes_xyxy, mask)
     try:
         training.loss_terms(batch)["loss"].backward()  # type: ignore[no-untyped-call]
     finally:

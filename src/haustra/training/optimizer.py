@@ -1,4 +1,4 @@
-"""The optimizer: Muon for kernels that begin at random, AdamW for all other weights.
+"""How weights move: Muon for kernels that begin at random, AdamW for all others; their average.
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) makes the steps of a weight
 matrix orthogonal, so that directions with small gradients learn as fast as those with large ones.
@@ -6,6 +6,8 @@ In short trainings it learns several times faster than AdamW alone; long ones en
 with ImageNet weights learns by AdamW: it has less to learn, and directions that are worth keeping.
 """
 
+import copy
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +17,8 @@ from torch import Tensor, nn
 
 from haustra.models.detector import SlotDetector
 from haustra.models.efficientnet import EfficientNetLite0
-from haustra.training.recipe import OptimizerSettings
+from haustra.training.config import TrainConfig
+from haustra.training.recipe import AveragingSettings, OptimizerSettings
 
 
 def orthogonalize(matrix: Tensor, *, settings: OptimizerSettings) -> Tensor:
@@ -81,6 +84,11 @@ class Muon(torch.optim.Optimizer):
                 kernel.add_(change.permute(0, 3, 1, 2), alpha=-group["lr"] * size)
 
 
+def select_prefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, by the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
 class DetectorOptimizer:
     """One optimizer for all trained weights of a detector.
 
@@ -108,14 +116,15 @@ class DetectorOptimizer:
             else:
                 others[weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         rate = settings.muon_rate
+        adamw_groups = [
+            {"params": group, "share": 1.0, "weight_decay": decay}
+            for decay, group in others.items()
+        ]
         muon_group = {"params": kernels, "share": rate, "weight_decay": weight_decay / rate}
         self._optimizers = (
             Muon([muon_group] if kernels else [], settings=settings),
             torch.optim.AdamW(
-                [
-                    {"params": group, "share": 1.0, "weight_decay": decay}
-                    for decay, group in others.items()
-                ],
+                adamw_groups,
                 betas=settings.adamw_betas,
                 eps=settings.adamw_epsilon,
                 fused=True,
@@ -162,15 +171,45 @@ class DetectorOptimizer:
     def remember(self, memory: dict[str, Tensor]) -> None:
         """Continue with the memory of another optimizer of the same model."""
         for prefix, optimizer, weight in self._weights():
-            values = {
-                name.removeprefix(prefix): value
-                for name, value in memory.items()
-                if name.startswith(prefix)
-            }
             # Channels last, as beside the weight it came from: the same sums in the same order.
             optimizer.state[weight] = {
                 name: torch.empty_like(weight).copy_(value)
                 if value.shape == weight.shape
                 else value.to(weight.device)
-                for name, value in values.items()
+                for name, value in select_prefixed(memory, prefix).items()
             }
+
+
+class AveragedModel:
+    """Keeps a copy of a model whose floating-point state is the original's moving average."""
+
+    def __init__(self, model: SlotDetector, *, settings: AveragingSettings) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._settings = settings
+        self.steps = 0
+        """Number of steps that the average has followed."""
+
+    @torch.no_grad()
+    def update(self, model: SlotDetector) -> None:
+        """Move the average towards the model, faster in early steps."""
+        self.steps += 1
+        ramp = (1 + self.steps) / (self._settings.warm_up_steps + self.steps)
+        decay = min(self._settings.max_decay, ramp)
+        averages, values = self.model.state_dict(), model.state_dict()
+        floating = [name for name, value in values.items() if value.is_floating_point()]
+        starts, ends = [averages[name] for name in floating], [values[name] for name in floating]
+        torch._foreach_lerp_(starts, ends, 1 - decay)
+        for name in values.keys() - floating:
+            averages[name].copy_(values[name])
+
+
+def learning_rate(done: float, *, config: TrainConfig) -> float:
+    """Return the rate at share `done` (0..1): a linear rise, then a fall to `lr_end`."""
+    start, end = config.lr_start, config.lr_end
+    warm_up_share = config.recipe.optimizer.warm_up_share
+    if done < warm_up_share:
+        return start * max(0.01, done / warm_up_share)
+    fallen = min(1.0, (done - warm_up_share) / (1 - warm_up_share))
+    if config.scheduler == "cosine":
+        fallen = (1 - math.cos(math.pi * fallen)) / 2
+    return start + (end - start) * fallen

@@ -1,51 +1,46 @@
 """The run folder beside a checkpoint: settings, data, environment and metrics of its training.
 
 `config.json` (resolved settings; `haustra train --config` takes it), `environment.json`,
-`metrics.jsonl`, `gallery.png`, `curves.png`, and `states/` while the training is not done.
+`metrics.jsonl`, `gallery.png`, `curves.png`, and `states/` while the training is not done. The
+status file and TensorBoard events go where the settings say.
 """
 
+import json
+import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TextIO
 
-from haustra.backends.choose import Backend
+import torch
+
 from haustra.core.environment import describe_environment
-from haustra.core.errors import MissingExtraError
+from haustra.core.errors import needs_extra, option
 from haustra.core.files import write_json_atomic
 from haustra.training.config import ONE_TIME_SETTINGS, TrainConfig
-from haustra.warehouse.format import WarehouseManifest
+from haustra.training.prepare import Prepared
 
-CONFIG_NAME = "config.json"
-ENVIRONMENT_NAME = "environment.json"
-CURVES_NAME = "curves.png"
-GALLERY_NAME = "gallery.png"
-STATES_NAME = "states"
-BAD_BATCH_NAME = "nonfinite_batch.json"
+SECONDS_BETWEEN_STATUS = 2.0
+
+StateName = Literal["training", "validating", "done", "interrupted", "failed"]
 
 
-def write_run_files(
-    config: TrainConfig,
-    *,
-    manifest: WarehouseManifest,
-    initial_weights: dict[str, Any],
-    num_threads: int,
-    backend: Backend,
-) -> None:
+def write_run_files(prepared: Prepared, *, initial_weights: dict[str, Any]) -> None:
     """Write `config.json` and `environment.json`.
 
     Args:
-        config: The resolved settings.
-        manifest: The warehouse's manifest.
+        prepared: The training.
         initial_weights: Source and license of the first weights.
-        num_threads: Threads of PyTorch; the sums, and therefore the weights, depend on it.
-        backend: The backend that computes.
     """
+    config, backend, manifest = prepared.config, prepared.backend, prepared.split.manifest
     settings = {k: v for k, v in config.to_json().items() if k not in ONE_TIME_SETTINGS}
-    write_json_atomic(config.run_folder / CONFIG_NAME, value=settings)
+    write_json_atomic(config.run_folder / "config.json", value=settings)
     write_json_atomic(
-        config.run_folder / ENVIRONMENT_NAME,
+        config.run_folder / "environment.json",
         value={
             **describe_environment(),
-            "num_threads": num_threads,
+            # The sums, and therefore the weights, depend on it.
+            "num_threads": torch.get_num_threads(),
             "backend": backend.name,
             "hardware": backend.hardware,
             "warehouse": {
@@ -69,10 +64,8 @@ def draw_training_curves(path: Path, *, history: list[dict[str, Any]]) -> None:
     Raises:
         MissingExtraError: The package matplotlib is not installed.
     """
-    try:
+    with needs_extra("train", needed_for="the curves"):
         import matplotlib as mpl
-    except ImportError:
-        raise MissingExtraError("matplotlib", extra="train", needed_for="the curves") from None
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -100,3 +93,82 @@ def draw_training_curves(path: Path, *, history: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _numbers(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers of nested JSON objects with their path, such as `val/num_images`."""
+    for name, item in value.items():
+        if isinstance(item, dict):
+            yield from _numbers(item, f"{prefix}{name}/")
+        elif isinstance(item, int | float):
+            yield prefix + name, float(item)
+
+
+class Reporter:
+    """Writes the entries of epochs and the status in between, to the files that the settings name.
+
+    Args:
+        config: The settings.
+        history: Entries of earlier epochs, where a training is continued.
+
+    Raises:
+        MissingExtraError: `tensorboard` is set, and the package is not installed.
+    """
+
+    def __init__(self, config: TrainConfig, *, history: list[dict[str, Any]]) -> None:
+        self._config = config
+        self._last_status, self._started = 0.0, time.time()
+        self._status: dict[str, Any] = {}
+        self._writer: Any = None
+        if config.tensorboard is not None:
+            with needs_extra("tensorboard", needed_for=option("tensorboard")):
+                from torch.utils.tensorboard import SummaryWriter
+            # Without `purge_step`, events after the last saved step would appear twice.
+            first_step = history[-1]["step"] + 1 if history else 0
+            self._writer = SummaryWriter(str(config.tensorboard), purge_step=first_step)
+        config.metrics_path.parent.mkdir(parents=True, exist_ok=True)
+        self._metrics: TextIO = config.metrics_path.open("w")
+        for entry in history:
+            self._write_line(entry)
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._metrics.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write_line(self, entry: dict[str, Any]) -> None:
+        self._metrics.write(json.dumps(entry) + "\n")
+        self._metrics.flush()
+
+    def epoch(self, entry: dict[str, Any]) -> None:
+        """Write the entry of a finished epoch."""
+        self._write_line(entry)
+        if self._writer is not None:
+            for name, number in _numbers(entry):
+                self._writer.add_scalar(name, number, entry["step"])
+            self._writer.flush()
+
+    def status(self, state: StateName, **values: Any) -> None:
+        """Write the status file, at most every two seconds while the state stays the same.
+
+        Values that are left out keep their last value.
+        """
+        if self._config.status_file is None:
+            return
+        is_new = self._status.get("state") != state
+        self._status |= {"state": state, **values}
+        now = time.monotonic()
+        if not is_new and now - self._last_status < SECONDS_BETWEEN_STATUS:
+            return
+        self._last_status = now
+        value = {
+            **self._status,
+            "checkpoint": str(self._config.checkpoint_path),
+            "process_id": os.getpid(),
+            "started_at_unix": round(self._started, 3),
+            "updated_at_unix": round(time.time(), 3),
+        }
+        write_json_atomic(self._config.status_file, value=value)

@@ -18,7 +18,7 @@ from haustra import __version__
 from haustra.core.backend_names import without_alias
 from haustra.core.checked import change_settings
 from haustra.core.errors import HaustraError, option
-from haustra.core.files import remove_abandoned, write_bytes_atomic
+from haustra.core.files import write_bytes_atomic
 from haustra.core.progress import Progress
 from haustra.models.checkpoint import contiguous_tensors, weights_digest
 from haustra.training.config import FREE_SETTINGS
@@ -111,18 +111,14 @@ def _differences(name: str, before: Any, now: Any) -> list[str]:
     return [f"{shown} (now {now})"]
 
 
-def _path_of(folder: Path, *, step: int) -> Path:
-    return folder / f"state_{step:08d}.safetensors"
-
-
 def list_states(folder: Path) -> list[Path]:
     """Return the paths of the states in a folder, the newest first."""
     return sorted(folder.glob("state_*.safetensors"), reverse=True)
 
 
-def write_state(folder: Path, *, step: int, state: TrainingState) -> Path:
+def write_state(folder: Path, *, step: int, state: TrainingState) -> None:
     """Write a state, whole or not at all, and remove all but the last two."""
-    path = _path_of(folder, step=step)
+    path = folder / f"state_{step:08d}.safetensors"
     header = {
         "format": FORMAT_NAME,
         "format_version": FORMAT_VERSION,
@@ -137,12 +133,6 @@ def write_state(folder: Path, *, step: int, state: TrainingState) -> Path:
     write_bytes_atomic(path, data=save(tensors, metadata={HEADER_KEY: json.dumps(header)}))
     for old in list_states(folder)[NUM_KEPT:]:
         old.unlink()
-    return path
-
-
-def remove_half_written(folder: Path) -> None:
-    """Remove parts of states that killed processes left."""
-    remove_abandoned(folder / "state_*.safetensors")
 
 
 def remove_states(folder: Path) -> None:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,27 +14,32 @@ from haustra.core.detections import PredictSlots
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_json_atomic
 from haustra.models.checkpoint import check_kind, read_checkpoint, weights_digest
-from haustra.models.detector import SlotDetector, build_model, default_config
+from haustra.models.detector import BackboneKind, SlotDetector, build_model, default_config
 from haustra.models.efficientnet import PACKAGE, WEIGHTS_LICENSE, EfficientNetLite0
+from haustra.models.losses import DeviceBatch
 from haustra.models.predict import predict_slots
-from haustra.training.averaging import AveragedModel
 from haustra.training.batches import (
     EpochAugmentation,
-    WaitedBatch,
+    Uploader,
     epoch_augmentation,
     training_batches,
-    with_waits,
+    uploaded_batches,
 )
 from haustra.training.config import TrainConfig
 from haustra.training.device_augment import disturbed_batches, without_pixels
 from haustra.training.learner import Terms, build_learner
-from haustra.training.optimizer import DetectorOptimizer
-from haustra.training.run_folder import BAD_BATCH_NAME
-from haustra.training.schedule import learning_rate
+from haustra.training.optimizer import (
+    AveragedModel,
+    DetectorOptimizer,
+    learning_rate,
+    select_prefixed,
+)
 from haustra.training.state import Position, TrainingState
-from haustra.training.upload import DeviceBatch, Uploader, uploaded_batches
 from haustra.warehouse.dataset import Batch, Split
 from haustra.warehouse.order import epoch_order
+
+NumberedBatch = tuple[NDArray[np.int64], Batch | DeviceBatch]
+"""Sample numbers and samples of a batch."""
 
 STEPS_WORTH_COMPILING, SECONDS_WORTH_COMPILING = 2000, 600.0
 """Limits of `compile="auto"`: compiling takes a minute or two, too long for a short training."""
@@ -48,13 +52,9 @@ def begin_model(config: TrainConfig, *, max_boxes: int) -> tuple[SlotDetector, d
         The model, and source and license of its weights, as JSON values.
     """
     if config.init_from is None:
-        model = build_model(
-            default_config(
-                config.model,
-                max_boxes=max_boxes,
-                backbone="efficientnet-lite0" if config.pretrained else "plain",
-            )
-        )
+        backbone: BackboneKind = "efficientnet-lite0" if config.pretrained else "plain"
+        shape = default_config(config.model, max_boxes=max_boxes, backbone=backbone)
+        model = build_model(shape)
         if isinstance(model.backbone, EfficientNetLite0):
             model.backbone.load_imagenet_weights()
             return model, {"source": f"ImageNet, {PACKAGE}", "licence": WEIGHTS_LICENSE}
@@ -91,10 +91,9 @@ class Training:
         torch.manual_seed(config.seed)
         model, self.initial_weights = begin_model(config, max_boxes=split.manifest.max_boxes)
         self.model = model.train().to(self.device)
-        recipe = config.recipe
-        self.average = AveragedModel(self.model, settings=recipe.averaging)
+        self.average = AveragedModel(self.model, settings=config.recipe.averaging)
         self.optimizer = DetectorOptimizer(
-            self.model, weight_decay=config.weight_decay, settings=recipe.optimizer
+            self.model, weight_decay=config.weight_decay, settings=config.recipe.optimizer
         )
         self.uploader = Uploader(self.device)
         self.position = Position()
@@ -111,10 +110,9 @@ class Training:
             return self.config.compile == "on"
         if self.backend.name != "cuda":
             return False
-        budget_s = self.config.time_budget_s
-        if budget_s is not None:
-            return budget_s >= SECONDS_WORTH_COMPILING
-        return (self.num_steps or 0) >= STEPS_WORTH_COMPILING
+        if self.num_steps is None:
+            return (self.config.time_budget_s or 0) >= SECONDS_WORTH_COMPILING
+        return self.num_steps >= STEPS_WORTH_COMPILING
 
     @property
     def step(self) -> int:
@@ -166,7 +164,7 @@ class Training:
             halfway=halfway,
         )
 
-    def batches(self) -> Generator[WaitedBatch, None, None]:
+    def batches(self) -> Generator[NumberedBatch, None, None]:
         """Open the batches that are left of the epoch, on the device that trains.
 
         A GPU also does the part of the augmentation that touches every pixel.
@@ -178,30 +176,25 @@ class Training:
         on_gpu = self.device.type != "cpu"
         if augmentation is not None and on_gpu:
             for_cpu = augmentation._replace(strength=without_pixels(augmentation.strength))
+        seed, epoch, window = config.seed, position.epoch, config.shuffle_window
         batches = training_batches(
             split,
-            order=epoch_order(
-                split.shard_sizes,
-                seed=config.seed,
-                epoch=position.epoch,
-                window_size=config.shuffle_window,
-            ),
+            order=epoch_order(split.shard_sizes, seed=seed, epoch=epoch, window_size=window),
             batch_size=config.batch_size,
-            seed=config.seed,
-            epoch=position.epoch,
+            seed=seed,
+            epoch=epoch,
             augmentation=for_cpu,
             first_batch=position.num_batches,
         )
         if not on_gpu:
-            return with_waits(batches)
+            return batches
         uploaded = uploaded_batches(batches, uploader=self.uploader)
-        if augmentation is not None:
-            uploaded = disturbed_batches(
-                uploaded, strength=augmentation.strength, seed=config.seed, epoch=position.epoch
-            )
-        return with_waits(uploaded)
+        if augmentation is None:
+            return uploaded
+        strength = augmentation.strength
+        return disturbed_batches(uploaded, strength=strength, seed=seed, epoch=epoch)
 
-    def take_step(self, batches: Iterator[WaitedBatch]) -> float | None:
+    def take_step(self, batches: Iterator[NumberedBatch]) -> float | None:
         """Take one optimizer step with the next `accumulate` batches.
 
         Returns:
@@ -217,21 +210,16 @@ class Training:
             return None
         # The last step of an epoch may have fewer batches; each counts the same in its step.
         num_batches = min(config.accumulate, left)
-        done = min(1.0, self.share_done)
-        position.rate = learning_rate(
-            done,
-            start=config.lr_start,
-            end=config.lr_end,
-            scheduler=config.scheduler,
-            warm_up_share=config.recipe.optimizer.warm_up_share,
-        )
+        position.rate = learning_rate(min(1.0, self.share_done), config=config)
         self.optimizer.set_rate(position.rate)
         self.optimizer.zero_grad()
         taken: list[NDArray[np.int64]] = []
         sums: dict[str, float] = {}
-        for (indices, batch), wait_s in islice(batches, num_batches):
+        for _ in range(num_batches):
+            asked = time.monotonic()
+            indices, batch = next(batches)
             self.is_whole = False  # a forward pass changes the running statistics
-            position.waited_s += wait_s
+            position.waited_s += time.monotonic() - asked
             taken.append(indices)
             terms = self.loss_terms(batch)
             for name, value in terms.items():
@@ -239,9 +227,8 @@ class Training:
             if not np.isfinite(sums["loss"]):
                 raise self._not_finite("loss", sums["loss"], taken)
             (terms["loss"] / num_batches).backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), config.recipe.optimizer.max_gradient_norm
-        )
+        longest = config.recipe.optimizer.max_gradient_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), longest)
         if not torch.isfinite(norm):
             raise self._not_finite("gradient", float(norm), taken)
         self.optimizer.step()
@@ -322,19 +309,10 @@ class Training:
         """Save the sample ids of a step, and return the error that names them."""
         ids = self.split.sample_ids()
         names = [ids[index] for indices in taken for index in indices]
-        path = self.config.run_folder / BAD_BATCH_NAME
+        path = self.config.run_folder / "nonfinite_batch.json"
         epoch, step = self.position.epoch + 1, self.step % self.steps_per_epoch + 1
-        write_json_atomic(
-            path,
-            value={
-                "not_finite": what,
-                "value": str(value),
-                "epoch": epoch,
-                "step": step,
-                "lr": self.position.rate,
-                "sample_ids": names,
-            },
-        )
+        place = {"epoch": epoch, "step": step, "lr": self.position.rate, "sample_ids": names}
+        write_json_atomic(path, value={"not_finite": what, "value": str(value), **place})
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         return HaustraError(
             f"the {what} is {value} at epoch {epoch}, step {step} (batch with "
@@ -364,18 +342,9 @@ class Training:
 
     def restore(self, state: TrainingState) -> None:
         """Continue from the state of another training of the same settings."""
-
-        def part(name: str) -> dict[str, torch.Tensor]:
-            prefix = f"{name}."
-            return {
-                key.removeprefix(prefix): tensor
-                for key, tensor in state.tensors.items()
-                if key.startswith(prefix)
-            }
-
-        self.model.load_state_dict(part("model"))
-        self.average.model.load_state_dict(part("average"))
+        self.model.load_state_dict(select_prefixed(state.tensors, "model."))
+        self.average.model.load_state_dict(select_prefixed(state.tensors, "average."))
         self.average.steps = state.average_steps
-        self.optimizer.remember(part("optimiser"))
-        torch.set_rng_state(part("random")["torch"])
+        self.optimizer.remember(select_prefixed(state.tensors, "optimiser."))
+        torch.set_rng_state(state.tensors["random.torch"])
         self.position = Position(**asdict(state.position))

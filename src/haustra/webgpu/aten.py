@@ -23,11 +23,7 @@ from haustra.core.errors import HaustraError, option
 Value = Any
 """Value of a node: a tinygrad tensor, a PyTorch constant, a number or a sequence."""
 
-DTYPES = {
-    torch.float32: dtypes.float32,
-    torch.uint8: dtypes.uint8,
-    torch.bool: dtypes.bool,
-}
+DTYPES = {torch.float32: dtypes.float32, torch.uint8: dtypes.uint8, torch.bool: dtypes.bool}
 
 
 def _conv2d(
@@ -39,13 +35,10 @@ def _conv2d(
     dilation: Sequence[int] = (1, 1),
     groups: int = 1,
 ) -> Tensor:
-    [height_stride, width_stride] = stride
-    if height_stride != width_stride or set(dilation) != {1}:
+    if stride[0] != stride[1] or set(dilation) != {1}:
         raise ValueError(f"conv2d of stride {stride} and dilation {dilation}")
     above, left = padding
-    return x.conv2d(
-        weight, bias, groups=groups, stride=height_stride, padding=(left, left, above, above)
-    )
+    return x.conv2d(weight, bias, groups, stride[0], padding=(left, left, above, above))
 
 
 def _max_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int] = ()) -> Tensor:
@@ -86,10 +79,6 @@ def _hardtanh(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
     return (x > low).where((x < high).where(x, high), low)
 
 
-def _flatten(x: Tensor, start: int = 0, end: int = -1) -> Tensor:
-    return x.flatten(start, end)
-
-
 def _slice(
     x: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Tensor:
@@ -108,10 +97,6 @@ def _prod(x: Tensor, dim: int) -> Tensor:
     return math.prod(
         [_select(x, dim, index) for index in range(1, x.shape[dim])], start=_select(x, dim, 0)
     )
-
-
-def _sum(x: Tensor, dims: Sequence[int] | None = None) -> Tensor:
-    return x.sum() if dims is None else x.sum(tuple(dims))
 
 
 def _binary_cross_entropy(
@@ -135,14 +120,6 @@ def _to(x: Tensor, dtype: torch.dtype, *_: Value) -> Tensor:
     return x.cast(DTYPES[dtype])
 
 
-def _power(x: Tensor, exponent: float) -> Tensor:
-    return x * x if exponent == 2 else x.pow(exponent)
-
-
-def _mean(x: Tensor, dims: Sequence[int] | None = None) -> Tensor:
-    return x.mean() if dims is None else x.mean(tuple(dims))
-
-
 OPERATORS: dict[str, Callable[..., Value]] = {
     "_assert_tensor_metadata.default": lambda *_: None,
     "abs.default": lambda x: x.abs(),
@@ -156,19 +133,19 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "detach.default": lambda x: x.detach(),
     "div.Tensor": operator.truediv,
     "exp.default": lambda x: x.exp(),
-    "flatten.using_ints": _flatten,
+    "flatten.using_ints": lambda x, start=0, end=-1: x.flatten(start, end),
     "hardtanh.default": _hardtanh,
     "hardtanh_.default": _hardtanh,
     "max_pool2d.default": _max_pool2d,
     "maximum.default": lambda x, y: x.maximum(y),
-    "mean.default": _mean,
-    "mean.dim": _mean,
+    "mean.default": lambda x: x.mean(),
+    "mean.dim": lambda x, dims: x.mean(tuple(dims)),
     "minimum.default": lambda x, y: x.minimum(y),
     "mul.Tensor": operator.mul,
     "neg.default": operator.neg,
     "pad.default": _pad,
     "permute.default": lambda x, dims: x.permute(tuple(dims)),
-    "pow.Tensor_Scalar": _power,
+    "pow.Tensor_Scalar": lambda x, exponent: x * x if exponent == 2 else x.pow(exponent),
     "prod.dim_int": _prod,
     "relu.default": lambda x: x.relu(),
     "relu_.default": lambda x: x.relu(),
@@ -179,8 +156,8 @@ OPERATORS: dict[str, Callable[..., Value]] = {
     "slice.Tensor": _slice,
     "stack.default": lambda tensors, dim=0: tensors[0].stack(*tensors[1:], dim=dim),
     "sub.Tensor": operator.sub,
-    "sum.default": _sum,
-    "sum.dim_IntList": _sum,
+    "sum.default": lambda x: x.sum(),
+    "sum.dim_IntList": lambda x, dims: x.sum(tuple(dims)),
     "to.dtype": _to,
     "to.device": lambda x, _device, dtype, *_: _to(x, dtype),
     "transpose.int": lambda x, first, second: x.transpose(first, second),
@@ -216,7 +193,9 @@ class Program:
     ) -> None:
         # Copies: a tensor that is given twice would become one input of the graph.
         exported = torch.export.export(module, tuple(tensor.clone() for tensor in inputs))
-        self._nodes: list[Any] = list(exported.graph.nodes)
+        *nodes, output = exported.graph.nodes
+        self._nodes: list[Any] = [node for node in nodes if node.op == "call_function"]
+        self._outputs: list[str] = [item.name for item in output.args[0]]
         self._inputs: list[str] = []
         self._states: dict[str, str] = {}
         """Name of the weight or statistic of each placeholder."""
@@ -239,9 +218,7 @@ class Program:
         values: dict[str, Value] = dict(self._constants)
         with torch.no_grad():
             for node in self._nodes:
-                if node.op != "call_function" or any(
-                    source.name not in values for source in node.all_input_nodes
-                ):
+                if any(source.name not in values for source in node.all_input_nodes):
                     continue
                 arguments = torch.fx.map_arg(node.args, lambda source: values[source.name])
                 settings = torch.fx.map_arg(node.kwargs, lambda source: values[source.name])
@@ -249,20 +226,15 @@ class Program:
         self._constants = values
 
     def _check_operators(self) -> None:
-        known = OPERATORS.keys() | {BATCH_NORM}
-        unknown = sorted(
-            {
-                _operator_name(node)
-                for node in self._nodes
-                if node.op == "call_function"
-                and node.name not in self._constants
-                and node.target is not operator.getitem
-                and _operator_name(node) not in known
-            }
-        )
-        if unknown:
+        used = {
+            _operator_name(node)
+            for node in self._nodes
+            if node.name not in self._constants and node.target is not operator.getitem
+        }
+        if unknown := used - OPERATORS.keys() - {BATCH_NORM}:
+            names = ", ".join(sorted(unknown))
             raise HaustraError(
-                f"{option('backend', 'wgpu')} does not know the operator(s) {', '.join(unknown)} "
+                f"{option('backend', 'wgpu')} does not know the operator(s) {names} "
                 f"of this model; use {option('backend', 'cpu')}, or add them to haustra.webgpu.aten"
             )
 
@@ -278,27 +250,19 @@ class Program:
         return [
             self._states[place.name]
             for node in self._nodes
-            if node.op == "call_function" and _operator_name(node) == BATCH_NORM and node.args[5]
+            if _operator_name(node) == BATCH_NORM and node.args[5]
             for place in node.args[3:5]
         ]
 
     @property
     def counters(self) -> list[str]:
         """Names of the integers that count calls; the caller updates them."""
-        return [
-            self._states[node.args[0].name]
-            for node in self._nodes
-            if node.op == "call_function" and self._is_counter(node)
-        ]
+        return [self._states[node.args[0].name] for node in self._nodes if self._is_counter(node)]
 
     @property
     def constant_outputs(self) -> list[torch.Tensor]:
         """Outputs that depend on no input and no weight, in order."""
-        return [
-            self._constants[item.name]
-            for item in self._nodes[-1].args[0]
-            if item.name in self._constants
-        ]
+        return [self._constants[name] for name in self._outputs if name in self._constants]
 
     def _is_counter(self, node: Any) -> bool:
         return _operator_name(node) == "add_.Tensor" and node.args[0].name in self._states
@@ -328,33 +292,24 @@ class Program:
             return values[node.name]
 
         for node in self._nodes:
-            if node.op == "output":
-                outputs = [
-                    self._constants[item.name]
-                    if item.name in self._constants
-                    else values[item.name]
-                    for item in node.args[0]
-                ]
-                return outputs, updates
-            if node.op != "call_function" or node.name in self._constants:
+            if node.name in self._constants or self._is_counter(node):
                 continue
             name = _operator_name(node)
-            first = node.args[0]
-            if self._is_counter(node):
-                continue
             arguments = torch.fx.map_arg(node.args, look_up)
-            settings = {
-                key: value for key, value in node.kwargs.items() if key not in IGNORED_SETTINGS
-            }
             if node.target is operator.getitem:
                 values[node.name] = arguments[0][arguments[1]]
             elif name == BATCH_NORM:
                 values[node.name] = self._batch_norm(node, arguments, updates)
             else:
+                settings = {k: v for k, v in node.kwargs.items() if k not in IGNORED_SETTINGS}
                 values[node.name] = OPERATORS[name](*arguments, **settings)
             if name in IN_PLACE:
-                values[first.name] = values[node.name]
-        raise AssertionError("a graph ends with its output")
+                values[node.args[0].name] = values[node.name]
+        outputs = [
+            self._constants[name] if name in self._constants else values[name]
+            for name in self._outputs
+        ]
+        return outputs, updates
 
     def _batch_norm(
         self, node: Any, arguments: Sequence[Value], updates: dict[str, Tensor]
@@ -364,7 +319,8 @@ class Program:
         mean, variance = running_mean, running_var
         if is_training:
             mean = x.mean((0, 2, 3))
-            centered = x - mean.reshape(1, -1, 1, 1)
+        centered = x - mean.reshape(1, -1, 1, 1)
+        if is_training:
             variance = (centered * centered).mean((0, 2, 3))
             count = x.shape[0] * x.shape[2] * x.shape[3]
             # The running variance is the unbiased one (Ioffe and Szegedy 2015, section 3.1).
@@ -374,7 +330,5 @@ class Program:
                 (node.args[4], running_var, unbiased),
             ):
                 updates[self._states[place.name]] = old * (1 - momentum) + new * momentum
-        else:
-            centered = x - mean.reshape(1, -1, 1, 1)
         scale = weight * (variance + eps).rsqrt()
         return centered * scale.reshape(1, -1, 1, 1) + bias.reshape(1, -1, 1, 1)

@@ -26,19 +26,10 @@ from haustra.core.errors import HaustraError, MissingExtraError, option
 
 DEVICE = "WEBGPU"
 """Name of the device in tinygrad."""
-NAME_VARIABLE, BACKEND_VARIABLE, POWER_VARIABLE = (
-    "WGPU_ADAPTER_NAME",
-    "WGPU_BACKEND",
-    "WGPU_POWER_PREF",
-)
-GRAPHICS_BACKENDS = {
-    "vulkan": "Vulkan",
-    "metal": "Metal",
-    "dx12": "D3D12",
-    "gl": "OpenGLES",
-}
+NAME_VARIABLE, BACKEND_VARIABLE = "WGPU_ADAPTER_NAME", "WGPU_BACKEND"
+GRAPHICS_BACKENDS = {"vulkan": "Vulkan", "metal": "Metal", "dx12": "D3D12", "gl": "OpenGLES"}
 """Values of WGPU_BACKEND, and their names in Dawn."""
-POWER_PREFERENCES = ("high", "low")
+
 STDERR = 2
 """File descriptor of standard error, to which C++ libraries write."""
 LIBRARY_VARIABLE = "WEBGPU_PATH"
@@ -79,15 +70,8 @@ class Adapter:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
-            "name": self.name,
-            "vendor": self.vendor,
-            "driver": self.driver,
-            "graphics": self.graphics,
-            "kind": self.kind,
-            "is_software": self.is_software,
-            "memory_bytes": self.memory_bytes,
-        }
+        names = ("name", "vendor", "driver", "graphics", "kind", "is_software", "memory_bytes")
+        return {name: getattr(self, name) for name in names}
 
 
 def missing_package() -> str | None:
@@ -99,12 +83,12 @@ def missing_package() -> str | None:
 
 
 def _library_name() -> str:
-    machine = platform.machine().lower()
+    is_arm = platform.machine().lower() in {"aarch64", "arm64"}
     if sys.platform == "win32":
         return "libwebgpu_dawn.dll"
     if sys.platform == "darwin":
-        return f"libwebgpu_dawn_{'arm64' if machine == 'arm64' else 'x86_64'}.dylib"
-    return f"libwebgpu_dawn_{'aarch64' if machine in {'aarch64', 'arm64'} else 'x86_64'}.so"
+        return f"libwebgpu_dawn_{'arm64' if is_arm else 'x86_64'}.dylib"
+    return f"libwebgpu_dawn_{'aarch64' if is_arm else 'x86_64'}.so"
 
 
 @functools.cache
@@ -119,10 +103,8 @@ def _dawn() -> Any:
     if package is not None:
         raise MissingExtraError(package, extra="wgpu", needed_for=option("backend", "wgpu"))
     if LIBRARY_VARIABLE not in os.environ:
-        found = find_spec("pydawn")
-        if found is None or found.origin is None:
-            raise AssertionError("missing_package has found it")
-        os.environ[LIBRARY_VARIABLE] = str(Path(found.origin).parent / "lib" / _library_name())
+        package_folder = Path(find_spec("pydawn").origin).parent  # type: ignore[union-attr, arg-type]
+        os.environ[LIBRARY_VARIABLE] = str(package_folder / "lib" / _library_name())
     try:
         from tinygrad.runtime import ops_webgpu
     except (OSError, AttributeError) as error:
@@ -154,13 +136,10 @@ def _read_adapter(handle: Any) -> Adapter:
     heaps = webgpu.WGPUAdapterPropertiesMemoryHeaps()
     heaps.chain.sType = webgpu.WGPUSType_AdapterPropertiesMemoryHeaps
     info = webgpu.WGPUAdapterInfo()
-    reports_memory = webgpu.wgpuAdapterHasFeature(
-        handle, webgpu.WGPUFeatureName_AdapterPropertiesMemoryHeaps
-    )
-    if reports_memory:
-        info.nextInChain = ctypes.cast(
-            ctypes.pointer(heaps), ctypes.POINTER(webgpu.WGPUChainedStructOut)
-        )
+    # Without the feature `heaps` stays empty.
+    if webgpu.wgpuAdapterHasFeature(handle, webgpu.WGPUFeatureName_AdapterPropertiesMemoryHeaps):
+        chained = ctypes.POINTER(webgpu.WGPUChainedStructOut)
+        info.nextInChain = ctypes.cast(ctypes.pointer(heaps), chained)
     webgpu.wgpuAdapterGetInfo(handle, info)
     graphics = webgpu.enum_WGPUBackendType[info.backendType].removeprefix("WGPUBackendType_")
     names = {theirs: ours for ours, theirs in GRAPHICS_BACKENDS.items()} | {"OpenGL": "gl"}
@@ -169,9 +148,7 @@ def _read_adapter(handle: Any) -> Adapter:
         webgpu.WGPUAdapterType_IntegratedGPU: "integrated",
         webgpu.WGPUAdapterType_CPU: "software",
     }
-    sizes = (
-        [heaps.heapInfo[index].size for index in range(heaps.heapCount)] if reports_memory else []
-    )
+    sizes = [heaps.heapInfo[index].size for index in range(heaps.heapCount)]
     return Adapter(
         name=dawn.from_wgpu_str(info.device),
         vendor=dawn.from_wgpu_str(info.vendor) or f"PCI {info.vendorID:#06x}",
@@ -204,13 +181,12 @@ def list_adapters() -> tuple[Adapter, ...]:
             if ours == "gl" and not wants_gl:
                 continue
             for power, fallback in ((powers[0], 0), (powers[1], 0), (powers[0], 1)):
+                level = "Compatibility" if ours == "gl" else "Core"
                 options = webgpu.WGPURequestAdapterOptions(
                     powerPreference=power,
                     backendType=getattr(webgpu, f"WGPUBackendType_{theirs}"),
                     forceFallbackAdapter=fallback,
-                    featureLevel=webgpu.WGPUFeatureLevel_Compatibility
-                    if ours == "gl"
-                    else webgpu.WGPUFeatureLevel_Core,
+                    featureLevel=getattr(webgpu, f"WGPUFeatureLevel_{level}"),
                 )
                 try:
                     handle = dawn.InstanceRequestAdapter(dawn.instance, options)
@@ -239,7 +215,7 @@ def choose_adapter(adapters: tuple[Adapter, ...]) -> Adapter:
         HaustraError: There is no adapter, or none that fits; the message lists the others.
     """
     graphics = _choice(BACKEND_VARIABLE, tuple(GRAPHICS_BACKENDS))
-    power = _choice(POWER_VARIABLE, POWER_PREFERENCES)
+    power = _choice("WGPU_POWER_PREF", ("high", "low"))
     name = os.environ.get(NAME_VARIABLE, "")
     if not adapters:
         raise HaustraError(f"{option('backend', 'wgpu')}: {NO_ADAPTER}")
@@ -250,16 +226,12 @@ def choose_adapter(adapters: tuple[Adapter, ...]) -> Adapter:
         and name.lower() in adapter.name.lower()
     ]
     if not fitting:
-        asked = " and ".join(
-            f"{variable}={value}"
-            for variable, value in ((NAME_VARIABLE, name), (BACKEND_VARIABLE, graphics))
-            if value
-        )
+        wishes = {NAME_VARIABLE: name, BACKEND_VARIABLE: graphics}
+        asked = " and ".join(f"{variable}={wish}" for variable, wish in wishes.items() if wish)
         listed = "; ".join(str(adapter) for adapter in adapters)
         raise HaustraError(f"{asked} matches no WebGPU adapter; expected one of: {listed}")
     if power == "low":
-        integrated = [adapter for adapter in fitting if adapter.kind == "integrated"]
-        fitting = integrated or fitting
+        fitting.sort(key=lambda adapter: adapter.kind != "integrated")
     return fitting[0]
 
 

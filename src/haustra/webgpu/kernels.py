@@ -12,10 +12,7 @@ def _build_pipeline(
 ) -> tuple[Any, Any]:
     """Return the bind group layout and the pipeline of a shader."""
     webgpu, device = dawn.webgpu, program.dev.device_res
-    uniform, storage = (
-        webgpu.WGPUBufferBindingType_Uniform,
-        webgpu.WGPUBufferBindingType_Storage,
-    )
+    uniform, storage = webgpu.WGPUBufferBindingType_Uniform, webgpu.WGPUBufferBindingType_Storage
     # The first binding is infinity, which WGSL cannot spell; see tinygrad's renderer.
     kinds = [uniform, *[storage] * num_buffers, *[uniform] * num_values]
     entries = (webgpu.WGPUBindGroupLayoutEntry * len(kinds))(
@@ -31,18 +28,14 @@ def _build_pipeline(
     groups = webgpu.wgpuDeviceCreateBindGroupLayout(
         device, webgpu.WGPUBindGroupLayoutDescriptor(entryCount=len(kinds), entries=entries)
     )
+    layouts = (webgpu.WGPUBindGroupLayout * 1)(groups)
     layout = webgpu.wgpuDeviceCreatePipelineLayout(
         device,
-        webgpu.WGPUPipelineLayoutDescriptor(
-            bindGroupLayoutCount=1, bindGroupLayouts=(webgpu.WGPUBindGroupLayout * 1)(groups)
-        ),
+        webgpu.WGPUPipelineLayoutDescriptor(bindGroupLayoutCount=1, bindGroupLayouts=layouts),
     )
+    compute = webgpu.WGPUComputeState(module=program.prg, entryPoint=program.name)
     pipeline = dawn.DeviceCreateComputePipeline(
-        device,
-        webgpu.WGPUComputePipelineDescriptor(
-            layout=layout,
-            compute=webgpu.WGPUComputeState(module=program.prg, entryPoint=program.name),
-        ),
+        device, webgpu.WGPUComputePipelineDescriptor(layout=layout, compute=compute)
     )
     webgpu.wgpuPipelineLayoutRelease(layout)
     return groups, pipeline

@@ -12,7 +12,7 @@ import functools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import DenseOutput, SlotDetector
-from haustra.models.losses import CellTargets, DetectionLoss
+from haustra.models.losses import CellTargets, DetectionLoss, DeviceBatch
 from haustra.webgpu.aten import Program
 from haustra.webgpu.device import DEVICE, open_device
 
@@ -32,22 +32,6 @@ PREFIX = "detector."
 NUM_PREDICTIONS = 2
 """Outputs of `dense` that depend on the image; the others are the positions of the cells."""
 TERM_NAMES = ("objectness", "l1", "iou")
-
-
-class TensorBatch(Protocol):
-    """A batch as tensors on the CPU. B samples, M boxes at most."""
-
-    @property
-    def images(self) -> Tensor:
-        """uint8 [B,H,W,3]."""
-
-    @property
-    def boxes_xyxy(self) -> Tensor:
-        """float32 [B,M,4], normalized to the image."""
-
-    @property
-    def mask(self) -> Tensor:
-        """Bool [B,M], True where a row of `boxes_xyxy` is a box."""
 
 
 class _Predicting(nn.Module):
@@ -65,14 +49,10 @@ class _Loss(nn.Module):
         self._loss = loss
 
     def forward(self, *tensors: Tensor) -> list[Tensor]:
-        predictions, targets = tensors[:NUM_PREDICTIONS], tensors[NUM_PREDICTIONS:]
+        logits, boxes, *targets = tensors
         # Only the matching needs the positions of the cells.
-        logits, boxes = predictions
-        terms = self._loss.dense_terms(
-            DenseOutput(logits, boxes, cells_xy=boxes, cell_sizes=boxes),
-            CellTargets(*targets),
-            every_cell=True,
-        )
+        output = DenseOutput(logits, boxes, cells_xy=boxes, cell_sizes=boxes)
+        terms = self._loss.dense_terms(output, CellTargets(*targets), every_cell=True)
         return [terms[name] for name in TERM_NAMES]
 
 
@@ -93,15 +73,9 @@ class _DeviceWeights:
         """Copy the module's current weights into the buffers on the GPU."""
         state = model.state_dict()
         for name, tensor in zip(self.names, self.tensors, strict=True):
-            array = np.ascontiguousarray(state[name].detach().numpy())
+            data = np.ascontiguousarray(state[name].detach().numpy()).data.cast("B")
             buffer = tensor.uop.base.realized
-            buffer.copy_from(
-                Buffer("PYTHON", buffer.size, buffer.dtype, opaque=array.data.cast("B"))
-            )
-
-    def by_name(self, tensors: list[GpuTensor]) -> dict[str, GpuTensor]:
-        """Return the tensors that stand for `tensors` in a compiled function, by weight name."""
-        return dict(zip(self.names, tensors, strict=True))
+            buffer.copy_from(Buffer("PYTHON", buffer.size, buffer.dtype, opaque=data))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,34 +131,27 @@ class WgpuLearner:
                 for name, weight in self._model.named_parameters()
                 if weight.requires_grad and name in self._weights.names
             ]
-        weights, trained = self._weights, self._trained
+        names, trained = self._weights.names, self._trained
         places = program.constant_outputs
         logits = torch.zeros(shape[0], len(places[0]))
         boxes = torch.zeros(*logits.shape, 4)
-        loss_program = Program(
-            _Loss(self._loss),
-            (logits, boxes, logits, logits.bool(), boxes),
-        )
+        examples = (logits, boxes, logits, logits.bool(), boxes)
+        loss_program = Program(_Loss(self._loss), examples)
 
         def predict(images: GpuTensor, tensors: list[GpuTensor]) -> list[GpuTensor]:
-            outputs, _ = program(weights.by_name(tensors), images)
+            outputs, _ = program(dict(zip(names, tensors, strict=True)), images)
             return [output.contiguous().realize() for output in outputs[:NUM_PREDICTIONS]]
 
         def learn(
-            images: GpuTensor,
-            targets: list[GpuTensor],
-            tensors: list[GpuTensor],
+            images: GpuTensor, targets: list[GpuTensor], tensors: list[GpuTensor]
         ) -> list[GpuTensor]:
-            states = weights.by_name(tensors)
+            states = dict(zip(names, tensors, strict=True))
             outputs, moved = program(states, images)
             terms, _ = loss_program({}, *outputs[:NUM_PREDICTIONS], *targets)
             loss = functools.reduce(operator.add, terms)
             gradients = loss.gradient(*(states[name] for name in trained))
-            results = [
-                GpuTensor.stack(*terms),
-                *(moved[name] for name in program.statistics),
-                *gradients,
-            ]
+            statistics = [moved[name] for name in program.statistics]
+            results = [GpuTensor.stack(*terms), *statistics, *gradients]
             contiguous = [result.contiguous() for result in results]
             GpuTensor.realize(*contiguous)
             return contiguous
@@ -197,7 +164,7 @@ class WgpuLearner:
             counters=program.counters,
         )
 
-    def loss_terms(self, batch: TensorBatch) -> dict[str, Tensor]:
+    def loss_terms(self, batch: DeviceBatch) -> dict[str, Tensor]:
         """Return the loss of a batch and its terms; see `Learner` in `haustra.training.learner`."""
         images, boxes_xyxy, mask = batch.images.numpy(), batch.boxes_xyxy, batch.mask
         if images.shape not in self._steps:
@@ -210,21 +177,17 @@ class WgpuLearner:
         output = DenseOutput(*(torch.from_numpy(x.numpy()) for x in predictions), *step.places)
         targets = self._loss.assign_targets(output, boxes_xyxy=boxes_xyxy, mask=mask)
         results = step.learn(
-            uploaded, [_upload(values) for values in targets], self._weights.tensors
+            uploaded, [_upload(target) for target in targets], self._weights.tensors
         )
-        values = [torch.from_numpy(result.numpy()) for result in results]
-        terms, moved = values[0], values[1 : 1 + len(step.statistics)]
-        gradients = values[1 + len(step.statistics) :]
-        buffers = dict(self._model.named_buffers())
+        terms, *values = [torch.from_numpy(result.numpy()) for result in results]
+        moved, gradients = values[: len(step.statistics)], values[len(step.statistics) :]
         with torch.no_grad():
             for name, value in zip(step.statistics, moved, strict=True):
-                buffers[name].copy_(value)
+                self._model.get_buffer(name).copy_(value)
             for name in step.counters:
-                buffers[name] += 1
-        weights = dict(self._model.named_parameters())
-        loss = _GivenGradients.apply(  # type: ignore[no-untyped-call]
-            terms.sum(), gradients, *(weights[name] for name in self._trained)
-        )
+                self._model.get_buffer(name).add_(1)
+        weights = [self._model.get_parameter(name) for name in self._trained]
+        loss = _GivenGradients.apply(terms.sum(), gradients, *weights)  # type: ignore[no-untyped-call]
         by_name = dict(zip(TERM_NAMES, terms, strict=True))
         if self._model.exclusion is not None:
             # This loss has five weights and few inputs, so PyTorch computes it.
