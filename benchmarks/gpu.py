@@ -81,8 +81,7 @@ def build_frames(folder: Path, *, size: int, num_frames: int) -> Path:
 
 def open_training(config: TrainConfig) -> Training:
     """Check the settings and build the training."""
-    prepared = prepare_training(config)
-    return Training(prepared.config, split=prepared.split, backend=prepared.backend)
+    return Training(prepare_training(config))
 
 
 def steps(training: Training, *, count: int) -> list[float]:

@@ -289,8 +289,8 @@ def test_a_gradient_that_is_not_finite_names_and_saves_the_batch(
 def test_weights_do_not_move_in_a_step_that_is_not_finite(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_for(manifest, tmp_path).resolve(max_boxes=4, precision="float32", backend="cpu")
-    training = Training(config, split=open_split(manifest, split="train"))
+    config = config_for(manifest, tmp_path, precision="float32", backend="cpu")
+    training = Training(prepare_training(config))
     before = [weight.clone() for weight in training.model.parameters()]
     monkeypatch.setattr("haustra.models.losses.DetectionLoss.terms", broken_loss)
     indices = torch.arange(4).numpy()
@@ -354,17 +354,18 @@ def test_accumulated_batches_make_fewer_steps(tmp_path: Path, manifest: Path) ->
 
 
 def test_an_accumulated_gradient_is_the_mean_of_its_batches(tmp_path: Path, manifest: Path) -> None:
-    split = open_split(manifest, split="train")
-    config = config_for(manifest, tmp_path, batch_size=4, accumulate=2)
-    config = config.resolve(max_boxes=4, precision="float32", backend="cpu")
+    settings: dict[str, Any] = {"precision": "float32", "backend": "cpu"}
+    prepared = prepare_training(
+        config_for(manifest, tmp_path, batch_size=4, accumulate=2, **settings)
+    )
     groups = [torch.arange(0, 4).numpy(), torch.arange(4, 8).numpy()]
-    batches = [(indices, split.gather(indices)) for indices in groups]
+    batches = [(indices, prepared.split.gather(indices)) for indices in groups]
     wanted = []
     for _, batch in batches:
-        training = Training(config, split=split)
+        training = Training(prepared)
         training.loss_terms(batch)["loss"].backward()  # type: ignore[no-untyped-call]
         wanted.append([weight.grad for weight in training.model.parameters()])
-    training = Training(config, split=split)
+    training = Training(prepared)
     training.optimizer.step = lambda: None  # type: ignore[method-assign]
     assert training.take_step(iter(batches)) is not None
     for weight, first, second in zip(training.model.parameters(), *wanted, strict=True):
@@ -455,7 +456,7 @@ def test_another_error_of_pytorch_is_not_a_lack_of_memory(
 
 def test_trying_the_largest_step_changes_nothing(tmp_path: Path, manifest: Path) -> None:
     prepared = prepare_training(config_for(manifest, tmp_path))
-    training = Training(prepared.config, split=prepared.split)
+    training = Training(prepared)
     before = {name: value.clone() for name, value in training.state().tensors.items()}
     try_largest_step(training)
     after = training.state().tensors

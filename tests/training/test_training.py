@@ -279,8 +279,7 @@ def test_images_grow_with_the_share_done_in_the_middle_of_an_epoch(
 ) -> None:
     recipe = Recipe(growth=GrowthSettings(side_step_px=1))
     config = config_for(manifest, tmp_path, recipe=recipe, **({"epochs": None} | settings))
-    prepared = prepare_training(config)
-    training = Training(prepared.config, split=prepared.split, backend=prepared.backend)
+    training = Training(prepare_training(config))
     training.position = Position(epoch=epoch, share_at_epoch_start=done)
     augmentation = training.augmentation()
     assert augmentation is not None

@@ -77,8 +77,7 @@ def train(manifest: Path, *, kind: ModelKind, init_from: Path, backend: str) -> 
         recipe=RECIPE,
         checkpoint_out=manifest.with_name("unused.bin"),
     )
-    prepared = prepare_training(config)
-    training = Training(prepared.config, split=prepared.split, backend=prepared.backend)
+    training = Training(prepare_training(config))
     gradients: list[dict[str, Tensor]] = []
     step = training.optimizer.step
 

@@ -99,7 +99,7 @@ def move_boxes(
     area = (moved[:, 2:] - moved[:, :2]).prod(axis=1)
     kept = side.prod(axis=1) > strength.min_box_share * area
     kept &= side.min(axis=1) >= strength.min_box_side_px
-    return clipped[kept]
+    return np.asarray(clipped[kept])
 
 
 def _overlap_share(box_px: NDArray[np.float64], boxes_px: Boxes) -> float:

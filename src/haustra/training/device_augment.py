@@ -45,8 +45,8 @@ def _color(
     """Change brightness, contrast, saturation, white balance and gamma of [B,3,H,W] in 0..255."""
     mixes, offsets, powers = [], [], []
     for rng in rngs:
-        gain, contrast, mix = draw_color_change(strength, rng)
-        mixes.append(gain[:, None] * mix)
+        gain, contrast, channels = draw_color_change(strength, rng)
+        mixes.append(gain[:, None] * channels)
         offsets.append(gain * (1 - contrast))
         powers.append(math.exp(rng.uniform(-strength.gamma, strength.gamma)))
 

@@ -22,7 +22,6 @@ from haustra.training.memory import is_out_of_memory, out_of_memory_error
 from haustra.training.prepare import prepare_training
 from haustra.training.state import NUM_KEPT
 from haustra.training.training import Training
-from haustra.warehouse.dataset import Split
 
 NUM_STEPS = 4
 """The first one is not timed: it also allocates memory that the others use again."""
@@ -66,14 +65,12 @@ def dry_run(config: TrainConfig) -> DryRun:
     keep_freed_memory()
     # The steps are measured at the full size.
     recipe = replace(config.recipe, growth=replace(growth, first_resolution=1.0))
-    training = Training(
-        replace(config, recipe=recipe), split=prepared.split, backend=prepared.backend
-    )
+    training = Training(replace(prepared, config=replace(config, recipe=recipe)))
     try:
         seconds_per_step = median(_time_steps(training))
         if training.images_grow:
             seconds_per_step *= mean_share_of_pixels(growth)
-        one_validation_s = _time_validation(training, split=prepared.validation_split)
+        one_validation_s = _time_validation(training)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -141,8 +138,9 @@ def _time_steps(training: Training) -> list[float]:
     return seconds[1:] or seconds
 
 
-def _time_validation(training: Training, *, split: Split) -> float:
+def _time_validation(training: Training) -> float:
     """Return the predicted seconds of one validation."""
+    split = training.validation_split
     if not len(split):
         return 0.0
     images = split.gather(np.arange(min(NUM_VALIDATION_IMAGES, len(split)))).images

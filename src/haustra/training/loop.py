@@ -38,7 +38,6 @@ from haustra.training.state import (
     write_state,
 )
 from haustra.training.training import Training
-from haustra.warehouse.dataset import Split
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -85,10 +84,10 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
     state = _state_to_continue(prepared, progress=progress)
 
     keep_freed_memory()
-    training = Training(prepared.config, split=prepared.split, backend=prepared.backend)
+    training = Training(prepared)
     if state is not None:
         training.restore(state)
-    _print_beginning(training, prepared=prepared, progress=progress)
+    _print_beginning(training, progress=progress)
     write_run_files(prepared, initial_weights=training.initial_weights)
     try:
         if training.images_grow:
@@ -97,8 +96,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
             Interrupts() as interrupts,
             Reporter(prepared.config, history=training.position.history) as reporter,
         ):
-            validation_split = prepared.validation_split
-            return _Loop(training, validation_split, interrupts, reporter, progress).run()
+            return _Loop(training, interrupts, reporter, progress).run()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -138,20 +136,19 @@ def _state_to_continue(prepared: Prepared, *, progress: Progress) -> TrainingSta
     return state
 
 
-def _print_beginning(training: Training, *, prepared: Prepared, progress: Progress) -> None:
-    config, split = prepared.config, prepared.split
+def _print_beginning(training: Training, *, progress: Progress) -> None:
+    config, split, backend = training.config, training.split, training.backend
     width, height = split.manifest.target_size_wh
     progress.line(
         f"{config.model}det: {count_parameters(training.model):,} parameters, {len(split)} "
-        f"training images with {split.num_boxes} boxes, {len(prepared.validation_split)} "
+        f"training images with {split.num_boxes} boxes, {len(training.validation_split)} "
         f"validation images, {width}x{height}, {config.precision}"
     )
-    backend = prepared.backend
     if backend.name == "wgpu":
         progress.line(f"{backend}; experimental; the first steps compile kernels")
     elif backend.name != "cpu" or backend.why:
         progress.line(str(backend))
-    if not len(prepared.validation_split):
+    if not len(training.validation_split):
         progress.line("the warehouse has no validation sample: average precision is not computed")
     if training.step:
         progress.line(f"{training.steps_text} steps are done")
@@ -162,7 +159,6 @@ class _Loop:
     """Runs a training to its end."""
 
     training: Training
-    validation_split: Split
     interrupts: Interrupts
     reporter: Reporter
     progress: Progress
@@ -240,7 +236,7 @@ class _Loop:
         text += f", {entry['images_per_s']:.0f} images/s, stall {entry['stall']:.1%}"
         if training.share_done >= 1 or entry["epoch"] % config.val_every == 0:
             is_better = True
-            if len(self.validation_split):
+            if len(self.training.validation_split):
                 self.reporter.status("validating")
                 metrics = self._validate()
                 entry["val"] = metrics.to_json()
@@ -255,7 +251,7 @@ class _Loop:
 
     def _validate(self) -> BoxMetrics:
         """Measure the averaged weights, and write pictures of their detections."""
-        manifest = self.validation_split.manifest
+        manifest = self.training.validation_split.manifest
         detector = Detector(
             predict_slots=self.training.build_predictor(),
             kind=self.config.model,
@@ -263,7 +259,7 @@ class _Loop:
             input_size_wh=manifest.target_size_wh,
             resize_mode=manifest.resize_mode,
         )
-        frames = SplitFrames(self.validation_split)
+        frames = SplitFrames(self.training.validation_split)
         evaluation = evaluate_frames(frames, detector)
         path = self.config.run_folder / "gallery.png"
         write_gallery(path, evaluation=evaluation, source=frames)

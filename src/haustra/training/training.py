@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from haustra.backends.choose import Backend, choose_backend
 from haustra.core.detections import PredictSlots
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_json_atomic
@@ -34,8 +33,9 @@ from haustra.training.optimizer import (
     learning_rate,
     select_prefixed,
 )
+from haustra.training.prepare import Prepared
 from haustra.training.state import Position, TrainingState
-from haustra.warehouse.dataset import Batch, Split
+from haustra.warehouse.dataset import Batch
 from haustra.warehouse.order import epoch_order
 
 NumberedBatch = tuple[NDArray[np.int64], Batch | DeviceBatch]
@@ -77,16 +77,12 @@ class Training:
     """Model, optimizer and position of a training; it alone changes its position.
 
     Args:
-        config: The resolved settings.
-        split: The training split.
-        backend: The backend that computes; by default that of the settings.
+        prepared: Checked settings and data.
     """
 
-    def __init__(
-        self, config: TrainConfig, *, split: Split, backend: Backend | None = None
-    ) -> None:
-        self.config, self.split = config, split
-        self.backend = backend or choose_backend(config.backend, for_training=True)
+    def __init__(self, prepared: Prepared) -> None:
+        self.config, self.split = config, split = prepared.config, prepared.split
+        self.validation_split, self.backend = prepared.validation_split, prepared.backend
         self.device = self.backend.device
         torch.manual_seed(config.seed)
         model, self.initial_weights = begin_model(config, max_boxes=split.manifest.max_boxes)
