@@ -84,8 +84,9 @@ class Muon(torch.optim.Optimizer):
                 kernel.add_(change.permute(0, 3, 1, 2), alpha=-group["lr"] * size)
 
 
-def select_prefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with `prefix`, by the rest of their names."""
+def select_part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `part` and a dot, by the rest of their names."""
+    prefix = f"{part}."
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
@@ -157,26 +158,26 @@ class DetectorOptimizer:
         for number, optimizer in enumerate(self._optimizers):
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             for index, weight in enumerate(weights):
-                yield f"{number}.{index}.", optimizer, weight
+                yield f"{number}.{index}", optimizer, weight
 
     def memory(self) -> dict[str, Tensor]:
         """Return what the optimizer remembers of earlier steps, by the names `remember` takes."""
         return {
-            prefix + name: value
-            for prefix, optimizer, weight in self._weights()
+            f"{part}.{name}": value
+            for part, optimizer, weight in self._weights()
             for name, value in optimizer.state[weight].items()
         }
 
     @torch.no_grad()
     def remember(self, memory: dict[str, Tensor]) -> None:
         """Continue with the memory of another optimizer of the same model."""
-        for prefix, optimizer, weight in self._weights():
+        for part, optimizer, weight in self._weights():
             # Channels last, as beside the weight it came from: the same sums in the same order.
             optimizer.state[weight] = {
                 name: torch.empty_like(weight).copy_(value)
                 if value.shape == weight.shape
                 else value.to(weight.device)
-                for name, value in select_prefixed(memory, prefix).items()
+                for name, value in select_part(memory, part).items()
             }
 
 

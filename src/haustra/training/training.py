@@ -31,7 +31,7 @@ from haustra.training.optimizer import (
     AveragedModel,
     DetectorOptimizer,
     learning_rate,
-    select_prefixed,
+    select_part,
 )
 from haustra.training.prepare import Prepared
 from haustra.training.state import Position, TrainingState
@@ -338,9 +338,9 @@ class Training:
 
     def restore(self, state: TrainingState) -> None:
         """Continue from the state of another training of the same settings."""
-        self.model.load_state_dict(select_prefixed(state.tensors, "model."))
-        self.average.model.load_state_dict(select_prefixed(state.tensors, "average."))
+        self.model.load_state_dict(select_part(state.tensors, "model"))
+        self.average.model.load_state_dict(select_part(state.tensors, "average"))
         self.average.steps = state.average_steps
-        self.optimizer.remember(select_prefixed(state.tensors, "optimiser."))
+        self.optimizer.remember(select_part(state.tensors, "optimiser"))
         torch.set_rng_state(state.tensors["random.torch"])
         self.position = Position(**asdict(state.position))
