@@ -10,7 +10,7 @@ import pytest
 
 from builders import files_in, write_frame, write_image, write_json, write_run
 from haustra.captures.importers.dataset import ImportConfig
-from haustra.captures.importers.yolo import import_yolo
+from haustra.captures.importers.paired import import_yolo
 from haustra.captures.overlay import OverlayConfig, draw_overlays
 from haustra.captures.prune import PruneConfig, prune_captures
 from haustra.captures.reader import read_run, read_runs

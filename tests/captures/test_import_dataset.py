@@ -9,7 +9,7 @@ import pytest
 
 from builders import files_in, write_image
 from haustra.captures.importers.dataset import ImportConfig, ImportResult, group_of_name
-from haustra.captures.importers.yolo import import_yolo
+from haustra.captures.importers.paired import import_yolo
 from haustra.captures.reader import read_run
 from haustra.core.errors import HaustraError
 

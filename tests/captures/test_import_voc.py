@@ -4,7 +4,7 @@ import pytest
 
 from builders import write_image
 from haustra.captures.importers.dataset import ImportConfig, ImportResult
-from haustra.captures.importers.voc import import_voc
+from haustra.captures.importers.paired import import_voc
 from haustra.captures.reader import read_run
 from haustra.captures.validation import CheckedFrame, check_frame
 from haustra.core.errors import HaustraError

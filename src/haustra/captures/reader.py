@@ -4,12 +4,12 @@ Reading never fails on one bad frame: the frame stores its problem, and the call
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from haustra.captures.schema import FrameLabel, RunManifest, parse_frame_label, parse_run_manifest
+from haustra.captures.schema import FrameLabel, RunManifest, read_model
 from haustra.core.errors import HaustraError
-from haustra.core.files import read_json, resolve_inside
+from haustra.core.files import resolve_inside
 from haustra.core.paths import StrPath
 
 RUN_MANIFEST_NAME = "run_manifest.json"
@@ -50,27 +50,22 @@ class Run:
 def _read_frame(
     label_path: Path, *, resolved_folder: Path, run_id: str, run_group_id: str
 ) -> Frame:
-    name = label_path.stem
+    file = f"{run_id}/labels/{label_path.name}"
+    frame = Frame(run_id=run_id, name=label_path.stem, group_id=run_group_id, label_path=label_path)
     try:
-        value = read_json(label_path, what="a frame label")
-        label = parse_frame_label(value, name=f"{run_id}/labels/{label_path.name}")
+        label = read_model(label_path, model=FrameLabel, what="a frame label")
     except HaustraError as error:
-        reason = str(error).replace(str(label_path), f"{run_id}/labels/{label_path.name}")
-        return Frame(
-            run_id=run_id, name=name, group_id=run_group_id, label_path=label_path, problem=reason
-        )
+        return replace(frame, problem=str(error).replace(str(label_path), file))
     image_path = resolve_inside(resolved_folder, relative=label.image)
     problem = None
     if image_path is None and label.image_present:
         problem = (
-            f"{run_id}/labels/{label_path.name}: image {label.image!r} points outside the run "
-            "folder; expected a path inside it such as 'images/frame_00000.png'"
+            f"{file}: image {label.image!r} points outside the run folder; expected a path inside "
+            "it such as 'images/frame_00000.png'"
         )
-    return Frame(
-        run_id=run_id,
-        name=name,
+    return replace(
+        frame,
         group_id=label.group_id or run_group_id,
-        label_path=label_path,
         label=label,
         image_path=image_path,
         problem=problem,
@@ -92,11 +87,9 @@ def read_run(folder: StrPath) -> Run:
             f"{folder} is not a run folder: it has no labels/ folder; expected what "
             "`haustra datagen` or `haustra import` writes"
         )
-    manifest_path = folder / RUN_MANIFEST_NAME
-    manifest = RunManifest()
+    manifest, manifest_path = RunManifest(), folder / RUN_MANIFEST_NAME
     if manifest_path.exists():
-        value = read_json(manifest_path, what="a run manifest")
-        manifest = parse_run_manifest(value, name=str(manifest_path))
+        manifest = read_model(manifest_path, model=RunManifest, what="a run manifest")
     # CortenForge names runs by their folder only.
     run_id = manifest.run_id or folder.name
     resolved_folder = folder.resolve()
@@ -107,26 +100,20 @@ def read_run(folder: StrPath) -> Run:
             run_id=run_id,
             run_group_id=manifest.group_id or run_id,
         )
-        for path in sorted(labels_folder.glob("*.json"))
-        if not path.name.startswith(".")
+        for path in sorted(labels_folder.glob("[!.]*.json"))
     )
     images_folder = folder / "images"
     resolved_images = images_folder.resolve()
     known = {frame.image_path for frame in frames}
     unreadable = {frame.name for frame in frames if frame.label is None}
-    unlabeled = (
-        tuple(
-            path.name
-            for path in sorted(images_folder.iterdir())
-            if path.is_file()
-            and not path.name.startswith(".")
-            # Resolving every path is slow, and only a link resolves to another name.
-            and resolved_images / path.name not in known
-            and path.resolve() not in known
-            and path.stem not in unreadable
-        )
-        if images_folder.is_dir()
-        else ()
+    unlabeled = tuple(
+        path.name
+        for path in sorted(images_folder.glob("[!.]*"))
+        if path.is_file()
+        # Resolving every path is slow, and only a link resolves to another name.
+        and resolved_images / path.name not in known
+        and path.resolve() not in known
+        and path.stem not in unreadable
     )
     return Run(folder=folder, run_id=run_id, manifest=manifest, frames=frames, unlabeled=unlabeled)
 

@@ -4,11 +4,13 @@ Only the shape of a file is checked here. `haustra.captures.validation` decides,
 boxes are usable, since that depends on the image.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
 
 from haustra.core.errors import HaustraError
+from haustra.core.files import read_json
 
 SCHEMA_VERSION = 1
 
@@ -26,8 +28,6 @@ SchemaVersion = Annotated[Literal[1], BeforeValidator(_schema_version)]
 class PolypLabel(BaseModel):
     """One polyp on one frame. At least one of `bbox_px` and `bbox_norm` gives a box."""
 
-    model_config = ConfigDict(extra="ignore")
-
     lesion_id: str | None = None
     center_world: Any = None
     """`x,y,z` of the lesion in the scene in mm; not checked, since nothing here uses it."""
@@ -43,8 +43,6 @@ class PolypLabel(BaseModel):
 
 class FrameLabel(BaseModel):
     """`labels/frame_00000.json`."""
-
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
     schema_version: SchemaVersion = 1
     frame_id: int = Field(ge=0)
@@ -67,8 +65,6 @@ class FrameLabel(BaseModel):
 
 class RunManifest(BaseModel):
     """`run_manifest.json`."""
-
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
     schema_version: SchemaVersion = 1
     run_id: str | None = None
@@ -100,7 +96,14 @@ class RunManifest(BaseModel):
         return None if is_still else self.frame_rate_hz
 
 
-def _parse(value: Any, *, model: type[Model], name: str, what: str) -> Model:
+def read_model(path: Path, *, model: type[Model], what: str) -> Model:
+    """Read a JSON file of a run folder; messages call it `what`, such as "a frame label".
+
+    Raises:
+        HaustraError: It cannot be read, or its shape is wrong; the first bad field and its value
+            are named.
+    """
+    value = read_json(path, what=what)
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -109,22 +112,4 @@ def _parse(value: Any, *, model: type[Model], name: str, what: str) -> Model:
         reason = f"field {field!r}: {problem['msg']}, got {problem['input']!r:.60}"
         if problem["type"] == "missing":
             reason = f"field {field!r} is missing"
-        raise HaustraError(f"{name} is not {what}: {reason}") from None
-
-
-def parse_frame_label(value: Any, *, name: str) -> FrameLabel:
-    """Check a decoded label file that is called `name` in messages.
-
-    Raises:
-        HaustraError: Its shape is wrong; the first bad field and its value are named.
-    """
-    return _parse(value, model=FrameLabel, name=name, what="a frame label")
-
-
-def parse_run_manifest(value: Any, *, name: str) -> RunManifest:
-    """Check a decoded run manifest that is called `name` in messages.
-
-    Raises:
-        HaustraError: Its shape is wrong; the first bad field and its value are named.
-    """
-    return _parse(value, model=RunManifest, name=name, what="a run manifest")
+        raise HaustraError(f"{path} is not {what}: {reason}") from None

@@ -8,8 +8,7 @@ from cyclopts import App, Parameter
 from haustra.captures.importers.coco import import_coco
 from haustra.captures.importers.dataset import ImportConfig, ImportResult
 from haustra.captures.importers.masks import MaskImportConfig, import_masks
-from haustra.captures.importers.voc import import_voc
-from haustra.captures.importers.yolo import import_yolo
+from haustra.captures.importers.paired import import_voc, import_yolo
 from haustra.cli.terminal import (
     Flags,
     Json,

@@ -4,12 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from haustra.captures.importers.dataset import (
-    ImportConfig,
-    ImportResult,
-    SourceFrame,
-    import_frames,
-)
+from haustra.captures.importers.dataset import ImportConfig, ImportResult, import_frames
 from haustra.core.boxes import is_four_numbers
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import read_json, resolve_inside
@@ -17,18 +12,15 @@ from haustra.core.paths import StrPath
 from haustra.core.progress import Progress
 
 
-def _box_from_xywh(bbox: Any) -> Any:
-    """Turn `x,y,width,height` into `x0,y0,x1,y1`; anything else is passed on to be rejected."""
-    if not is_four_numbers(bbox):
-        return bbox
-    x, y, width, height = bbox
-    return [x, y, x + width, y + height]
+def _boxes_of_image(bboxes: list[Any], _size_wh: tuple[int, int]) -> list[Any]:
+    """Turn each `x,y,width,height` into `x0,y0,x1,y1`; others are passed on to be rejected."""
+    return [[b[0], b[1], b[0] + b[2], b[1] + b[3]] if is_four_numbers(b) else b for b in bboxes]
 
 
 def _read_annotations(
     path: Path, *, category: str | None
 ) -> tuple[list[tuple[Any, str]], dict[Any, list[Any]], list[str]]:
-    """Return each image's id and file name, the boxes by image id, and notes."""
+    """Return each image's id and file name, the `bbox` values by image id, and notes."""
     content = read_json(path, what="a COCO annotation file")
     wrong = f"{path} is not a COCO annotation file"
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
@@ -50,7 +42,7 @@ def _read_annotations(
             if item.get("iscrowd"):
                 num_crowds += 1
                 continue
-            boxes[item["image_id"]].append(_box_from_xywh(item["bbox"]))
+            boxes[item["image_id"]].append(item["bbox"])
         images = [(item["id"], str(item["file_name"])) for item in content["images"]]
         unknown = boxes.keys() - {image_id for image_id, _ in images}
     except KeyError as error:
@@ -91,10 +83,14 @@ def import_coco(
                 f"{annotations}: image {file_name!r} points outside {images}; expected a path "
                 "inside it"
             )
-        found = boxes.get(image_id, [])
-        frames.append(
-            SourceFrame(image_path=path, name=file_name, read_boxes=lambda _, found=found: found)  # type: ignore[misc]
-        )
+        frames.append((path, file_name, boxes.get(image_id, [])))
     if not frames:
         raise HaustraError(f"{annotations} lists no image")
-    return import_frames(frames, images=images, config=config, notes=notes, progress=progress)
+    return import_frames(
+        frames,
+        read_boxes=_boxes_of_image,
+        images=images,
+        notes=notes,
+        config=config,
+        progress=progress,
+    )

@@ -7,12 +7,8 @@ from typing import Any
 
 import cv2
 
-from haustra.captures.importers.dataset import (
-    ImportConfig,
-    ImportResult,
-    import_images_with_files,
-    list_source_images,
-)
+from haustra.captures.importers.dataset import ImportConfig, ImportResult
+from haustra.captures.importers.paired import import_pairs, list_source_images
 from haustra.core.checked import CountFromOne
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
@@ -33,6 +29,27 @@ class MaskImportConfig(ImportConfig):
     """Components of the mask with fewer pixels are not polyps."""
 
 
+def import_masks(
+    images: StrPath, masks: StrPath, *, config: MaskImportConfig, progress: Progress | None = None
+) -> ImportResult:
+    """Import a folder of images with a folder of masks.
+
+    Each 8-connected component of at least `min_pixels` pixels above 127 becomes a box.
+
+    Raises:
+        HaustraError: An image has no mask, a mask has no image, or a file is unreadable.
+    """
+    return import_pairs(
+        images,
+        masks,
+        list_files=list_source_images,
+        noun="mask",
+        read_boxes=partial(_boxes_of_mask, min_pixels=config.min_pixels),
+        config=config,
+        progress=progress,
+    )
+
+
 def _boxes_of_mask(mask_path: Path, size_wh: tuple[int, int], *, min_pixels: int) -> list[Any]:
     mask = read_image_rgb(mask_path)[:, :, 0]
     if (mask.shape[1], mask.shape[0]) != size_wh:
@@ -51,24 +68,3 @@ def _boxes_of_mask(mask_path: Path, size_wh: tuple[int, int], *, min_pixels: int
         for x, y, width, height, area in stats[1:]  # row 0 is the background
         if area >= min_pixels
     ]
-
-
-def import_masks(
-    images: StrPath, masks: StrPath, *, config: MaskImportConfig, progress: Progress | None = None
-) -> ImportResult:
-    """Import a folder of images with a folder of masks.
-
-    Each 8-connected component of at least `min_pixels` pixels above 127 becomes a box.
-
-    Raises:
-        HaustraError: An image has no mask, a mask has no image, or a file is unreadable.
-    """
-    return import_images_with_files(
-        images,
-        masks,
-        list_files=list_source_images,
-        noun="mask",
-        read_boxes=partial(_boxes_of_mask, min_pixels=config.min_pixels),
-        config=config,
-        progress=progress,
-    )
