@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haustra.captures.negatives import keeps_negative
+from haustra.captures.validation import keeps_negative
 
 
 @given(st.text(), st.floats(0, 1), st.floats(0, 1))

@@ -7,9 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
-from haustra.captures.negatives import keeps_negative
 from haustra.captures.reader import read_runs
-from haustra.captures.validation import CheckedFrame, check_frame
+from haustra.captures.validation import CheckedFrame, check_frame, keeps_negative
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.core.letterbox import plan_letterbox

@@ -40,29 +40,26 @@ def draw_overlays(
     Raises:
         HaustraError: The folder is not a run folder, or none of its frames can be drawn.
     """
-    config, progress = config or OverlayConfig(), progress or SilentProgress()
-    run = read_run(run_folder)
+    config = config or OverlayConfig()
+    frames = read_run(run_folder).frames[: config.max_frames]
     folder = config.output_root or Path(run_folder) / "overlays"
-    frames = run.frames[: config.max_frames]
-    pictures: list[Path] = []
-    problems: list[str] = []
-    checked_frames = check_frames(frames)
+    result = OverlayResult(pictures=[], problems=[])
     for checked in track(
-        checked_frames, progress=progress, description="overlay", total=len(frames)
+        check_frames(frames),
+        progress=progress or SilentProgress(),
+        description="overlay",
+        total=len(frames),
     ):
         if isinstance(checked, FrameProblem):
-            problems.append(checked.reason)
+            result.problems.append(checked.reason)
             continue
-        problems.extend(checked.box_problems)
+        result.problems.extend(checked.box_problems)
         truth = detections_from_labels(checked.boxes_px, image_size_wh=checked.size_wh)
         names = [(lesion_id or "").rsplit("/", 1)[-1] for lesion_id in checked.lesion_ids]
-        picture = folder / f"{checked.frame.name}.png"
-        write_png(
-            picture,
-            image_rgb=draw_boxes(checked.image_rgb, truth, rgb=TRUTH_RGB, labels=names),
-        )
-        pictures.append(picture)
-    if not pictures:
-        reason = problems[0] if problems else "it has no frames"
+        drawn = draw_boxes(checked.image_rgb, truth, rgb=TRUTH_RGB, labels=names)
+        result.pictures.append(folder / f"{checked.frame.name}.png")
+        write_png(result.pictures[-1], image_rgb=drawn)
+    if not result.pictures:
+        reason = result.problems[0] if result.problems else "it has no frames"
         raise HaustraError(f"{run_folder}: no frame can be drawn: {reason}")
-    return OverlayResult(pictures=pictures, problems=problems)
+    return result

@@ -8,11 +8,9 @@ import shutil
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from haustra.captures.negatives import keeps_negative
 from haustra.captures.reader import RUN_MANIFEST_NAME, Frame, Run, read_runs
-from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames
+from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames, keeps_negative
 from haustra.core.checked import CheckedSettings, Share
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import building_folder, link_or_copy, read_json, write_json_atomic
@@ -58,12 +56,10 @@ def _write_pruned(run: Run, *, kept: list[Frame], folder: Path) -> None:
         # Labels are edited in place by hand, so they are never linked to their source.
         shutil.copyfile(frame.label_path, folder / "labels" / frame.label_path.name)
     manifest_path = run.folder / RUN_MANIFEST_NAME
-    manifest: dict[str, Any] = (
-        read_json(manifest_path, what="a run manifest") if manifest_path.exists() else {}
-    )
+    manifest = read_json(manifest_path, what="a run manifest") if manifest_path.exists() else {}
     # The folder's name may have been the run's only id, so it is stored with the frames.
-    manifest |= {"run_id": run.run_id, "num_frames": len(kept)}
-    write_json_atomic(folder / RUN_MANIFEST_NAME, value=manifest)
+    changes = {"run_id": run.run_id, "num_frames": len(kept)}
+    write_json_atomic(folder / RUN_MANIFEST_NAME, value=manifest | changes)
 
 
 def _check_target(config: PruneConfig) -> None:
@@ -113,13 +109,12 @@ def prune_captures(config: PruneConfig, *, progress: Progress | None = None) -> 
     Raises:
         HaustraError: No run is found, the target exists, or no frame would be left.
     """
-    progress = progress or SilentProgress()
     _check_target(config)
     runs = read_runs(config.captures)
     frames = [frame for run in runs for frame in run.frames]
     checked_frames = track(
         check_frames(frames),
-        progress=progress,
+        progress=progress or SilentProgress(),
         description="prune",
         total=len(frames),
         unit="images",

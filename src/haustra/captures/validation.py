@@ -6,12 +6,13 @@ rejected. A bad label file or image rejects the frame. Each rejection is named.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from haustra.captures.reader import Frame, Run
+from haustra.captures.schema import PolypLabel
 from haustra.core.ahead import map_ahead
 from haustra.core.boxes import CheckedBox, check_box_px, is_four_numbers
 from haustra.core.digests import digest_bytes
@@ -64,30 +65,32 @@ class CheckedFrame(CheckedLabel):
 
 def check_frame(frame: Frame) -> CheckedFrame | FrameProblem:
     """Read and decode a frame's image and check its boxes against it."""
-    label_file = f"labels/{frame.label_path.name}"
+    label, file = frame.label, f"labels/{frame.label_path.name}"
+
+    def problem(kind: ProblemKind, reason: str) -> FrameProblem:
+        return FrameProblem(frame=frame, file=file, kind=kind, reason=reason)
+
     if frame.problem is not None:
-        return FrameProblem(frame=frame, file=label_file, kind="invalid", reason=frame.problem)
-    label, image_path = frame.label, frame.image_path
+        return problem("invalid", frame.problem)
     if label is None:
         raise AssertionError("a frame without a problem has a label")
     if not label.image_present:
-        reason = f"{frame.sample_id}: the label says that no image was taken"
-        return FrameProblem(frame=frame, file=label_file, kind="without_image", reason=reason)
-    if image_path is None:
+        return problem(
+            "without_image", f"{frame.sample_id}: the label says that no image was taken"
+        )
+    if frame.image_path is None:
         raise AssertionError("a frame whose image is present has an image path or a problem")
-    name = f"{frame.run_id}/{label.image}"
+    file = label.image  # the image is at fault from here on
+    name = f"{frame.run_id}/{file}"
     try:
-        data = image_path.read_bytes()
-    except FileNotFoundError:
-        reason = f"{name} does not exist"
-        return FrameProblem(frame=frame, file=label.image, kind="missing", reason=reason)
-    except OSError as error:
-        reason = f"{name} cannot be read: {error.strerror}"
-        return FrameProblem(frame=frame, file=label.image, kind="invalid", reason=reason)
-    try:
+        data = frame.image_path.read_bytes()
         image = decode_image_rgb(data, name=name)
+    except FileNotFoundError:
+        return problem("missing", f"{name} does not exist")
+    except OSError as error:
+        return problem("invalid", f"{name} cannot be read: {error.strerror}")
     except HaustraError as error:
-        return FrameProblem(frame=frame, file=label.image, kind="invalid", reason=str(error))
+        return problem("invalid", str(error))
     checked = check_label(frame, size_wh=(image.shape[1], image.shape[0]))
     return CheckedFrame(**vars(checked), image_rgb=image, image_digest=digest_bytes(data))
 
@@ -101,40 +104,44 @@ def check_label(frame: Frame, *, size_wh: tuple[int, int]) -> CheckedLabel:
     """
     if frame.label is None:
         raise AssertionError("a frame whose image was decoded has a label")
-    boxes: list[tuple[float, float, float, float]] = []
+    boxes: list[CheckedBox] = []
     lesion_ids: list[str | None] = []
     problems: list[str] = []
-    num_clipped = 0
     for index, polyp in enumerate(frame.label.labels):
-        checked: CheckedBox | str = "it has neither bbox_px nor bbox_norm"
-        if polyp.bbox_px is not None or polyp.bbox_norm is not None:
-            box_px = _box_in_pixels(polyp.bbox_px, polyp.bbox_norm, size_wh=size_wh)
-            checked = check_box_px(box_px, size_wh=size_wh)
+        checked = _check_box(polyp, size_wh=size_wh)
         if isinstance(checked, str):
             problems.append(f"{frame.sample_id}: label {index}: {checked}")
-            continue
-        boxes.append(checked.box_px)
-        lesion_ids.append(polyp.lesion_id)
-        num_clipped += checked.clipped
+        else:
+            boxes.append(checked)
+            lesion_ids.append(polyp.lesion_id)
     return CheckedLabel(
         frame=frame,
         size_wh=size_wh,
-        boxes_px=np.asarray(boxes, dtype=np.float64).reshape(-1, 4),
+        boxes_px=np.array([box.box_px for box in boxes], dtype=np.float64).reshape(-1, 4),
         lesion_ids=tuple(lesion_ids),
-        num_clipped=num_clipped,
+        num_clipped=sum(box.clipped for box in boxes),
         box_problems=tuple(problems),
     )
 
 
-def _box_in_pixels(bbox_px: Any, bbox_norm: Any, *, size_wh: tuple[int, int]) -> Any:
-    """Return the box in pixels; `bbox_px` wins, and a malformed `bbox_norm` is passed on."""
-    if bbox_px is not None or bbox_norm is None:
-        return bbox_px
-    if not is_four_numbers(bbox_norm):
-        return bbox_norm
-    width, height = size_wh
-    x0, y0, x1, y1 = bbox_norm
-    return [x0 * width, y0 * height, x1 * width, y1 * height]
+def _check_box(polyp: PolypLabel, *, size_wh: tuple[int, int]) -> CheckedBox | str:
+    box_px = polyp.bbox_px
+    if box_px is None:  # otherwise `bbox_px` wins
+        box_px = polyp.bbox_norm
+        if box_px is None:
+            return "it has neither bbox_px nor bbox_norm"
+        if is_four_numbers(box_px):
+            box_px = [value * size_wh[index % 2] for index, value in enumerate(box_px)]
+    return check_box_px(box_px, size_wh=size_wh)
+
+
+def keeps_negative(sample_id: str, *, ratio: float) -> bool:
+    """Return whether a frame without a box stays: its name's SHA-256, in 0..1, is below `ratio`.
+
+    The share is met on average, a larger one only adds frames, and no other frame matters.
+    """
+    # A float holds each of the 2**52 values of 13 hexadecimal digits exactly.
+    return int(digest_bytes(sample_id.encode())[:13], 16) < ratio * 2**52
 
 
 def check_frames(

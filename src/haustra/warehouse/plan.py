@@ -10,9 +10,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from haustra.captures.negatives import keeps_negative
 from haustra.captures.reader import Frame, Run, read_runs
-from haustra.captures.validation import CheckedFrame, CheckedLabel, FrameProblem, check_frame
+from haustra.captures.validation import (
+    CheckedFrame,
+    CheckedLabel,
+    FrameProblem,
+    check_frame,
+    keeps_negative,
+)
 from haustra.core.ahead import map_ahead
 from haustra.core.digests import digest_bytes, digest_json
 from haustra.core.errors import HaustraError, option
