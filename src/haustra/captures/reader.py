@@ -108,8 +108,9 @@ def read_run(folder: StrPath) -> Run:
     unreadable = {frame.name for frame in frames if frame.label is None}
     unlabeled = tuple(
         path.name
-        for path in sorted(images_folder.glob("[!.]*"))
+        for path in sorted(images_folder.iterdir() if images_folder.is_dir() else ())
         if path.is_file()
+        and not path.name.startswith(".")
         # Resolving every path is slow, and only a link resolves to another name.
         and resolved_images / path.name not in known
         and path.resolve() not in known
