@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from haustra.core.checked import (
@@ -50,6 +51,12 @@ def test_text_becomes_a_path_where_the_setting_is_one() -> None:
     assert settings.required == Path("a.bin")
     assert settings.optional == Path("like")
     assert settings.pair == (Path("c"), Path("d"))
+
+
+def test_numbers_of_numpy_become_those_of_python() -> None:
+    settings = _Settings(from_one=np.int64(3), weight=np.float32(0.5))  # type: ignore[arg-type]
+    assert (settings.from_one, settings.weight) == (3, 0.5)
+    assert (type(settings.from_one), type(settings.weight)) == (int, float)
 
 
 def test_a_url_stays_text() -> None:

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
+import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
@@ -72,9 +73,13 @@ def check_value(name: str, value: Any, *, kind: Any) -> Any:
     Raises:
         HaustraError: The value has the wrong type or is out of its range.
     """
-    adapter = _adapter(kind)
+    adapter, given = _adapter(kind), value
+    if isinstance(value, os.PathLike):
+        given = Path(value)
+    elif isinstance(value, np.generic):
+        given = value.item()
     try:
-        return adapter.validate_python(Path(value) if isinstance(value, os.PathLike) else value)
+        return adapter.validate_python(given)
     except ValidationError:
         expected = _describe(adapter.json_schema())
         raise HaustraError(f"{option(name, value)}: expected {expected}") from None
