@@ -12,6 +12,7 @@ from haustra.core.detections import Detections
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.evaluation.alarm_tier import alarm_row, alarm_tier
 from haustra.evaluation.frame_tier import few_clean_frames_note, frame_tier, froc_curves
+from haustra.evaluation.frames import timed_runs
 from haustra.evaluation.lesion_tier import lesion_tier
 from scored_boxes import found, frame, random_scene, truth_of
 
@@ -124,7 +125,7 @@ def test_a_lesion_by_hand() -> None:
     hits = {13, 14, 16, 17}
     frames = [frame(n, truth_of(BOX) if 10 <= n < 20 else truth_of()) for n in range(30)]
     predictions = [found((0.9 if n in hits else 0.1, (12, 12, 32, 32))) for n in range(30)]
-    tier = lesion_tier(frames, predictions, threshold=0.5, frame_rates_hz={"run": 10.0})
+    tier = lesion_tier(timed_runs(frames, predictions, frame_rates_hz={"run": 10.0}), threshold=0.5)
     assert tier is not None
     (row,) = tier.rows
     assert (row.lesion_id, row.num_visible_frames, row.num_detected_frames) == ("run/a", 10, 4)
@@ -146,7 +147,9 @@ def test_detected_within_a_second_takes_half_a_second_of_detections() -> None:
     frames = [frame(n, truth_of(BOX)) for n in range(60)]
     for first, wanted in ((4, (True, True)), (6, (False, True))):
         predictions = [found((0.9 if n >= first else 0.1, BOX)) for n in range(60)]
-        tier = lesion_tier(frames, predictions, threshold=0.5, frame_rates_hz={"run": 10.0})
+        tier = lesion_tier(
+            timed_runs(frames, predictions, frame_rates_hz={"run": 10.0}), threshold=0.5
+        )
         assert tier is not None
         assert (tier.rows[0].detected_within_1_s, tier.rows[0].detected_within_3_s) == wanted
 
@@ -155,16 +158,21 @@ def test_lesions_of_a_run_without_a_known_order_are_left_out() -> None:
     still = frame(0, truth_of(BOX, FAR), lesions=("a", None), run_id="stills")
     frames = [frame(0, truth_of(BOX, FAR), lesions=("a", None)), still]
     predictions = [found((0.9, BOX))] * 2
-    tier = lesion_tier(frames, predictions, threshold=0.5, frame_rates_hz={"run": 10.0})
+    tier = lesion_tier(timed_runs(frames, predictions, frame_rates_hz={"run": 10.0}), threshold=0.5)
     assert tier is not None
     assert [row.lesion_id for row in tier.rows] == ["run/a"]
     assert tier.num_boxes_without_identity == 1
-    assert lesion_tier([still], predictions[:1], threshold=0.5, frame_rates_hz={}) is None
+    assert (
+        lesion_tier(timed_runs([still], predictions[:1], frame_rates_hz={}), threshold=0.5) is None
+    )
 
 
 def test_a_box_without_identity_is_in_no_row() -> None:
     nameless = [frame(0, truth_of(BOX), lesions=(None,))]
-    assert lesion_tier(nameless, [found()], threshold=0.5, frame_rates_hz={"run": 1.0}) is None
+    assert (
+        lesion_tier(timed_runs(nameless, [found()], frame_rates_hz={"run": 1.0}), threshold=0.5)
+        is None
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -176,7 +184,7 @@ def test_lesions_equal_true_colon(seed: int) -> None:
         frame(n, truth, lesions=lesions, run_id="v")
         for n, (truth, lesions) in enumerate(zip(truths, names, strict=True))
     ]
-    ours = lesion_tier(frames, predictions, threshold=0.5, frame_rates_hz={"v": 30.0})
+    ours = lesion_tier(timed_runs(frames, predictions, frame_rates_hz={"v": 30.0}), threshold=0.5)
     ground_truth, results = reference(truths, predictions)
     flat = [f"v/{name}" for lesions in names for name in lesions]
     for annotation, name in zip(ground_truth["annotations"], flat, strict=True):
@@ -214,12 +222,8 @@ def alarms_at(pattern: str, **point: Any) -> Any:
     boxes = {"x": (0.9, FAR), "?": (0.4, FAR), "h": (0.9, BOX), ".": (0.1, FAR)}
     frames = [frame(n, truth_of(BOX) if c in "hm" else truth_of()) for n, c in enumerate(pattern)]
     predictions = [found(boxes.get(c, (0.1, FAR))) for c in pattern]
-    return alarm_row(
-        frames,
-        predictions,
-        point=OperatingPoint(objectness=0.5, **point),
-        frame_rates_hz={"run": 10.0},
-    )
+    runs = timed_runs(frames, predictions, frame_rates_hz={"run": 10.0})
+    return alarm_row(runs, point=OperatingPoint(objectness=0.5, **point))
 
 
 def test_alarms_by_hand() -> None:
@@ -253,12 +257,12 @@ def test_alarms_of_a_run_without_a_known_order_are_left_out() -> None:
     frames = [frame(0, truth_of(), run_id="video"), frame(0, truth_of(), run_id="stills")]
     predictions = [found(), found((0.9, FAR))]
     point = OperatingPoint(objectness=0.5)
-    tier = alarm_tier(frames, predictions, point=point, frame_rates_hz={"video": 10.0})
+    tier = alarm_tier(timed_runs(frames, predictions, frame_rates_hz={"video": 10.0}), point=point)
     assert tier is not None
     assert tier.num_procedures == 1
     assert tier.minutes == pytest.approx(0.1 / 60)
     assert (tier.rows[0].false_activations, tier.rows[0].false_time_share) == (0, 0)
-    assert alarm_tier(frames, predictions, point=point, frame_rates_hz={}) is None
+    assert alarm_tier(timed_runs(frames, predictions, frame_rates_hz={}), point=point) is None
 
 
 @pytest.mark.parametrize(
@@ -284,12 +288,8 @@ def test_few_clean_frames_are_a_warning(num_clean: int, num_flagged: int, note: 
 
 def test_runs_do_not_run_into_each_other() -> None:
     frames = [frame(0, truth_of(), run_id="a"), frame(0, truth_of(), run_id="b")]
-    tier = alarm_tier(
-        frames,
-        [found((0.9, FAR))] * 2,
-        point=OperatingPoint(objectness=0.5, hold_off_frames=5),
-        frame_rates_hz={"a": 10.0, "b": 10.0},
-    )
+    runs = timed_runs(frames, [found((0.9, FAR))] * 2, frame_rates_hz={"a": 10.0, "b": 10.0})
+    tier = alarm_tier(runs, point=OperatingPoint(objectness=0.5, hold_off_frames=5))
     assert tier is not None
     assert [row.hold_off_frames for row in tier.rows] == [0, 3, 6, 15, 5]
     assert tier.num_procedures == 2

@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import groupby
 
 import numpy as np
 
-from haustra.core.boxes import iou_matrix
-from haustra.core.detections import Detections
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
-from haustra.evaluation.frame_tier import FLAGGED_IOU
-from haustra.evaluation.frames import EvalFrame, timed_runs
+from haustra.evaluation.frame_tier import touches
+from haustra.evaluation.frames import TimedRun
 from haustra.evaluation.lesion_tier import mean_of_known
 
 HOLD_OFFS = (0, 3, 6, 15)
@@ -65,67 +62,35 @@ class _Shown:
     first_shown_s: dict[str, float] = field(default_factory=dict)
     """Time in its run at which each lesion that was ever shown was shown first."""
 
-    def add_run(
-        self, frames: Sequence[EvalFrame], shown: Sequence[Detections], *, rate_hz: float
-    ) -> None:
-        """Count one run's frames, in order, and what is shown on them."""
-        false_frames = []
-        for frame, found in zip(frames, shown, strict=True):
-            overlaps = iou_matrix(found.boxes_px, frame.truth.boxes_px) > FLAGGED_IOU
-            false_frames.append(bool((~overlaps.any(axis=1)).any()))
-            self.lesion_frames += len(frame.truth) > 0
-            self.flagged_frames += bool(overlaps.any())
-            touched = np.asarray(overlaps.any(axis=0))
-            for lesion, is_found in zip(frame.lesions, touched, strict=True):
-                if lesion is not None and is_found and frame.number is not None:
-                    self.first_shown_s.setdefault(lesion.lesion_id, frame.number / rate_hz)
-        self.false_frames += sum(false_frames)
-        activations = (list(run) for is_false, run in groupby(false_frames) if is_false)
-        self.activation_lengths_s += [len(run) / rate_hz for run in activations]
 
-
-def _show(
-    frames: Sequence[EvalFrame],
-    predictions: Sequence[Detections],
-    *,
-    point: OperatingPoint,
-    frame_rates_hz: dict[str, float],
-) -> _Shown:
-    counts = _Shown()
-    for run_id, positions in timed_runs(frames, frame_rates_hz=frame_rates_hz).items():
+def _show(runs: Sequence[TimedRun], *, point: OperatingPoint) -> _Shown:
+    shown = _Shown()
+    for run in runs:
         alarm = AlarmFilter(point)
-        counts.add_run(
-            [frames[index] for index in positions],
-            [alarm.show(predictions[index]) for index in positions],
-            rate_hz=frame_rates_hz[run_id],
-        )
-    return counts
+        false_frames = []
+        for frame, number, found in zip(run.frames, run.numbers, run.predictions, strict=True):
+            touched = touches(alarm.show(found), frame.truth)
+            false_frames.append(bool((~touched.any(axis=1)).any()))
+            shown.lesion_frames += len(frame.truth) > 0
+            shown.flagged_frames += bool(touched.any())
+            for lesion, is_touched in zip(frame.lesions, touched.any(axis=0), strict=True):
+                if lesion is not None and is_touched:
+                    shown.first_shown_s.setdefault(lesion.lesion_id, number / run.frame_rate_hz)
+        shown.false_frames += sum(false_frames)
+        activations = (list(series) for is_false, series in groupby(false_frames) if is_false)
+        shown.activation_lengths_s += [len(each) / run.frame_rate_hz for each in activations]
+    return shown
 
 
-def _minutes(runs: dict[str, list[int]], frame_rates_hz: dict[str, float]) -> float:
-    return sum(len(positions) / frame_rates_hz[run_id] / 60 for run_id, positions in runs.items())
-
-
-def alarm_row(
-    frames: Sequence[EvalFrame],
-    predictions: Sequence[Detections],
-    *,
-    point: OperatingPoint,
-    frame_rates_hz: dict[str, float],
-) -> AlarmRow:
+def alarm_row(runs: Sequence[TimedRun], *, point: OperatingPoint) -> AlarmRow:
     """Count the false activations of an operating point, and what it costs against no hold-off.
 
     Args:
-        frames: Frames of whole runs, each in order.
-        predictions: Detections on the same frames, at every score.
+        runs: Whole runs, at least one.
         point: Threshold, hold-off and hysteresis.
-        frame_rates_hz: Frame rate of each run in time order; other runs are left out, and at
-            least one run must be left.
     """
-    runs = timed_runs(frames, frame_rates_hz=frame_rates_hz)
-    show = partial(_show, frames, predictions, frame_rates_hz=frame_rates_hz)
-    shown = show(point=point)
-    base = show(point=replace(point, hold_off_frames=0, hysteresis=None))
+    shown = _show(runs, point=point)
+    base = _show(runs, point=replace(point, hold_off_frames=0, hysteresis=None))
     lengths_s = shown.activation_lengths_s
     classes = np.digitize(lengths_s, RUN_LENGTHS_S)
     delays = [
@@ -138,8 +103,8 @@ def alarm_row(
         lower_threshold=point.lower_threshold,
         false_activations=len(lengths_s),
         false_activations_per_procedure=len(lengths_s) / len(runs),
-        false_activations_per_minute=len(lengths_s) / _minutes(runs, frame_rates_hz),
-        false_time_share=shown.false_frames / sum(map(len, runs.values())),
+        false_activations_per_minute=len(lengths_s) / sum(run.minutes for run in runs),
+        false_time_share=shown.false_frames / sum(len(run.frames) for run in runs),
         run_lengths=np.bincount(classes, minlength=len(RUN_LENGTHS_S) + 1).tolist(),
         lesions_shown=len(shown.first_shown_s),
         mean_delay_s=mean_of_known(delays),
@@ -155,18 +120,8 @@ def operating_row(alarms: AlarmTier, *, point: OperatingPoint) -> AlarmRow:
     return next(row for row in alarms.rows if (row.hold_off_frames, row.lower_threshold) == own)
 
 
-def alarm_tier(
-    frames: Sequence[EvalFrame],
-    predictions: Sequence[Detections],
-    *,
-    point: OperatingPoint,
-    frame_rates_hz: dict[str, float],
-) -> AlarmTier | None:
-    """Count alarms at the operating point's threshold for each hold-off.
-
-    The arguments are those of `alarm_row`. Returns None without a run in time order.
-    """
-    runs = timed_runs(frames, frame_rates_hz=frame_rates_hz)
+def alarm_tier(runs: Sequence[TimedRun], *, point: OperatingPoint) -> AlarmTier | None:
+    """Count alarms at the operating point's threshold for each hold-off; None without a run."""
     if not runs:
         return None
     points = [replace(point, hold_off_frames=n, hysteresis=None) for n in HOLD_OFFS]
@@ -175,9 +130,6 @@ def alarm_tier(
     return AlarmTier(
         threshold=point.objectness,
         num_procedures=len(runs),
-        minutes=_minutes(runs, frame_rates_hz),
-        rows=[
-            alarm_row(frames, predictions, point=each, frame_rates_hz=frame_rates_hz)
-            for each in points
-        ],
+        minutes=sum(run.minutes for run in runs),
+        rows=[alarm_row(runs, point=each) for each in points],
     )

@@ -17,7 +17,7 @@ from haustra.core.operating_point import OperatingPoint
 from haustra.evaluation.alarm_tier import HOLD_OFFS, AlarmRow, alarm_row
 from haustra.evaluation.evaluation import Evaluation
 from haustra.evaluation.frame_tier import frame_scores, import_true_colon
-from haustra.evaluation.frames import timed_runs
+from haustra.evaluation.frames import TimedRun, timed_runs
 from haustra.evaluation.metrics import precision_recall_f1, ranked_matches
 
 FitRule = Literal["fpr", "f1"]
@@ -90,25 +90,16 @@ def _fit_threshold(
 
 
 def _fit_in_time(
-    evaluation: Evaluation, *, point: OperatingPoint, frame_rates_hz: dict[str, float]
+    runs: Sequence[TimedRun], *, point: OperatingPoint
 ) -> tuple[OperatingPoint, AlarmRow]:
     """Choose the hold-off and hysteresis with the fewest false activations that lose no lesion."""
-
-    def row(candidate: OperatingPoint) -> AlarmRow:
-        return alarm_row(
-            evaluation.frames,
-            evaluation.predictions,
-            point=candidate,
-            frame_rates_hz=frame_rates_hz,
-        )
-
-    base = row(point)
+    base = alarm_row(runs, point=point)
     best, best_row = point, base
     for hold_off in HOLD_OFFS:
         for share in HYSTERESIS_SHARES:
             lower = None if share is None else share * point.objectness
             candidate = replace(point, hold_off_frames=hold_off, hysteresis=lower)
-            found = row(candidate)
+            found = alarm_row(runs, point=candidate)
             keeps_lesions = found.lesions_shown >= base.lesions_shown
             is_timely = (found.mean_delay_s or 0.0) <= MOST_DELAY_S
             is_quieter = found.false_time_share <= base.false_time_share
@@ -146,7 +137,8 @@ def fit_operating_point(
     """
     threshold, how = _fit_threshold(evaluation, rule=rule, target_fpr=target_fpr, name=name)
     point = OperatingPoint(objectness=threshold, iou=iou)
-    if timed_runs(evaluation.frames, frame_rates_hz=frame_rates_hz):
-        point, found = _fit_in_time(evaluation, point=point, frame_rates_hz=frame_rates_hz)
+    frames, predictions = evaluation.frames, evaluation.predictions
+    if runs := timed_runs(frames, predictions, frame_rates_hz=frame_rates_hz):
+        point, found = _fit_in_time(runs, point=point)
         how |= {"false_activations": found.false_activations, "lesions_shown": found.lesions_shown}
     return replace(point, fitted={**how, "fitted_on": name})

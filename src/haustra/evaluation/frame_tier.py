@@ -6,12 +6,14 @@ https://arxiv.org/abs/2608.13711). Its rule for "flagged" is any overlap with a 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.core.boxes import iou_matrix
 from haustra.core.detections import Detections
-from haustra.core.errors import MissingExtraError
-from haustra.evaluation.frames import Lesion
+from haustra.core.errors import needs_extra
 from haustra.evaluation.metrics import to_coco
 
 FLAGGED_IOU = 0.0
@@ -29,35 +31,27 @@ Lippman-Hand 1983, If Nothing Goes Wrong, Is Everything All Right?, JAMA 249).
 
 
 def import_true_colon() -> Any:
-    """Return the package `true_colon`.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    try:
+    """Return the package `true_colon`, or name the extra that installs it."""
+    with needs_extra("train", needed_for="evaluation"):
         import true_colon
-    except ImportError:
-        raise MissingExtraError("true-colon", extra="train", needed_for="evaluation") from None
     return true_colon
 
 
-def to_true_colon(
-    truths: Sequence[Detections],
-    predictions: Sequence[Detections],
-    *,
-    lesions: Sequence[tuple[Lesion | None, ...]] | None = None,
+def _to_true_colon(
+    truths: Sequence[Detections], predictions: Sequence[Detections]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return labels and detections as true-colon takes them: as COCO, image ids "0", "1", ..."""
+    """Return labels and detections as true-colon takes them: as COCO, with image ids as text."""
     labels, detections = to_coco(truths, predictions)
-    labels["images"] = [{"id": str(index)} for index in range(len(truths))]
+    for image in labels["images"]:
+        image["id"] = str(image["id"])
     for entry in (*labels["annotations"], *detections):
-        entry["image_id"] = str(entry["image_id"] - 1)
-    if lesions is not None:
-        every = chain.from_iterable(lesions)
-        for annotation, lesion in zip(labels["annotations"], every, strict=True):
-            if lesion is not None:
-                annotation["unique_id"] = lesion.lesion_id
+        entry["image_id"] = str(entry["image_id"])
     return labels, detections
+
+
+def touches(shown: Detections, truth: Detections) -> NDArray[np.bool_]:
+    """Return which of N shown boxes touch which of M labels of the same image, [N,M]."""
+    return np.asarray(iou_matrix(shown.boxes_px, truth.boxes_px) > FLAGGED_IOU)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +93,7 @@ def frame_scores(
     truths: Sequence[Detections], predictions: Sequence[Detections]
 ) -> tuple[list[float], list[float]]:
     """Return one score per lesion frame and per clean frame: the highest that would flag it."""
-    labels, detections = to_true_colon(truths, predictions)
+    labels, detections = _to_true_colon(truths, predictions)
     found: tuple[list[float], list[float]] = import_true_colon().per_frame_max_scores(
         labels, detections, iou_thr=FLAGGED_IOU
     )
@@ -147,12 +141,11 @@ def few_clean_frames_note(frames: FrameTier) -> str | None:
 def froc_curves(truths: Sequence[Detections], predictions: Sequence[Detections]) -> FrocCurves:
     """Compute FROC and AFROC over all labeled boxes."""
     true_colon = import_true_colon()
-    labels, detections = to_true_colon(truths, predictions)
-    prepared = true_colon.prepare_froc_inputs(labels, detections)
+    labels, detections = _to_true_colon(truths, predictions)
     settings = {
         "iou_thr": FLAGGED_IOU,
         "conf_thresholds": true_colon.DEFAULT_CONF_GRID,
-        "prepared": prepared,
+        "prepared": true_colon.prepare_froc_inputs(labels, detections),
     }
     froc = true_colon.compute_froc_curve(labels, detections, **settings)
     afroc = true_colon.compute_afroc_curve(labels, detections, **settings)

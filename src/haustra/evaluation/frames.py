@@ -3,7 +3,6 @@
 A source yields labels and pixels frame by frame, so that memory does not grow with its length.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,12 +213,37 @@ def open_captures(
     )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TimedRun:
+    """A run that is known to be in time order, with the detections on its frames."""
+
+    frame_rate_hz: float
+    frames: list[EvalFrame]
+    numbers: list[int]
+    """Position of each frame in the run, rising."""
+    predictions: list[Detections]
+    """Detections on each frame, at every score."""
+
+    @property
+    def minutes(self) -> float:
+        """Duration of all frames."""
+        return len(self.frames) / self.frame_rate_hz / 60
+
+
 def timed_runs(
-    frames: Sequence[EvalFrame], *, frame_rates_hz: Mapping[str, float]
-) -> dict[str, list[int]]:
-    """Return the positions of each run's frames, in order, for the runs with a frame rate."""
-    positions: dict[str, list[int]] = defaultdict(list)
-    for index, frame in enumerate(frames):
-        if frame.run_id in frame_rates_hz:
-            positions[frame.run_id].append(index)
-    return positions
+    frames: Sequence[EvalFrame],
+    predictions: Sequence[Detections],
+    *,
+    frame_rates_hz: Mapping[str, float],
+) -> list[TimedRun]:
+    """Return the runs with a frame rate; frames of other runs are left out."""
+    runs: dict[str, TimedRun] = {}
+    for frame, found in zip(frames, predictions, strict=True):
+        rate = frame_rates_hz.get(frame.run_id)
+        if rate is not None and frame.number is not None:
+            new = TimedRun(frame_rate_hz=rate, frames=[], numbers=[], predictions=[])
+            run = runs.setdefault(frame.run_id, new)
+            run.frames.append(frame)
+            run.numbers.append(frame.number)
+            run.predictions.append(found)
+    return list(runs.values())

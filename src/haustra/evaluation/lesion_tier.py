@@ -1,37 +1,21 @@
 """Lesions: how early and how steadily each one is detected while it is in view.
 
-The counts come from `true-colon` (see `frame_tier`). It has no gaps and no flicker; they are
-computed here.
+The definitions are those of `true-colon` (see `frame_tier`), which the tests compare with; gaps and
+flicker are haustra's own.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 
-from haustra.core.boxes import iou_matrix
-from haustra.core.detections import Detections
-from haustra.evaluation.frame_tier import FLAGGED_IOU, import_true_colon, to_true_colon
-from haustra.evaluation.frames import EvalFrame, timed_runs
+from haustra.evaluation.frame_tier import touches
+from haustra.evaluation.frames import Lesion, TimedRun
 
 STABLE_S = 0.5
 """Time that detections must fill to count as "detected within N s": 15 frames at 30 Hz."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _FrameNumbers:
-    """Frame numbers for true-colon, which names the frames by their index in `numbers`."""
-
-    numbers: Sequence[int | None]
-    name: str = "haustra"
-
-    def canonical(self, raw: str) -> str:
-        return raw
-
-    def frame_index(self, canonical: str) -> int | None:
-        return self.numbers[int(canonical)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,119 +84,72 @@ def mean_of_known(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _presence(
-    frames: Sequence[EvalFrame], shown: Sequence[Detections]
-) -> dict[str, dict[int, bool]]:
-    """Return, for each lesion, the positions that show it and whether it is detected there."""
-    seen: dict[str, dict[int, bool]] = defaultdict(dict)
-    for index, (frame, found) in enumerate(zip(frames, shown, strict=True)):
-        overlaps = iou_matrix(frame.truth.boxes_px, found.boxes_px) > FLAGGED_IOU
-        touched = np.asarray(overlaps.any(axis=1))
-        for lesion, is_found in zip(frame.lesions, touched.tolist(), strict=True):
+def _row(lesion: Lesion, seen: list[tuple[int, bool]], *, rate_hz: float) -> LesionRow:
+    """Return the row of a lesion from the number of each frame that shows it, and its state."""
+    first_number = seen[0][0]
+    states = [is_detected for _, is_detected in seen]
+    hits = [number - first_number for number, is_detected in seen if is_detected]
+    share = len(hits) / len(seen)
+    gaps = (len(list(run)) for is_detected, run in groupby(states) if not is_detected)
+    # Only frames that follow each other show a change.
+    changes = sum(a != b and n - m == 1 for (m, a), (n, b) in pairwise(seen))
+
+    def is_detected_within(seconds: int) -> bool:
+        in_time = sum(hit < int(seconds * rate_hz) for hit in hits)
+        return in_time >= max(1, round(STABLE_S * rate_hz))
+
+    return LesionRow(
+        lesion_id=lesion.lesion_id,
+        num_visible_frames=len(seen),
+        num_detected_frames=len(hits),
+        detected_share=share,
+        detected_ever=bool(hits),
+        detected_25_percent=share >= 0.25,
+        detected_50_percent=share >= 0.5,
+        detected_within_1_s=is_detected_within(1),
+        detected_within_3_s=is_detected_within(3),
+        detected_within_5_s=is_detected_within(5),
+        first_detection_frames=hits[0] if hits else None,
+        first_detection_s=hits[0] / rate_hz if hits else None,
+        longest_gap_frames=max(gaps, default=0),
+        flicker_per_s=changes * rate_hz / len(seen),
+        size_mm=lesion.size_mm,
+        paris_class=lesion.paris_class,
+    )
+
+
+def _rows_of_run(run: TimedRun, *, threshold: float) -> list[LesionRow]:
+    lesions: dict[str, Lesion] = {}
+    seen: dict[str, list[tuple[int, bool]]] = defaultdict(list)
+    for frame, number, found in zip(run.frames, run.numbers, run.predictions, strict=True):
+        touched = touches(found.above(threshold), frame.truth).any(axis=0)
+        is_detected: dict[str, bool] = {}
+        for lesion, is_touched in zip(frame.lesions, touched.tolist(), strict=True):
             if lesion is not None:
-                seen[lesion.lesion_id][index] = seen[lesion.lesion_id].get(index, False) or is_found
-    return seen
+                lesions[lesion.lesion_id] = lesion
+                is_detected[lesion.lesion_id] = (
+                    is_detected.get(lesion.lesion_id, False) or is_touched
+                )
+        for lesion_id, state in is_detected.items():
+            seen[lesion_id].append((number, state))
+    return [_row(lesions[name], seen[name], rate_hz=run.frame_rate_hz) for name in sorted(seen)]
 
 
-def _longest_gap(states: Sequence[bool]) -> int:
-    gaps = (len(list(run)) for state, run in groupby(states) if not state)
-    return max(gaps, default=0)
-
-
-def _changes(states: Sequence[bool], numbers: Sequence[int | None]) -> int:
-    """Count the changes between frames that follow each other."""
-    pairs = zip(states, states[1:], numbers, numbers[1:], strict=False)
-    return sum(a != b for a, b, m, n in pairs if m is not None and n is not None and n - m == 1)
-
-
-def _rows_of_run(
-    frames: Sequence[EvalFrame],
-    predictions: Sequence[Detections],
-    *,
-    threshold: float,
-    frame_rate_hz: float,
-) -> list[LesionRow]:
-    true_colon = import_true_colon()
-    labels, detections = to_true_colon(
-        [frame.truth for frame in frames], predictions, lesions=[frame.lesions for frame in frames]
-    )
-    known = {lesion.lesion_id: lesion for f in frames for lesion in f.lesions if lesion is not None}
-    if not known:
-        return []
-    numbers = [frame.number for frame in frames]
-    found = true_colon.compute_lesion_metrics(
-        labels,
-        detections,
-        iou_thr=FLAGGED_IOU,
-        conf=threshold,
-        canonicalizer=_FrameNumbers(numbers=numbers),
-        config=true_colon.LesionConfig(
-            fps=frame_rate_hz,
-            min_detected_frames_in_window=max(1, round(STABLE_S * frame_rate_hz)),
-        ),
-    )
-    presence = _presence(frames, [prediction.above(threshold) for prediction in predictions])
-    rows = []
-    for record in found.records:
-        states = list(presence[record.lesion_id].values())
-        changes = _changes(states, [numbers[index] for index in presence[record.lesion_id]])
-        rows.append(
-            LesionRow(
-                lesion_id=record.lesion_id,
-                num_visible_frames=record.n_frames_visible,
-                num_detected_frames=record.n_frames_detected,
-                detected_share=record.det_fraction,
-                detected_ever=record.detected_any,
-                detected_25_percent=record.detected_25pct,
-                detected_50_percent=record.detected_50pct,
-                detected_within_1_s=record.detected_within_1s,
-                detected_within_3_s=record.detected_within_3s,
-                detected_within_5_s=record.detected_within_5s,
-                first_detection_frames=record.latency_frames,
-                first_detection_s=record.latency_seconds,
-                longest_gap_frames=_longest_gap(states),
-                flicker_per_s=changes * frame_rate_hz / len(states),
-                size_mm=known[record.lesion_id].size_mm,
-                paris_class=known[record.lesion_id].paris_class,
-            )
-        )
-    return rows
-
-
-def lesion_tier(
-    frames: Sequence[EvalFrame],
-    predictions: Sequence[Detections],
-    *,
-    threshold: float,
-    frame_rates_hz: dict[str, float],
-) -> LesionTier | None:
+def lesion_tier(runs: Sequence[TimedRun], *, threshold: float) -> LesionTier | None:
     """Follow each lesion through its run; return None where no box names a lesion.
 
     Args:
-        frames: Frames of whole runs, each in order.
-        predictions: Detections on the same frames, at every score.
+        runs: Whole runs.
         threshold: Least score of a detection that is shown.
-        frame_rates_hz: Frame rate of each run in time order; other runs are left out.
     """
-    rows: list[LesionRow] = []
-    runs = timed_runs(frames, frame_rates_hz=frame_rates_hz)
-    for run_id, positions in runs.items():
-        rows += _rows_of_run(
-            [frames[index] for index in positions],
-            [predictions[index] for index in positions],
-            threshold=threshold,
-            frame_rate_hz=frame_rates_hz[run_id],
-        )
+    rows = [row for run in runs for row in _rows_of_run(run, threshold=threshold)]
     if not rows:
         return None
     return LesionTier(
         threshold=threshold,
         num_lesions=len(rows),
         num_boxes_without_identity=sum(
-            lesion is None
-            for positions in runs.values()
-            for index in positions
-            for lesion in frames[index].lesions
+            frame.lesions.count(None) for run in runs for frame in run.frames
         ),
         **{name: sum(getattr(row, name) for row in rows) for name in COUNTED},
         mean_detected_share=float(np.mean([row.detected_share for row in rows])),

@@ -11,7 +11,7 @@ from haustra.core.files import write_json_atomic
 from haustra.core.letterbox import ResizeMode
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress
-from haustra.evaluation.alarm_tier import AlarmTier, alarm_tier
+from haustra.evaluation.alarm_tier import alarm_tier
 from haustra.evaluation.bootstrap import bootstrap_intervals, few_groups_note
 from haustra.evaluation.calibration import calibrate
 from haustra.evaluation.compare import Comparison, compare_detectors
@@ -20,8 +20,8 @@ from haustra.evaluation.degrade import measure_degradations
 from haustra.evaluation.evaluation import Evaluation, evaluate_frames
 from haustra.evaluation.fitting import fit_operating_point
 from haustra.evaluation.frame_tier import few_clean_frames_note, frame_tier, froc_curves
-from haustra.evaluation.frames import FrameSource, SplitFrames, open_captures
-from haustra.evaluation.lesion_tier import LesionTier, lesion_tier
+from haustra.evaluation.frames import FrameSource, SplitFrames, open_captures, timed_runs
+from haustra.evaluation.lesion_tier import lesion_tier
 from haustra.evaluation.predictions import (
     StoredPredictions,
     is_predictions_path,
@@ -244,7 +244,9 @@ def _measure(
     if config.degrade and isinstance(subject, Detector):
         degradations = measure_degradations(source, subject, point=point, progress=progress)
     frames = frame_tier(truths, predictions, threshold=point.objectness)
-    lesions, alarms = _measure_in_time(config, source=source, evaluation=evaluation, point=point)
+    is_control = config.shuffle_labels_seed is not None
+    rates_hz = {} if is_control else source.frame_rates_hz
+    runs = timed_runs(evaluation.frames, predictions, frame_rates_hz=rates_hz)
     cautions = (
         few_clean_frames_note(frames),
         few_groups_note(intervals),
@@ -257,8 +259,8 @@ def _measure(
         frames=frames,
         froc=froc_curves(truths, predictions),
         calibration=calibrate(truths, predictions),
-        lesions=lesions,
-        alarms=alarms,
+        lesions=lesion_tier(runs, threshold=point.objectness),
+        alarms=alarm_tier(runs, point=point),
         degradations=degradations,
         notes=[
             *leaks,
@@ -270,18 +272,6 @@ def _measure(
     )
     summary = _summarize(config, result=result, subject=subject, source=source, audit=audit)
     return replace(result, summary=summary)
-
-
-def _measure_in_time(
-    config: EvalConfig, *, source: FrameSource, evaluation: Evaluation, point: OperatingPoint
-) -> tuple[LesionTier | None, AlarmTier | None]:
-    """Measure lesions and alarms on the runs in time order; None where there is none."""
-    rates = source.frame_rates_hz
-    if not rates or config.shuffle_labels_seed is not None:
-        return None, None
-    frames, predictions = evaluation.frames, evaluation.predictions
-    lesions = lesion_tier(frames, predictions, threshold=point.objectness, frame_rates_hz=rates)
-    return lesions, alarm_tier(frames, predictions, point=point, frame_rates_hz=rates)
 
 
 def _summarize(
