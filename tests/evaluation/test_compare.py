@@ -1,8 +1,12 @@
 import pytest
 
 from haustra.core.detections import Detections
-from haustra.evaluation.bootstrap import bootstrap_intervals
-from haustra.evaluation.compare import Comparison, Difference, compare_detectors
+from haustra.evaluation.bootstrap import (
+    Comparison,
+    Difference,
+    bootstrap_intervals,
+    compare_detectors,
+)
 from scored_boxes import found, random_scene, truth_of
 
 BOX, FAR = (10, 10, 30, 30), (100, 100, 140, 140)

@@ -15,7 +15,7 @@ from haustra.evaluation.degrade import (
     draw_degradations,
     measure_degradations,
 )
-from haustra.evaluation.frames import FrameWithPixels, open_captures
+from haustra.evaluation.frames import CaptureFrames, FrameWithPixels, open_captures
 from haustra.inference.detector import Detector
 from scenes import write_captures
 from scored_boxes import frame, truth_of
@@ -83,12 +83,8 @@ def test_a_crop_moves_boxes_as_computed_by_hand() -> None:
             assert degrade_boxes(boxes, kind=kind, severity=3, size_wh=(100, 200)) is boxes
 
 
-class OneFrame:
+class OneFrame(CaptureFrames):
     """A source with one frame whose polyp fills the middle of a 200 x 150 image."""
-
-    name = "one"
-    frame_rates_hz: dict[str, float] = {}  # noqa: RUF012
-    problems: list[str] = []  # noqa: RUF012
 
     def __len__(self) -> int:
         return 1
@@ -108,7 +104,14 @@ def test_recall_of_a_detector_that_only_sees_bright_images() -> None:
         predict_slots=predict, kind="tiny", caption="bright", input_size_wh=(64, 64)
     )
     point = OperatingPoint(objectness=0.5)
-    result = measure_degradations(OneFrame(), detector, point=point)
+    source = OneFrame(
+        name="one",
+        frames=[],
+        frame_rates_hz={},
+        target_size_wh=(64, 64),
+        resize_mode="letterbox",
+    )
+    result = measure_degradations(source, detector, point=point)
     recall = {(score.kind, score.severity): score.recall for score in result.scores}
     assert result.clean.recall == 1.0
     assert len(recall) == 27

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from haustra.cli.main import main
 from haustra.core.detections import Detections, PredictSlots, Slots
 from haustra.evaluation.config import EvalConfig
 from haustra.evaluation.evaluation import Evaluation, evaluate_frames
-from haustra.evaluation.frames import SplitFrames
+from haustra.evaluation.frames import EvalFrame, SplitFrames
 from haustra.evaluation.gallery import choose_examples, spread_evenly, write_gallery
 from haustra.evaluation.metrics import box_metrics
 from haustra.evaluation.results import EvaluationResult
@@ -34,6 +35,11 @@ def detections(*boxes_and_scores: tuple[list[float], float]) -> Detections:
     return Detections(boxes_px=boxes, scores=scores, image_size_wh=SIZE_WH)
 
 
+def frames_of(truths: list[Detections]) -> list[EvalFrame]:
+    """Return frames in no known order."""
+    return [replace(frame(0, truth), number=None) for truth in truths]
+
+
 SMALL, LARGE = [10.0, 10.0, 20.0, 20.0], [30.0, 30.0, 80.0, 80.0]
 
 
@@ -51,6 +57,7 @@ def test_mistakes_come_worst_first_and_duplicates_are_none() -> None:
         metrics=box_metrics(truths, predictions, threshold=0.3),
         truths=truths,
         predictions=predictions,
+        frames=frames_of(truths),
     )
     examples = choose_examples(evaluation)
     assert (examples.misses, examples.false_alarms) == ([2, 1], [4, 3])
@@ -70,10 +77,13 @@ def test_the_typical_hit_has_the_median_score_of_the_frames_with_the_fewest_mist
     ]
     truths, predictions = map(list, zip(*pairs, strict=True))
     metrics = box_metrics(truths, predictions, threshold=0.3)
-    examples = choose_examples(Evaluation(metrics=metrics, truths=truths, predictions=predictions))
+    evaluation = Evaluation(
+        metrics=metrics, truths=truths, predictions=predictions, frames=frames_of(truths)
+    )
+    examples = choose_examples(evaluation)
     assert examples.hit == 2
     assert examples.titles() == {2: "A hit", 4: "A miss", 3: "A false box"}
-    some = Evaluation(metrics=metrics, truths=truths[3:], predictions=predictions[3:])
+    some = replace(evaluation, truths=truths[3:], predictions=predictions[3:])
     assert choose_examples(some).hit == 1
 
 

@@ -15,8 +15,7 @@ from haustra.cli.terminal import (
 )
 from haustra.core.backend_names import wanted_backend
 from haustra.evaluation import tables
-from haustra.evaluation.bootstrap import LEVEL_PERCENT
-from haustra.evaluation.compare import Comparison
+from haustra.evaluation.bootstrap import LEVEL_PERCENT, Comparison
 from haustra.evaluation.config import EvalConfig
 from haustra.evaluation.results import EvaluationResult
 

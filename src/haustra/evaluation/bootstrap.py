@@ -1,4 +1,6 @@
-"""Bootstrap intervals of metrics: how far they would move on other groups of the same kind.
+"""Bootstrap intervals of metrics, and of the differences of two detectors on the same frames.
+
+They say how far the numbers would move on other groups of the same kind.
 
 Whole groups are drawn with replacement, since frames of one patient or run resemble each other.
 Where each image is its own group, images are drawn. The interval is the percentile interval of
@@ -6,11 +8,13 @@ Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. It does
 another training of the same detector would change.
 
 Which detection matches which label does not depend on the other images. So each image is matched
-once, and a resample only sorts the scores again and counts.
+once, and a resample only sorts the scores again and counts. Two detectors are measured on the same
+draws, so that frames that are hard for both cancel out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +31,7 @@ COCO_MAX_DETECTIONS = 100
 """Number of best detections of an image that take part in average precision."""
 FEW_GROUPS = 20
 """With fewer groups the percentile interval is too narrow; one group gives a single point."""
+COMPARED = ("ap50", "ap75", "ap50_95", "precision", "recall", "f1")
 
 Interval = tuple[float, float]
 
@@ -169,39 +174,27 @@ def _match_at_coco_ious(truth: Detections, prediction: Detections) -> NDArray[np
     return hits
 
 
-def _flagged(
-    truths: Sequence[Detections], predictions: Sequence[Detections], *, threshold: float
-) -> NDArray[np.bool_]:
-    """Return which images the frame tier counts as flagged, [I]."""
-    has_polyp = np.array([len(truth) > 0 for truth in truths])
-    scores = np.zeros(len(truths))
-    scores[has_polyp], scores[~has_polyp] = frame_scores(truths, predictions)
-    return scores >= max(threshold, LEAST_THRESHOLD)
-
-
 def match_images(
     truths: Sequence[Detections], predictions: Sequence[Detections], *, threshold: float
 ) -> MatchedImages:
     """Match each image's detections to its labels; the arguments are those of `box_metrics`."""
-    hits = [
-        _match_at_coco_ious(truth, prediction)
-        for truth, prediction in zip(truths, predictions, strict=True)
-    ]
-    counts = [
-        count_at_threshold(truth, prediction, threshold=threshold)
-        for truth, prediction in zip(truths, predictions, strict=True)
-    ]
+    pairs = list(zip(truths, predictions, strict=True))
+    hits = [_match_at_coco_ious(truth, prediction) for truth, prediction in pairs]
+    all_hits = np.concatenate(hits, axis=1)
     scores = np.concatenate([p.scores[:COCO_MAX_DETECTIONS] for p in predictions])
     distinct, ranks = np.unique(-scores, return_inverse=True)
-    all_hits = np.concatenate(hits, axis=1)
+    counts = [count_at_threshold(*pair, threshold=threshold) for pair in pairs]
+    num_truths = np.array([len(truth) for truth in truths])
+    flagging = np.zeros(len(truths))
+    flagging[num_truths > 0], flagging[num_truths == 0] = frame_scores(truths, predictions)
     return MatchedImages(
         ranks=ranks.astype(np.uint16 if len(distinct) <= 1 << 16 else np.uint32),
         hits=all_hits,
         is_hit=np.asarray(all_hits.any(axis=0)),
         num_detections=np.array([matched.shape[1] for matched in hits]),
-        num_truths=np.array([len(truth) for truth in truths]),
+        num_truths=num_truths,
         counts=np.array([(c.hits, c.misses, c.false_alarms) for c in counts]),
-        flagged=_flagged(truths, predictions, threshold=threshold),
+        flagged=flagging >= max(threshold, LEAST_THRESHOLD),
     )
 
 
@@ -217,6 +210,17 @@ def draw_groups(
 ) -> NDArray[np.int64]:
     """Draw as many groups as there are, with replacement; return the numbers of their images."""
     return np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))])
+
+
+def _draw(
+    groups: Sequence[str], *, count: int, seed: int, progress: Progress | None, description: str
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the numbers of the images of `count` draws."""
+    members = members_of_groups(groups)
+    rng = np.random.default_rng(seed)
+    progress = progress or SilentProgress()
+    for _ in track(range(count), progress=progress, description=description, total=count):
+        yield draw_groups(members, rng=rng)
 
 
 def percentile_interval(values: NDArray[np.float64]) -> Interval:
@@ -249,40 +253,21 @@ def bootstrap_intervals(
         progress: Display of the progress.
     """
     matched = match_images(truths, predictions, threshold=threshold)
-    members = members_of_groups(groups)
-    rng = np.random.default_rng(seed)
-    measured = [
-        matched.measure(draw_groups(members, rng=rng))
-        for _ in track(
-            range(num_resamples),
-            progress=progress or SilentProgress(),
-            description="bootstrap",
-            total=num_resamples,
-        )
-    ]
-    values = {name: np.array([found[name] for found in measured]) for name in measured[0]}
-
-    def of_defined(name: str) -> Interval | None:
-        defined = values[name][~np.isnan(values[name])]
-        return percentile_interval(defined) if len(defined) else None
-
-    def of_rate(name: str) -> Interval | None:
+    draws = _draw(
+        groups, count=num_resamples, seed=seed, progress=progress, description="bootstrap"
+    )
+    measured = [matched.measure(images) for images in draws]
+    ends: dict[str, Any] = {}
+    for name in measured[0]:
+        values = np.array([found[name] for found in measured])
+        defined = values[~np.isnan(values)]
+        ends[name] = percentile_interval(defined) if len(defined) else None
+    for name in ("sensitivity", "false_positive_rate"):
         # Where none is flagged, an interval from 0 to 0 would promise too much.
-        ends = of_defined(name)
-        return None if ends is None or ends[0] == ends[1] else ends
-
+        if ends[name] is not None and ends[name][0] == ends[name][1]:
+            ends[name] = None
     return BootstrapIntervals(
-        num_resamples=num_resamples,
-        seed=seed,
-        num_groups=len(members),
-        ap50=of_defined("ap50"),
-        ap75=of_defined("ap75"),
-        ap50_95=of_defined("ap50_95"),
-        precision=percentile_interval(values["precision"]),
-        recall=percentile_interval(values["recall"]),
-        f1=percentile_interval(values["f1"]),
-        sensitivity=of_rate("sensitivity"),
-        false_positive_rate=of_rate("false_positive_rate"),
+        num_resamples=num_resamples, seed=seed, num_groups=len(set(groups)), **ends
     )
 
 
@@ -293,4 +278,79 @@ def few_groups_note(intervals: BootstrapIntervals | None) -> str | None:
     return (
         f"the intervals are too narrow: {intervals.num_groups} groups are few, use {FEW_GROUPS} "
         "or more"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One metric of both detectors."""
+
+    metric: str
+    a: float
+    b: float
+    difference: float
+    """B minus A."""
+    interval: Interval
+    """95 % interval of the difference."""
+    share_b_better: float
+    """Share of the draws in which B is better; a tie counts as half."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Differences of detector B from detector A."""
+
+    num_images: int
+    num_groups: int
+    num_resamples: int
+    seed: int
+    differences: list[Difference]
+
+
+def compare_detectors(
+    truths: Sequence[Detections],
+    predictions_a: Sequence[Detections],
+    predictions_b: Sequence[Detections],
+    *,
+    groups: Sequence[str],
+    thresholds: tuple[float, float],
+    num_resamples: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare two detectors on the same labeled frames, which have at least one box.
+
+    The arguments are those of `bootstrap_intervals`, with detections and a threshold for each of A
+    and B. A draw without a labeled box is left out.
+    """
+    a, b = (
+        match_images(truths, predictions, threshold=threshold)
+        for predictions, threshold in zip((predictions_a, predictions_b), thresholds, strict=True)
+    )
+
+    def measure(images: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the metrics of A and of B, [2,M]."""
+        found = (each.measure(images) for each in (a, b))
+        return np.array([[values[name] for name in COMPARED] for values in found])
+
+    draws = _draw(groups, count=num_resamples, seed=seed, progress=progress, description="compare")
+    drawn = np.array([np.diff(measure(images), axis=0)[0] for images in draws])
+    drawn = drawn[~np.isnan(drawn).any(axis=1)]
+    whole = measure(np.arange(len(truths))).T.tolist()
+    return Comparison(
+        num_images=len(truths),
+        num_groups=len(set(groups)),
+        num_resamples=num_resamples,
+        seed=seed,
+        differences=[
+            Difference(
+                metric=name,
+                a=of_a,
+                b=of_b,
+                difference=of_b - of_a,
+                interval=percentile_interval(changes),
+                share_b_better=float((changes > 0).mean() + (changes == 0).mean() / 2),
+            )
+            for name, (of_a, of_b), changes in zip(COMPARED, whole, drawn.T, strict=True)
+        ],
     )

@@ -56,26 +56,27 @@ def calibrate(truths: Sequence[Detections], predictions: Sequence[Detections]) -
     counts = np.bincount(bin_of, minlength=NUM_BINS)
     rights = np.bincount(bin_of, weights=is_right, minlength=NUM_BINS).astype(int)
     sums = np.bincount(bin_of, weights=score, minlength=NUM_BINS)
-    bins = [
-        ReliabilityBin(
-            low=number / NUM_BINS,
-            high=(number + 1) / NUM_BINS,
-            count=int(count),
-            mean_score=float(total / count) if count else None,
-            share_right=float(hits / count) if count else None,
-        )
-        for number, (count, hits, total) in enumerate(zip(counts, rights, sums, strict=True))
-    ]
-    errors = [
-        (found.count, abs(found.mean_score - found.share_right))
-        for found in bins
-        if found.mean_score is not None and found.share_right is not None
-    ]
+    is_filled = counts > 0
+    mean_scores, shares = (each[is_filled] / counts[is_filled] for each in (sums, rights))
+    errors = np.abs(mean_scores - shares)
     return Calibration(
         num_boxes=len(score),
-        expected_error=sum(n * error for n, error in errors) / len(score) if errors else None,
-        largest_error=max(error for _, error in errors) if errors else None,
-        bins=bins,
+        expected_error=(
+            float(np.average(errors, weights=counts[is_filled])) if len(score) else None
+        ),
+        largest_error=float(errors.max()) if len(score) else None,
+        bins=[
+            ReliabilityBin(
+                low=number / NUM_BINS,
+                high=(number + 1) / NUM_BINS,
+                count=count,
+                mean_score=total / count if count else None,
+                share_right=hits / count if count else None,
+            )
+            for number, (count, hits, total) in enumerate(
+                zip(counts.tolist(), rights.tolist(), sums.tolist(), strict=True)
+            )
+        ],
         right_counts=rights.tolist(),
         wrong_counts=(counts - rights).tolist(),
     )

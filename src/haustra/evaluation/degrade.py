@@ -2,8 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -11,14 +10,14 @@ from numpy.typing import NDArray
 
 from haustra.core import effects
 from haustra.core.boxes import box_areas
-from haustra.core.detections import detections_from_labels
+from haustra.core.detections import Detections, detections_from_labels
 from haustra.core.drawing import draw_text
 from haustra.core.letterbox import plan_letterbox
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.evaluation.evaluation import in_batches
-from haustra.evaluation.frames import BATCH_SIZE, FrameSource, FrameWithPixels
-from haustra.evaluation.metrics import count_at_threshold
+from haustra.evaluation.frames import FrameSource, FrameWithPixels
+from haustra.evaluation.metrics import threshold_metrics
 from haustra.inference.detector import Detector
 
 Image = NDArray[np.uint8]
@@ -190,10 +189,6 @@ class DegradationResult:
     scores: list[DegradedScore]  # by kind and severity
     worst: DegradedScore  # the lowest recall
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
 
 def _measure(
     frames: Iterator[FrameWithPixels],
@@ -203,8 +198,9 @@ def _measure(
     detector: Detector,
     point: OperatingPoint,
 ) -> DegradedScore:
-    hits = misses = false_boxes = num_images = 0
-    for batch, images in in_batches(frames, batch_size=BATCH_SIZE):
+    truths: list[Detections] = []
+    predictions: list[Detections] = []
+    for batch, images in in_batches(frames):
         size_wh = (images.shape[2], images.shape[1])
         if severity:
             images = np.stack(
@@ -214,26 +210,20 @@ def _measure(
                 ]
             )
         seen_as_is = plan_letterbox(size_wh, target_size_wh=size_wh)
-        predictions = detector.detect_letterboxed(
+        predictions += detector.detect_letterboxed(
             images, letterboxes=[seen_as_is] * len(batch), iou=point.iou
         )
-        for frame, found in zip(batch, predictions, strict=True):
+        for frame in batch:
             truth_px = frame.letterbox.boxes_to_target(frame.truth.boxes_px) * np.tile(size_wh, 2)
-            truth = degrade_boxes(truth_px, kind=kind, severity=severity, size_wh=size_wh)
-            counts = count_at_threshold(
-                detections_from_labels(truth, image_size_wh=size_wh),
-                found,
-                threshold=point.objectness,
-            )
-            hits, misses = hits + counts.hits, misses + counts.misses
-            false_boxes += counts.false_alarms
-            num_images += 1
+            kept_px = degrade_boxes(truth_px, kind=kind, severity=severity, size_wh=size_wh)
+            truths.append(detections_from_labels(kept_px, image_size_wh=size_wh))
+    counts = threshold_metrics(truths, predictions, threshold=point.objectness)
     return DegradedScore(
         kind=kind,
         severity=severity,
-        num_truths=hits + misses,
-        recall=hits / max(1, hits + misses),
-        false_boxes_per_image=false_boxes / max(1, num_images),
+        num_truths=counts.true_positives + counts.false_negatives,
+        recall=counts.recall,
+        false_boxes_per_image=counts.false_positives / max(1, len(truths)),
     )
 
 
@@ -246,23 +236,12 @@ def measure_degradations(
 ) -> DegradationResult:
     """Measure a detector on clean frames and on every degradation of them.
 
-    The letterboxed image is degraded, which is what the detector receives.
-
-    Args:
-        source: Frames; they are read once per degradation and once more.
-        detector: The detector.
-        point: Its operating point.
-        progress: Receives the number of finished degradations.
+    The letterboxed image is degraded, which is what the detector receives. The
+    frames are read once per degradation and once more.
     """
     states = [("clean", 0), *((kind, severity) for kind in KINDS for severity in SEVERITIES)]
     clean, *scores = [
-        _measure(
-            source.read(),
-            kind=kind,
-            severity=severity,
-            detector=detector,
-            point=point,
-        )
+        _measure(source.read(), kind=kind, severity=severity, detector=detector, point=point)
         for kind, severity in track(
             states,
             progress=progress or SilentProgress(),

@@ -1,7 +1,7 @@
 """Evaluation of a detector: its boxes on every frame against the labels."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -26,7 +26,7 @@ class Evaluation:
     """Labeled boxes of each frame."""
     predictions: list[Detections]
     """Detections on each frame, at every score."""
-    frames: list[EvalFrame] = field(default_factory=list)
+    frames: list[EvalFrame]
     """The frames, in the same order."""
 
     def with_threshold(self, threshold: float) -> "Evaluation":
@@ -60,10 +60,10 @@ def shuffle_truths(truths: Sequence[Detections], *, seed: int) -> list[Detection
 
 
 def in_batches(
-    frames: Iterator[FrameWithPixels], *, batch_size: int
+    frames: Iterator[FrameWithPixels],
 ) -> Iterator[tuple[list[EvalFrame], NDArray[np.uint8]]]:
     """Yield batches of frames and their images, uint8 [B,H,W,3]."""
-    while batch := list(islice(frames, batch_size)):
+    while batch := list(islice(frames, BATCH_SIZE)):
         yield [frame for frame, _ in batch], np.stack([pixels for _, pixels in batch])
 
 
@@ -72,7 +72,6 @@ def evaluate_frames(
     subject: Detector | StoredPredictions,
     *,
     point: OperatingPoint | None = None,
-    batch_size: int = BATCH_SIZE,
     shuffle_labels_seed: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -82,7 +81,6 @@ def evaluate_frames(
         source: The frames.
         subject: The detector, or the boxes that one has found.
         point: Operating point to apply; by default that of the detector.
-        batch_size: Images that go through the network together.
         shuffle_labels_seed: Seed of a control that measures against the labels of other images.
         progress: Receives the progress.
 
@@ -93,18 +91,16 @@ def evaluate_frames(
     frames: list[EvalFrame] = []
     predictions: list[Detections] = []
     for batch, images in track(
-        in_batches(source.read(), batch_size=batch_size),
+        in_batches(source.read()),
         progress=progress or SilentProgress(),
         description=f"evaluate {source.name}",
-        total=-(-len(source) // batch_size),
+        total=-(-len(source) // BATCH_SIZE),
         unit="batches",
     ):
         frames += batch
         if isinstance(subject, Detector):
-            letterboxes = [frame.letterbox for frame in batch]
-            predictions += subject.detect_letterboxed(
-                images, letterboxes=letterboxes, iou=point.iou
-            )
+            boxes = [frame.letterbox for frame in batch]
+            predictions += subject.detect_letterboxed(images, letterboxes=boxes, iou=point.iou)
         else:
             predictions += [subject.find(frame, iou=point.iou) for frame in batch]
     if not frames:

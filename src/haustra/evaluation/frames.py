@@ -6,7 +6,6 @@ A source yields labels and pixels frame by frame, so that memory does not grow w
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,27 +52,6 @@ class EvalFrame:
 
 FrameWithPixels = tuple[EvalFrame, NDArray[np.uint8]]
 """A frame and its letterboxed image, uint8 [H,W,3]."""
-
-
-class FrameSource(Protocol):
-    """A sequence of frames with labels."""
-
-    @property
-    def name(self) -> str:
-        """Name in reports."""
-
-    @property
-    def frame_rates_hz(self) -> dict[str, float]:
-        """Frame rate of each run that is known to be in time order."""
-
-    @property
-    def problems(self) -> list[str]:
-        """A message per frame that could not be used, once all were read."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, sample_ids: Sequence[str] | None = None) -> Iterator[FrameWithPixels]:
-        """Yield the frames with these ids, or all usable ones, in the order of the source."""
 
 
 class SplitFrames:
@@ -123,12 +101,15 @@ class CaptureFrames:
     """The frames of run folders, each run in the order of its frame ids."""
 
     name: str
+    """Name in reports."""
     frames: list[Frame]
     """All frames in order, including those that cannot be used."""
     frame_rates_hz: dict[str, float]
+    """Frame rate of each run that is known to be in time order."""
     target_size_wh: tuple[int, int]
     resize_mode: ResizeMode
     problems: list[str] = field(default_factory=list)
+    """A message per frame that could not be used, once all were read."""
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -151,9 +132,7 @@ class CaptureFrames:
             self.problems = problems
 
 
-def _unique_lesion_id(lesion_id: str, *, run_id: str) -> str:
-    """Return the id with its run, which ids of simulated lesions contain already."""
-    return lesion_id if lesion_id.startswith(f"{run_id}/") else f"{run_id}/{lesion_id}"
+FrameSource = SplitFrames | CaptureFrames
 
 
 def _eval_frame(checked: CheckedFrame, *, letterbox: Letterbox) -> EvalFrame:
@@ -161,11 +140,12 @@ def _eval_frame(checked: CheckedFrame, *, letterbox: Letterbox) -> EvalFrame:
     if frame.label is None:
         raise AssertionError("a usable frame has a label")
     labels = {polyp.lesion_id: polyp for polyp in frame.label.labels}
+    prefix = f"{frame.run_id}/"  # ids of simulated lesions begin with it already
     lesions = tuple(
         None
         if lesion_id is None
         else Lesion(
-            lesion_id=_unique_lesion_id(lesion_id, run_id=frame.run_id),
+            lesion_id=prefix + lesion_id.removeprefix(prefix),
             size_mm=labels[lesion_id].size_mm,
             paris_class=labels[lesion_id].paris_class,
         )

@@ -1,7 +1,7 @@
 """Pictures of evaluated frames with their labels and what was found: which ones, and drawn."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -12,10 +12,9 @@ from haustra.core.boxes import box_areas
 from haustra.core.detections import Detections
 from haustra.core.drawing import PREDICTION_RGB, TRUTH_RGB, draw_boxes, draw_text
 from haustra.core.images import write_png
-from haustra.core.letterbox import Letterbox
 from haustra.core.paths import StrPath
 from haustra.evaluation.evaluation import Evaluation
-from haustra.evaluation.frames import FrameSource
+from haustra.evaluation.frames import EvalFrame, FrameSource
 from haustra.evaluation.metrics import match_detections
 
 NUM_PICTURES = 12
@@ -28,13 +27,7 @@ Image = NDArray[np.uint8]
 
 
 def write_gallery(path: StrPath, *, evaluation: Evaluation, source: FrameSource) -> None:
-    """Write pictures of frames spread evenly over all as one PNG, whole or not at all.
-
-    Args:
-        path: The PNG file.
-        evaluation: Labels and detections, which are shown from its threshold on.
-        source: The evaluated frames.
-    """
+    """Write pictures of frames spread evenly over all as one PNG, whole or not at all."""
     tiles = draw_tiles(evaluation, source=source, indices=spread_evenly(evaluation))
     write_png(Path(path), image_rgb=sheet_of(list(tiles.values())))
 
@@ -61,8 +54,8 @@ class Examples:
         """Return one image of each kind that there is, all different, with its title."""
         hits = [] if self.hit is None else [self.hit]
         titles: dict[int, str] = {}
-        kinds = (("A hit", hits), ("A miss", self.misses), ("A false box", self.false_alarms))
-        for title, indices in kinds:
+        kinds = {"A hit": hits, "A miss": self.misses, "A false box": self.false_alarms}
+        for title, indices in kinds.items():
             unused = [index for index in indices if index not in titles]
             titles |= dict.fromkeys(unused[:1], title)
         return titles
@@ -101,46 +94,35 @@ def choose_examples(evaluation: Evaluation, *, count: int = NUM_MISTAKES) -> Exa
 
 
 def _worst(found: list[tuple[float, int]], *, evaluation: Evaluation, count: int) -> list[int]:
+    frames = evaluation.frames
     chosen: list[int] = []
     for _, index in sorted(found, reverse=True):
         if len(chosen) == count:
             break
-        if not any(_are_near(evaluation, index, other) for other in chosen):
+        if not any(_look_alike(frames[index], frames[other]) for other in chosen):
             chosen.append(index)
     return chosen
 
 
-def _are_near(evaluation: Evaluation, a: int, b: int) -> bool:
-    """Return whether two frames of one run are so close in time that they look alike."""
-    if not evaluation.frames:
-        return False
-    one, other = evaluation.frames[a], evaluation.frames[b]
+def _look_alike(one: EvalFrame, other: EvalFrame) -> bool:
+    """Return whether two frames of one run are close in time."""
     if one.number is None or other.number is None or one.run_id != other.run_id:
         return False
     return abs(one.number - other.number) < NEAR_FRAMES
-
-
-def _to_tile(detections: Detections, *, letterbox: Letterbox, factor: float) -> Detections:
-    """Map detections from the source image to the stored, letterboxed one, enlarged."""
-    size_wh = letterbox.target_size_wh
-    boxes = letterbox.boxes_to_target(detections.boxes_px) * np.tile(size_wh, 2)
-    return Detections(
-        boxes_px=boxes * factor,
-        scores=detections.scores,
-        image_size_wh=(round(size_wh[0] * factor), round(size_wh[1] * factor)),
-    )
 
 
 def _draw_tile(image: Image, evaluation: Evaluation, index: int, *, side_px: int) -> Image:
     """Return one frame with labels (blue) and shown detections (green)."""
     factor = side_px / image.shape[0]
     tile = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    threshold = evaluation.metrics.at_threshold.threshold
-    letterbox = evaluation.frames[index].letterbox
-    truth, shown = (
-        _to_tile(found, letterbox=letterbox, factor=factor)
-        for found in (evaluation.truths[index], evaluation.predictions[index].above(threshold))
-    )
+    size_wh = (tile.shape[1], tile.shape[0])
+
+    def on_tile(found: Detections) -> Detections:
+        boxes = evaluation.frames[index].letterbox.boxes_to_target(found.boxes_px)
+        return replace(found, boxes_px=boxes * np.tile(size_wh, 2), image_size_wh=size_wh)
+
+    truth = on_tile(evaluation.truths[index])
+    shown = on_tile(evaluation.predictions[index].above(evaluation.metrics.at_threshold.threshold))
     drawn = draw_boxes(
         np.asarray(tile, dtype=np.uint8), truth, rgb=TRUTH_RGB, labels=[""] * len(truth)
     )

@@ -9,14 +9,15 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.core.boxes import box_areas, iou_matrix
+from haustra.core.boxes import iou_matrix
 from haustra.core.detections import Detections
-from haustra.core.errors import MissingExtraError
+from haustra.core.errors import needs_extra
 
 MATCH_IOU = 0.5
 COCO_STATS = (
@@ -77,19 +78,9 @@ class BoxMetrics:
         return asdict(self)
 
 
-def _coco_entries(boxes_px: NDArray[np.float64], *, image_id: int) -> list[dict[str, Any]]:
-    sizes = boxes_px[:, 2:] - boxes_px[:, :2]
-    areas = box_areas(boxes_px)
-    return [
-        {
-            "image_id": image_id,
-            "category_id": 1,
-            "bbox": [float(box[0]), float(box[1]), float(size[0]), float(size[1])],
-            "area": float(area),
-            "iscrowd": 0,
-        }
-        for box, size, area in zip(boxes_px, sizes, areas, strict=True)
-    ]
+def _coco_entries(images: Sequence[Detections]) -> list[dict[str, Any]]:
+    found = (image.to_coco(image_id=number) for number, image in enumerate(images, start=1))
+    return list(chain.from_iterable(found))
 
 
 def to_coco(
@@ -103,18 +94,12 @@ def to_coco(
             {"id": i, "width": t.image_size_wh[0], "height": t.image_size_wh[1]}
             for i, t in enumerate(truths, start=1)
         ],
-        "annotations": [],
+        "annotations": [
+            entry | {"id": number, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
+            for number, entry in enumerate(_coco_entries(truths), start=1)
+        ],
     }
-    for image_id, truth in enumerate(truths, start=1):
-        ground_truth["annotations"] += _coco_entries(truth.boxes_px, image_id=image_id)
-    for number, annotation in enumerate(ground_truth["annotations"], start=1):
-        annotation["id"] = number
-    detections = []
-    for image_id, prediction in enumerate(predictions, start=1):
-        entries = _coco_entries(prediction.boxes_px, image_id=image_id)
-        for entry, score in zip(entries, prediction.scores, strict=True):
-            detections.append(entry | {"score": float(score)})
-    return ground_truth, detections
+    return ground_truth, _coco_entries(predictions)
 
 
 def average_precision(
@@ -132,19 +117,14 @@ def average_precision(
     """
     if len(truths) != len(predictions):
         raise ValueError(f"expected as many predictions as truths, got {len(predictions)}")
-    try:
+    with needs_extra("train", needed_for="evaluation"):
         from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError:
-        raise MissingExtraError(
-            "faster-coco-eval", extra="train", needed_for="evaluation"
-        ) from None
     ground_truth, detections = to_coco(truths, predictions)
     if not ground_truth["annotations"]:
         return AveragePrecision(**dict.fromkeys(AveragePrecision.__annotations__))
     if not detections:
         # COCO's loader refuses an empty list, so a box without an area stands for nothing found.
-        detections = _coco_entries(np.zeros((1, 4)), image_id=1)
-        detections[0]["score"] = 0.0
+        detections = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 0, 0], "score": 0.0}]
     with contextlib.redirect_stdout(io.StringIO()):
         truth_set = COCO(ground_truth)
         evaluation = COCOeval_faster(truth_set, truth_set.loadRes(detections), "bbox")
@@ -265,16 +245,9 @@ def threshold_metrics(
 def box_metrics(
     truths: Sequence[Detections], predictions: Sequence[Detections], *, threshold: float
 ) -> BoxMetrics:
-    """Compute all box metrics.
+    """Compute all box metrics; arguments and errors are those of `average_precision`.
 
-    Args:
-        truths: Labeled boxes, one entry per image.
-        predictions: Detections on the same images in the same order, at every score.
-        threshold: Score (0..1) from which detections count in `at_threshold`.
-
-    Raises:
-        ValueError: The two differ in length.
-        MissingExtraError: `faster-coco-eval` is not installed.
+    Detections of a score (0..1) of at least `threshold` count in `at_threshold`.
     """
     return BoxMetrics(
         num_images=len(truths),

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from haustra.core.boxes import FloatArray
-from haustra.core.errors import MissingExtraError
+from haustra.core.errors import needs_extra
 from haustra.core.paths import StrPath
+from haustra.evaluation.alarm_tier import AlarmTier
 from haustra.evaluation.calibration import Calibration
 from haustra.evaluation.degrade import KINDS, SEVERITIES, DegradationResult
 from haustra.evaluation.evaluation import Evaluation
+from haustra.evaluation.frame_tier import FrocCurves
 from haustra.evaluation.metrics import ranked_matches
 from haustra.evaluation.results import EvaluationResult
 
@@ -25,15 +26,9 @@ Panel = Callable[[Any], None]
 
 
 def import_pyplot() -> Any:
-    """Return matplotlib's pyplot, drawing to files.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
+    """Return matplotlib's pyplot, drawing to files."""
+    with needs_extra("train", needed_for="a report"):
         import matplotlib as mpl
-    except ImportError:
-        raise MissingExtraError("matplotlib", extra="train", needed_for="a report") from None
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -55,28 +50,14 @@ def _draw_panels(path: StrPath, panels: list[Panel], *, width_in: float = PANEL_
     pyplot.close(figure)
 
 
-def precision_recall(evaluation: Evaluation) -> tuple[FloatArray, FloatArray]:
-    """Return recall and precision, both [K], at each detection's score, falling; IoU 0.5."""
-    _, hits = ranked_matches(evaluation.truths, evaluation.predictions)
-    found = np.cumsum(hits)
-    recall = found / max(1, evaluation.metrics.num_truths)
-    return recall, found / np.arange(1, len(found) + 1)
-
-
 def draw_curves(path: StrPath, *, history: list[dict[str, Any]], evaluation: Evaluation) -> None:
-    """Draw precision against recall and, where it is known, the training by epoch.
-
-    Args:
-        path: The PNG file.
-        history: One entry per epoch of the training; may be empty.
-        evaluation: Labels and detections.
-    """
-    panels: list[Panel] = [partial(_draw_precision_recall, evaluation=evaluation)]
-    validated = [entry for entry in history if "val" in entry]
-    if validated:
-        panels.insert(0, partial(_draw_validation, validated=validated))
+    """Draw precision against recall and, where it is known, the training by epoch as one PNG."""
+    panels: list[Panel] = []
     if history:
-        panels.insert(0, partial(_draw_loss, history=history))
+        panels.append(partial(_draw_loss, history=history))
+    if validated := [entry for entry in history if "val" in entry]:
+        panels.append(partial(_draw_validation, validated=validated))
+    panels.append(partial(_draw_precision_recall, evaluation=evaluation))
     _draw_panels(path, panels)
 
 
@@ -95,38 +76,33 @@ def _draw_validation(axis: Any, *, validated: list[dict[str, Any]]) -> None:
 
 
 def _draw_precision_recall(axis: Any, *, evaluation: Evaluation) -> None:
-    recall, precision = precision_recall(evaluation)
-    axis.plot(recall, precision, color="tab:green")
+    _, hits = ranked_matches(evaluation.truths, evaluation.predictions)
+    found = np.cumsum(hits)
+    recall = found / max(1, evaluation.metrics.num_truths)
+    axis.plot(recall, found / np.arange(1, len(found) + 1), color="tab:green")
     axis.set(title="precision against recall, IoU 0.5", xlabel="recall", ylabel="precision")
     axis.set(xlim=(0, 1), ylim=(0, 1.02))
 
 
 def draw_clinical(path: StrPath, *, result: EvaluationResult) -> None:
-    """Draw FROC, AFROC, reliability, score histograms and, of frames in time, the hold-off sweep.
-
-    Args:
-        path: The PNG file.
-        result: The evaluation.
-    """
-    panels: list[Panel] = [partial(_draw_froc, result=result)]
+    """Draw FROC, AFROC, reliability, scores and, in time, the hold-off sweep as one PNG."""
+    panels: list[Panel] = [partial(_draw_froc, froc=result.froc)]
     if result.froc.flagged_clean_share is not None:
         panels.append(partial(_draw_afroc, result=result))
     if result.calibration.num_boxes:
         panels.append(partial(_draw_reliability, calibration=result.calibration))
         panels.append(partial(_draw_scores, calibration=result.calibration))
     if result.alarms is not None:
-        rows, threshold = result.alarms.rows, result.alarms.threshold
-        marks = ("*" if row.lower_threshold < threshold else "" for row in rows)
-        names = [f"{row.hold_off_frames}{mark}" for row, mark in zip(rows, marks, strict=True)]
-        saved = {"false alarms a minute": [row.false_activations_per_minute for row in rows]}
-        spent = {"mean delay of the first box, s": [row.mean_delay_s or 0 for row in rows]}
-        panels.append(partial(_draw_hold_off, names=names, values=saved))
-        panels.append(partial(_draw_hold_off, names=names, values=spent))
+        rows = result.alarms.rows
+        saved = [row.false_activations_per_minute for row in rows]
+        spent = [row.mean_delay_s or 0 for row in rows]
+        draw = partial(_draw_hold_off, alarms=result.alarms)
+        panels.append(partial(draw, title="false alarms a minute", heights=saved))
+        panels.append(partial(draw, title="mean delay of the first box, s", heights=spent))
     _draw_panels(path, panels)
 
 
-def _draw_froc(axis: Any, *, result: EvaluationResult) -> None:
-    froc = result.froc
+def _draw_froc(axis: Any, *, froc: FrocCurves) -> None:
     axis.plot(froc.false_boxes_per_image, froc.sensitivity, marker=".", color="tab:purple")
     axis.set(title="FROC", xlabel="false boxes per image", ylabel="sensitivity, any overlap")
     axis.set(xlim=(0, 4), ylim=(0, 1.02))
@@ -161,10 +137,13 @@ def _draw_scores(axis: Any, *, calibration: Calibration) -> None:
     axis.legend()
 
 
-def _draw_hold_off(axis: Any, *, names: list[str], values: dict[str, list[float]]) -> None:
-    ((label, heights),) = values.items()
+def _draw_hold_off(axis: Any, *, alarms: AlarmTier, title: str, heights: list[float]) -> None:
+    names = [
+        f"{row.hold_off_frames}" + "*" * (row.lower_threshold < alarms.threshold)
+        for row in alarms.rows
+    ]
     axis.bar(names, heights)
-    axis.set(title=label, xlabel="hold-off, frames (* with hysteresis)")
+    axis.set(title=title, xlabel="hold-off, frames (* with hysteresis)")
     axis.set_ylim(0, 1.05 * max(heights) or 1)
 
 

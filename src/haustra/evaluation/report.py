@@ -8,14 +8,14 @@ boxes have their own, the worst first.
 import base64
 import json
 import os
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import cv2
 
 from haustra.core.environment import describe_environment
-from haustra.core.errors import MissingExtraError
+from haustra.core.errors import needs_extra
 from haustra.core.files import write_json_atomic, write_text_atomic
 from haustra.core.images import write_png
 from haustra.core.paths import StrPath
@@ -24,7 +24,7 @@ from haustra.evaluation.alarm_tier import operating_row
 from haustra.evaluation.bootstrap import LEVEL_PERCENT, few_groups_note
 from haustra.evaluation.degrade import draw_degradations
 from haustra.evaluation.frame_tier import few_clean_frames_note
-from haustra.evaluation.frames import FrameSource
+from haustra.evaluation.frames import EvalFrame, FrameSource
 from haustra.evaluation.gallery import Image, choose_examples, draw_tiles, sheet_of, spread_evenly
 from haustra.evaluation.plots import draw_clinical, draw_curves, draw_degradation_scores
 from haustra.evaluation.results import EvaluationResult
@@ -34,19 +34,6 @@ SHEETS = ("gallery", "misses", "false_alarms")
 PLOTS = ("curves", "clinical", "degradations", "degraded")
 EXAMPLE_SIDE_PX = 480
 TO_REPEAT = ("settings", "checkpoint_sha256", "operating_point", "environment")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One picture of the page with the frame that it shows."""
-
-    title: str
-    uri: str
-    """The JPEG as a `data:` URI."""
-    name: str
-    """The frame's id."""
-    link: str | None
-    """Path of the image from the report's folder, where it is known."""
 
 
 def write_report(
@@ -71,9 +58,6 @@ def write_report(
 
     Returns:
         The files.
-
-    Raises:
-        MissingExtraError: `matplotlib` or `jinja2` is not installed.
     """
     template = _load_template()
     folder = Path(folder)
@@ -111,10 +95,8 @@ def write_report(
 
 
 def _load_template() -> Any:
-    try:
+    with needs_extra("train", needed_for="a report"):
         import jinja2
-    except ImportError:
-        raise MissingExtraError("jinja2", extra="train", needed_for="a report") from None
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("haustra.evaluation"),
         autoescape=True,
@@ -122,11 +104,8 @@ def _load_template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "decimal": tables.decimal,
-        "percent": tables.percent,
-        "interval": tables.interval,
-    }
+    for text in (tables.decimal, tables.percent, tables.interval):
+        environment.filters[text.__name__] = text
     return environment.get_template(TEMPLATE)
 
 
@@ -135,46 +114,46 @@ def _data_uri(data: bytes, *, kind: str) -> str:
 
 
 def _figure(
-    tile: Image, *, result: EvaluationResult, index: int, folder: Path, title: str = ""
-) -> Figure:
-    frame = result.evaluation.frames[index]
+    tile: Image, *, frame: EvalFrame, folder: Path, title: str = ""
+) -> dict[str, str | None]:
+    """Return a picture as a JPEG, with its frame's id and path from the report's folder."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(tile, cv2.COLOR_RGB2BGR))
     path = frame.image_path
-    return Figure(
-        title=title,
-        uri=_data_uri(data.tobytes(), kind="jpeg"),
-        name=frame.sample_id,
-        link=None if path is None else os.path.relpath(path.resolve(), folder.resolve()),
-    )
+    return {
+        "title": title,
+        "uri": _data_uri(data.tobytes(), kind="jpeg"),
+        "name": frame.sample_id,
+        "link": None if path is None else os.path.relpath(path.resolve(), folder.resolve()),
+    }
 
 
 def _draw_frames(
     pictures: dict[str, Path], *, result: EvaluationResult, source: FrameSource
-) -> dict[str, list[Figure]]:
+) -> dict[str, list[dict[str, str | None]]]:
     """Write a sheet of each kind of frames that there is; return all figures of the page."""
     evaluation, folder = result.evaluation, pictures["gallery"].parent
-    examples = choose_examples(evaluation)
+    frames, examples = evaluation.frames, choose_examples(evaluation)
     chosen = {
         "gallery": spread_evenly(evaluation),
         "misses": examples.misses,
         "false_alarms": examples.false_alarms,
     }
-    every = sorted({index for indices in chosen.values() for index in indices})
+    every = sorted(set(chain.from_iterable(chosen.values())))
     tiles = draw_tiles(evaluation, source=source, indices=every)
-    figures: dict[str, list[Figure]] = {}
     for name, indices in chosen.items():
         if indices:
             write_png(pictures[name], image_rgb=sheet_of([tiles[index] for index in indices]))
-        figures[name] = [
-            _figure(tiles[index], result=result, index=index, folder=folder) for index in indices
-        ]
     titles = examples.titles()
     large = draw_tiles(evaluation, source=source, indices=list(titles), side_px=EXAMPLE_SIDE_PX)
-    figures["examples"] = [
-        _figure(large[index], result=result, index=index, folder=folder, title=title)
-        for index, title in titles.items()
-    ]
-    return figures
+    return {
+        name: [_figure(tiles[i], frame=frames[i], folder=folder) for i in indices]
+        for name, indices in chosen.items()
+    } | {
+        "examples": [
+            _figure(large[i], frame=frames[i], folder=folder, title=title)
+            for i, title in titles.items()
+        ]
+    }
 
 
 def _draw_plots(

@@ -12,6 +12,7 @@ from haustra.evaluation.degrade import DegradationResult
 from haustra.evaluation.evaluation import Evaluation
 from haustra.evaluation.frame_tier import FrameTier, FrocCurves
 from haustra.evaluation.lesion_tier import LesionTier
+from haustra.evaluation.tables import decimal
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -48,19 +49,15 @@ class EvaluationResult:
         rows = {
             "detector": self.summary["model"],
             "images": f"{metrics.num_images}, with {metrics.num_truths} polyps",
-            "AP50": f"{_number(scores.ap50)}, AP50-95 {_number(scores.ap50_95)}",
-            "threshold": f"{point.objectness:.3g}: precision {_number(counts.precision)}, "
-            f"recall {_number(counts.recall)}",
-            "frames": f"sensitivity {_number(frames.sensitivity)} "
+            "AP50": f"{decimal(scores.ap50)}, AP50-95 {decimal(scores.ap50_95)}",
+            "threshold": f"{point.objectness:.3g}: precision {decimal(counts.precision)}, "
+            f"recall {decimal(counts.recall)}",
+            "frames": f"sensitivity {decimal(frames.sensitivity)} "
             f"({frames.true_positives} of {frames.num_lesion_frames}), false-positive rate "
-            f"{_number(frames.false_positive_rate)} "
+            f"{decimal(frames.false_positive_rate)} "
             f"({frames.false_positives} of {frames.num_clean_frames})",
             "notes": "\n            ".join(self.notes),
         }
         return "EvaluationResult\n" + "\n".join(
             f"  {name:9} {text}" for name, text in rows.items() if text
         )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

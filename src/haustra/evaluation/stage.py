@@ -8,13 +8,16 @@ from haustra import __version__
 from haustra.core.digests import digest_file, digest_group
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_json_atomic
-from haustra.core.letterbox import ResizeMode
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress
 from haustra.evaluation.alarm_tier import alarm_tier
-from haustra.evaluation.bootstrap import bootstrap_intervals, few_groups_note
+from haustra.evaluation.bootstrap import (
+    Comparison,
+    bootstrap_intervals,
+    compare_detectors,
+    few_groups_note,
+)
 from haustra.evaluation.calibration import calibrate
-from haustra.evaluation.compare import Comparison, compare_detectors
 from haustra.evaluation.config import EvalConfig
 from haustra.evaluation.degrade import measure_degradations
 from haustra.evaluation.evaluation import Evaluation, evaluate_frames
@@ -64,13 +67,21 @@ def evaluate_detector(
             f"{option('fit', True)} with {subject.path}: an ONNX model takes its operating "
             "point from its checkpoint; expected the checkpoint; fit that and export it again"
         )
-    point = subject.operating_point.with_flags(
-        objectness=config.infer_obj_thresh, iou=config.infer_iou_thresh
-    )
-    source = _open_source(config, subject=subject)
-    evaluation = _evaluate(subject, source=source, point=point, config=config, progress=progress)
+    source, evaluation, point = _evaluate(subject, config=config, progress=progress)
     if config.fit and isinstance(subject, Detector):
-        point = _fit(config, detector=subject, source=source, evaluation=evaluation, point=point)
+        name = source.name
+        if isinstance(source, SplitFrames):
+            name += f" of v{source.split.manifest.version}"
+        point = subject.operating_point = fit_operating_point(
+            evaluation,
+            rule=config.fit_by,
+            target_fpr=config.fit_fpr,
+            iou=point.iou,
+            name=name,
+            frame_rates_hz=source.frame_rates_hz,
+        )
+        if subject.path is not None:
+            store_operating_point(subject.path, point)
         evaluation = evaluation.with_threshold(point.objectness)
     result = _measure(
         config,
@@ -96,18 +107,8 @@ def compare_weights(config: EvalConfig, *, progress: Progress | None = None) -> 
     progress = progress or SilentProgress()
     if config.compare is None:
         raise AssertionError("the settings name what to compare")
-    a, b = (
-        _evaluate(
-            subject,
-            source=_open_source(config, subject=subject),
-            point=subject.operating_point.with_flags(
-                objectness=config.infer_obj_thresh, iou=config.infer_iou_thresh
-            ),
-            config=config,
-            progress=progress,
-        )
-        for subject in [_open_file(path, config=config) for path in config.compare]
-    )
+    subjects = [_open_file(path, config=config) for path in config.compare]
+    a, b = (_evaluate(each, config=config, progress=progress)[1] for each in subjects)
     if not a.metrics.num_truths:
         raise HaustraError(f"{option('compare')}: the frames have no labeled box to be better at")
     comparison = compare_detectors(
@@ -173,13 +174,13 @@ def _open_source(config: EvalConfig, *, subject: Subject) -> FrameSource:
 
 
 def _evaluate(
-    subject: Subject,
-    *,
-    source: FrameSource,
-    point: OperatingPoint,
-    config: EvalConfig,
-    progress: Progress,
-) -> Evaluation:
+    subject: Subject, *, config: EvalConfig, progress: Progress
+) -> tuple[FrameSource, Evaluation, OperatingPoint]:
+    """Find boxes on the frames of the settings, at the operating point of the settings."""
+    source = _open_source(config, subject=subject)
+    point = subject.operating_point.with_flags(
+        objectness=config.infer_obj_thresh, iou=config.infer_iou_thresh
+    )
     evaluation = evaluate_frames(
         source,
         subject,
@@ -189,33 +190,7 @@ def _evaluate(
     )
     if isinstance(subject, StoredPredictions):
         subject.check_frames([frame.sample_id for frame in evaluation.frames])
-    return evaluation
-
-
-def _fit(
-    config: EvalConfig,
-    *,
-    detector: Detector,
-    source: FrameSource,
-    evaluation: Evaluation,
-    point: OperatingPoint,
-) -> OperatingPoint:
-    """Fit the operating point, and store it in the detector and its file."""
-    name = source.name
-    if isinstance(source, SplitFrames):
-        name += f" of v{source.split.manifest.version}"
-    fitted = fit_operating_point(
-        evaluation,
-        rule=config.fit_by,
-        target_fpr=config.fit_fpr,
-        iou=point.iou,
-        name=name,
-        frame_rates_hz=source.frame_rates_hz,
-    )
-    detector.operating_point = fitted
-    if detector.path is not None:
-        store_operating_point(detector.path, fitted)
-    return fitted
+    return source, evaluation, point
 
 
 def _measure(
@@ -228,48 +203,46 @@ def _measure(
     progress: Progress,
 ) -> EvaluationResult:
     """Compute every tier of an evaluation."""
-    truths, predictions = evaluation.truths, evaluation.predictions
-    audit, leaks = _leak_notes(config, subject=subject, evaluation=evaluation, progress=progress)
+    truths, predictions, frames = evaluation.truths, evaluation.predictions, evaluation.frames
+    threshold = point.objectness
+    audit, notes = _leak_notes(config, subject=subject, evaluation=evaluation, progress=progress)
     intervals = degradations = None
     if config.bootstrap:
         intervals = bootstrap_intervals(
             truths,
             predictions,
-            groups=[frame.group_id for frame in evaluation.frames],
-            threshold=point.objectness,
+            groups=[frame.group_id for frame in frames],
+            threshold=threshold,
             num_resamples=config.bootstrap,
             seed=config.bootstrap_seed,
             progress=progress,
         )
     if config.degrade and isinstance(subject, Detector):
         degradations = measure_degradations(source, subject, point=point, progress=progress)
-    frames = frame_tier(truths, predictions, threshold=point.objectness)
     is_control = config.shuffle_labels_seed is not None
     rates_hz = {} if is_control else source.frame_rates_hz
-    runs = timed_runs(evaluation.frames, predictions, frame_rates_hz=rates_hz)
-    cautions = (
-        few_clean_frames_note(frames),
-        few_groups_note(intervals),
-        _time_order_note(evaluation, source=source),
-    )
+    runs = timed_runs(frames, predictions, frame_rates_hz=rates_hz)
     result = EvaluationResult(
         evaluation=evaluation,
         operating_point=point,
         intervals=intervals,
-        frames=frames,
+        frames=frame_tier(truths, predictions, threshold=threshold),
         froc=froc_curves(truths, predictions),
         calibration=calibrate(truths, predictions),
-        lesions=lesion_tier(runs, threshold=point.objectness),
+        lesions=lesion_tier(runs, threshold=threshold),
         alarms=alarm_tier(runs, point=point),
         degradations=degradations,
-        notes=[
-            *leaks,
-            *(note for note in cautions if note),
-            *(f"left out: {problem}" for problem in source.problems),
-        ],
+        notes=notes,
         summary={},
         report=[],
     )
+    cautions = (
+        few_clean_frames_note(result.frames),
+        few_groups_note(intervals),
+        _time_order_note(evaluation, source=source),
+    )
+    notes += [note for note in cautions if note]
+    notes += [f"left out: {problem}" for problem in source.problems]
     summary = _summarize(config, result=result, subject=subject, source=source, audit=audit)
     return replace(result, summary=summary)
 
@@ -285,6 +258,15 @@ def _summarize(
     """Return everything that was measured as JSON values, which `--metrics-out` writes."""
     manifest = source.split.manifest if isinstance(source, SplitFrames) else None
     is_given = config.infer_obj_thresh is not None and not config.fit
+    tiers = {
+        "frames": result.frames,
+        "calibration": result.calibration,
+        "lesions": result.lesions,
+        "alarms": result.alarms,
+        "froc": result.froc,
+        "degradations": result.degradations,
+        "bootstrap": result.intervals,
+    }
     return {
         "checkpoint": subject.path and str(subject.path),
         "checkpoint_sha256": subject.path and digest_file(subject.path),
@@ -297,13 +279,7 @@ def _summarize(
         "operating_point": result.operating_point.to_json(),
         "threshold_from": "--infer-obj-thresh" if is_given else result.operating_point.origin,
         **result.evaluation.metrics.to_json(),
-        "frames": asdict(result.frames),
-        "calibration": asdict(result.calibration),
-        "lesions": result.lesions and asdict(result.lesions),
-        "alarms": result.alarms and asdict(result.alarms),
-        "froc": asdict(result.froc),
-        "degradations": result.degradations and result.degradations.to_json(),
-        "bootstrap": result.intervals and asdict(result.intervals),
+        **{name: tier and asdict(tier) for name, tier in tiers.items()},
         "leakage_audit": audit,
         "notes": result.notes,
         "settings": config.to_json(),
@@ -358,18 +334,13 @@ def _leak_notes(
     elif not trained:
         notes.append("leakage: the groups that it was trained on are not known")
     if config.report is not None and config.manifest is not None:
-        found = audit_warehouse(config.manifest, progress=progress)
-        of_split = [
-            pair for pair in found.pairs if config.split_name in (pair.split_a, pair.split_b)
-        ]
-        audit |= {
-            "near_duplicates": len(of_split),
-            "nearest": [vars(pair) for pair in of_split[:20]],
-        }
-        if of_split:
+        split, found = config.split_name, audit_warehouse(config.manifest, progress=progress)
+        pairs = [pair for pair in found.pairs if split in (pair.split_a, pair.split_b)]
+        audit |= {"near_duplicates": len(pairs), "nearest": [vars(pair) for pair in pairs[:20]]}
+        if pairs:
             notes.append(
-                f"leakage: {len(of_split)} images of {config.split_name} look like one of another "
-                "split; `haustra warehouse audit` names them"
+                f"leakage: {len(pairs)} images of {split} look like one of another split; "
+                "`haustra warehouse audit` names them"
             )
     return audit, notes
 
@@ -399,15 +370,12 @@ def check_images_fit(
     Raises:
         HaustraError: The size or the resize mode differs.
     """
-    stored = _image_text(manifest.target_size_wh, manifest.resize_mode)
-    taken = _image_text(detector.input_size_wh, detector.resize_mode)
+    (width, height), (input_width, input_height) = manifest.target_size_wh, detector.input_size_wh
+    stored = f"{width}x{height} {manifest.resize_mode}"
+    taken = f"{input_width}x{input_height} {detector.resize_mode}"
     if stored != taken:
         raise HaustraError(
             f"{detector.path or detector.caption} takes {taken} images, but {manifest_path} stores "
             f"{stored} ones; expected a warehouse of the same {option('target_size')} and "
             f"{option('resize_mode')}"
         )
-
-
-def _image_text(size_wh: tuple[int, int], mode: ResizeMode) -> str:
-    return f"{size_wh[0]}x{size_wh[1]} {mode}"

@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from haustra.evaluation.alarm_tier import AlarmRow, AlarmTier
-from haustra.evaluation.bootstrap import LEVEL_PERCENT, BootstrapIntervals, Interval
+from haustra.evaluation.bootstrap import (
+    LEVEL_PERCENT,
+    BootstrapIntervals,
+    Comparison,
+    Difference,
+    Interval,
+)
 from haustra.evaluation.calibration import Calibration
-from haustra.evaluation.compare import Comparison, Difference
 from haustra.evaluation.degrade import KINDS, SEVERITIES, DegradationResult
 from haustra.evaluation.frame_tier import FrameTier
 from haustra.evaluation.lesion_tier import COUNTED, LesionRow, LesionTier
