@@ -73,7 +73,8 @@ def _show(runs: Sequence[TimedRun], *, point: OperatingPoint) -> _Shown:
             false_frames.append(bool((~touched.any(axis=1)).any()))
             shown.lesion_frames += len(frame.truth) > 0
             shown.flagged_frames += bool(touched.any())
-            for lesion, is_touched in zip(frame.lesions, touched.any(axis=0), strict=True):
+            found_labels = np.asarray(touched.any(axis=0))
+            for lesion, is_touched in zip(frame.lesions, found_labels, strict=True):
                 if lesion is not None and is_touched:
                     shown.first_shown_s.setdefault(lesion.lesion_id, number / run.frame_rate_hz)
         shown.false_frames += sum(false_frames)

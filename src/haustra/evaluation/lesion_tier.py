@@ -122,7 +122,7 @@ def _rows_of_run(run: TimedRun, *, threshold: float) -> list[LesionRow]:
     lesions: dict[str, Lesion] = {}
     seen: dict[str, list[tuple[int, bool]]] = defaultdict(list)
     for frame, number, found in zip(run.frames, run.numbers, run.predictions, strict=True):
-        touched = touches(found.above(threshold), frame.truth).any(axis=0)
+        touched = np.asarray(touches(found.above(threshold), frame.truth).any(axis=0))
         is_detected: dict[str, bool] = {}
         for lesion, is_touched in zip(frame.lesions, touched.tolist(), strict=True):
             if lesion is not None:

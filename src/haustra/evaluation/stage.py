@@ -258,7 +258,7 @@ def _summarize(
     """Return everything that was measured as JSON values, which `--metrics-out` writes."""
     manifest = source.split.manifest if isinstance(source, SplitFrames) else None
     is_given = config.infer_obj_thresh is not None and not config.fit
-    tiers = {
+    tiers: dict[str, Any] = {
         "frames": result.frames,
         "calibration": result.calibration,
         "lesions": result.lesions,

@@ -20,7 +20,7 @@ import onnxscript  # noqa: F401  the exporter imports it late; a missing package
 import torch
 from torch import Tensor, nn
 
-from haustra.core.letterbox import PAD_VALUE
+from haustra.core.letterbox import PAD_VALUE, ResizeMode
 from haustra.inference.onnx_detector import (
     FORMAT_NAME,
     FORMAT_VERSION,
@@ -32,15 +32,17 @@ from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import CheckpointHeader, header_to_json, weights_digest
 from haustra.models.detector import SlotDetector
 
+RESIZING: dict[ResizeMode, str] = {
+    "letterbox": "keep the aspect ratio, center, pad",
+    "force": "stretch to the input size",
+}
+
 
 class PixelsToSlots(nn.Module):
     """A detector with the steps before and after it in `models.predict`.
 
     The weights of the first convolution take in the division of the pixels by 255, which saves a
-    pass over the image.
-
-    Args:
-        detector: The detector, which is copied.
+    pass over the image. The given detector is copied.
     """
 
     def __init__(self, detector: SlotDetector) -> None:
@@ -73,13 +75,10 @@ def _quiet_exporter() -> Iterator[None]:
 def describe_model(
     model: SlotDetector, *, header: CheckpointHeader, opset: int, precision: str
 ) -> dict[str, Any]:
-    """Return the file's metadata: the checkpoint's header and how to use the graph.
-
-    Only the last epoch of the training's history is kept.
-    """
+    """Return the file's metadata: the checkpoint's header and how to use the graph."""
     return {
         **header_to_json(header),
-        "history": header.history[-1:],
+        "history": header.history[-1:],  # only the last epoch
         "format": FORMAT_NAME,
         "format_version": FORMAT_VERSION,
         "precision": precision,
@@ -88,39 +87,24 @@ def describe_model(
         "weights_sha256": weights_digest(model.state_dict()),
         "preprocessing": {
             "channels": "RGB",
-            "resize": (
-                "keep the aspect ratio, center, pad"
-                if header.resize_mode == "letterbox"
-                else "stretch to the input size"
-            ),
+            "resize": RESIZING[header.resize_mode],
             "interpolation": "average of the covered area to shrink, bilinear to enlarge",
             "pad_value": PAD_VALUE,
         },
     }
 
 
-def export_onnx(
-    model: SlotDetector,
-    *,
-    header: CheckpointHeader,
-    path: Path,
-    opset: int,
-) -> None:
+def export_onnx(model: SlotDetector, *, header: CheckpointHeader, path: Path, opset: int) -> None:
     """Write a detector as a float32 ONNX model.
 
-    Args:
-        model: The detector.
-        header: Header of the checkpoint, which goes into the metadata and gives the image size.
-        path: The file. Its folder exists.
-        opset: Version of the ONNX operators.
+    The header goes into the metadata and gives the image size.
     """
     width, height = header.input_size_wh
-    wrapped = PixelsToSlots(model).eval()
     # Two images, since PyTorch turns a batch size of one into a constant.
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     with _quiet_exporter():
         program = torch.onnx.export(
-            wrapped,
+            PixelsToSlots(model).eval(),
             (example,),
             input_names=[INPUT_NAME],
             output_names=list(OUTPUT_NAMES),
@@ -133,7 +117,13 @@ def export_onnx(
     if program is None:
         raise AssertionError("the exporter with dynamo=True returns a program")
     proto = program.model_proto
-    _remove_traces(proto)
+    # The exporter stores stack traces, which name paths of this machine.
+    graph = proto.graph
+    for element in (*graph.node, *graph.initializer, *graph.value_info, *graph.input, graph):
+        del element.metadata_props[:]
+        element.doc_string = ""
+    for element in graph.output:
+        del element.metadata_props[:]
     onnx.checker.check_model(proto)
     description = describe_model(model, header=header, opset=opset, precision="float32")
     write_model(path, proto=proto, description=description)
@@ -147,13 +137,3 @@ def write_model(path: Path, *, proto: onnx.ModelProto, description: dict[str, An
     del proto.metadata_props[:]
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(description, allow_nan=False)})
     path.write_bytes(proto.SerializeToString(deterministic=True))
-
-
-def _remove_traces(proto: onnx.ModelProto) -> None:
-    """Remove the stack traces that the exporter stores, which name paths of this machine."""
-    graph = proto.graph
-    for element in (*graph.node, *graph.initializer, *graph.value_info, *graph.input, graph):
-        del element.metadata_props[:]
-        element.doc_string = ""
-    for element in graph.output:
-        del element.metadata_props[:]

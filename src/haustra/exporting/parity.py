@@ -17,14 +17,12 @@ from haustra.warehouse.dataset import Split
 
 COMPARED_SCORE = 0.05
 """Lowest score of the slots that are compared. Slots below it are noise whose order is unstable."""
-
 PX_PER_SCORE = 100.0
 """Pixels of a box that weigh as much as a score difference of 1, when slots are paired. Boxes alone
 do not identify a slot, since two slots may both cover the image."""
 SLOTS_PER_TIPPING = 500
 """Number of slots of which one may have another score. Where two candidates have equal scores,
 rounding decides which of them excludes the other, and the scores around them jump."""
-
 LATENCY_ROUNDS = 50
 
 
@@ -88,15 +86,14 @@ def compare_answers(
 ) -> Difference:
     """Compare slots of at least `COMPARED_SCORE` in both directions, and average precision.
 
-    Args:
-        answers: Slots of the detector to check.
-        reference: Slots of the detector that is right.
-        size_wh: Width and height of the letterboxed images, in pixels.
+    `size_wh` is the width and height of the letterboxed images, in pixels.
     """
-    pairs = list(zip(answers.slots, reference.slots, strict=True))
     shifts = np.concatenate(
-        [_shifts(one, other, size_wh=size_wh) for one, other in pairs]
-        + [_shifts(other, one, size_wh=size_wh) for one, other in pairs]
+        [
+            _shifts(found, sought, size_wh=size_wh)
+            for one, other in zip(answers.slots, reference.slots, strict=True)
+            for found, sought in ((one, other), (other, one))
+        ]
     )
     if not len(shifts):
         shifts = np.zeros((1, 2))

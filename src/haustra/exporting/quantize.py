@@ -21,13 +21,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from haustra.inference.onnx_detector import INPUT_NAME
@@ -36,20 +30,15 @@ LARGEST_WEIGHT, LARGEST_DEPTHWISE_WEIGHT = 64, 127
 """Integer of the largest weight of a channel, with 7 bits and with 8."""
 
 
-class ImageReader(CalibrationDataReader):  # type: ignore[misc]
-    """Feeds images to ONNX Runtime's calibration.
-
-    Args:
-        batches: Images, uint8 [B,H,W,3].
-    """
+class ImageReader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    """Feeds images, uint8 [B,H,W,3], to ONNX Runtime's calibration."""
 
     def __init__(self, batches: Iterable[NDArray[np.uint8]]) -> None:
-        self._batches = iter(batches)
+        self._inputs = ({INPUT_NAME: images} for images in batches)
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         """Return the next batch, or None after the last."""
-        images = next(self._batches, None)
-        return None if images is None else {INPUT_NAME: images}
+        return next(self._inputs, None)
 
 
 def float_nodes(graph: onnx.GraphProto) -> list[str]:
@@ -112,11 +101,7 @@ def correct_biases(model: onnx.ModelProto, *, batches: Iterable[NDArray[np.uint8
 
     The correction is (W - rounded W) * mean input, per output channel (Nagel et al. 2019,
     *Data-Free Quantization Through Weight Equalization and Bias Correction*, section 4.2), with
-    measured means.
-
-    Args:
-        model: Model in float32 with folded batch normalization. It is changed.
-        batches: Images, uint8 [B,H,W,3].
+    the means measured on `batches`, uint8 [B,H,W,3]. The model has folded batch normalization.
     """
     graph = model.graph
     ends, depthwise = float_nodes(graph), depthwise_weights(graph)
@@ -142,13 +127,9 @@ def correct_biases(model: onnx.ModelProto, *, batches: Iterable[NDArray[np.uint8
 def quantize_detector(
     float_path: Path, out_path: Path, *, batches: Callable[[], Iterable[NDArray[np.uint8]]]
 ) -> None:
-    """Write an 8-bit version of an exported float32 model.
+    """Write an 8-bit version of a file of `export_onnx`.
 
-    Args:
-        float_path: File of `export_onnx`.
-        out_path: The new file.
-        batches: Returns the letterboxed images of the calibration, uint8 [B,H,W,3]. It is called
-            twice.
+    `batches` is called twice, for the letterboxed images of the calibration, uint8 [B,H,W,3].
     """
     with tempfile.TemporaryDirectory() as temporary:
         prepared = Path(temporary) / "prepared.onnx"
@@ -158,19 +139,17 @@ def quantize_detector(
         correct_biases(model, batches=batches())
         onnx.save(model, prepared)
         graph = model.graph
-        eight_bits = [{"axis": 0, "reduce_range": False}]
-        quantize_static(
+        eight_bits = {n: [{"axis": 0, "reduce_range": False}] for n in depthwise_weights(graph)}
+        quantization.quantize_static(
             prepared,
             out_path,
             ImageReader(batches()),
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod.MinMax,
             nodes_to_exclude=float_nodes(graph),
-            extra_options={
-                "TensorQuantOverrides": dict.fromkeys(depthwise_weights(graph), eight_bits)
-            },
+            extra_options={"TensorQuantOverrides": eight_bits},
         )

@@ -5,7 +5,6 @@ The model is made and measured in a temporary folder, and written only if it pas
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -79,11 +78,8 @@ class ExportResult:
 
 
 class _Form(NamedTuple):
-    """A form of the detector while it is being checked."""
-
     name: str
     path: Path
-    detector: Detector
     answers: SplitAnswers
     difference: Difference | None
 
@@ -100,16 +96,15 @@ def export_detector(config: ExportConfig, *, progress: Progress | None = None) -
         raise HaustraError(f"{path} exists already; remove it or pass {option('overwrite', True)}")
     header, model = read_checkpoint(config.detector_weights)
     in_torch = open_detector(config.detector_weights, backend="cpu")
-    train, split, notes = _open_splits(_manifest_path(config, header=header), detector=in_torch)
+    train, split, notes = _open_splits(config, header=header, detector=in_torch)
     reference = answer_split(split, in_torch, progress=progress)
-    forms = [_Form("PyTorch", config.detector_weights, in_torch, reference, None)]
+    forms = [_Form("PyTorch", config.detector_weights, reference, None)]
 
     def measure(name: str, exported: Path) -> Difference:
         detector = open_onnx(exported, backend="cpu")
         answers = answer_split(split, detector, progress=progress)
-        size_wh = header.input_size_wh
-        difference = compare_answers(answers, reference=reference, size_wh=size_wh)
-        forms.append(_Form(name, exported, detector, answers, difference))
+        difference = compare_answers(answers, reference=reference, size_wh=header.input_size_wh)
+        forms.append(_Form(name, exported, answers, difference))
         return difference
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -121,7 +116,7 @@ def export_detector(config: ExportConfig, *, progress: Progress | None = None) -
             description = describe_model(model, header=header, opset=config.opset, precision="int8")
             write_model(int8_path, proto=onnx.load(int8_path), description=description)
             _check_int8(measure("int8", int8_path), split=split)
-        exported_forms = _time_forms(forms, split=split)
+        exported_forms = _time_forms(forms, in_torch=in_torch, split=split)
         write_bytes_atomic(path, data=(int8_path if config.int8 else float_path).read_bytes())
     return ExportResult(
         path=path,
@@ -133,34 +128,40 @@ def export_detector(config: ExportConfig, *, progress: Progress | None = None) -
     )
 
 
-def _open_splits(manifest_path: Path, *, detector: Detector) -> tuple[Split, Split, list[str]]:
+def _open_splits(
+    config: ExportConfig, *, header: CheckpointHeader, detector: Detector
+) -> tuple[Split, Split, list[str]]:
     """Return the training images, the images to check on, and notes for the user."""
+    manifest_path = config.manifest
+    if manifest_path is None:
+        manifest_path = Path(header.training.get("manifest", "manifest.json"))
+        if not manifest_path.exists():
+            raise HaustraError(
+                f"{config.detector_weights} was trained on {manifest_path}, which does not exist; "
+                f"expected {option('manifest')} with a warehouse to check the export on"
+            )
     train = open_split(manifest_path, split="train")
     check_images_fit(train.manifest, manifest_path=manifest_path, detector=detector)
     if not len(train):
         raise HaustraError(
             f"{manifest_path} has no training images; expected a warehouse with some"
         )
-    split = open_split(manifest_path, split="val")
-    if len(split):
-        return train, split, []
-    return (
-        train,
-        train,
-        [f"{manifest_path} has no validation images: checked on its training images"],
-    )
+    if len(val := open_split(manifest_path, split="val")):
+        return train, val, []
+    note = f"{manifest_path} has no validation images: checked on its training images"
+    return train, train, [note]
 
 
-def _time_forms(forms: Sequence[_Form], *, split: Split) -> list[ExportedForm]:
+def _time_forms(forms: Sequence[_Form], *, in_torch: Detector, split: Split) -> list[ExportedForm]:
     """Measure the time of one image on one thread, and return the forms with all numbers."""
-    in_torch, *exported = forms
-    on_one_thread = [
-        in_torch.detector,
-        *(open_onnx(form.path, backend="cpu", num_threads=1) for form in exported),
-    ]
+    exported = [open_onnx(form.path, backend="cpu", num_threads=1) for form in forms[1:]]
     image = split.gather(np.zeros(1, dtype=np.int64)).images[0]
-    with _one_torch_thread():
-        latencies_ms = median_latencies_ms(on_one_thread, image=image)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        latencies_ms = median_latencies_ms([in_torch, *exported], image=image)
+    finally:
+        torch.set_num_threads(num_threads)
     return [
         ExportedForm(
             name=form.name,
@@ -174,27 +175,10 @@ def _time_forms(forms: Sequence[_Form], *, split: Split) -> list[ExportedForm]:
     ]
 
 
-def _manifest_path(config: ExportConfig, *, header: CheckpointHeader) -> Path:
-    """Return the warehouse to check on.
-
-    Raises:
-        HaustraError: None was given, and that of the training does not exist any more.
-    """
-    if config.manifest is not None:
-        return config.manifest
-    stored = Path(header.training.get("manifest", "manifest.json"))
-    if not stored.exists():
-        raise HaustraError(
-            f"{config.detector_weights} was trained on {stored}, which does not exist; expected "
-            f"{option('manifest')} with a warehouse to check the export on"
-        )
-    return stored
-
-
 def calibration_batches(train: Split) -> Iterator[NDArray[np.uint8]]:
     """Yield the images of the calibration, uint8 [B,H,W,3], spread over the training split."""
-    indices = np.linspace(0, len(train) - 1, min(len(train), NUM_CALIBRATION_IMAGES))
-    order = indices.round().astype(np.int64)
+    count = min(len(train), NUM_CALIBRATION_IMAGES)
+    order = np.linspace(0, len(train) - 1, count).round().astype(np.int64)
     for start in range(0, len(order), CALIBRATION_BATCH):
         yield train.gather(order[start : start + CALIBRATION_BATCH]).images
 
@@ -208,35 +192,22 @@ def _check_float32(difference: Difference, *, split: Split) -> None:
         ("AP50-95", abs(difference.ap50_95_loss), MAX_AP_DIFFERENCE, ""),
     )
     # A NaN fails this comparison.
-    if all(value <= limit for _, value, limit, _ in limits):
-        return
-    found = ", ".join(
-        f"{name} by {value:.4f}{unit} (at most {limit})" for name, value, limit, unit in limits
-    )
-    raise HaustraError(
-        f"the exported model does not answer like the checkpoint on {len(split)} {split.name} "
-        f"images: {found}; nothing was written; try another {option('opset')}, or other "
-        "versions of torch and onnxruntime"
-    )
+    if not all(value <= limit for _, value, limit, _ in limits):
+        found = ", ".join(
+            f"{name} by {value:.4f}{unit} (at most {limit})" for name, value, limit, unit in limits
+        )
+        raise HaustraError(
+            f"the exported model does not answer like the checkpoint on {len(split)} {split.name} "
+            f"images: {found}; nothing was written; try another {option('opset')}, or other "
+            "versions of torch and onnxruntime"
+        )
 
 
 def _check_int8(difference: Difference, *, split: Split) -> None:
     """Refuse a quantized graph that finds less."""
-    if difference.ap50_loss <= MAX_INT8_AP50_LOSS:
-        return
-    raise HaustraError(
-        f"{option('int8', True)}: 8 bits lose {difference.ap50_loss:.4f} AP50 on {len(split)} "
-        f"{split.name} images (at most {MAX_INT8_AP50_LOSS}); nothing was written; export without "
-        f"{option('int8')}"
-    )
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """Run PyTorch on one thread, like the ONNX sessions that it is compared with."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    if difference.ap50_loss > MAX_INT8_AP50_LOSS:
+        raise HaustraError(
+            f"{option('int8', True)}: 8 bits lose {difference.ap50_loss:.4f} AP50 on {len(split)} "
+            f"{split.name} images (at most {MAX_INT8_AP50_LOSS}); nothing was written; export "
+            f"without {option('int8')}"
+        )
