@@ -18,7 +18,7 @@ from haustra.evaluation.alarm_tier import HOLD_OFFS, AlarmRow, alarm_row
 from haustra.evaluation.evaluation import Evaluation
 from haustra.evaluation.frame_tier import frame_scores, import_true_colon
 from haustra.evaluation.frames import TimedRun, timed_runs
-from haustra.evaluation.metrics import precision_recall_f1, ranked_matches
+from haustra.evaluation.metrics import ranked_matches
 
 FitRule = Literal["fpr", "f1"]
 HYSTERESIS_SHARES = (None, 0.75, 0.5)
@@ -38,25 +38,17 @@ def best_f1_threshold(
         HaustraError: No detection matches a labeled box.
     """
     falling, hits = ranked_matches(truths, predictions)
-    found = np.cumsum(hits)
-    num_truths = sum(len(truth) for truth in truths)
     # Detections of equal score are shown together.
     ends = np.flatnonzero(np.diff(falling, append=-1.0))
-    f1s = [
-        precision_recall_f1(
-            hits=int(found[end]),
-            misses=num_truths - int(found[end]),
-            false_alarms=int(end + 1 - found[end]),
-        )[2]
-        for end in ends
-    ]
-    best = int(np.argmax(f1s)) if f1s else -1
-    if best < 0 or f1s[best] == 0:
+    num_truths = sum(len(truth) for truth in truths)
+    f1s = 2 * np.cumsum(hits)[ends] / (num_truths + ends + 1)
+    if not f1s.any():
         raise HaustraError(
             f"{option('fit', True)}: no detection overlaps a labeled box by IoU 0.5, so no "
             "threshold is better than another; train the detector first"
         )
-    return float(falling[ends[best]]), f1s[best]
+    best = int(np.argmax(f1s))
+    return float(falling[ends[best]]), float(f1s[best])
 
 
 def _fit_threshold(

@@ -27,11 +27,6 @@ Scored = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Boxes `x0,y0,x1,y1` [N,4] in pixels of the source image, and their scores [N] in 0..1."""
 
 
-def is_predictions_path(path: Path) -> bool:
-    """Return True for a name that ends in .json."""
-    return path.suffix.lower() == ".json"
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredPredictions:
     """Boxes of a detector by frame."""
@@ -51,14 +46,12 @@ class StoredPredictions:
             HaustraError: The frame is not among those with predictions.
         """
         scored = self.boxes_by_frame.get(frame.sample_id)
-        if scored is None:
-            if self.lists_every_frame:
-                raise HaustraError(
-                    f"{self.path} has no predictions of {frame.sample_id!r}; expected those of the "
-                    "frames that are measured; make them with `haustra eval --predictions-out`"
-                )
-            scored = np.zeros((0, 4)), np.zeros(0)
-        boxes, scores = scored
+        if scored is None and self.lists_every_frame:
+            raise HaustraError(
+                f"{self.path} has no predictions of {frame.sample_id!r}; expected those of the "
+                "frames that are measured; make them with `haustra eval --predictions-out`"
+            )
+        boxes, scores = scored or (np.zeros((0, 4)), np.zeros(0))
         size_wh = frame.truth.image_size_wh
         order = np.argsort(-scores, kind="stable")
         boxes = np.clip(boxes[order], 0, np.tile(size_wh, 2))
@@ -109,12 +102,8 @@ def write_predictions(
 def _check_scored(boxes: Any, scores: Any, *, place: str) -> Scored:
     """Check the boxes of the entry that `place` names."""
     for box in boxes:
-        if (
-            not is_four_numbers(box)
-            or not np.isfinite(box).all()
-            or box[2] < box[0]
-            or box[3] < box[1]
-        ):
+        is_box = is_four_numbers(box) and np.isfinite(box).all()
+        if not is_box or box[2] < box[0] or box[3] < box[1]:
             raise HaustraError(
                 f"{place}: box {box!r}: expected x0,y0,x1,y1 with x0 <= x1 and y0 <= y1"
             )
@@ -127,8 +116,7 @@ def _check_scored(boxes: Any, scores: Any, *, place: str) -> Scored:
 
 
 def _read_coco(path: Path, entries: list[Any]) -> dict[str, Scored]:
-    boxes: dict[str, list[Any]] = defaultdict(list)
-    scores: dict[str, list[Any]] = defaultdict(list)
+    by_frame: dict[str, list[Scored]] = defaultdict(list)
     for number, entry in enumerate(entries):
         place = f"{path}: entry {number}"
         try:
@@ -141,10 +129,11 @@ def _read_coco(path: Path, entries: list[Any]) -> dict[str, Scored]:
             raise HaustraError(f"{place}: image_id {name!r}: expected a frame's id, run_id/frame")
         if is_four_numbers(box):
             box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
-        _check_scored([box], [score], place=place)
-        boxes[name].append(box)
-        scores[name].append(score)
-    return {name: _check_scored(boxes[name], scores[name], place=str(path)) for name in boxes}
+        by_frame[name].append(_check_scored([box], [score], place=place))
+    return {
+        name: (np.concatenate([box for box, _ in found]), np.concatenate([s for _, s in found]))
+        for name, found in by_frame.items()
+    }
 
 
 def read_predictions(path: Path) -> StoredPredictions:

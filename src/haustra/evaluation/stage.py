@@ -25,12 +25,7 @@ from haustra.evaluation.fitting import fit_operating_point
 from haustra.evaluation.frame_tier import few_clean_frames_note, frame_tier, froc_curves
 from haustra.evaluation.frames import FrameSource, SplitFrames, open_captures, timed_runs
 from haustra.evaluation.lesion_tier import lesion_tier
-from haustra.evaluation.predictions import (
-    StoredPredictions,
-    is_predictions_path,
-    read_predictions,
-    write_predictions,
-)
+from haustra.evaluation.predictions import StoredPredictions, read_predictions, write_predictions
 from haustra.evaluation.report import write_report
 from haustra.evaluation.results import EvaluationResult
 from haustra.inference.checkpoint_detector import store_operating_point
@@ -145,7 +140,7 @@ def _open_subject(config: EvalConfig, *, detector: Detector | None) -> Subject:
 
 
 def _open_file(path: Path, *, config: EvalConfig) -> Subject:
-    if is_predictions_path(path):
+    if path.suffix.lower() == ".json":
         return read_predictions(path)
     return open_detector(path, kind=config.model, backend=config.backend)
 

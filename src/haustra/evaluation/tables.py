@@ -2,25 +2,21 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
-from haustra.evaluation.alarm_tier import AlarmRow, AlarmTier
+from haustra.evaluation.alarm_tier import AlarmTier
 from haustra.evaluation.bootstrap import (
     LEVEL_PERCENT,
     BootstrapIntervals,
     Comparison,
-    Difference,
     Interval,
 )
 from haustra.evaluation.calibration import Calibration
 from haustra.evaluation.degrade import KINDS, SEVERITIES, DegradationResult
 from haustra.evaluation.frame_tier import FrameTier
-from haustra.evaluation.lesion_tier import COUNTED, LesionRow, LesionTier
+from haustra.evaluation.lesion_tier import COUNTED, LesionTier
 from haustra.evaluation.metrics import BoxMetrics
 
-T = TypeVar("T")
-Columns = dict[str, Callable[[T], str]]
-"""Headings, each with the function from a typed row to its cell."""
+_YES_OR_NO = {True: "yes", False: "no"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +27,10 @@ class Table:
     rows: list[list[str]]
 
 
-def _table(columns: Columns[T], rows: Iterable[T]) -> Table:
-    cells = [[cell(row) for cell in columns.values()] for row in rows]
-    return Table(columns=list(columns), rows=cells)
+def _table(rows: Iterable[dict[str, str]]) -> Table:
+    """Return the table of rows that have a cell for each heading."""
+    columns, *_ = cells = [*rows]
+    return Table(columns=list(columns), rows=[list(row.values()) for row in cells])
 
 
 def decimal(value: float | None) -> str:
@@ -51,30 +48,26 @@ def interval(ends: Interval | None, text: Callable[[float], str] = decimal) -> s
     return "-" if ends is None else f"{text(ends[0])} to {text(ends[1])}"
 
 
-def _yes_or_no(value: bool) -> str:  # noqa: FBT001
-    return "yes" if value else "no"
-
-
-_SCORES: Columns[tuple[str, BoxMetrics]] = {
-    "split": lambda row: row[0],
-    "images": lambda row: str(row[1].num_images),
-    "polyps": lambda row: str(row[1].num_truths),
-    "AP50": lambda row: decimal(row[1].average_precision.ap50),
-    "AP75": lambda row: decimal(row[1].average_precision.ap75),
-    "AP50-95": lambda row: decimal(row[1].average_precision.ap50_95),
-    "score >=": lambda row: f"{row[1].at_threshold.threshold:.3g}",
-    "precision": lambda row: decimal(row[1].at_threshold.precision),
-    "recall": lambda row: decimal(row[1].at_threshold.recall),
-    "F1": lambda row: decimal(row[1].at_threshold.f1),
-    "duplicates": lambda row: decimal(row[1].at_threshold.duplicates_per_truth),
-}
-
-
 def score_table(
     metrics: dict[str, BoxMetrics], *, intervals: BootstrapIntervals | None = None
 ) -> Table:
     """Return a row of box metrics per name, and the ends of the intervals below them."""
-    table = _table(_SCORES, metrics.items())
+    table = _table(
+        {
+            "split": name,
+            "images": str(found.num_images),
+            "polyps": str(found.num_truths),
+            "AP50": decimal(found.average_precision.ap50),
+            "AP75": decimal(found.average_precision.ap75),
+            "AP50-95": decimal(found.average_precision.ap50_95),
+            "score >=": f"{found.at_threshold.threshold:.3g}",
+            "precision": decimal(found.at_threshold.precision),
+            "recall": decimal(found.at_threshold.recall),
+            "F1": decimal(found.at_threshold.f1),
+            "duplicates": decimal(found.at_threshold.duplicates_per_truth),
+        }
+        for name, found in metrics.items()
+    )
     if intervals is not None:
         ranking = (intervals.ap50, intervals.ap75, intervals.ap50_95)
         counted = (intervals.precision, intervals.recall, intervals.f1)
@@ -117,25 +110,25 @@ def calibration_text(calibration: Calibration) -> str:
     )
 
 
-_LESIONS: Columns[LesionRow] = {
-    "lesion": lambda row: row.lesion_id,
-    "frames": lambda row: str(row.num_visible_frames),
-    "detected": lambda row: percent(row.detected_share),
-    "ever": lambda row: _yes_or_no(row.detected_ever),
-    ">= 25%": lambda row: _yes_or_no(row.detected_25_percent),
-    ">= 50%": lambda row: _yes_or_no(row.detected_50_percent),
-    "in 1 s": lambda row: _yes_or_no(row.detected_within_1_s),
-    "in 3 s": lambda row: _yes_or_no(row.detected_within_3_s),
-    "in 5 s": lambda row: _yes_or_no(row.detected_within_5_s),
-    "first, s": lambda row: decimal(row.first_detection_s),
-    "gap": lambda row: str(row.longest_gap_frames),
-    "flicker/s": lambda row: decimal(row.flicker_per_s),
-}
-
-
 def lesion_table(lesions: LesionTier, *, limit: int | None = None) -> Table:
     """Return a row per lesion, at most `limit`, and a row of all."""
-    table = _table(_LESIONS, lesions.rows[:limit])
+    table = _table(
+        {
+            "lesion": row.lesion_id,
+            "frames": str(row.num_visible_frames),
+            "detected": percent(row.detected_share),
+            "ever": _YES_OR_NO[row.detected_ever],
+            ">= 25%": _YES_OR_NO[row.detected_25_percent],
+            ">= 50%": _YES_OR_NO[row.detected_50_percent],
+            "in 1 s": _YES_OR_NO[row.detected_within_1_s],
+            "in 3 s": _YES_OR_NO[row.detected_within_3_s],
+            "in 5 s": _YES_OR_NO[row.detected_within_5_s],
+            "first, s": decimal(row.first_detection_s),
+            "gap": str(row.longest_gap_frames),
+            "flicker/s": decimal(row.flicker_per_s),
+        }
+        for row in lesions.rows[:limit]
+    )
     left = len(lesions.rows) - len(table.rows)
     table.rows.append(
         [
@@ -151,26 +144,26 @@ def lesion_table(lesions: LesionTier, *, limit: int | None = None) -> Table:
     return table
 
 
-_ALARMS: Columns[AlarmRow] = {
-    "hold-off": lambda row: str(row.hold_off_frames),
-    "off below": lambda row: f"{row.lower_threshold:.3g}",
-    "false alarms": lambda row: str(row.false_activations),
-    "per minute": lambda row: f"{row.false_activations_per_minute:.2f}",
-    "per run": lambda row: f"{row.false_activations_per_procedure:.2f}",
-    "false time": lambda row: percent(row.false_time_share),
-    "<0.5 s": lambda row: str(row.run_lengths[0]),
-    "<1 s": lambda row: str(row.run_lengths[1]),
-    "<2 s": lambda row: str(row.run_lengths[2]),
-    ">=2 s": lambda row: str(row.run_lengths[3]),
-    "lesions": lambda row: str(row.lesions_shown),
-    "delay, s": lambda row: decimal(row.mean_delay_s),
-    "sensitivity": lambda row: percent(row.frame_sensitivity),
-}
-
-
 def alarm_table(alarms: AlarmTier) -> Table:
     """Return a row of false alarms, and of what silence costs, per hold-off."""
-    return _table(_ALARMS, alarms.rows)
+    return _table(
+        {
+            "hold-off": str(row.hold_off_frames),
+            "off below": f"{row.lower_threshold:.3g}",
+            "false alarms": str(row.false_activations),
+            "per minute": f"{row.false_activations_per_minute:.2f}",
+            "per run": f"{row.false_activations_per_procedure:.2f}",
+            "false time": percent(row.false_time_share),
+            "<0.5 s": str(row.run_lengths[0]),
+            "<1 s": str(row.run_lengths[1]),
+            "<2 s": str(row.run_lengths[2]),
+            ">=2 s": str(row.run_lengths[3]),
+            "lesions": str(row.lesions_shown),
+            "delay, s": decimal(row.mean_delay_s),
+            "sensitivity": percent(row.frame_sensitivity),
+        }
+        for row in alarms.rows
+    )
 
 
 def degradation_table(result: DegradationResult) -> Table:
@@ -193,16 +186,18 @@ def worst_degradation_text(result: DegradationResult) -> str:
 
 
 _METRIC_NAMES = {"ap50": "AP50", "ap75": "AP75", "ap50_95": "AP50-95", "f1": "F1"}
-_DIFFERENCES: Columns[Difference] = {
-    "metric": lambda row: _METRIC_NAMES.get(row.metric, row.metric),
-    "A": lambda row: decimal(row.a),
-    "B": lambda row: decimal(row.b),
-    "B - A": lambda row: f"{row.difference:+.3f}",
-    f"{LEVEL_PERCENT}% interval": lambda row: interval(row.interval, text="{:+.3f}".format),
-    "B better in": lambda row: percent(row.share_b_better),
-}
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """Return a row per metric: both detectors, the difference and its interval."""
-    return _table(_DIFFERENCES, comparison.differences)
+    return _table(
+        {
+            "metric": _METRIC_NAMES.get(row.metric, row.metric),
+            "A": decimal(row.a),
+            "B": decimal(row.b),
+            "B - A": f"{row.difference:+.3f}",
+            f"{LEVEL_PERCENT}% interval": interval(row.interval, text="{:+.3f}".format),
+            "B better in": percent(row.share_b_better),
+        }
+        for row in comparison.differences
+    )
