@@ -136,6 +136,6 @@ def free_port() -> int:
 
 def write_video(path: Path, *, num_frames: int = 12, rate_hz: float = 20.0) -> None:
     """Write a 64 x 64 video of a bright square that moves to the right and grows brighter."""
-    with writing_video(path, frame_rate_hz=rate_hz) as add:
+    with writing_video(path, frame_rate_hz=rate_hz) as writer:
         for number in range(num_frames):
-            add(picture(0.5 + number / 40, x=2 * number))
+            writer.add(picture(0.5 + number / 40, x=2 * number))

@@ -90,3 +90,13 @@ def test_a_small_picture_and_its_boxes_grow_by_the_same_whole_factor() -> None:
 def test_a_large_picture_keeps_its_size() -> None:
     image, boxes = black((800, 512)), truth([1, 2, 3, 4], size_wh=(800, 512))
     assert enlarge_for_viewing(image, boxes) == (image, boxes)
+
+
+@pytest.mark.parametrize("shape", [(4, 20_000), (20_000, 4), (1, 60_000), (100, 4000)])
+def test_a_long_strip_stays_a_small_picture(shape: tuple[int, int]) -> None:
+    boxes = Detections(
+        boxes_px=np.zeros((0, 4)), scores=np.zeros(0), image_size_wh=(shape[1], shape[0])
+    )
+    image, scaled = enlarge_for_viewing(np.zeros((*shape, 3), np.uint8), boxes)
+    assert image.size <= max(4096 * 512 * 3, 3 * shape[0] * shape[1])
+    assert scaled.image_size_wh == (image.shape[1], image.shape[0])

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from builders import encoded_image, noise_image, write_image
 from haustra.core.digests import digest_file
@@ -146,3 +147,36 @@ def test_images_are_listed_by_name_without_hidden_and_other_files(tmp_path: Path
         (tmp_path / name).write_bytes(b"")
     write_image(tmp_path / "c.webp")
     assert [path.name for path in list_images(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
+
+
+@pytest.mark.parametrize(
+    ("image", "suffix", "told"),
+    [
+        (np.full((4, 5, 3), 4095, np.uint16), ".png", "uint16 values up to 4095"),
+        (np.full((4, 5), 1023, np.uint16), ".tif", "uint16 values up to 1023"),
+        (np.full((4, 5), 1, np.uint16), ".png", "uint16 values up to 1"),
+        (np.full((4, 5, 3), 0.5, np.float32), ".tif", "float32 values up to 0.5"),
+    ],
+)
+def test_depths_that_would_look_black_are_named(
+    image: NDArray[np.integer | np.floating], suffix: str, told: str
+) -> None:
+    message = message_for(cv2.imencode(suffix, image)[1].tobytes())
+    assert message == (
+        f"photo has {told}, which would look black or not as meant; expected 8 bits, or 16 bits "
+        "with values up to 65535; scale it first"
+    )
+
+
+@pytest.mark.parametrize("highest", [0, 4096, 65535])
+def test_sixteen_bits_become_eight(highest: int) -> None:
+    image = np.full((4, 5, 3), highest, np.uint16)
+    decoded = decode_image_rgb(cv2.imencode(".png", image)[1].tobytes(), name="photo")
+    assert (decoded == highest >> 8).all()
+
+
+def test_images_are_listed_in_natural_order(tmp_path: Path) -> None:
+    names = ["1-1.png", "1-2.png", "1-10.png", "10.png", "a2.png", "a10.png"]
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_images(tmp_path)] == names

@@ -1,7 +1,10 @@
 """`haustra infer --video`: which frames, which boxes, what when the video is damaged."""
 
+import json
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,6 +15,7 @@ from haustra.core.errors import HaustraError
 from haustra.inference.config import InferConfig
 from haustra.inference.detector import open_detector
 from haustra.inference.video import infer_video
+from odd_videos import VIDEOS, number_in
 from scenes import write_warehouse
 from viewing import write_video
 
@@ -76,13 +80,11 @@ def test_a_video_that_ends_early_is_boxed_as_far_as_it_goes_and_told(
     with pytest.raises(SystemExit) as stopped:
         main(["infer", "--video", str(path)])
     told = capsys.readouterr()
-    num_read = VideoFile(tmp_path / "a_boxed.mp4", setting="video").num_frames
+    assert "but it states 1 s" in told.out
+    num_read = len(list(VideoFile(tmp_path / "a_boxed.mp4", setting="video")))
     assert 0 < num_read < 20
     assert stopped.value.code == 2
-    assert told.err.splitlines()[-1].endswith(
-        f"{num_read} of 20 frames could be read, they are boxed: {path} ends or is damaged at "
-        f"frame {num_read}"
-    )
+    assert f"{num_read} frames could be read, they are boxed: {path} is cut short" in told.err
 
 
 def test_what_is_no_video_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
@@ -105,3 +107,72 @@ def test_the_video_is_never_written_over(tmp_path: Path) -> None:
         infer_video(InferConfig(video=path, out=path))
     assert str(caught.value) == f"out={str(path)!r}: expected another file than video"
     assert path.read_bytes() == before
+
+
+def write_joined(path: Path, *, parts: int) -> None:
+    """Write a video of 20 frames several times over; the container states 20."""
+    write_video(path, num_frames=20)
+    path.write_bytes(path.read_bytes() * parts)
+
+
+def test_all_frames_of_a_joined_video_are_boxed(tmp_path: Path) -> None:
+    write_joined(tmp_path / "a.avi", parts=3)
+    result = infer_video(InferConfig(video=tmp_path / "a.avi"))
+    assert len(result.frames) == 60
+    assert result.to_json()["frame_times_s"] == pytest.approx([n / 20 for n in range(60)])
+    assert (result.notes, result.unreadable) == ([], [])
+    assert len(list(VideoFile(result.out))) == 60
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize("name", ["variable.mkv", "variable.mp4"])
+def test_a_variable_frame_rate_keeps_its_times_and_its_speed(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    VIDEOS[name](path)
+    main(["infer", "--video", str(path)])
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"{tmp_path}/variable_boxed.mp4: 155 boxes on 60 of 60 frames at 30 frames/s",
+        f"{path}: resampled to 30 frames/s: 145 frames repeated",
+    ]
+    main(["infer", "--video", str(path), "--json"])
+    value = json.loads(capsys.readouterr().out)
+    wanted = [n / 30 for n in range(30)] + [1 + n / 5 for n in range(30)]
+    assert value["frame_times_s"] == pytest.approx(wanted, abs=0.001)
+    assert value["out_frame_rate_hz"] == 30
+    assert value["notes"] == ["resampled to 30 frames/s: 145 frames repeated"]
+    shown = {round(30 * frame.seconds): frame.image_rgb for frame in VideoFile(value["out"])}
+    for number, seconds in enumerate(wanted):
+        picture = cv2.resize(shown[round(30 * seconds)], (160, 120), interpolation=cv2.INTER_AREA)
+        assert number_in(np.asarray(picture, np.uint8)) == number
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_frames_that_do_not_decode_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    VIDEOS["zeros.mp4"](tmp_path / "a.mp4")
+    with pytest.raises(SystemExit) as stopped:
+        main(["infer", "--video", str(tmp_path / "a.mp4"), "--json"])
+    told = capsys.readouterr()
+    value = json.loads(told.out)
+    assert stopped.value.code == 2
+    assert value["unreadable"][0].endswith("of its frames did not decode")
+    assert f"{len(value['frames'])} frames could be read, they are boxed: " in told.err
+
+
+def test_a_stream_gives_the_frames_and_then_says_what_is_missing(
+    tmp_path: Path, weights: Path
+) -> None:
+    path = tmp_path / "a.avi"
+    write_video(path, num_frames=20)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    seen: list[object] = []
+
+    def read() -> None:
+        seen.extend(found for _, found in open_detector(weights).stream(path))
+
+    with pytest.raises(HaustraError, match="is cut short"):
+        read()
+    assert 0 < len(seen) < 20

@@ -1,6 +1,7 @@
 """Settings of the view, and the headless run."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from checkpoints import write_lively_checkpoint
 from haustra.captures.reader import read_run
+from haustra.captures.sources import VideoFile
 from haustra.cli.main import main
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
@@ -19,6 +21,7 @@ from haustra.inference.config import InferConfig
 from haustra.inference.pictures import infer_pictures
 from haustra.view.config import ViewConfig
 from haustra.view.session import operating_point, run_headless
+from odd_videos import VIDEOS
 from scenes import write_warehouse
 from viewing import bright_detector, write_pictures
 
@@ -146,3 +149,20 @@ def test_onnx_weights_need_no_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize("name", ["variable.mkv", "live.webm", "joined.ts"])
+def test_a_headless_run_has_every_frame_at_its_time(tmp_path: Path, name: str) -> None:
+    VIDEOS[name](tmp_path / name)
+    config = ViewConfig(source=str(tmp_path / name), headless=True, output_root=tmp_path / "out")
+    result = run_headless(config)
+    labels = [frame.label for frame in read_run(result.folder).frames]
+    times = [frame.seconds for frame in VideoFile(tmp_path / name)]
+    assert [label.sim_time for label in labels if label] == pytest.approx(times)
+    assert len(labels) == result.numbers["frames"] == (180 if name == "joined.ts" else 60)
+    assert result.numbers["unreadable"] == []
+    assert len(result.numbers["notes"]) == (name == "joined.ts")
+    assert read_run(result.folder).manifest.frame_rate_hz == pytest.approx(
+        8.68 if name == "variable.mkv" else 30, abs=0.01
+    )

@@ -4,15 +4,19 @@ Reading never fails on one bad frame: the frame stores its problem, and the call
 """
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from haustra.captures.schema import FrameLabel, RunManifest, read_model
 from haustra.core.errors import HaustraError
 from haustra.core.files import resolve_inside
+from haustra.core.images import natural_key
 from haustra.core.paths import StrPath
 
 RUN_MANIFEST_NAME = "run_manifest.json"
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder: its manifest and its frames, ordered by name."""
+    """A run folder: its manifest and its frames, as `in_frame_order` has them."""
 
     folder: Path
     run_id: str
@@ -45,6 +49,23 @@ class Run:
     frames: tuple[Frame, ...]
     unlabeled: tuple[str, ...]
     """Names of images that no label file mentions."""
+
+
+def in_frame_order(
+    items: Iterable[Item],
+    *,
+    name: Callable[[Item], str],
+    frame_id: Callable[[Item], int | None],
+) -> list[Item]:
+    """Return items by frame id; one without an id stays behind the one before it by name.
+
+    Names are in natural order: `x_9` comes before `x_10`.
+    """
+    placed: list[tuple[int, Item]] = []
+    for item in sorted(items, key=lambda item: natural_key(name(item))):
+        number = frame_id(item)
+        placed.append(((placed[-1][0] if placed else -1) if number is None else number, item))
+    return [item for _, item in sorted(placed, key=lambda pair: pair[0])]
 
 
 def _read_frame(
@@ -93,14 +114,21 @@ def read_run(folder: StrPath) -> Run:
     # CortenForge names runs by their folder only.
     run_id = manifest.run_id or folder.name
     resolved_folder = folder.resolve()
-    frames = tuple(
+    read = (
         _read_frame(
             path,
             resolved_folder=resolved_folder,
             run_id=run_id,
             run_group_id=manifest.group_id or run_id,
         )
-        for path in sorted(labels_folder.glob("[!.]*.json"))
+        for path in labels_folder.glob("[!.]*.json")
+    )
+    frames = tuple(
+        in_frame_order(
+            read,
+            name=lambda frame: frame.name,
+            frame_id=lambda frame: frame.label.frame_id if frame.label else None,
+        )
     )
     images_folder = folder / "images"
     resolved_images = images_folder.resolve()

@@ -10,6 +10,7 @@ The simulator as a source is in `haustra.view.simulator_source`.
 import os
 import re
 import time
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -20,17 +21,31 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.captures.reader import Frame, read_run
+from haustra.captures.reader import Frame, in_frame_order, read_run
+from haustra.captures.schema import FrameLabel
 from haustra.captures.validation import check_label
+from haustra.core.containers import count_missing_bytes
 from haustra.core.detections import Detections, detections_from_labels
 from haustra.core.errors import HaustraError, option
+from haustra.core.frame_times import FrameClock, constant_rate, stamps_in_order
 from haustra.core.images import list_images, read_image_rgb
 from haustra.core.paths import StrPath
+from haustra.core.videos import is_unconverted, open_capture, read_stored_stamps, stamp_of
 
 DEFAULT_FRAME_RATE_HZ = 10.0
 """Frame rate of image folders, and of runs and videos that do not state one."""
 MAX_FRAMES_SKIPPED = 30
 """Longest jump forward in a video that decodes the frames between instead of seeking."""
+NUM_CHECKED_FRAMES = 32
+"""Number of frames whose stored and decoded time stamps must agree."""
+MAX_FAILURES = 1000
+"""Number of frames in a row that do not decode, after which a video has ended."""
+ENDED = 2**31
+"""Position of a video after its last frame."""
+
+
+class SourceEndedError(HaustraError):
+    """A source with an end has no frame of that number."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,15 +67,16 @@ class SourceFrame:
 class Source(Protocol):
     """A sequence of frames, read in order by iterating or by number with `read`.
 
-    A seekable source holds `num_frames` frames that can be read in any order. Any other source is
-    live: each `read` waits for a new frame.
+    The frames of a seekable source can be read in any order. Its `num_frames` may be None, and may
+    change while it is read: only a `read` that raises `SourceEndedError` shows the end. Any other
+    source is live: each `read` waits for a new frame.
     """
 
     name: str
     """Name shown to the user."""
     seekable: bool
     num_frames: int | None
-    """Number of frames; None for a live source."""
+    """Number of frames as far as known; None for a live source."""
     frame_rate_hz: float | None
     """Frames per second to show it at; None for as many as arrive."""
     in_time_order: bool = True
@@ -72,9 +88,22 @@ class Source(Protocol):
         """Return frame `number`; a live source returns its next frame under that number.
 
         Raises:
+            SourceEndedError: A seekable source has no such frame.
             HaustraError: The frame cannot be read, or the live source has ended.
         """
         ...
+
+    def index(self) -> list[float] | None:
+        """Return the time of each frame in seconds where it is known without decoding."""
+        return None
+
+    def problems(self) -> list[str]:
+        """Return what is known to be missing, once the frames were read in order."""
+        return []
+
+    def notes(self) -> list[str]:
+        """Return what is odd about the frames' times, once the frames were read in order."""
+        return []
 
     def close(self) -> None:
         """Release the file or device."""
@@ -92,7 +121,9 @@ class Source(Protocol):
 
 
 class ImageFolder(Source):
-    """The images of a folder by name, or those of a run folder with their labels.
+    """The images of a folder in natural order, or those of a run folder with their labels.
+
+    Those of a run come by frame id, at the times of their labels if each has one.
 
     Args:
         folder: The folder.
@@ -103,6 +134,7 @@ class ImageFolder(Source):
     """
 
     seekable = True
+    num_frames: int
     frame_rate_hz: float
 
     def __init__(self, folder: StrPath, *, setting: str = "source") -> None:
@@ -117,6 +149,7 @@ class ImageFolder(Source):
         self.num_frames = len(self.images)
         self.in_time_order = False
         self._labeled: dict[Path, Frame] = {}
+        stamps: list[float | None] = []
         if is_run:
             run = read_run(path)
             self.name = run.run_id
@@ -127,9 +160,30 @@ class ImageFolder(Source):
                 for frame in run.frames
                 if frame.label is not None and frame.image_path is not None
             }
+            labels = {image: self._label_of(image) for image in self.images}
+            self.images = in_frame_order(
+                self.images,
+                name=lambda image: image.name,
+                frame_id=lambda image: label.frame_id if (label := labels[image]) else None,
+            )
+            stamps = [label.sim_time if (label := labels[i]) else None for i in self.images]
+        known = [stamp for stamp in stamps if stamp is not None]
+        self._times_s = [number / self.frame_rate_hz for number in range(self.num_frames)]
+        if self.in_time_order and len(known) == len(stamps) and (np.diff(known) > 0).all():
+            self._times_s = [stamp - known[0] for stamp in known]
+
+    def index(self) -> list[float]:
+        """Return the time of each frame in seconds."""
+        return self._times_s
+
+    def _label_of(self, image: Path) -> FrameLabel | None:
+        frame = self._labeled.get(image.resolve())
+        return frame.label if frame else None
 
     def read(self, number: int) -> SourceFrame:
         """Return a frame."""
+        if number >= self.num_frames:
+            raise SourceEndedError(f"{self.name} has no image {number}")
         image = read_image_rgb(self.images[number])
         truth = None
         frame = self._labeled.get(self.images[number].resolve())
@@ -140,7 +194,7 @@ class ImageFolder(Source):
         return SourceFrame(
             number=number,
             image_rgb=image,
-            seconds=number / self.frame_rate_hz,
+            seconds=self._times_s[number],
             truth=truth,
         )
 
@@ -148,18 +202,21 @@ class ImageFolder(Source):
 class VideoFile(Source):
     """A video file that OpenCV decodes. Reading is fastest in order.
 
+    Frames are read until decoding ends, whatever number the file states. `num_frames` is that
+    number, or None, until `index` or the end of the file gives the true one; so the source may end
+    before it, with `SourceEndedError`, or go on after it.
+
     Args:
         path: The file.
         setting: Name of the setting that gave the path, for messages.
 
     Raises:
-        HaustraError: The file does not exist or cannot be decoded.
+        HaustraError: The file does not exist or no frame of it can be decoded.
     """
 
     seekable = True
+    num_frames: int | None
     frame_rate_hz: float
-    num_frames: int
-    """Number of frames as stated in the file, which may be a few more than can be decoded."""
 
     def __init__(self, path: StrPath, *, setting: str = "source") -> None:
         self._path = Path(path)
@@ -168,40 +225,161 @@ class VideoFile(Source):
             raise HaustraError(
                 f"{option(setting, self._path)}: expected a video file; it does not exist"
             )
-        self._video = cv2.VideoCapture(str(self._path))
-        self.num_frames = int(self._video.get(cv2.CAP_PROP_FRAME_COUNT))
-        if not self._video.isOpened() or self.num_frames < 1:
+        self._stamps: list[float] | None = None
+        """Stamps of all frames; None where frames are numbered by decoding from the start."""
+        self._num_stored = 0
+        self._start()
+        stated, rate = (
+            self._video.get(name) for name in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS)
+        )
+        self.frame_rate_hz = rate if 0 < rate < float("inf") else DEFAULT_FRAME_RATE_HZ
+        self.num_frames = int(stated) if 0 < stated < ENDED else None
+        self._num_stated, self._num_decoded = self.num_frames or 0, 0
+        self._stated_s = self._num_stated / self.frame_rate_hz
+        self._clock = FrameClock(self.frame_rate_hz)
+        if not self._video.isOpened() or not self._grab():
+            codec = int(self._video.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
+            remark = f" (codec {codec.decode('latin-1')})" if codec.isalnum() else ""
+            remark += "; it is cut short" if count_missing_bytes(self._path) else ""
             raise HaustraError(
-                f"{option(setting, self._path)}: expected a video that OpenCV decodes"
+                f"{option(setting, self._path)}: expected a video that OpenCV decodes{remark}"
             )
-        self.frame_rate_hz = self._video.get(cv2.CAP_PROP_FPS) or DEFAULT_FRAME_RATE_HZ
-        self._next = 0
+        if is_unconverted(self._path):
+            raise HaustraError(
+                f"{option(setting, self._path)}: OpenCV {cv2.__version__} cannot convert its frames"
+                ", which are interlaced; run: pip install 'opencv-python-headless<4.13', or "
+                "deinterlace the video"
+            )
+
+    def index(self) -> list[float] | None:
+        """Find the times of all frames from the stored stamps, which reads the file once.
+
+        `num_frames` becomes the number of stored frames, and `frame_rate_hz` the mean rate.
+
+        Returns:
+            The times in seconds; None where only decoding shows them, as in files that were joined.
+        """
+        if not self._num_stored:
+            self._start()
+            known: list[float] = []
+            while len(known) < NUM_CHECKED_FRAMES and self._grab():
+                known.append(stamp_of(self._video))
+            stored = read_stored_stamps(self._path)
+            self._num_stored = len(stored)
+            self._stamps = stamps_in_order(known if self._at == ENDED else stored, known=known)
+            if self._stamps:
+                self._clock.times_s = [stamp - self._stamps[0] for stamp in self._stamps]
+            self.num_frames = self._num_decoded or len(self._stamps or stored) or None
+            times, stated_hz = self._clock.times_s, self.frame_rate_hz
+            mean_hz = (len(times) - 1) / times[-1] if len(times) > 1 else stated_hz
+            self.frame_rate_hz = constant_rate(times, stated_hz=stated_hz) or mean_hz
+        return self._clock.times_s if self._stamps else None
 
     def read(self, number: int) -> SourceFrame:
         """Return a frame.
 
         Raises:
-            HaustraError: The file ends before it or is damaged there.
+            SourceEndedError: The file ends before it; `num_frames` is true now.
+            HaustraError: It does not decode.
         """
-        if not self._next <= number <= self._next + MAX_FRAMES_SKIPPED:
-            self._video.set(cv2.CAP_PROP_POS_FRAMES, number)
-            self._next = number
-        while self._next < number:
-            self._video.grab()
-            self._next += 1
-        done, image_bgr = self._video.read()
-        self._next += 1
-        if not done:
-            raise HaustraError(f"{self._path} ends or is damaged at frame {number}")
+        if not self._at <= number <= self._at + MAX_FRAMES_SKIPPED:
+            self._seek(number)
+        while self._at < number:
+            if not self._grab():
+                raise SourceEndedError(f"{self._path} ends before frame {number}")
+        done, image_bgr = self._video.retrieve()
+        if self._at > number or not done:
+            raise HaustraError(f"{self._path}: frame {number} does not decode")
         return SourceFrame(
-            number=number,
-            image_rgb=_to_rgb(image_bgr),
-            seconds=number / self.frame_rate_hz,
+            number=number, image_rgb=_to_rgb(image_bgr), seconds=self._clock.times_s[number]
         )
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        """Yield the frames that decode.
+
+        Raises:
+            HaustraError: After the last frame, if others are known to be missing.
+        """
+        for number in count():
+            try:
+                yield self.read(number)
+            except SourceEndedError:
+                break
+            except HaustraError:
+                continue  # `problems` counts it
+        if problems := self.problems():
+            raise HaustraError("; ".join(problems))
+
+    def problems(self) -> list[str]:
+        """Return what is known to be missing, once the frames were read in order."""
+        problems = []
+        if self._num_undecoded:
+            problems.append(f"{self._path}: {self._num_undecoded} of its frames did not decode")
+        if missing := count_missing_bytes(self._path):
+            problems.append(
+                f"{self._path} is cut short: it ends {missing} bytes before its container does"
+            )
+        return problems
+
+    def notes(self) -> list[str]:
+        """Return what is odd about the frames' times, once the frames were read in order."""
+        notes, end_s = self._clock.notes(), self._clock.times_s[-1] + 1 / self.frame_rate_hz
+        missing_s = self._stated_s - end_s  # sound often lasts a little longer than the frames
+        is_short = missing_s > max(3 / self.frame_rate_hz, 0.03 * self._stated_s)
+        if is_short and self._num_stored < self._num_stated and not self._clock.jumps:
+            notes.append(f"its frames end at {end_s:.3g} s, but it states {self._stated_s:.3g} s")
+        return notes
 
     def close(self) -> None:
         """Close the file."""
         self._video.release()
+
+    def _start(self) -> None:
+        """Go before the first frame."""
+        self._video, self._at, self._num_undecoded = open_capture(self._path), -1, 0
+
+    def _seek(self, number: int) -> None:
+        """Go before a frame: by the stamps near to it, or else by decoding from the start."""
+        if number < NUM_CHECKED_FRAMES:
+            if number < self._at:
+                self._start()
+            return
+        self.index()
+        if self._stamps is None and self._at < number:
+            return
+        stamps = self._stamps or [0.0]
+        target = min(number, len(stamps) - 1)
+        for margin_s in (0.5, 5.0) if target else ():
+            if self._at == ENDED:  # OpenCV cannot go back from there
+                self._start()
+            self._video.set(cv2.CAP_PROP_POS_MSEC, 1000 * (stamps[target] - margin_s))
+            self._at = -1
+            if self._grab() and self._at <= number:
+                return
+        self._start()
+
+    def _grab(self) -> bool:
+        """Decode the next frame and find its number; return False at the end."""
+        before = self._at
+        # OpenCV fails once for each stored frame that is damaged, and always at the end.
+        failures = next((n for n in range(MAX_FAILURES) if self._video.grab()), None)
+        if failures is None:
+            if before >= 0:
+                self.num_frames = self._num_decoded = before + 1
+                del self._clock.times_s[before + 1 :]
+            self._at = ENDED
+            return False
+        stamp = stamp_of(self._video)
+        if self._stamps is None:
+            self._at += 1
+            if self._at == len(self._clock.times_s):
+                self._clock.add(stamp)
+        else:
+            self._at = bisect_left(self._stamps, stamp - 0.0005)
+            self._at = min(self._at, len(self._stamps) - 1)
+        skipped = self._at - before - 1 if before >= 0 else 0
+        self._num_undecoded += max(failures, skipped)
+        return True
 
 
 class Camera(Source):

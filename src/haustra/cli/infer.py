@@ -40,12 +40,13 @@ def _infer_video(settings: InferConfig, *, as_json: bool) -> None:
         total = sum(len(found) for found in result.frames)
         print_lines(
             f"{result.out}: {total} boxes on {result.num_frames_boxed} of "
-            f"{len(result.frames)} frames at {result.frame_rate_hz:.3g} frames/s"
+            f"{len(result.frames)} frames at {result.out_frame_rate_hz:.4g} frames/s",
+            *(f"{result.video}: {note}" for note in result.notes),
         )
-    if result.unreadable is not None:
+    if result.unreadable:
         raise HaustraError(
-            f"{len(result.frames)} of {result.num_frames_stated} frames could be read, they are "
-            f"boxed: {result.unreadable}"
+            f"{len(result.frames)} frames could be read, they are boxed: "
+            f"{'; '.join(result.unreadable)}"
         )
 
 

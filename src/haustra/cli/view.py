@@ -49,9 +49,10 @@ def _run_headless(settings: ViewConfig, *, as_json: bool) -> None:
                 f"{found['miss']} missed, {found['false']} clean frames flagged, "
                 f"{found['clean']} not"
             )
+        lines += [f"{numbers['source']}: {note}" for note in numbers["notes"]]
         print_lines(*lines, f"wrote {result.folder}")
     if unreadable := numbers["unreadable"]:
+        more = f" (and {len(unreadable) - 1} more)" if unreadable[1:] else ""
         raise HaustraError(
-            f"{len(unreadable)} of {numbers['frames'] + len(unreadable)} frames cannot be read, "
-            f"the others are done; the first: {unreadable[0]}"
+            f"{numbers['frames']} frames are done, others cannot be read: {unreadable[0]}{more}"
         )

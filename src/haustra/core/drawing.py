@@ -17,8 +17,12 @@ TRUTH_RGB: RGB = (70, 170, 255)
 def enlarge_for_viewing(
     image_rgb: NDArray[np.uint8], detections: Detections, *, min_side_px: int = 512
 ) -> tuple[NDArray[np.uint8], Detections]:
-    """Enlarge a small picture and its boxes by a whole factor, so that text is readable."""
+    """Enlarge a small picture and its boxes by a whole factor, so that text is readable.
+
+    The longer side stays within eight times `min_side_px`, so a long strip stays a small one.
+    """
     factor = -(-min_side_px // min(image_rgb.shape[:2]))
+    factor = min(factor, 8 * min_side_px // max(image_rgb.shape[:2]))
     if factor <= 1:
         return image_rgb, detections
     height, width = image_rgb.shape[:2]

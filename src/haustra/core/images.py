@@ -1,6 +1,7 @@
 """Reading and writing image files as RGB uint8 [H,W,3]; truncated files are refused."""
 
 import os
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,9 @@ ImageLike = StrPath | NDArray[np.uint8] | SupportsRgb
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
+ANY_DEPTH = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+HIGHEST_OF_12_BITS = 4095
+
 
 def _is_cut_short(data: bytes) -> bool:
     """Return whether a JPEG or PNG lacks its end marker; OpenCV 4 fills the rest with gray."""
@@ -45,16 +49,25 @@ def decode_image_rgb(data: bytes, *, name: str) -> NDArray[np.uint8]:
         name: Name of the file in messages.
 
     Raises:
-        HaustraError: OpenCV cannot decode the bytes, or the image is truncated.
+        HaustraError: OpenCV cannot decode the bytes, the image is truncated, or its values would
+            not show: a float, 32-bit or 12-bit image.
     """
     if _is_cut_short(data):
         raise HaustraError(f"{name} is cut short: its end marker is missing")
     try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), ANY_DEPTH) if data else None
     except cv2.error:  # a header that claims more pixels than OpenCV takes
         decoded = None
     if decoded is None:
         raise HaustraError(f"{name} is not an image (PNG, JPEG, BMP, TIFF or WebP)")
+    if decoded.dtype != np.uint8:
+        highest = decoded.max()
+        if decoded.dtype != np.uint16 or 0 < highest <= HIGHEST_OF_12_BITS:
+            raise HaustraError(
+                f"{name} has {decoded.dtype} values up to {highest:g}, which would look black or "
+                "not as meant; expected 8 bits, or 16 bits with values up to 65535; scale it first"
+            )
+        decoded = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
     # Converted in place, which saves the memory of another image.
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=decoded), dtype=np.uint8)
 
@@ -115,9 +128,18 @@ def write_png(path: StrPath, *, image_rgb: NDArray[np.uint8]) -> None:
 
 
 def list_images(folder: StrPath) -> list[Path]:
-    """Return the image files directly inside `folder`, by name, without hidden files."""
+    """Return the image files directly inside `folder`, in natural order, without hidden files."""
     return sorted(
-        path
-        for path in Path(folder).iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        (
+            path
+            for path in Path(folder).iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        ),
+        key=lambda path: natural_key(path.name),
     )
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Return what to sort names by, so that `x_9` comes before `x_10`."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if part.isdecimal() else part for part in parts], name

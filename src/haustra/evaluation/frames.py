@@ -173,11 +173,7 @@ def open_captures(
     """
     path = Path(path)
     runs = [read_run(path)] if (path / "labels").is_dir() else read_runs(path)
-    frames = [
-        frame
-        for run in runs
-        for frame in sorted(run.frames, key=lambda f: f.label.frame_id if f.label else -1)
-    ]
+    frames = [frame for run in runs for frame in run.frames]
     if not frames:
         raise HaustraError(
             f"{option('captures', path)} holds no frame; expected runs of `haustra datagen`"

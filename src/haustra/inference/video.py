@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from haustra.captures.sources import VideoFile
+from haustra.captures.sources import SourceFrame, VideoFile
 from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError, option
+from haustra.core.frame_times import output_rate
 from haustra.core.operating_point import AlarmFilter
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.core.videos import writing_video
@@ -29,13 +27,18 @@ class VideoResult:
     """The boxed video."""
     frames: list[Detections]
     """The boxes that were drawn, per frame."""
+    times_s: list[float]
+    """Time of each frame since the first one."""
     frame_rate_hz: float
+    """Mean frame rate of the video."""
+    out_frame_rate_hz: float
+    """Frame rate of the boxed video."""
     detector: Detector
     """Its operating point is the one that was used."""
-    unreadable: str | None
-    """Where and why the video ended early; None if it did not."""
-    num_frames_stated: int
-    """Number of frames according to the file."""
+    unreadable: list[str]
+    """Reasons why frames are known to be missing."""
+    notes: list[str]
+    """Oddities of the frames' times, and the number of frames that were repeated."""
 
     @property
     def num_frames_boxed(self) -> int:
@@ -50,23 +53,27 @@ class VideoResult:
             "video": str(self.video),
             "out": str(self.out),
             "frame_rate_hz": self.frame_rate_hz,
+            "out_frame_rate_hz": self.out_frame_rate_hz,
             "image_size_wh": list(self.frames[0].image_size_wh),
             "frames": [
                 {"boxes_px": found.boxes_px.tolist(), "scores": found.scores.tolist()}
                 for found in self.frames
             ],
-            "unreadable": [] if self.unreadable is None else [self.unreadable],
+            "frame_times_s": [round(seconds, 6) for seconds in self.times_s],
+            "notes": self.notes,
+            "unreadable": self.unreadable,
         }
 
 
 def infer_video(config: InferConfig, *, progress: Progress | None = None) -> VideoResult:
     """Detect polyps on each frame of a video and write the video with the boxes drawn.
 
-    Hold-off and hysteresis apply, since the frames are in time order.
+    Hold-off and hysteresis apply, since the frames are in time order. The boxed video has a
+    constant frame rate, at which frames of the other are repeated where it is slower.
 
     Raises:
-        HaustraError: The weights or the video do not open, no frame can be read, or the file
-            cannot be written. No file is left then.
+        HaustraError: The weights or the video do not open, or the file cannot be written. No file
+            is left then.
     """
     if config.video is None:
         raise AssertionError("infer_video takes settings with a video")
@@ -77,36 +84,42 @@ def infer_video(config: InferConfig, *, progress: Progress | None = None) -> Vid
         detector = open_configured(config, in_time_order=True)
         alarm = AlarmFilter(detector.operating_point)
         frames: list[Detections] = []
-        ended: list[HaustraError] = []
-        with writing_video(out, frame_rate_hz=video.frame_rate_hz) as add_frame:
-            for image in track(
-                _images(video, ended),
+        times_s, unreadable = list[float](), list[str]()
+        known_s, stated_hz = video.index() or [], video.frame_rate_hz
+        with writing_video(out, frame_rate_hz=output_rate(known_s, stated_hz=stated_hz)) as writer:
+            for frame in track(
+                _frames(video, unreadable),
                 progress=progress or SilentProgress(),
                 description="infer",
-                total=video.num_frames,
+                total=video.num_frames or 1,
                 unit="frames",
             ):
-                found = alarm.show(detector.detect(image, objectness=0.0))
-                add_frame(draw_picture(image, found, caption=detector.caption))
+                found = alarm.show(detector.detect(frame.image_rgb, objectness=0.0))
+                picture = draw_picture(frame.image_rgb, found, caption=detector.caption)
+                writer.add(picture, seconds=frame.seconds)
                 frames.append(found)
-            if not frames:
-                raise ended[0]
+                times_s.append(frame.seconds)
+        notes = video.notes()
+        if writer.num_repeated:
+            notes.append(
+                f"resampled to {writer.frame_rate_hz:.6g} frames/s: {writer.num_repeated} frames "
+                "repeated"
+            )
         return VideoResult(
             video=config.video,
             out=out,
             frames=frames,
+            times_s=times_s,
             frame_rate_hz=video.frame_rate_hz,
+            out_frame_rate_hz=writer.frame_rate_hz,
             detector=detector,
-            unreadable=str(ended[0]) if ended else None,
-            num_frames_stated=video.num_frames,
+            unreadable=unreadable,
+            notes=notes,
         )
 
 
-def _images(video: VideoFile, ended: list[HaustraError]) -> Iterator[NDArray[np.uint8]]:
-    for number in range(video.num_frames):
-        try:
-            image = video.read(number).image_rgb
-        except HaustraError as error:
-            ended.append(error)
-            return
-        yield image
+def _frames(video: VideoFile, unreadable: list[str]) -> Iterator[SourceFrame]:
+    try:
+        yield from video
+    except HaustraError as error:
+        unreadable.append(str(error))

@@ -275,11 +275,13 @@ class Feed:
 
     def _find(self, verdict: Verdict, *, backward: bool = False) -> None:
         """Go to the nearest miss or false alarm, through frames that may be unseen."""
-        if self.source.num_frames is None:
+        if not self.source.seekable:
             raise HaustraError(f"{self.source.name} is live: it cannot be searched")
         self._player.pause()
         start = self._player.position
-        numbers = range(start - 1, -1, -1) if backward else range(start + 1, self.source.num_frames)
+        # Without a number of frames, the search goes as far as frames were seen.
+        end = self.source.num_frames or start + 1
+        numbers = range(start - 1, -1, -1) if backward else range(start + 1, end)
         tried: set[int] = set()
         for number in numbers:
             # Hold-off needs the frames before.

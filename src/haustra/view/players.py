@@ -5,28 +5,31 @@ source in a thread, keeps the newest frame and drops the others. `next_frame` ne
 frame to become due.
 """
 
+import sys
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import replace
 
-from haustra.captures.sources import Source, SourceFrame
+from haustra.captures.sources import Source, SourceEndedError, SourceFrame
 from haustra.core.errors import HaustraError
 
 CLOSE_TIMEOUT_S = 5.0
 
 
 class SeekingPlayer:
-    """Plays a source whose frames can be read in any order.
+    """Plays a source whose frames can be read in any order, each at its own time.
 
     Args:
         source: A seekable source.
     """
 
     def __init__(self, source: Source) -> None:
-        if source.num_frames is None or source.frame_rate_hz is None:
-            raise AssertionError("a seekable source has a number of frames and a frame rate")
-        self._source, self._last = source, source.num_frames - 1
+        self._source = source
+        self._times_s = source.index() or []
+        if source.frame_rate_hz is None:
+            raise AssertionError("a seekable source has a frame rate")
         self._frame_rate_hz = source.frame_rate_hz
         self._is_wanted = False
         self._restart_clock(0)
@@ -45,17 +48,17 @@ class SeekingPlayer:
         """
         if self._is_wanted:
             self._is_wanted = False
-            return self._source.read(self.position)
-        if not self.playing:
+            return self._read_up_to(self.position)
+        due = self._due()
+        if not self.playing or due <= self.position:
             return None
-        due = min(self._due(), self._last)
-        if due <= self.position:
-            self.playing = self.position < self._last
+        before = self.position
+        frame = self._read_up_to(due)
+        if frame.number == before:  # the last one, which was shown
             return None
-        if self.position >= 0:
-            self.num_dropped += due - self.position - 1
-        self.position = due
-        return replace(self._source.read(due), captured_at=self._due_at(due))
+        if before >= 0:
+            self.num_dropped += frame.number - before - 1
+        return replace(frame, captured_at=self._due_at(frame.number))
 
     def seconds_to_next(self) -> float:
         """Return the time until the next frame is due."""
@@ -91,15 +94,40 @@ class SeekingPlayer:
         """Close the source."""
         self._source.close()
 
+    def _read_up_to(self, number: int) -> SourceFrame:
+        """Return a frame; after the end, which only reading shows, the last one, and stop."""
+        self.position = number
+        try:
+            return self._source.read(number)
+        except SourceEndedError:
+            self.playing, self.position = False, max(0, self._last)
+            return self._source.read(self.position)
+
     def _restart_clock(self, frame: int) -> None:
         self._first_frame, self._started_at = frame, time.monotonic()
 
     def _due(self) -> int:
         elapsed_s = time.monotonic() - self._started_at
-        return self._first_frame + int(elapsed_s * self._frame_rate_hz * self.speed)
+        wanted_s = self._seconds(self._first_frame) + elapsed_s * self.speed
+        if self._times_s:
+            is_over = wanted_s >= self._times_s[-1] + 1 / self._frame_rate_hz
+            return len(self._times_s) if is_over else bisect_right(self._times_s, wanted_s) - 1
+        return int(wanted_s * self._frame_rate_hz + 1e-6)
 
     def _due_at(self, frame: int) -> float:
-        return self._started_at + (frame - self._first_frame) / (self._frame_rate_hz * self.speed)
+        wait_s = self._seconds(frame) - self._seconds(self._first_frame)
+        return self._started_at + wait_s / self.speed
+
+    def _seconds(self, frame: int) -> float:
+        """Return the time of a frame since the first one."""
+        if frame < len(self._times_s):
+            return self._times_s[frame]
+        return frame / self._frame_rate_hz
+
+    @property
+    def _last(self) -> int:
+        """Number of the last frame, as far as known."""
+        return sys.maxsize if self._source.num_frames is None else self._source.num_frames - 1
 
 
 class LivePlayer:

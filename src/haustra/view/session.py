@@ -3,12 +3,13 @@
 import time
 from collections import Counter
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from haustra.captures.sources import Source
+from haustra.captures.sources import Source, SourceEndedError
 from haustra.core.errors import HaustraError, option
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.core.progress import Progress, SilentProgress, track
@@ -85,15 +86,16 @@ def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> Hea
         open_source(config.source, size_px=config.size) as source,
         recording_run(
             config.output_root,
-            frame_rate_hz=source.frame_rate_hz if source.seekable else None,
+            frame_rate_hz=_frame_rate(source),
             caption=caption,
         ) as recording,
     ):
         point = operating_point(config, detector.detector, in_time_order=source.in_time_order)
         alarm = AlarmFilter(point)
         total, started = _num_frames(source, max_frames=config.max_frames), time.monotonic()
+        positions = count() if config.max_frames is None else range(config.max_frames)
         for number in track(
-            range(total),
+            positions,
             progress=progress or SilentProgress(),
             description="view",
             total=total,
@@ -101,6 +103,8 @@ def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> Hea
         ):
             try:
                 frame = source.read(number)
+            except SourceEndedError:
+                break
             except HaustraError as error:
                 if not source.seekable:
                     raise
@@ -119,7 +123,8 @@ def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> Hea
             "detector": caption,
             "source": source.name,
             "operating_point": point.to_json(),
-            "unreadable": unreadable,
+            "unreadable": unreadable + source.problems(),
+            "notes": source.notes(),
             "frames": len(num_boxes),
             "frames_with_boxes": sum(count > 0 for count in num_boxes),
             "boxes": sum(num_boxes),
@@ -132,9 +137,15 @@ def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> Hea
     return HeadlessResult(folder=recording.folder, numbers=numbers)
 
 
+def _frame_rate(source: Source) -> float | None:
+    source.index()  # which finds the true rate of a video
+    return source.frame_rate_hz if source.seekable else None
+
+
 def _num_frames(source: Source, *, max_frames: int | None) -> int:
-    if source.num_frames is not None:
-        return min(max_frames or source.num_frames, source.num_frames)
+    if source.seekable:
+        num_frames = source.num_frames or 1
+        return min(max_frames or num_frames, num_frames)
     if max_frames is None:
         raise HaustraError(
             f"{option('source', source.name)}: a live source has no end; expected "
