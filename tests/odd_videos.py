@@ -19,6 +19,8 @@ VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8")
 H265 = ("-c:v", "libx265", "-x265-params", "log-level=none:pools=1:bframes=3")
 MPEG2 = ("-c:v", "mpeg2video", "-bf", "2")
 MJPEG = ("-c:v", "mjpeg")
+STILL = ("-vf", "loop=loop=60:size=1,trim=end_frame=60")
+BLACK = ("-vf", "drawbox=color=black:t=fill", "-bufsize", "1M")
 VARIABLE = ("-vf", "setpts='if(lt(N,30),N/30,1+(N-30)/5)/TB'", "-fps_mode", "vfr")
 """30 frames at 30 Hz, then 30 at 5 Hz."""
 
@@ -176,6 +178,9 @@ VIDEOS: dict[str, Callable[[Path], object]] = {
     "rare.mkv": made(*H264, rate="1/200", frames=4, sound="700"),
     "late.ts": made(*H264_B, "-output_ts_offset", "95442"),
     "av1.mp4": made("-c:v", "libaom-av1", "-cpu-used", "8", "-usage", "realtime", frames=5),
+    "padded_black.ts": made(*MPEG2, *BLACK, "-b:v", "4M", "-minrate", "4M", "-maxrate", "4M"),
+    "static.mkv": made(*H264, *STILL),
+    "static.avi": made(*MJPEG, *STILL),
     "interlaced.ts": made(*H264, "-flags", "+ilme+ildct", "-x264opts", "interlaced=1"),
     "joined.ts": joined(*H264_B, parts=3),
     "joined.mkv": joined(*H264_B),

@@ -6,6 +6,7 @@ They are read by `haustra.captures.video_file.VideoFile`.
 import math
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +76,7 @@ def is_unconverted(path: Path) -> bool:
         first = image if first is None else first
         if not np.array_equal(image, first):
             return False
-        sizes.append(stored.retrieve()[1].size)
+        sizes.append(len(zlib.compress(stored.retrieve()[1].tobytes())))  # without its padding
     height, width = image.shape[:2]
     return len(set(sizes[1:])) > 1 and np.mean(sizes[1:]) > MIN_BYTES_PER_PIXEL * height * width
 
