@@ -345,9 +345,10 @@ class VideoFile(Source):
                 self._start()
             return
         self.index()
-        if self._stamps is None and self._at < number:
+        # OpenCV does not go beyond the stated number of frames.
+        stamps = self._stamps if self._stamps and self._num_stated else [0.0]
+        if len(stamps) == 1 and self._at < number:
             return
-        stamps = self._stamps or [0.0]
         target = min(number, len(stamps) - 1)
         for margin_s in (0.5, 5.0) if target else ():
             if self._at == ENDED:  # OpenCV cannot go back from there
