@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
@@ -76,7 +75,7 @@ def check_value(name: str, value: Any, *, kind: Any) -> Any:
     adapter, given = _adapter(kind), value
     if isinstance(value, os.PathLike):
         given = Path(value)
-    elif isinstance(value, np.generic):
+    elif type(value).__module__ == "numpy" and not getattr(value, "ndim", 1):
         given = value.item()
     try:
         return adapter.validate_python(given)
