@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
         "inference",
         "evaluation",
     },
-    "exporting": {"core", "warehouse", "models", "inference", "evaluation"},
+    "exporting": {"core", "captures", "warehouse", "models", "inference", "evaluation"},
     "view": {"core", "captures", "simulator", "inference"},
 }
 ALLOWED["cli"] = {"cli", *ALLOWED}

@@ -43,9 +43,15 @@ class CheckedLabel:
     """Width and height of the image in pixels."""
     boxes_px: NDArray[np.float64]
     """[N,4] `x0,y0,x1,y1` in pixels, clipped to the image."""
-    lesion_ids: tuple[str | None, ...]
+    labels: tuple[PolypLabel, ...]
+    """The label of each box."""
     num_clipped: int
     box_problems: tuple[str, ...]
+
+    @property
+    def lesion_ids(self) -> tuple[str | None, ...]:
+        """The lesion of each box."""
+        return tuple(label.lesion_id for label in self.labels)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,7 +111,7 @@ def check_label(frame: Frame, *, size_wh: tuple[int, int]) -> CheckedLabel:
     if frame.label is None:
         raise AssertionError("a frame whose image was decoded has a label")
     boxes: list[CheckedBox] = []
-    lesion_ids: list[str | None] = []
+    labels: list[PolypLabel] = []
     problems: list[str] = []
     for index, polyp in enumerate(frame.label.labels):
         checked = _check_box(polyp, size_wh=size_wh)
@@ -113,12 +119,12 @@ def check_label(frame: Frame, *, size_wh: tuple[int, int]) -> CheckedLabel:
             problems.append(f"{frame.sample_id}: label {index}: {checked}")
         else:
             boxes.append(checked)
-            lesion_ids.append(polyp.lesion_id)
+            labels.append(polyp)
     return CheckedLabel(
         frame=frame,
         size_wh=size_wh,
         boxes_px=np.array([box.box_px for box in boxes], dtype=np.float64).reshape(-1, 4),
-        lesion_ids=tuple(lesion_ids),
+        labels=tuple(labels),
         num_clipped=sum(box.clipped for box in boxes),
         box_problems=tuple(problems),
     )

@@ -39,6 +39,7 @@ COMMANDS = {
     "infer": ("haustra.cli.infer:infer", "Draw boxes on images, a run or a video."),
     "view": ("haustra.cli.view:view", "Show a detector's boxes on a live page."),
     "export": ("haustra.cli.export:export", "Turn a checkpoint into an ONNX model and check it."),
+    "convert": ("haustra.cli.convert:convert", "Write labels in another tool's format."),
     "warehouse": ("haustra.cli.warehouse:app", "Verify, explain, compare and export warehouses."),
     "backends": ("haustra.cli.backends:backends", "List the backends of this machine."),
     "info": ("haustra.cli.info:info", "Show the content of a manifest, checkpoint or ONNX model."),

@@ -99,8 +99,12 @@ def write_predictions(
     write_json_atomic(path, value=value)
 
 
-def _check_scored(boxes: Any, scores: Any, *, place: str) -> Scored:
-    """Check the boxes of the entry that `place` names."""
+def check_scored(boxes: Any, scores: Any, *, place: str) -> Scored:
+    """Return the boxes and scores of a file's entry, which messages call `place`, as arrays.
+
+    Raises:
+        HaustraError: A box is not `x0,y0,x1,y1`, or a score is not in 0..1.
+    """
     for box in boxes:
         is_box = is_four_numbers(box) and np.isfinite(box).all()
         if not is_box or box[2] < box[0] or box[3] < box[1]:
@@ -129,7 +133,7 @@ def _read_coco(path: Path, entries: list[Any]) -> dict[str, Scored]:
             raise HaustraError(f"{place}: image_id {name!r}: expected a frame's id, run_id/frame")
         if is_four_numbers(box):
             box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
-        by_frame[name].append(_check_scored([box], [score], place=place))
+        by_frame[name].append(check_scored([box], [score], place=place))
     return {
         name: (np.concatenate([box for box, _ in found]), np.concatenate([s for _, s in found]))
         for name, found in by_frame.items()
@@ -167,7 +171,7 @@ def read_predictions(path: Path) -> StoredPredictions:
             caption=value["detector"],
             operating_point=OperatingPoint(**value["operating_point"]),
             boxes_by_frame={
-                entry["sample_id"]: _check_scored(
+                entry["sample_id"]: check_scored(
                     entry["boxes_px"], entry["scores"], place=f"{path}: image {number}"
                 )
                 for number, entry in enumerate(value["images"])

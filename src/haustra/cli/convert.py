@@ -1,0 +1,39 @@
+"""`haustra convert`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from haustra.cli.terminal import (
+    Flags,
+    Json,
+    build_progress,
+    print_json,
+    print_lines,
+    print_problems,
+)
+from haustra.exporting.labels import ConvertConfig, convert_labels
+
+
+def convert(
+    source: Annotated[
+        Path,
+        Parameter(
+            help="Run folder, folder of run folders, or predictions of `haustra eval "
+            "--predictions-out` or `haustra infer --json`."
+        ),
+    ],
+    /,
+    *,
+    config: Annotated[ConvertConfig, Flags],
+    as_json: Json = False,
+) -> None:
+    """Write labels or predictions with their images for COCO, YOLO, VOC, CVAT or Label Studio."""
+    result = convert_labels(source, config=config, progress=build_progress(as_json=as_json))
+    if as_json:
+        print_json(asdict(result))
+        return
+    print_lines(f"wrote {result.num_boxes} boxes on {result.num_images} images: {result.labels}")
+    print_problems(result.problems)
