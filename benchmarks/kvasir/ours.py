@@ -123,7 +123,7 @@ def train(detector: OurDetector, *, seed: int, settings: Settings) -> Training:
     )
     if run_folder(detector, seed=seed, settings=settings) != folder:
         raise StepError("haustra's sources changed during the training; start again")
-    epochs, images_per_s = _read_metrics(folder / "detector.run" / "metrics.jsonl")
+    epochs, images_per_s = _read_metrics(folder / "detector.bin.run" / "metrics.jsonl")
     stored: dict[str, Any] = {
         "epochs": epochs,
         "images_per_s": images_per_s,

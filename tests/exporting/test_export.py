@@ -521,6 +521,21 @@ def test_settings_take_text_as_paths() -> None:
     assert (config.out_path, config.manifest) == (Path("a/c.onnx"), Path("m"))
 
 
+@pytest.mark.parametrize(
+    ("weights", "int8", "name"),
+    [
+        ("c.bin", True, "c.int8.onnx"),
+        ("exp_lr0.001", False, "exp_lr0.001.onnx"),
+        ("exp_lr0.002", True, "exp_lr0.002.int8.onnx"),
+        ("v1.2.bin", False, "v1.2.onnx"),
+    ],
+)
+def test_the_onnx_file_has_the_full_name_of_the_checkpoint(
+    weights: str, int8: bool, name: str
+) -> None:
+    assert ExportConfig(detector_weights=Path("a") / weights, int8=int8).out_path == Path("a", name)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_without_the_packages_the_extra_is_named(package: str) -> None:

@@ -258,6 +258,6 @@ def test_the_rate_rises_then_falls_from_start_to_end(scheduler: str) -> None:
 def test_the_settings_decide_where_the_files_go() -> None:
     config = TrainConfig(manifest=Path("m.json"), model="big")
     assert config.checkpoint_path == Path("checkpoints/bigdet.bin")
-    assert config.metrics_path == Path("checkpoints/bigdet.run/metrics.jsonl")
+    assert config.metrics_path == Path("checkpoints/bigdet.bin.run/metrics.jsonl")
     assert config.num_epochs == 60
     assert TrainConfig(manifest=Path("m"), time_budget="1.5m").time_budget_s == 90

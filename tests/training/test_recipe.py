@@ -133,5 +133,27 @@ def test_a_state_that_names_the_cpu_ndarray_is_of_the_same_backend() -> None:
 
 def test_settings_take_paths_as_text() -> None:
     config = TrainConfig(manifest="m", checkpoint_out="x.bin", metrics_out="m.jsonl")  # type: ignore[arg-type]
-    assert config.run_folder == Path("x.run")
+    assert config.run_folder == Path("x.bin.run")
     assert config.metrics_path == Path("m.jsonl")
+
+
+def test_every_checkpoint_name_has_a_run_folder_of_its_own() -> None:
+    names = [
+        "exp_lr0.001",
+        "exp_lr0.002",
+        "exp_v1.1",
+        "exp_v1.2",
+        "x",
+        "x.bin",
+        "x.pt",
+        ".x",
+        "x..",
+    ]
+    folders = {TrainConfig(manifest="m", checkpoint_out=Path(name)).run_folder for name in names}
+    assert folders == {Path(f"{name}.run") for name in names}
+    with pytest.raises(HaustraError) as caught:
+        TrainConfig(manifest="m", checkpoint_out=Path("x.run"))
+    assert str(caught.value) == (
+        "checkpoint_out='x.run': expected a name without .run at its end, which names the run "
+        "folder of another checkpoint"
+    )

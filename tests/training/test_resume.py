@@ -92,12 +92,12 @@ def test_a_training_interrupted_anywhere_ends_with_the_same_bytes(
 def test_a_training_is_continued_from_its_last_saved_state(tmp_path: Path, manifest: Path) -> None:
     config = config_for(manifest, tmp_path)
     assert interrupt(config, after=4) == (
-        f"interrupted after step 4 of 21, saved in {tmp_path}/detector.run; the same command "
+        f"interrupted after step 4 of 21, saved in {tmp_path}/detector.bin.run; the same command "
         "continues"
     )
     progress = StopAfter(0)
     train_detector(config, progress=progress)
-    state = tmp_path / "detector.run" / "states" / "state_00000004.safetensors"
+    state = tmp_path / "detector.bin.run" / "states" / "state_00000004.safetensors"
     assert progress.lines[0] == f"continuing the interrupted training of {state}"
     assert progress.lines[2] == "4 of 21 steps are done"
     assert not state.parent.exists(), "a training that is done needs no state"
@@ -109,7 +109,7 @@ def test_the_last_two_states_are_kept_and_a_damaged_one_is_not_used(
     whole = train_detector(config_for(manifest, tmp_path / "whole"))
     config = config_for(manifest, tmp_path, save_every="0.000001s")
     interrupt(config, after=4)
-    newest, before = list_states(tmp_path / "detector.run" / "states")
+    newest, before = list_states(tmp_path / "detector.bin.run" / "states")
     assert (newest.name, before.name) == (
         "state_00000004.safetensors",
         "state_00000003.safetensors",
@@ -130,7 +130,7 @@ def test_when_all_states_are_damaged_nothing_starts_again_by_itself(
 ) -> None:
     config = config_for(manifest, tmp_path)
     interrupt(config, after=2)
-    (state,) = list_states(tmp_path / "detector.run" / "states")
+    (state,) = list_states(tmp_path / "detector.bin.run" / "states")
     state.write_bytes(b"junk")
     message = rf"^{state} is damaged \(.*\), as are all states in .*; use overwrite=True to"
     with pytest.raises(HaustraError, match=message):
@@ -146,7 +146,7 @@ def test_other_settings_are_named_and_overwrite_starts_again(
     with pytest.raises(HaustraError) as error:
         train_detector(config_for(manifest, tmp_path, **other))
     assert str(error.value) == (
-        f"{tmp_path}/detector.run holds an interrupted training with other settings: batch_size=3 "
+        f"{tmp_path}/detector.bin.run holds an interrupted training with other settings: batch_size=3 "
         "(now 4), seed=0 (now 1); give its settings to continue it, or overwrite=True to start "
         "again"
     )
@@ -174,16 +174,16 @@ def test_resume_without_an_interrupted_training_is_an_error(tmp_path: Path, mani
     with pytest.raises(HaustraError) as error:
         train_detector(config_for(manifest, tmp_path, resume=True))
     assert str(error.value) == (
-        f"resume=True: {tmp_path}/detector.run holds no interrupted training; leave resume out to "
+        f"resume=True: {tmp_path}/detector.bin.run holds no interrupted training; leave resume out to "
         "start one"
     )
-    assert not (tmp_path / "detector.run").exists()
+    assert not (tmp_path / "detector.bin.run").exists()
 
 
 def test_a_time_budget_counts_what_was_trained_before(tmp_path: Path, manifest: Path) -> None:
     config = config_for(manifest, tmp_path, epochs=None, time_budget="3s", val_every=1000)
     interrupt(config, after=5)
-    before = read_state(list_states(tmp_path / "detector.run" / "states")[0]).position.trained_s
+    before = read_state(list_states(tmp_path / "detector.bin.run" / "states")[0]).position.trained_s
     started = time.monotonic()
     result = train_detector(config)
     assert before > 0
@@ -334,10 +334,10 @@ def test_ctrl_c_saves_and_exits_130_with_one_line(tmp_path: Path, manifest: Path
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130
-    (state, *_) = list_states(tmp_path / "detector.run" / "states")
+    (state, *_) = list_states(tmp_path / "detector.bin.run" / "states")
     step = int(state.stem.removeprefix("state_"))
     assert said == (
-        f"haustra: interrupted after step {step} of 21, saved in {tmp_path}/detector.run; the "
+        f"haustra: interrupted after step {step} of 21, saved in {tmp_path}/detector.bin.run; the "
         "same command continues\n"
     )
     assert step >= 4

@@ -55,7 +55,7 @@ def run(*arguments: object) -> None:
 
 def test_the_run_folder_names_settings_data_and_environment(tmp_path: Path, manifest: Path) -> None:
     result = train_detector(config_for(manifest, tmp_path, seed=3))
-    folder = tmp_path / "detector.run"
+    folder = tmp_path / "detector.bin.run"
     assert result.run_folder == folder
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
@@ -81,7 +81,7 @@ def test_a_validation_writes_pictures_of_its_detections(tmp_path: Path, manifest
     write_lively_checkpoint(tmp_path / "lively.bin", manifest=manifest)
     config = config_for(manifest, tmp_path, init_from=tmp_path / "lively.bin", lr_start=2e-5)
     train_detector(config)
-    gallery = read_image_rgb(tmp_path / "detector.run" / "gallery.png")
+    gallery = read_image_rgb(tmp_path / "detector.bin.run" / "gallery.png")
     num_tiles = min(12, len(open_warehouse(manifest).split("val")))
     assert gallery.shape == (288 * -(-num_tiles // 4), 288 * 4, 3)
     for rgb in (TRUTH_RGB, PREDICTION_RGB):
@@ -105,7 +105,7 @@ def test_the_git_state_is_that_of_the_working_folder(
     monkeypatch.chdir(tmp_path)
     for has_changes in (False, True):
         train_detector(config_for(manifest, tmp_path / "checkpoints"))
-        state = read(tmp_path / "checkpoints" / "detector.run" / "environment.json")["git"]
+        state = read(tmp_path / "checkpoints" / "detector.bin.run" / "environment.json")["git"]
         assert state["commit"] == git("rev-parse", "HEAD").strip()
         assert state["has_changes"] is has_changes
         (tmp_path / "notes").write_text("two")
@@ -116,7 +116,7 @@ def test_a_checkpoint_that_a_training_began_from_is_named_with_its_licenses(
 ) -> None:
     first = train_detector(config_for(manifest, tmp_path / "first"))
     train_detector(config_for(manifest, tmp_path, init_from=first.checkpoint))
-    weights = read(tmp_path / "detector.run" / "environment.json")["initial_weights"]
+    weights = read(tmp_path / "detector.bin.run" / "environment.json")["initial_weights"]
     assert weights["source"] == str(first.checkpoint)
     assert weights["weights_sha256"] == first.weights_sha256
     assert len(weights["licence"]) == len(weights["trained_on"]) == 8
@@ -126,7 +126,7 @@ def test_the_config_of_a_run_repeats_it_and_flags_override_it(
     tmp_path: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = train_detector(config_for(manifest, tmp_path, seed=7, augment=False, batch_size=3))
-    config = tmp_path / "detector.run" / "config.json"
+    config = tmp_path / "detector.bin.run" / "config.json"
     run("train", "--config", config, "--checkpoint-out", tmp_path / "again.bin")
     assert weights_of(tmp_path / "again.bin") == first.weights_sha256
     run("train", "--config", config, "--seed", 8, "--checkpoint-out", tmp_path / "other.bin")
@@ -147,9 +147,11 @@ def test_a_recipe_file_decides_what_is_learned_and_a_config_repeats_it(
     stored = read_header(changed).training["recipe"]
     assert stored["averaging"] == {"max_decay": 0.5, "warm_up_steps": 10}
     assert stored["matching"]["num_top_cells"] == 3
-    assert read(tmp_path / "changed.run" / "config.json")["recipe"] == stored
+    assert read(tmp_path / "changed.bin.run" / "config.json")["recipe"] == stored
     again = tmp_path / "again.bin"
-    run("train", "--config", tmp_path / "changed.run" / "config.json", "--checkpoint-out", again)
+    run(
+        "train", "--config", tmp_path / "changed.bin.run" / "config.json", "--checkpoint-out", again
+    )
     assert weights_of(again) == weights_of(changed)
     same = config_for(manifest, tmp_path / "python", recipe=read_recipe(recipe))
     assert train_detector(same).weights_sha256 == weights_of(changed)
@@ -274,14 +276,14 @@ def test_a_gradient_that_is_not_finite_names_and_saves_the_batch(
     monkeypatch.setattr("haustra.models.losses.DetectionLoss.terms", exploding_loss)
     with pytest.raises(HaustraError) as error:
         train_detector(config_for(manifest, tmp_path, batch_size=6, lr_start=0.01))
-    bad = read(tmp_path / "detector.run" / "nonfinite_batch.json")
+    bad = read(tmp_path / "detector.bin.run" / "nonfinite_batch.json")
     ids = open_split(manifest, split="train").sample_ids()
     assert len(bad["sample_ids"]) == 6
     assert set(bad["sample_ids"]) <= set(ids)
     assert (bad["not_finite"], bad["epoch"], bad["step"]) == ("gradient", 1, 1)
     assert str(error.value) == (
         f"the gradient is nan at epoch 1, step 1 (batch with {', '.join(bad['sample_ids'][:4])} "
-        f"and 2 more; all in {tmp_path}/detector.run/nonfinite_batch.json); lower lr_start=0.01 "
+        f"and 2 more; all in {tmp_path}/detector.bin.run/nonfinite_batch.json); lower lr_start=0.01 "
         "or use precision='float32'"
     )
 

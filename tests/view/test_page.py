@@ -24,6 +24,7 @@ from haustra.captures.schema import RunManifest
 from haustra.captures.writer import writing_run
 from haustra.core.boxes import iou_matrix
 from haustra.core.images import encode_png, read_image_rgb
+from haustra.core.paths import run_folder_of
 from haustra.simulator.live import LiveColon
 from haustra.training.config import TrainConfig
 from haustra.training.loop import train_detector
@@ -306,7 +307,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run_address(browser: Browser, run_folder: Path, weights: Path, training: Path) -> Iterator[str]:
     arguments = ("--source", run_folder, "--detector-weights", weights, "--compare", training)
-    with serving(*arguments, "--training", training.with_suffix(".run")) as address:
+    with serving(*arguments, "--training", run_folder_of(training)) as address:
         yield address
 
 
@@ -466,7 +467,8 @@ def test_pages_can_be_read_and_reached_at_every_width(
             if not path:
                 until(lambda: is_ready(page))
                 pause_at(page, 60)
-            until(lambda: re.fullmatch("colon|detector.run", page.locator("#source").inner_text()))
+            names = "colon|detector.bin.run"
+            until(lambda: re.fullmatch(names, page.locator("#source").inner_text()))
             page.wait_for_timeout(200)
             keep(page, f"{path or 'view'}_{size['width']}_{scheme}")
             assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
@@ -487,8 +489,8 @@ def test_pages_can_be_read_and_reached_at_every_width(
 def test_the_training_page_shows_curves_and_gallery(recorded: Page, training: Path) -> None:
     page = recorded
     page.locator("a", has_text="training").click()
-    until(lambda: page.locator("#source").inner_text() == "detector.run")
-    lines = (training.with_suffix(".run") / "metrics.jsonl").read_text().splitlines()
+    until(lambda: page.locator("#source").inner_text() == "detector.bin.run")
+    lines = (run_folder_of(training) / "metrics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
     state = page.locator("#state").inner_text()
     assert state.startswith(f"epoch 2 of 2, loss {last['loss']:.3f}, ")

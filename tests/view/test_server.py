@@ -257,10 +257,10 @@ def test_a_page_that_sends_malformed_messages_is_closed_and_the_others_stay(tmp_
 
 
 def test_the_training_page_follows_a_run_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "tinydet.run"
+    folder = tmp_path / "tinydet.bin.run"
     with client(tmp_path, training=folder) as page:
         assert page.get("/training/values").json() == {
-            "folder": "tinydet.run",
+            "folder": "tinydet.bin.run",
             "exists": False,
             "epochs": [],
             "num_epochs": None,

@@ -1,5 +1,14 @@
-"""Type of the paths that public functions take: text or path-like objects."""
+"""Paths: the type that public functions take, and names that follow from others."""
 
 import os
+from pathlib import Path
 
 StrPath = str | os.PathLike[str]
+
+
+def run_folder_of(checkpoint: Path) -> Path:
+    """Return the folder of a checkpoint's training: its full name and `.run`.
+
+    A name such as `exp_lr0.001` has no suffix that could be left out.
+    """
+    return Path(f"{checkpoint}.run")

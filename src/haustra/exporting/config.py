@@ -20,8 +20,8 @@ class ExportConfig(CheckedSettings):
     detector_weights: Path
     """The checkpoint to export."""
     out: Path | None = None
-    """The ONNX file; by default the checkpoint's path ending in .onnx, or in .int8.onnx with
-    --int8."""
+    """The ONNX file; by default the checkpoint's path without .bin and with .onnx, or with
+    .int8.onnx for --int8."""
     manifest: Path | None = None
     """The warehouse whose images check the export; by default that of the training."""
     int8: bool = False
@@ -39,4 +39,6 @@ class ExportConfig(CheckedSettings):
     @property
     def out_path(self) -> Path:
         """The file that is written."""
-        return self.out or self.detector_weights.with_suffix(".int8.onnx" if self.int8 else ".onnx")
+        # Only `.bin` is a suffix: `exp_lr0.001` and `exp_lr0.002` are two names.
+        stem = str(self.detector_weights).removesuffix(".bin")
+        return self.out or Path(f"{stem}{'.int8' if self.int8 else ''}.onnx")

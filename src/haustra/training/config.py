@@ -18,6 +18,7 @@ from haustra.core.checked import (
     Whole,
 )
 from haustra.core.errors import HaustraError, option
+from haustra.core.paths import run_folder_of
 from haustra.training.recipe import Recipe
 from haustra.warehouse.order import DEFAULT_WINDOW
 from haustra.warehouse.shard_stores import DEFAULT_CACHE_GB, StoreConfig, StoreName
@@ -140,7 +141,7 @@ class TrainConfig(CheckedSettings):
     checkpoint_out: Path | None = None
     """The checkpoint; checkpoints/tinydet.bin or checkpoints/bigdet.bin by default."""
     metrics_out: Path | None = None
-    """Metrics as JSON lines; metrics.jsonl in the run folder, NAME.run, by default."""
+    """Metrics as JSON lines; metrics.jsonl in the run folder, CHECKPOINT.run, by default."""
     save_every: str = "10m"
     """Time between two saved states, from which a training continues: 30s, 10m, 1h. Ctrl-C saves
     too."""
@@ -167,6 +168,11 @@ class TrainConfig(CheckedSettings):
         self._check_combinations()
 
     def _check_combinations(self) -> None:
+        if self.checkpoint_path.suffix == ".run":
+            raise HaustraError(
+                f"{option('checkpoint_out', self.checkpoint_path)}: expected a name without .run "
+                "at its end, which names the run folder of another checkpoint"
+            )
         if self.pretrained and self.model != "big":
             raise HaustraError(
                 f"{option('pretrained', True)} with {option('model', self.model)}: expected "
@@ -214,7 +220,7 @@ class TrainConfig(CheckedSettings):
     @property
     def run_folder(self) -> Path:
         """Folder of all other files of the training."""
-        return self.checkpoint_path.with_suffix(".run")
+        return run_folder_of(self.checkpoint_path)
 
     @property
     def metrics_path(self) -> Path:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from haustra.core.paths import run_folder_of
 from haustra.view.config import ViewConfig
 
 METRICS_NAME, GALLERY_NAME, CONFIG_NAME = "metrics.jsonl", "gallery.png", "config.json"
@@ -21,7 +22,7 @@ class TrainingFolder:
     def beside(cls, config: ViewConfig) -> "TrainingFolder":
         """Return the folder that the config names, or the one beside the weights."""
         weights = config.detector_weights
-        beside = weights.with_suffix(".run") if weights is not None else None
+        beside = run_folder_of(weights) if weights is not None else None
         return cls(folder=config.training or beside)
 
     def values(self) -> dict[str, Any]:

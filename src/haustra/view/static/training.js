@@ -42,12 +42,12 @@ function show({ folder, exists, epochs, num_epochs: numEpochs, seconds_ago: seco
 function showEmpty(folder, exists) {
   const [title, text, command] = folder === null
     ? ["No training to show", "Name the run folder of a training, or weights with a run folder beside them:",
-      "haustra view --training checkpoints/tinydet.run"]
+      "haustra view --training checkpoints/tinydet.bin.run"]
     : exists
       ? ["Waiting for the first epoch", `The curves appear when the first epoch of ${folder} has ended. If no training runs, start one:`,
         "haustra train --manifest data/v1/manifest.json --checkpoint-out checkpoints/tinydet.bin"]
       : [`${folder} does not exist`, "haustra train writes this folder beside its weights. To show another training, name its run folder:",
-        "haustra view --training checkpoints/tinydet.run"];
+        "haustra view --training checkpoints/tinydet.bin.run"];
   element("empty-title").textContent = title;
   element("empty-text").textContent = text;
   element("empty-command").textContent = command;
