@@ -146,8 +146,8 @@ def test_other_settings_are_named_and_overwrite_starts_again(
     with pytest.raises(HaustraError) as error:
         train_detector(config_for(manifest, tmp_path, **other))
     assert str(error.value) == (
-        f"{tmp_path}/detector.bin.run holds an interrupted training with other settings: batch_size=3 "
-        "(now 4), seed=0 (now 1); give its settings to continue it, or overwrite=True to start "
+        f"{tmp_path}/detector.bin.run holds an interrupted training with other settings: "
+        "batch_size=3 (now 4), seed=0 (now 1); give its settings to continue it, or overwrite=True to start "
         "again"
     )
     fresh = train_detector(config_for(manifest, tmp_path, **other, overwrite=True))
@@ -174,8 +174,8 @@ def test_resume_without_an_interrupted_training_is_an_error(tmp_path: Path, mani
     with pytest.raises(HaustraError) as error:
         train_detector(config_for(manifest, tmp_path, resume=True))
     assert str(error.value) == (
-        f"resume=True: {tmp_path}/detector.bin.run holds no interrupted training; leave resume out to "
-        "start one"
+        f"resume=True: {tmp_path}/detector.bin.run holds no interrupted training; leave resume "
+        "out to start one"
     )
     assert not (tmp_path / "detector.bin.run").exists()
 

@@ -283,8 +283,8 @@ def test_a_gradient_that_is_not_finite_names_and_saves_the_batch(
     assert (bad["not_finite"], bad["epoch"], bad["step"]) == ("gradient", 1, 1)
     assert str(error.value) == (
         f"the gradient is nan at epoch 1, step 1 (batch with {', '.join(bad['sample_ids'][:4])} "
-        f"and 2 more; all in {tmp_path}/detector.bin.run/nonfinite_batch.json); lower lr_start=0.01 "
-        "or use precision='float32'"
+        f"and 2 more; all in {tmp_path}/detector.bin.run/nonfinite_batch.json); lower "
+        "lr_start=0.01 or use precision='float32'"
     )
 
 
