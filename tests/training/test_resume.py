@@ -147,8 +147,8 @@ def test_other_settings_are_named_and_overwrite_starts_again(
         train_detector(config_for(manifest, tmp_path, **other))
     assert str(error.value) == (
         f"{tmp_path}/detector.bin.run holds an interrupted training with other settings: "
-        "batch_size=3 (now 4), seed=0 (now 1); give its settings to continue it, or overwrite=True to start "
-        "again"
+        "batch_size=3 (now 4), seed=0 (now 1); give its settings to continue it, or "
+        "overwrite=True to start again"
     )
     fresh = train_detector(config_for(manifest, tmp_path, **other, overwrite=True))
     assert len(fresh.header.history) == 3
