@@ -47,6 +47,7 @@ def frame(
     *,
     lesions: tuple[str | None, ...] | None = None,
     run_id: str = "run",
+    seconds: float | None = None,
 ) -> EvalFrame:
     """Return a frame of a run with these labels; each names the lesion `a` by default."""
     names = ("a",) * len(truth) if lesions is None else lesions
@@ -55,6 +56,7 @@ def frame(
         group_id=run_id,
         run_id=run_id,
         number=number,
+        seconds=seconds,
         truth=truth,
         lesions=tuple(None if n is None else Lesion(lesion_id=f"{run_id}/{n}") for n in names),
         letterbox=plan_letterbox(SIZE_WH, target_size_wh=(64, 64), mode="letterbox"),

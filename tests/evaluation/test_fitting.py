@@ -232,6 +232,24 @@ def test_infer_holds_back_the_first_frames_of_a_run(
     )
 
 
+def test_infer_begins_the_hold_off_again_after_a_cut(
+    tmp_path: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "detector.bin"
+    write_lively_checkpoint(weights, manifest=manifest)
+    store_operating_point(weights, OperatingPoint(objectness=0.0, hold_off_frames=1))
+    (run, *_) = write_captures(tmp_path / "captures", num_runs=1, frames_per_run=5)
+    state_frame_rate(run)
+    for path, seconds in zip(
+        sorted((run / "labels").iterdir()), (0, 0.1, 60, 61, 61.1), strict=True
+    ):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"sim_time": seconds}))
+    command = ["infer", "--detector-weights", str(weights), "--image", str(run), "--json"]
+    main([*command, "--output-root", str(tmp_path / "boxed")])
+    images = json.loads(capsys.readouterr().out)["images"]
+    assert [len(image["scores"]) for image in images] == [0, 1, 0, 1, 1]
+
+
 def test_an_onnx_model_and_stored_predictions_cannot_be_fitted(tmp_path: Path) -> None:
     from haustra.evaluation.config import EvalConfig
 

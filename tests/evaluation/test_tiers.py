@@ -1,5 +1,6 @@
 """Frames, lesions and alarms: by hand, and equal to true-colon on random scenes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -251,6 +252,48 @@ def test_hysteresis_joins_what_a_threshold_cuts() -> None:
     assert (row.false_activations, row.lower_threshold) == (1, 0.3)
     assert row.false_time_share == 1.0
     assert alarms_at("??xx", hysteresis=0.3).false_time_share == 0.5  # it does not begin one
+
+
+def alarms_at_times(times_s: Sequence[float | None], **point: Any) -> Any:
+    """Count the alarms of a run at 10 Hz that shows a false box on each frame."""
+    frames = [frame(n, truth_of(), seconds=seconds) for n, seconds in enumerate(times_s)]
+    runs = timed_runs(frames, [found((0.9, FAR))] * len(frames), frame_rates_hz={"run": 10.0})
+    return alarm_tier(runs, point=OperatingPoint(objectness=0.5, **point))
+
+
+def test_an_activation_and_its_hold_off_end_at_a_cut() -> None:
+    times_s = [0.0, 0.1, 0.2, 0.3, 9.0, 9.1, 9.2, 9.3]
+    tier = alarms_at_times(times_s)
+    assert tier.minutes == pytest.approx(0.8 / 60)
+    assert (tier.rows[0].false_activations, tier.rows[0].run_lengths) == (2, [2, 0, 0, 0])
+    assert tier.rows[1].hold_off_frames == 3
+    assert (tier.rows[1].false_activations, tier.rows[1].false_time_share) == (2, 2 / 8)
+
+
+def test_a_lost_frame_is_not_a_cut() -> None:
+    tier = alarms_at_times([0.0, 0.1, 0.3, 0.4])
+    assert tier.minutes == pytest.approx(0.5 / 60)
+    assert (tier.rows[0].false_activations, tier.rows[1].false_activations) == (1, 1)
+
+
+def test_the_frames_of_a_variable_rate_count_by_their_times() -> None:
+    times_s: list[float | None] = [0.0, 0.1, 0.2, 0.7, 1.2]
+    tier = alarms_at_times(times_s)
+    assert tier.minutes == pytest.approx(1.3 / 60)
+    assert tier.rows[0].run_lengths == [0, 0, 1, 0]  # 1.3 s
+    frames = [frame(n, truth_of(BOX), seconds=seconds) for n, seconds in enumerate(times_s)]
+    predictions = [found()] * 4 + [found((0.9, BOX))]
+    runs = timed_runs(frames, predictions, frame_rates_hz={"run": 10.0})
+    lesions = lesion_tier(runs, threshold=0.5)
+    assert lesions is not None
+    assert lesions.rows[0].first_detection_s == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("times_s", [[0.0, None, 0.2], [0.0, 0.2, 0.1], [0.0, 0.0, 0.0]])
+def test_without_a_rising_time_on_every_frame_the_frame_ids_count(
+    times_s: list[float | None],
+) -> None:
+    assert alarms_at_times(times_s).minutes == pytest.approx(0.3 / 60)
 
 
 def test_alarms_of_a_run_without_a_known_order_are_left_out() -> None:

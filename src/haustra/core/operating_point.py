@@ -6,6 +6,13 @@ from typing import Any
 from haustra.core.detections import Detections
 
 DEFAULT_OBJECTNESS, DEFAULT_IOU = 0.3, 0.5
+CUT_S = 1.0
+"""A longer step from one frame to the next is a cut; no activation goes on across it."""
+
+
+def is_cut(step_s: float, *, frame_rate_hz: float) -> bool:
+    """Return True if a step between two frames is a cut, and not only that of a low rate."""
+    return step_s > max(CUT_S, 1.5 / frame_rate_hz)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +122,12 @@ class AlarmFilter:
         # No score is above 1.
         return point.lower_threshold if self._num_frames_on > point.hold_off_frames else 2.0
 
-    def show(self, detections: Detections) -> Detections:
-        """Return the detections of the next frame to show, out of those at every score."""
+    def show(self, detections: Detections, *, after_cut: bool = False) -> Detections:
+        """Return the detections of the next frame to show, out of those at every score.
+
+        A cut before the frame ends the activation.
+        """
+        if after_cut:
+            self._num_frames_on = 0
         top_score = float(detections.scores[0]) if len(detections) else None
         return detections.above(self.threshold_for(top_score))

@@ -66,10 +66,11 @@ class _Shown:
 def _show(runs: Sequence[TimedRun], *, point: OperatingPoint) -> _Shown:
     shown = _Shown()
     for run in runs:
-        alarm = AlarmFilter(point)
+        alarm, cuts = AlarmFilter(point), run.after_cut
         false_frames = []
-        for frame, number, found in zip(run.frames, run.numbers, run.predictions, strict=True):
-            touched = touches(alarm.show(found), frame.truth)
+        rows = zip(run.frames, run.numbers, cuts, run.predictions, strict=True)
+        for frame, number, after_cut, found in rows:
+            touched = touches(alarm.show(found, after_cut=after_cut), frame.truth)
             false_frames.append(bool((~touched.any(axis=1)).any()))
             shown.lesion_frames += len(frame.truth) > 0
             shown.flagged_frames += bool(touched.any())
@@ -78,8 +79,12 @@ def _show(runs: Sequence[TimedRun], *, point: OperatingPoint) -> _Shown:
                 if lesion is not None and is_touched:
                     shown.first_shown_s.setdefault(lesion.lesion_id, number / run.frame_rate_hz)
         shown.false_frames += sum(false_frames)
-        activations = (list(series) for is_false, series in groupby(false_frames) if is_false)
-        shown.activation_lengths_s += [len(each) / run.frame_rate_hz for each in activations]
+        places = zip(false_frames, np.cumsum(cuts).tolist(), run.numbers, strict=True)
+        for (is_false, _), series in groupby(places, key=lambda place: place[:2]):
+            if is_false:
+                numbers = [number for *_, number in series]
+                duration = numbers[-1] - numbers[0] + 1
+                shown.activation_lengths_s.append(duration / run.frame_rate_hz)
     return shown
 
 

@@ -15,6 +15,7 @@ from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames
 from haustra.core.detections import Detections, detections_from_labels
 from haustra.core.errors import HaustraError, option
 from haustra.core.letterbox import Letterbox, ResizeMode, plan_letterbox
+from haustra.core.operating_point import is_cut
 from haustra.core.paths import StrPath
 from haustra.warehouse.dataset import Split
 
@@ -40,6 +41,8 @@ class EvalFrame:
     run_id: str
     number: int | None
     """Position in the run; None where the order is not known."""
+    seconds: float | None = None
+    """Time since the run began; None where only the frame rate gives it."""
     truth: Detections
     """Labeled boxes in pixels of the source image."""
     lesions: tuple[Lesion | None, ...]
@@ -156,6 +159,7 @@ def _eval_frame(checked: CheckedFrame, *, letterbox: Letterbox) -> EvalFrame:
         group_id=frame.group_id,
         run_id=frame.run_id,
         number=frame.label.frame_id,
+        seconds=frame.label.sim_time,
         truth=detections_from_labels(checked.boxes_px, image_size_wh=checked.size_wh),
         lesions=lesions,
         letterbox=letterbox,
@@ -196,14 +200,22 @@ class TimedRun:
     frame_rate_hz: float
     frames: list[EvalFrame]
     numbers: list[int]
-    """Position of each frame in the run, rising."""
+    """Position of each frame in periods of the frame rate, rising."""
     predictions: list[Detections]
     """Detections on each frame, at every score."""
 
     @property
+    def after_cut(self) -> list[bool]:
+        """True for each frame that follows a cut."""
+        rate = self.frame_rate_hz
+        steps = np.diff(self.numbers, prepend=self.numbers[0])
+        return [is_cut(step / rate, frame_rate_hz=rate) for step in steps.tolist()]
+
+    @property
     def minutes(self) -> float:
-        """Duration of all frames."""
-        return len(self.frames) / self.frame_rate_hz / 60
+        """Duration of all frames, without cuts."""
+        steps, cuts = np.diff(self.numbers, prepend=self.numbers[0] - 1), self.after_cut
+        return float(np.where(cuts, 1, steps).sum()) / self.frame_rate_hz / 60
 
 
 def timed_runs(
@@ -212,7 +224,10 @@ def timed_runs(
     *,
     frame_rates_hz: Mapping[str, float],
 ) -> list[TimedRun]:
-    """Return the runs with a frame rate; frames of other runs are left out."""
+    """Return the runs with a frame rate; frames of other runs are left out.
+
+    Where each frame of a run has a time, its position follows from it, or else from its frame id.
+    """
     runs: dict[str, TimedRun] = {}
     for frame, found in zip(frames, predictions, strict=True):
         rate = frame_rates_hz.get(frame.run_id)
@@ -222,4 +237,9 @@ def timed_runs(
             run.frames.append(frame)
             run.numbers.append(frame.number)
             run.predictions.append(found)
+    for run in runs.values():
+        times_s = [frame.seconds for frame in run.frames if frame.seconds is not None]
+        numbers = np.rint(np.array(times_s) * run.frame_rate_hz).astype(int)
+        if len(numbers) == len(run.frames) and (np.diff(numbers) > 0).all():
+            run.numbers[:] = numbers.tolist()
     return list(runs.values())

@@ -13,7 +13,7 @@ from haustra.core.detections import Detections
 from haustra.core.drawing import PREDICTION_RGB, draw_boxes, draw_text, enlarge_for_viewing
 from haustra.core.errors import HaustraError, option
 from haustra.core.images import read_image_rgb, write_png
-from haustra.core.operating_point import AlarmFilter
+from haustra.core.operating_point import AlarmFilter, is_cut
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.inference.config import BOXED_SUFFIX, InferConfig
 from haustra.inference.detector import Detector, open_detector
@@ -109,21 +109,25 @@ def open_configured(config: InferConfig, *, in_time_order: bool) -> Detector:
     return detector
 
 
-def _find_images(source: Path) -> tuple[list[Path], bool]:
-    """Return the images to look at, and True if they are in time order."""
+def _find_images(source: Path) -> tuple[list[Path], bool, set[Path]]:
+    """Return the images to look at, True if they are in time order, and those after a cut."""
     if not source.exists():
         raise HaustraError(
             f"{option('image', source)}: expected an image or a folder of images; it does not exist"
         )
     if not source.is_dir():
-        return [source], False
+        return [source], False, set()
     folder = ImageFolder(source, setting="image")
     images = [path for path in folder.images if not path.stem.endswith(BOXED_SUFFIX)]
     if not images:
         raise HaustraError(
             f"{option('image', source)}: every image is one of the pictures that infer has written"
         )
-    return images, folder.in_time_order
+    times_s, rate = folder.index(), folder.frame_rate_hz
+    numbers = [
+        n for n in range(1, len(times_s)) if is_cut(times_s[n] - times_s[n - 1], frame_rate_hz=rate)
+    ]
+    return images, folder.in_time_order, {folder.images[number] for number in numbers}
 
 
 def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> InferResult:
@@ -135,7 +139,7 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
     source = config.image
     if source is None:
         raise AssertionError("infer_pictures takes settings with an image")
-    images, is_in_time_order = _find_images(source)
+    images, is_in_time_order, after_cut = _find_images(source)
     folder = config.output_root or source.parent
     if source.is_dir() and config.output_root is None:
         folder = source.resolve().with_name(source.resolve().name + BOXED_SUFFIX)
@@ -154,7 +158,7 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
         except HaustraError as error:
             unreadable.append(str(error))
             continue
-        found = alarm.show(detector.detect(image, objectness=0.0))
+        found = alarm.show(detector.detect(image, objectness=0.0), after_cut=path in after_cut)
         name = path.stem if stems[path.stem] == 1 else path.name
         picture = folder / f"{name}{BOXED_SUFFIX}.png"
         write_png(picture, image_rgb=draw_picture(image, found, caption=detector.caption))

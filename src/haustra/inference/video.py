@@ -9,7 +9,7 @@ from haustra.captures.sources import SourceFrame, VideoFile
 from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError, option
 from haustra.core.frame_times import output_rate
-from haustra.core.operating_point import AlarmFilter
+from haustra.core.operating_point import AlarmFilter, is_cut
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.core.videos import writing_video
 from haustra.inference.config import BOXED_SUFFIX, InferConfig
@@ -94,7 +94,11 @@ def infer_video(config: InferConfig, *, progress: Progress | None = None) -> Vid
                 total=video.num_frames or 1,
                 unit="frames",
             ):
-                found = alarm.show(detector.detect(frame.image_rgb, objectness=0.0))
+                step_s = frame.seconds - times_s[-1] if times_s else 0.0
+                found = alarm.show(
+                    detector.detect(frame.image_rgb, objectness=0.0),
+                    after_cut=is_cut(step_s, frame_rate_hz=video.frame_rate_hz),
+                )
                 picture = draw_picture(frame.image_rgb, found, caption=detector.caption)
                 writer.add(picture, seconds=frame.seconds)
                 frames.append(found)
