@@ -467,8 +467,7 @@ def test_pages_can_be_read_and_reached_at_every_width(
             if not path:
                 until(lambda: is_ready(page))
                 pause_at(page, 60)
-            name = page.locator("#source")
-            until(lambda name=name: re.fullmatch("colon|detector.bin.run", name.inner_text()))
+            until(lambda: page.locator("#source").inner_text() in ("colon", "detector.bin.run"))
             page.wait_for_timeout(200)
             keep(page, f"{path or 'view'}_{size['width']}_{scheme}")
             assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
