@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from builders import write_image
+from builders import files_in, write_image
 from haustra.captures.importers.coco import import_coco
 from haustra.captures.importers.dataset import ImportConfig
 from haustra.captures.importers.paired import import_voc, import_yolo
@@ -187,3 +187,12 @@ def test_an_existing_folder_is_replaced_only_on_request(tmp_path: Path) -> None:
     assert (out / "labels").is_dir()
     convert(run, to="coco", out=out, overwrite=True)
     assert not (out / "labels").exists()
+
+
+@pytest.mark.parametrize("name", [".", "captures", "captures/run_a", "captures/run_a/coco"])
+def test_the_frames_are_never_replaced(tmp_path: Path, name: str) -> None:
+    run = write_run(tmp_path / "captures")
+    before = files_in(tmp_path)
+    with pytest.raises(HaustraError, match="overlaps the source"):
+        convert(run, to="coco", out=tmp_path / name, overwrite=True)
+    assert files_in(tmp_path) == before

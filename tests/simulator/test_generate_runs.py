@@ -359,7 +359,7 @@ def test_an_output_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(HaustraError) as caught:
         generate_runs(small_config(file))
-    assert str(caught.value) == f"output_root={str(file)!r}: expected a folder, found a file"
+    assert str(caught.value) == f"output_root={str(file)!r} is a file; expected a folder"
 
 
 def test_progress_counts_the_frames_of_all_runs(tmp_path: Path) -> None:

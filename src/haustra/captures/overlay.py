@@ -5,11 +5,12 @@ from pathlib import Path
 
 from haustra.captures.reader import read_run
 from haustra.captures.validation import FrameProblem, check_frames
-from haustra.core.checked import CheckedSettings, CountFromOne
+from haustra.core.checked import CheckedSettings, CountFromOne, OutputFolder
 from haustra.core.detections import detections_from_labels
 from haustra.core.drawing import TRUTH_RGB, draw_boxes
 from haustra.core.errors import HaustraError
 from haustra.core.images import write_png
+from haustra.core.outputs import check_outputs
 from haustra.core.paths import StrPath
 from haustra.core.progress import Progress, SilentProgress, track
 
@@ -18,7 +19,7 @@ from haustra.core.progress import Progress, SilentProgress, track
 class OverlayConfig(CheckedSettings):
     """Settings of `haustra overlay`."""
 
-    output_root: Path | None = None
+    output_root: OutputFolder | None = None
     """Folder of the pictures; `overlays/` of the run by default."""
     max_frames: CountFromOne | None = None
     """Number of frames to draw, from the first; all by default."""
@@ -43,6 +44,7 @@ def draw_overlays(
     config = config or OverlayConfig()
     frames = read_run(run_folder).frames[: config.max_frames]
     folder = config.output_root or Path(run_folder) / "overlays"
+    check_outputs(config, output_root=folder)
     result = OverlayResult(pictures=[], problems=[])
     for checked in track(
         check_frames(frames),

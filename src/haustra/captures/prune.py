@@ -11,9 +11,10 @@ from pathlib import Path
 
 from haustra.captures.reader import RUN_MANIFEST_NAME, Frame, Run, read_runs
 from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames, keeps_negative
-from haustra.core.checked import CheckedSettings, Share
+from haustra.core.checked import CheckedSettings, ReplacedFolder, Share
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import building_folder, link_or_copy, read_json, write_json_atomic
+from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
 
 REPORT_NAME = "prune_report.json"
@@ -25,7 +26,7 @@ class PruneConfig(CheckedSettings):
 
     captures: Path = Path("captures")
     """Capture root to read, or one run folder."""
-    output_root: Path = Path("captures_filtered")
+    output_root: ReplacedFolder = Path("captures_filtered")
     """Folder of the filtered run folders."""
     empty_ratio: Share = 1.0
     """Share of the frames without a box to keep, 0 to 1, chosen by a digest of each one's name."""
@@ -63,13 +64,7 @@ def _write_pruned(run: Run, *, kept: list[Frame], folder: Path) -> None:
 
 
 def _check_target(config: PruneConfig) -> None:
-    source, target = config.captures.resolve(), config.output_root.resolve()
-    if target == source or source.is_relative_to(target) or target.is_relative_to(source):
-        raise HaustraError(
-            f"{option('output_root', config.output_root)} overlaps the capture root "
-            f"{config.captures}; expected a folder of its own, since pruning never changes its "
-            "input"
-        )
+    target = config.output_root
     if not target.exists():
         return
     if not config.overwrite:
@@ -109,6 +104,7 @@ def prune_captures(config: PruneConfig, *, progress: Progress | None = None) -> 
     Raises:
         HaustraError: No run is found, the target exists, or no frame would be left.
     """
+    check_outputs(config)
     _check_target(config)
     runs = read_runs(config.captures)
     frames = [frame for run in runs for frame in run.frames]

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Any
 
 from cyclopts import (
@@ -116,6 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenCV and its FFmpeg would print their own lines about files that our messages name.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names of files may have no form in its encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         _run(build_app(), sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:

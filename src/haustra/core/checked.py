@@ -5,10 +5,10 @@ A field declares its range in its annotation, such as `mosaic: Share = 0.3`.
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
@@ -25,6 +25,21 @@ Whole = Annotated[int, Field(strict=True)]
 Count = Annotated[Whole, Field(ge=0)]
 CountFromOne = Annotated[Whole, Field(ge=1)]
 SidePx = Annotated[Whole, Field(ge=64, le=4096)]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Marks a path that a stage writes; `haustra.core.outputs` checks it before any work."""
+
+    is_folder: bool
+    is_replaced: bool = False
+    """True for a folder that is written as a whole, and must not overlap the input."""
+
+
+OUTPUT_FILE, OUTPUT_FOLDER = Output(is_folder=False), Output(is_folder=True)
+OutputFile = Annotated[Path, OUTPUT_FILE]
+OutputFolder = Annotated[Path, OUTPUT_FOLDER]
+ReplacedFolder = Annotated[Path, Output(is_folder=True, is_replaced=True)]
 
 _adapter = cache(TypeAdapter)
 _LIMITS = {
@@ -103,6 +118,7 @@ class CheckedSettings:
 
 
 Settings = TypeVar("Settings", bound=CheckedSettings)
+Marker = TypeVar("Marker")
 
 
 @cache
@@ -112,6 +128,17 @@ def _field_types(settings: type) -> dict[str, Any]:
         name: hint
         for name, hint in get_type_hints(settings, include_extras=True).items()
         if not (isinstance(hint, type) and issubclass(hint, CheckedSettings))
+    }
+
+
+def fields_with(settings: type, *, marker: type[Marker]) -> dict[str, Marker]:
+    """Return the fields whose annotation, or one part of its union, has a marker, with it."""
+    return {
+        name: item
+        for name, hint in get_type_hints(settings, include_extras=True).items()
+        for part in (hint, *get_args(hint))
+        for item in getattr(part, "__metadata__", ())
+        if isinstance(item, marker)
     }
 
 

@@ -21,7 +21,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _temporary_sibling(path: Path) -> Path:
+def temporary_sibling(path: Path) -> Path:
+    """Return a new name in the same folder, which `remove_abandoned` recognizes."""
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
 
 
@@ -32,7 +33,7 @@ def writing_file(path: Path) -> Iterator[Path]:
     Readers see the old file or the complete new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_sibling(path)
+    temporary = temporary_sibling(path)
     try:
         yield temporary
         _sync(temporary)
@@ -105,7 +106,7 @@ def building_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise HaustraError(f"{path} exists already; remove it or pass {option('overwrite', True)}")
     path = path.resolve()  # a symbolic link remains, and its target is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_sibling(path)
+    temporary = temporary_sibling(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -129,7 +130,7 @@ def move_folder(folder: Path, *, target: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        retired.append(_temporary_sibling(target))
+        retired.append(temporary_sibling(target))
         with suppress(FileNotFoundError):  # another process was faster
             target.replace(retired[-1])
     for old in retired:

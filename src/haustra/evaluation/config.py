@@ -7,7 +7,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from haustra.core.backend_names import BackendFlag
-from haustra.core.checked import CheckedSettings, Count, Share, ShareBetween, Whole
+from haustra.core.checked import (
+    CheckedSettings,
+    Count,
+    OutputFile,
+    OutputFolder,
+    Share,
+    ShareBetween,
+    Whole,
+)
 from haustra.core.errors import HaustraError, option
 from haustra.evaluation.fitting import FitRule
 from haustra.warehouse.format import SplitName
@@ -52,11 +60,11 @@ class EvalConfig(CheckedSettings):
     """Number of times to resample the frames' groups for 95 % intervals; 0 gives none."""
     bootstrap_seed: Count = 0
     """Seed of the resamples."""
-    metrics_out: Path | None = None
+    metrics_out: OutputFile | None = None
     """Write the metrics as JSON to this file."""
-    predictions_out: Path | None = None
+    predictions_out: OutputFile | None = None
     """Write the detections on each frame to this file (.json)."""
-    report: Path | None = None
+    report: OutputFolder | None = None
     """Write a report with curves and boxed pictures into this folder."""
 
     def __post_init__(self) -> None:

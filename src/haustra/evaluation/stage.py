@@ -9,6 +9,7 @@ from haustra.core.digests import digest_file, digest_group
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_json_atomic
 from haustra.core.operating_point import OperatingPoint
+from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress
 from haustra.evaluation.alarm_tier import alarm_tier
 from haustra.evaluation.bootstrap import (
@@ -56,6 +57,7 @@ def evaluate_detector(
             operating point cannot be fitted.
     """
     progress = progress or SilentProgress()
+    check_outputs(config)
     subject = _open_subject(config, detector=detector)
     if config.fit and subject.path is not None and is_onnx_path(subject.path):
         raise HaustraError(
@@ -102,6 +104,7 @@ def compare_weights(config: EvalConfig, *, progress: Progress | None = None) -> 
     progress = progress or SilentProgress()
     if config.compare is None:
         raise AssertionError("the settings name what to compare")
+    check_outputs(config)
     subjects = [_open_file(path, config=config) for path in config.compare]
     a, b = (_evaluate(each, config=config, progress=progress)[1] for each in subjects)
     if not a.metrics.num_truths:

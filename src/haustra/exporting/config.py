@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from haustra.core.checked import CheckedSettings, Whole
+from haustra.core.checked import CheckedSettings, OutputFile, Whole
 from haustra.core.errors import HaustraError, option
 
 LOWEST_OPSET, HIGHEST_OPSET = 18, 21
@@ -19,7 +19,7 @@ class ExportConfig(CheckedSettings):
 
     detector_weights: Path
     """The checkpoint to export."""
-    out: Path | None = None
+    out: OutputFile | None = None
     """The ONNX file; by default the checkpoint's path without .bin and with .onnx, or with
     .int8.onnx for --int8."""
     manifest: Path | None = None

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from haustra.captures.reader import read_runs
 from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames
-from haustra.core.checked import CheckedSettings, Share
+from haustra.core.checked import CheckedSettings, ReplacedFolder, Share
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import building_folder, link_or_copy, read_json
+from haustra.core.outputs import check_outputs
 from haustra.core.paths import StrPath
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.evaluation.predictions import Scored, check_scored, read_predictions
@@ -34,7 +35,7 @@ class ConvertConfig(CheckedSettings):
 
     to: LabelFormat
     """Format of the labels."""
-    output_root: Path
+    output_root: ReplacedFolder
     """Folder that receives images and labels."""
     captures: Path | None = None
     """Run folders with the frames of `haustra eval --predictions-out`; for such a file only."""
@@ -380,6 +381,7 @@ def convert_labels(
         HaustraError: There is no usable frame, two images have one name, or the output exists.
     """
     source = Path(source)
+    check_outputs(config, source=source)
     dataset = _read_source(source, captures=config.captures, progress=progress or SilentProgress())
     if not dataset.pictures:
         reason = dataset.problems[0] if dataset.problems else "it has no frames"

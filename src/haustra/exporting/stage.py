@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_bytes_atomic
+from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress
 from haustra.evaluation.stage import check_images_fit
 from haustra.exporting.config import ExportConfig
@@ -92,6 +93,7 @@ def export_detector(config: ExportConfig, *, progress: Progress | None = None) -
             the file exists, or the exported model does not answer like the checkpoint.
     """
     path = config.out_path
+    check_outputs(config, out=path)
     if path.exists() and not config.overwrite:
         raise HaustraError(f"{path} exists already; remove it or pass {option('overwrite', True)}")
     header, model = read_checkpoint(config.detector_weights)

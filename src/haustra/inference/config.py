@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from haustra.core.backend_names import BackendFlag
-from haustra.core.checked import CheckedSettings, Count, Share
+from haustra.core.checked import CheckedSettings, Count, OutputFile, OutputFolder, Share
 from haustra.core.errors import HaustraError, option
 from haustra.core.videos import CODEC_OF_SUFFIX
 
@@ -36,9 +36,9 @@ class InferConfig(CheckedSettings):
     infer_hold_off: Count | None = None
     """Number of frames of a run or a video that each activation is held back; by default that of
     the operating point. With 0 none is."""
-    output_root: Path | None = None
+    output_root: OutputFolder | None = None
     """Folder of the boxed pictures; by default that of the image, or FOLDER_boxed for a folder."""
-    out: Path | None = None
+    out: OutputFile | None = None
     """The boxed video; by default NAME_boxed.mp4 beside the video."""
 
     def __post_init__(self) -> None:

@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.captures.sources import ImageFolder
+from haustra.core.checked import OUTPUT_FILE
 from haustra.core.detections import Detections
 from haustra.core.drawing import PREDICTION_RGB, draw_boxes, draw_text, enlarge_for_viewing
 from haustra.core.errors import HaustraError, option
 from haustra.core.images import read_image_rgb, write_png
 from haustra.core.operating_point import AlarmFilter, is_cut
+from haustra.core.outputs import check_output, check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.inference.config import BOXED_SUFFIX, InferConfig
 from haustra.inference.detector import Detector, open_detector
@@ -143,15 +145,22 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
     folder = config.output_root or source.parent
     if source.is_dir() and config.output_root is None:
         folder = source.resolve().with_name(source.resolve().name + BOXED_SUFFIX)
+    stems = Counter(path.stem for path in images)
+    names = [path.stem if stems[path.stem] == 1 else path.name for path in images]
+    written = [folder / f"{name}{BOXED_SUFFIX}.png" for name in names]
+    check_outputs(config, output_root=folder)
+    check_output("output_root", max(written, key=lambda path: len(str(path))), kind=OUTPUT_FILE)
     detector = open_configured(config, in_time_order=is_in_time_order)
     if not source.is_dir():
         detector.operating_point = detector.operating_point.for_single_images()
     alarm = AlarmFilter(detector.operating_point)
-    stems = Counter(path.stem for path in images)
     pictures: list[BoxedPicture] = []
     unreadable: list[str] = []
-    for path in track(
-        images, progress=progress or SilentProgress(), description="infer", total=len(images)
+    for path, picture in track(
+        zip(images, written, strict=True),
+        progress=progress or SilentProgress(),
+        description="infer",
+        total=len(images),
     ):
         try:
             image = read_image_rgb(path)
@@ -159,8 +168,6 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
             unreadable.append(str(error))
             continue
         found = alarm.show(detector.detect(image, objectness=0.0), after_cut=path in after_cut)
-        name = path.stem if stems[path.stem] == 1 else path.name
-        picture = folder / f"{name}{BOXED_SUFFIX}.png"
         write_png(picture, image_rgb=draw_picture(image, found, caption=detector.caption))
         pictures.append(BoxedPicture(image=path, picture=picture, detections=found))
     if not pictures:

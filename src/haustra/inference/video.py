@@ -7,9 +7,10 @@ from typing import Any
 
 from haustra.captures.sources import SourceFrame, VideoFile
 from haustra.core.detections import Detections
-from haustra.core.errors import HaustraError, option
+from haustra.core.errors import HaustraError
 from haustra.core.frame_times import output_rate
 from haustra.core.operating_point import AlarmFilter, is_cut
+from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.core.videos import writing_video
 from haustra.inference.config import BOXED_SUFFIX, InferConfig
@@ -78,8 +79,7 @@ def infer_video(config: InferConfig, *, progress: Progress | None = None) -> Vid
     if config.video is None:
         raise AssertionError("infer_video takes settings with a video")
     out = config.out or config.video.with_name(f"{config.video.stem}{BOXED_SUFFIX}.mp4")
-    if out.exists() and out.samefile(config.video):
-        raise HaustraError(f"{option('out', out)}: expected another file than {option('video')}")
+    check_outputs(config, out=out)
     with VideoFile(config.video, setting="video") as video:
         detector = open_configured(config, in_time_order=True)
         alarm = AlarmFilter(detector.operating_point)

@@ -11,6 +11,7 @@ from haustra.core.checked import (
     Count,
     CountFromOne,
     Finite,
+    OutputFolder,
     Positive,
     SidePx,
     Whole,
@@ -31,7 +32,7 @@ class DatagenConfig(CheckedSettings):
         HaustraError: A value is out of its range; the message names the setting.
     """
 
-    output_root: Path = Path("captures")
+    output_root: OutputFolder = Path("captures")
     """Folder that receives the run folders."""
     preset: Preset = "still"
     """"still": single views, most of one polyp each, for training. "procedure": a fly-through of

@@ -28,6 +28,7 @@ from haustra.core.digests import digest_file
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import read_json, remove_abandoned
 from haustra.core.images import encode_png
+from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress
 from haustra.simulator.config import DatagenConfig
 from haustra.simulator.gate import wait_for_room
@@ -68,6 +69,7 @@ def generate_runs(config: DatagenConfig, *, progress: Progress = SILENT) -> Data
             incomplete ones are removed.
         MissingExtraError: embreex is not installed.
     """
+    check_outputs(config)
     recipe = _recipe(config)
     seeds = range(config.seed, config.seed + config.runs)
     folders = {seed: config.output_root / f"run_sim_{seed:06d}" for seed in seeds}
@@ -124,9 +126,6 @@ def _missing_runs(
     folders: dict[int, Path], *, config: DatagenConfig, recipe: dict[str, Any]
 ) -> dict[int, Path]:
     """Return the seeds and folders of the runs that have to be made."""
-    root = config.output_root
-    if root.exists() and not root.is_dir():
-        raise HaustraError(f"{option('output_root', root)}: expected a folder, found a file")
     missing = {
         seed: folder
         for seed, folder in folders.items()

@@ -13,6 +13,8 @@ from haustra.core.checked import (
     Count,
     CountFromOne,
     NonNegative,
+    OutputFile,
+    OutputFolder,
     Positive,
     ShareBetween,
     Whole,
@@ -124,7 +126,7 @@ class TrainConfig(CheckedSettings):
     """Images that are shuffled together; stream fetches as many ahead."""
     verify: bool = True
     """Check each shard's SHA-256 when it is first touched."""
-    cache_dir: Path | None = None
+    cache_dir: OutputFolder | None = None
     """Folder where stream keeps shards; ~/.cache/haustra/shards by default."""
     cache_gb: Positive = DEFAULT_CACHE_GB
     """Disk space for streamed shards; exceeded where three windows need more."""
@@ -138,9 +140,9 @@ class TrainConfig(CheckedSettings):
     """Gain of AP50-95 that counts as better."""
     log_interval: Count = 0
     """Also print a line every so many steps; 0 prints one per epoch."""
-    checkpoint_out: Path | None = None
+    checkpoint_out: OutputFile | None = None
     """The checkpoint; checkpoints/tinydet.bin or checkpoints/bigdet.bin by default."""
-    metrics_out: Path | None = None
+    metrics_out: OutputFile | None = None
     """Metrics as JSON lines; metrics.jsonl in the run folder, CHECKPOINT.run, by default."""
     save_every: str = "10m"
     """Time between two saved states, from which a training continues: 30s, 10m, 1h. Ctrl-C saves
@@ -149,9 +151,9 @@ class TrainConfig(CheckedSettings):
     """Require an interrupted training to continue. One is also continued without this flag."""
     overwrite: bool = False
     """Replace a --checkpoint-out of another kind, and discard an interrupted training."""
-    status_file: Path | None = None
+    status_file: OutputFile | None = None
     """JSON file in which other programs can read how far the training is."""
-    tensorboard: Path | None = None
+    tensorboard: OutputFolder | None = None
     """Folder for TensorBoard events (extra `tensorboard`)."""
     dry_run: bool = False
     """Check everything, take a few steps, predict time and memory, and write nothing."""

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from haustra.backends.choose import Backend, choose_backend, resolve_precision
+from haustra.core.checked import OUTPUT_FOLDER
 from haustra.core.errors import HaustraError, option
+from haustra.core.outputs import check_output, check_outputs
 from haustra.models.checkpoint import read_header
 from haustra.training.config import TrainConfig
 from haustra.warehouse.dataset import Split, Warehouse, open_warehouse
@@ -27,6 +29,9 @@ def prepare_training(config: TrainConfig) -> Prepared:
     Raises:
         HaustraError: The warehouse or a setting is wrong.
     """
+    checkpoint, metrics = config.checkpoint_path, config.metrics_path
+    check_outputs(config, checkpoint_out=checkpoint, metrics_out=metrics)
+    check_output("checkpoint_out", config.run_folder, kind=OUTPUT_FOLDER)
     _check_target(config)
     warehouse = open_warehouse(config.manifest, config=config.store_config)
     split = _open_training_split(config, warehouse=warehouse)

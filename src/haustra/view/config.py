@@ -7,7 +7,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from haustra.core.backend_names import BackendFlag
-from haustra.core.checked import CheckedSettings, Count, CountFromOne, Share, SidePx, Whole
+from haustra.core.checked import (
+    CheckedSettings,
+    Count,
+    CountFromOne,
+    OutputFolder,
+    Share,
+    SidePx,
+    Whole,
+)
 from haustra.core.errors import HaustraError, option
 
 DEFAULT_PORT = 8765
@@ -60,7 +68,7 @@ class ViewConfig(CheckedSettings):
     """Run over the source without a page, and write a run folder."""
     max_frames: CountFromOne | None = None
     """Number of frames of a headless run; by default all. Required for a live source."""
-    output_root: Path | None = None
+    output_root: OutputFolder | None = None
     """Folder that receives headless runs and recordings; recordings/ by default."""
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from haustra.core.errors import HaustraError, MissingExtraError, option
+from haustra.core.outputs import check_outputs
 from haustra.view.config import ViewConfig
 from haustra.view.feed import Feed, Shot
 from haustra.view.session import open_detectors, operating_point
@@ -310,6 +311,8 @@ def serve(
         MissingExtraError: A package is not installed.
         KeyboardInterrupt: The user ended it.
     """
+    if config.output_root or config.record:
+        check_outputs(config, output_root=config.output_root or DEFAULT_RECORDINGS)
     listening = _listen(config)
     limit_unread_time(listening)
     feed, access = build(config), _access(config)

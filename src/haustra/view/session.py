@@ -12,6 +12,7 @@ import numpy as np
 from haustra.captures.sources import Source, SourceEndedError
 from haustra.core.errors import HaustraError, option
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
+from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.inference.detector import Detector, open_detector
 from haustra.inference.heuristic import heuristic_detector
@@ -79,6 +80,7 @@ def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> Hea
     """
     if config.output_root is None:
         raise AssertionError("ViewConfig requires output_root for a headless run")
+    check_outputs(config)
     [detector] = open_detectors(config)
     caption, unreadable = detector.detector.caption, list[str]()
     num_boxes, verdicts = list[int](), Counter[str | None]()

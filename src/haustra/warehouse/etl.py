@@ -22,6 +22,7 @@ from haustra.core.allocator import keep_freed_memory
 from haustra.core.boxes import box_areas
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import move_folder, remove_abandoned
+from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.warehouse.etl_config import ETLConfig, parse_target_size, parse_threshold
 from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, WarehouseManifest, check_warehouse
@@ -258,6 +259,7 @@ def build_warehouse(config: ETLConfig, *, progress: Progress | None = None) -> E
             is wrong.
     """
     progress = progress or SilentProgress()
+    check_outputs(config)
     plan = plan_warehouse(config, progress=progress)
     folder = config.output_root / f"v{plan.version}"
     manifest_path = folder / MANIFEST_NAME

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from haustra.core.checked import CheckedSettings, CountFromOne, Share
+from haustra.core.checked import CheckedSettings, CountFromOne, OutputFolder, Share
 from haustra.core.errors import HaustraError, option
 from haustra.core.letterbox import ResizeMode
 from haustra.warehouse.splits import parse_ratios, parse_rule
@@ -15,7 +15,7 @@ class ETLConfig(CheckedSettings):
 
     captures: Path = Path("captures_filtered")
     """Capture root to read, or one run folder."""
-    output_root: Path = Path("artifacts/tensor_warehouse")
+    output_root: OutputFolder = Path("artifacts/tensor_warehouse")
     """Folder of the warehouses; the new one is its subfolder v{version}."""
     target_size: str = "384"
     """Size of the stored images in pixels: one number for a square, or WIDTHxHEIGHT."""

@@ -9,8 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from haustra.core.checked import OUTPUT_FILE
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_bytes_atomic
+from haustra.core.outputs import check_output
 from haustra.core.paths import StrPath
 from haustra.warehouse.format import resolve_manifest_path
 from haustra.warehouse.table import TABLE_SCHEMA, StoredSamples, read_rows
@@ -54,8 +56,7 @@ def export_summary(manifest: StrPath, *, out: StrPath) -> Summary:
         raise HaustraError(
             f"{option('out', out)}: expected a file name that ends in .parquet or .csv"
         )
-    if out.is_dir():
-        raise HaustraError(f"{option('out', out)} is a folder; expected a file name")
+    check_output("out", out, kind=OUTPUT_FILE)
     if out.resolve().is_relative_to(resolve_manifest_path(manifest).parent.resolve()):
         raise HaustraError(
             f"{option('out', out)} is inside the warehouse, which never changes; expected another "

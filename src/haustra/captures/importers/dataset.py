@@ -15,10 +15,11 @@ from haustra.captures.reader import slugify
 from haustra.captures.schema import RunManifest
 from haustra.captures.writer import PolypTruth, writing_run
 from haustra.core.boxes import check_box_px
-from haustra.core.checked import CheckedSettings
+from haustra.core.checked import CheckedSettings, OutputFolder
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_json_atomic
 from haustra.core.images import read_image_rgb
+from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
 
 
@@ -26,7 +27,7 @@ from haustra.core.progress import Progress, SilentProgress, track
 class ImportConfig(CheckedSettings):
     """Settings that every format of `haustra import` takes."""
 
-    output_root: Path = Path("captures")
+    output_root: OutputFolder = Path("captures")
     """Capture root that receives the run folder."""
     run_id: str | None = None
     """Name of the run; made from --dataset or the images' folder by default."""
@@ -116,6 +117,7 @@ def import_frames(
     Raises:
         HaustraError: An image or annotation cannot be read, or the run exists.
     """
+    check_outputs(config)
     run_id = config.run_id or slugify(config.dataset or images.resolve().parent.name)
     folder = config.output_root / f"run_{run_id}"
     all_notes = list(notes)
