@@ -1,10 +1,14 @@
 """Sources, detectors and feeds for the tests of the view."""
 
+import asyncio
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +143,73 @@ def write_video(path: Path, *, num_frames: int = 12, rate_hz: float = 20.0) -> N
     with writing_video(path, frame_rate_hz=rate_hz) as writer:
         for number in range(num_frames):
             writer.add(picture(0.5 + number / 40, x=2 * number))
+
+
+@contextmanager
+def reverse_proxy(
+    target_port: int,
+    *,
+    prefix: str,
+    removes_prefix: bool = False,
+    host: str | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[int]:
+    """Serve what is below a prefix from another port, websockets too; yield the proxy's port.
+
+    Args:
+        target_port: Port of loopback that requests are sent to.
+        prefix: Prefix of the paths that are passed on, such as /haustra.
+        removes_prefix: Send paths on without the prefix.
+        host: `Host` that is sent on; None for that of the request.
+        tls: Certificate, to serve https.
+    """
+
+    def rewritten(head: bytes) -> bytes | None:
+        lines = head.decode("latin-1").split("\r\n")
+        method, path, version = lines[0].split(" ")
+        if not path.startswith(f"{prefix}/"):
+            return None
+        path = path.removeprefix(prefix) if removes_prefix else path
+        headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+        headers = {"Connection": "close", **headers} | ({"Host": host} if host else {})
+        if "Upgrade" not in headers:
+            headers["Connection"] = "close"  # one request per connection
+        sent = [f"{method} {path} {version}", *(f"{k}: {v}" for k, v in headers.items())]
+        return "\r\n".join([*sent, "", ""]).encode("latin-1")
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError), closing(writer):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError), closing(writer):
+            head = rewritten(await reader.readuntil(b"\r\n\r\n"))
+            if head is None:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nanother page")
+                return
+            from_target, to_target = await asyncio.open_connection("127.0.0.1", target_port)
+            with closing(to_target):
+                to_target.write(head)
+                await asyncio.gather(pump(reader, to_target), pump(from_target, writer))
+
+    async def run() -> None:
+        stopping = asyncio.Event()
+        async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls) as server:
+            stop = partial(asyncio.get_running_loop().call_soon_threadsafe, stopping.set)
+            started.set_result((server.sockets[0].getsockname()[1], stop))
+            await stopping.wait()
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.sleep(0.1)  # transports close
+
+    started: Future[tuple[int, Callable[[], Any]]] = Future()
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    port, stop = started.result()
+    try:
+        yield port
+    finally:
+        stop()
+        thread.join()

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from haustra.simulator.live import LiveColon
 from haustra.training.config import TrainConfig
 from haustra.training.loop import train_detector
 from scenes import write_warehouse
-from viewing import free_port, until
+from viewing import free_port, reverse_proxy, until
 
 TRAINED = Path(__file__).parent / "tinydet_sim.bin"
 COLON, SIZE_PX = 22, 192  # a colon that it was not trained on, with a polyp within some seconds
@@ -69,9 +70,9 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def serving(*arguments: object) -> Iterator[str]:
-    """Run `haustra view` and yield its address."""
-    port = free_port()
+def serving(*arguments: object, port: int | None = None) -> Iterator[str]:
+    """Run `haustra view` and yield the address that it prints."""
+    port = port or free_port()
     command = [sys.executable, "-m", "haustra", "view", "--port", str(port), "--no-open-browser"]
     with subprocess.Popen(
         [*command, *map(str, arguments)], stdout=subprocess.PIPE, text=True
@@ -80,7 +81,7 @@ def serving(*arguments: object) -> Iterator[str]:
             assert process.stdout is not None
             while "Ctrl-C ends" not in (line := process.stdout.readline()):
                 assert line, "haustra view ended"
-            yield f"http://127.0.0.1:{port}/"
+            yield line.split()[-3]
         finally:
             process.terminate()
 
@@ -528,3 +529,85 @@ def test_the_training_page_without_epochs_says_what_to_do(
         assert page.locator("#empty-command").inner_text().startswith(command)
         assert not page.locator("#loss").is_visible()
         keep(page, f"training_{training_folder}")
+
+
+# Behind a reverse proxy.
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    """A certificate for localhost."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=localhost"]
+    command += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+@pytest.mark.parametrize("is_https", [False, True])
+@pytest.mark.parametrize("removes_prefix", [False, True])
+@pytest.mark.parametrize("keeps_host", [False, True])
+def test_the_page_works_behind_a_proxy_with_a_prefix(
+    browser: Browser,
+    run_folder: Path,
+    training: Path,
+    tls: ssl.SSLContext,
+    is_https: bool,
+    removes_prefix: bool,
+    keeps_host: bool,
+) -> None:
+    port = free_port()
+    with reverse_proxy(
+        port,
+        prefix="/tools/haustra",
+        removes_prefix=removes_prefix,
+        host=None if keeps_host else f"127.0.0.1:{port}",
+        tls=tls if is_https else None,
+    ) as proxy_port:
+        public = f"{'https' if is_https else 'http'}://localhost:{proxy_port}"
+        arguments = ("--source", run_folder, "--training", training.with_suffix(".run"))
+        proxied = ("--allow-host", public, "--root-path", "/tools/haustra")
+        with (
+            serving(*arguments, *proxied, port=port) as address,
+            opening(browser, address, ignore_https_errors=True) as page,
+        ):
+            assert address.startswith(f"{public}/tools/haustra/?token=")
+            until(lambda: is_ready(page))
+            number = shown(page)["frame"]
+            until(lambda: shown(page)["frame"] > number + 2)  # the websocket brings frames
+            page.keyboard.press("Space")
+            until(lambda: not shown(page)["playing"])  # and takes commands
+            assert page.evaluate("document.querySelector('header img').naturalWidth > 0")
+            page.locator("#training").click()
+            page.locator("#gallery").wait_for()
+            until(lambda: page.evaluate("document.getElementById('gallery').naturalWidth > 0"))
+            page.locator("#view").click()
+            until(lambda: is_ready(page))
+
+
+def test_a_page_of_another_site_gets_no_frame_through_a_tunnel(
+    browser: Browser, run_folder: Path
+) -> None:
+    """The tunnel is as `ssh -L` and `docker -p` make it: another port, the same bytes."""
+    port = free_port()
+    script = """port => new Promise((resolve) => {
+        const socket = new WebSocket(`ws://localhost:${port}/feed`);
+        socket.onmessage = () => resolve("a frame");
+        socket.onclose = () => resolve("refused");
+        setTimeout(() => resolve("nothing"), 20000);
+    })"""
+    with (
+        serving("--source", run_folder, port=port),
+        reverse_proxy(port, prefix="") as tunnel_port,
+        reverse_proxy(port, prefix="/nowhere") as other_port,
+        opening(browser, f"http://localhost:{tunnel_port}/") as page,
+    ):
+        until(lambda: is_ready(page))
+        assert page.evaluate(script, tunnel_port) == "a frame"
+        foreign = page.context.new_page()
+        foreign.goto(f"http://localhost:{other_port}/")
+        assert foreign.inner_text("body") == "another page"
+        assert foreign.evaluate(script, tunnel_port) == "refused"

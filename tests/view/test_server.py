@@ -20,16 +20,17 @@ from haustra.captures.reader import read_run
 from haustra.captures.sources import open_source
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import OperatingPoint
+from haustra.view.addresses import LOOPBACK, Address
 from haustra.view.commands import parse_command
 from haustra.view.config import ViewConfig
 from haustra.view.feed import Feed
 from haustra.view.guard import Access
-from haustra.view.server import PAGES, STATIC, build_app, serve
+from haustra.view.server import PAGES, STATIC, build_app, open_access, serve
 from haustra.view.training_page import TrainingFolder
 from viewing import Ticks, watched, write_pictures
 
 HOST = "127.0.0.1:8765"
-ACCESS = Access(hosts=frozenset({"127.0.0.1", "localhost"}), port=8765, token=None)
+ACCESS = Access(names=frozenset(LOOPBACK), token=None)
 
 
 @contextmanager
@@ -151,22 +152,85 @@ def test_a_page_that_does_not_acknowledge_gets_one_frame(tmp_path: Path) -> None
         ({"host": HOST}, 200),
         ({"host": "localhost:8765"}, 200),
         ({"host": "LOCALHOST:8765"}, 200),
-        ({"host": "127.0.0.1"}, 403),
-        ({"host": "127.0.0.1:80"}, 403),
+        ({"host": "127.0.0.1"}, 200),
+        ({"host": "localhost:9000"}, 200),  # ssh -L 9000:localhost:8765
+        ({"host": "[::1]:80"}, 200),
+        ({"host": "[0:0:0::1]:80"}, 200),
+        ({"host": "localhost."}, 200),
         ({"host": "evil.example:8765"}, 403),
+        ({"host": "evil.example"}, 403),
+        ({"host": "localhost.evil.example:8765"}, 403),
+        ({"host": "192.168.1.2:8765"}, 403),
+        ({"host": "http://localhost:8765"}, 403),
         ({"host": "127.0.0.1:8765@evil.example"}, 403),
         ({"host": "127.0.0.1:8765/x"}, 403),
         ({"host": "127.0.0.1:99999999"}, 403),
         ({"host": "[::1"}, 403),
         ({"host": ""}, 403),
         ({"host": HOST, "origin": f"http://{HOST}"}, 200),
-        ({"host": HOST, "origin": f"https://{HOST}"}, 403),
+        ({"host": HOST, "origin": f"https://{HOST}"}, 200),  # behind a proxy that keeps the Host
+        ({"host": "localhost:9000", "origin": "http://localhost:9000"}, 200),
+        ({"host": "localhost", "origin": "http://localhost"}, 200),
+        ({"host": "localhost:80", "origin": "http://localhost"}, 200),
+        ({"host": "localhost:443", "origin": "https://localhost"}, 200),
+        ({"host": "[::1]:9000", "origin": "http://[::1]:9000"}, 200),
+        ({"host": HOST, "origin": "http://localhost:3000"}, 403),  # another server of this machine
+        ({"host": "localhost:8765", "origin": "http://localhost:3000"}, 403),
+        ({"host": "localhost:443", "origin": "http://localhost"}, 403),
+        ({"host": HOST, "origin": "http://localhost:8765"}, 403),
+        ({"host": HOST, "origin": HOST}, 403),
+        ({"host": HOST, "origin": f"ftp://{HOST}"}, 403),
         ({"host": HOST, "origin": "http://evil.example"}, 403),
+        ({"host": "evil.example", "origin": "http://evil.example"}, 403),
         ({"host": HOST, "origin": "null"}, 403),
+        ({"host": HOST, "origin": ""}, 403),
     ],
 )
 def test_host_and_origin(tmp_path: Path, headers: dict[str, str], status: int) -> None:
-    with client(tmp_path) as page:
+    check_answers(tmp_path, headers, status)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "headers", "status"),
+    [
+        ("colon.example", {"host": "colon.example"}, 200),
+        ("colon.example", {"host": "Colon.Example:8443"}, 200),
+        ("Colon.Example.", {"host": "colon.example"}, 200),
+        ("colon.example", {"host": "localhost:9000"}, 200),
+        ("colon.example", {"host": "x.colon.example"}, 403),
+        ("colon.example", {"host": "colon.example.evil.example"}, 403),
+        ("darm-prüfung.example", {"host": "xn--darm-prfung-zhb.example"}, 200),
+        ("[fd00:0::5]", {"host": "[fd00::5]:8765"}, 200),
+        # A proxy keeps the Host, removes its port, or replaces it.
+        ("colon.example", {"host": "colon.example", "origin": "https://colon.example"}, 200),
+        ("colon.example", {"host": "colon.example:9", "origin": "http://colon.example:9"}, 200),
+        ("colon.example:9", {"host": "colon.example", "origin": "https://colon.example:9"}, 200),
+        ("colon.example", {"host": HOST, "origin": "https://colon.example"}, 200),
+        ("colon.example", {"host": HOST, "origin": "http://colon.example"}, 200),
+        ("https://colon.example", {"host": HOST, "origin": "https://colon.example"}, 200),
+        ("https://colon.example:443", {"host": HOST, "origin": "https://colon.example"}, 200),
+        # Another page.
+        ("https://colon.example", {"host": HOST, "origin": "http://colon.example"}, 403),
+        ("colon.example", {"host": HOST, "origin": "https://colon.example:8443"}, 403),
+        ("colon.example", {"host": "colon.example", "origin": "http://colon.example:9"}, 403),
+        ("colon.example", {"host": "colon.example", "origin": "https://evil.example"}, 403),
+        ("colon.example", {"host": "evil.example", "origin": "https://colon.example"}, 403),
+        ("colon.example", {"host": "colon.example", "origin": "null"}, 403),
+    ],
+)
+def test_an_allowed_host(
+    tmp_path: Path, allowed: str, headers: dict[str, str], status: int
+) -> None:
+    address = Address.parse(ViewConfig(allow_host=(allowed,)).allow_host[0])
+    assert address
+    access = Access(names=frozenset(LOOPBACK), public=(address,), token=None)
+    check_answers(tmp_path, headers, status, access=access)
+
+
+def check_answers(
+    tmp_path: Path, headers: dict[str, str], status: int, *, access: Access = ACCESS
+) -> None:
+    with client(tmp_path, access=access) as page:
         assert page.get("/", headers=headers).status_code == status
         if status == 200:
             with page.websocket_connect(f"ws://{HOST}/feed", headers=headers) as websocket:
@@ -181,7 +245,7 @@ def test_host_and_origin(tmp_path: Path, headers: dict[str, str], status: int) -
 
 
 def test_beyond_loopback_the_token_is_required(tmp_path: Path) -> None:
-    access = Access(hosts=frozenset({"127.0.0.1"}), port=8765, token="secret")
+    access = Access(names=frozenset({"127.0.0.1"}), token="secret")
     with client(tmp_path, access=access) as page:
         for path in ("/", "/static/view.js", "/training/values", "/?token=wrong", "/?token="):
             assert page.get(path).status_code == 403, path
@@ -194,6 +258,71 @@ def test_beyond_loopback_the_token_is_required(tmp_path: Path) -> None:
         assert page.get("/static/view.js").status_code == 200  # by the cookie
         with page.websocket_connect(f"ws://{HOST}/feed?token=secret") as websocket:
             next_frame(websocket)
+
+
+@pytest.mark.parametrize("sent", ["/haustra", "", "/"])
+@pytest.mark.parametrize("root_path", ["/haustra", "/haustra/", "/tools/haustra"])
+def test_a_prefix_may_be_removed_on_the_way_or_not(
+    tmp_path: Path, root_path: str, sent: str
+) -> None:
+    root = ViewConfig(root_path=root_path).root_path
+    access = Access(names=frozenset({"127.0.0.1"}), root_path=root, token="secret")
+    sent = sent.replace("/haustra", root)
+    with client(tmp_path, access=access) as page:
+        answer = page.get(f"{sent}/?token=secret")
+        assert f'<base href="{root}/">' in answer.text
+        assert answer.headers["set-cookie"].endswith(f"; Path={root}")
+        for path in ("/training", "/static/view.js", "/training/values"):
+            assert page.get(f"http://{HOST}{sent}{path}?token=secret").status_code == 200
+        assert page.get(f"{root}x/training?token=secret").status_code == 404
+        with page.websocket_connect(f"ws://{HOST}{sent}/feed?token=secret") as websocket:
+            next_frame(websocket)
+        page.cookies.clear()
+        with pytest.raises(WebSocketDisconnect), page.websocket_connect(f"ws://{HOST}{sent}/feed"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("host", "values", "expected"),
+    [
+        ("127.0.0.1", {}, "http://127.0.0.1:{port}/"),
+        ("localhost", {}, "http://localhost:{port}/"),
+        ("::1", {}, "http://[::1]:{port}/"),
+        ("0.0.0.0", {}, "http://127.0.0.1:{port}/?token={token}"),
+        ("0", {}, "http://127.0.0.1:{port}/?token={token}"),
+        ("::", {}, "http://127.0.0.1:{port}/?token={token}"),
+        ("127.0.0.1", {"root_path": "/haustra"}, "http://127.0.0.1:{port}/haustra/?token={token}"),
+        ("127.0.0.1", {"allow_host": ["colon.example"]}, "https://colon.example/?token={token}"),
+        ("::1", {"allow_host": ["a.example:8443", "b"]}, "https://a.example:8443/?token={token}"),
+        ("127.0.0.1", {"allow_host": ["http://intra"]}, "http://intra/?token={token}"),
+        ("127.0.0.1", {"allow_host": ["localhost:90"]}, "http://localhost:90/?token={token}"),
+        ("0.0.0.0", {"allow_host": ["lab-pc"]}, "http://lab-pc:{port}/?token={token}"),
+        ("0.0.0.0", {"allow_host": ["[fd00::5]:90"]}, "http://[fd00::5]:90/?token={token}"),
+        (
+            "0.0.0.0",
+            {"allow_host": ["colon.example"], "root_path": "/haustra"},
+            "https://colon.example/haustra/?token={token}",
+        ),
+    ],
+)
+def test_the_printed_address(host: str, values: dict[str, Any], expected: str) -> None:
+    if ":" in host and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listening:
+        port = listening.getsockname()[1]
+        config = ViewConfig(host=host, port=port, **values)
+        access, address = open_access(config, listening)
+    assert address == expected.format(port=port, token=access.token)
+    assert (access.token is None) == ("{token}" not in expected)
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 GOOD = [

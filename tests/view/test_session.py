@@ -47,6 +47,21 @@ from viewing import bright_detector, write_pictures
         ),
         ({"model": "tiny"}, "model='tiny': expected detector_weights with it"),
         ({"compare": Path("b.bin")}, "compare='b.bin': expected detector_weights with it"),
+        *[
+            (
+                {"allow_host": ["good.example", name]},
+                f"allow_host={name!r}: expected NAME, NAME:PORT or https://NAME",
+            )
+            for name in ("", "*", "*.example", "a..b", "ws://a", "https://a/b", "a:99999", "u@a")
+        ],
+        *[
+            (
+                {"root_path": path},
+                f"root_path={path!r}: expected a path such as /haustra that does not begin with "
+                "/feed, /static or /training",
+            )
+            for path in ("haustra", "//a", "/../a", '/"><script>', "/a b", "/static", "/feed/x")
+        ],
     ],
 )
 def test_settings_that_contradict_are_refused(values: dict[str, Any], message: str) -> None:
@@ -68,6 +83,11 @@ def test_a_threshold_of_the_user_is_not_reported_as_fitted() -> None:
     }
     changed = operating_point(ViewConfig(infer_obj_thresh=0.7), detector, in_time_order=True)
     assert (changed.objectness, changed.fitted) == (0.7, None)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/haustra", "/haustra/", "/training-room/v1.2/"])
+def test_a_root_path_has_no_last_slash(path: str) -> None:
+    assert ViewConfig(root_path=path).root_path == path.rstrip("/")
 
 
 def test_settings_take_paths_as_text() -> None:

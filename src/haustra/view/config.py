@@ -1,5 +1,6 @@
 """Settings of `haustra view`. Imports nothing heavy: flags and help are built from it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,8 +18,10 @@ from haustra.core.checked import (
     Whole,
 )
 from haustra.core.errors import HaustraError, option
+from haustra.view.addresses import Address
 
 DEFAULT_PORT = 8765
+_ROOT_PATH = re.compile(r"(?!/(?:feed|static|training)(?:/|$))(?:/\w[\w.~-]*)*", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,12 @@ class ViewConfig(CheckedSettings):
     printed."""
     port: Annotated[Whole, Field(ge=1, le=65535)] = DEFAULT_PORT
     """Port to listen on."""
+    allow_host: tuple[str, ...] = ()
+    """Address under which a proxy serves the page, as NAME, NAME:PORT or https://NAME; can be
+    repeated. With one, the page requires the token that is printed."""
+    root_path: str = ""
+    """Path under which a proxy serves the page, such as /haustra, whether the proxy removes it or
+    not. With one, the page requires the token that is printed."""
     training: Path | None = None
     """Run folder of a training to show at /training; by default the one beside the weights."""
     open_browser: bool = True
@@ -78,6 +87,18 @@ class ViewConfig(CheckedSettings):
                 f"{option('max_frames', self.max_frames)}: expected {option('headless', True)} "
                 "with it; the page runs until Ctrl-C"
             )
+        for name in self.allow_host:
+            if Address.parse(name) is None:
+                raise HaustraError(
+                    f"{option('allow_host', name)}: expected NAME, NAME:PORT or https://NAME"
+                )
+        root_path = self.root_path.rstrip("/")
+        if not _ROOT_PATH.fullmatch(root_path):
+            raise HaustraError(
+                f"{option('root_path', self.root_path)}: expected a path such as /haustra that "
+                "does not begin with /feed, /static or /training"
+            )
+        object.__setattr__(self, "root_path", root_path)
         if self.headless:
             self._check_headless()
         if self.detector_weights is None:

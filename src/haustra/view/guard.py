@@ -2,7 +2,6 @@
 
 import secrets
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
@@ -10,10 +9,11 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from haustra.view.addresses import Address
+
 COOKIE = "haustra_token"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SECURITY_HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; "
+    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; base-uri 'self'; "
     "frame-ancestors 'none'; form-action 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -25,9 +25,12 @@ SECURITY_HEADERS = {
 class Access:
     """Requirements of a request."""
 
-    hosts: frozenset[str]
-    """Names and addresses, without port, that `Host` and `Origin` may have."""
-    port: int
+    names: frozenset[str]
+    """Names and addresses that `Host` may have, with any port: a tunnel changes the port."""
+    public: tuple[Address, ...] = ()
+    """Addresses that `Host` and `Origin` may have besides."""
+    root_path: str = ""
+    """Prefix of every path, such as /haustra; a proxy may have removed it."""
     token: str | None
     """Required in the query or the cookie; None on loopback."""
 
@@ -37,7 +40,7 @@ class Guard:
 
     A page of another site that is open in the user's browser can neither read nor command: its
     requests carry its own `Origin`. If it gives its name our address (DNS rebinding), they carry
-    its own `Host`.
+    its own `Host`. Requests that pass lose the root path.
     """
 
     def __init__(self, app: ASGIApp, *, access: Access) -> None:
@@ -51,7 +54,11 @@ class Guard:
         connection = HTTPConnection(scope)
         problem = self._problem(connection)
         if problem is None:
-            await self._app(scope, receive, self._adding_headers(send, connection))
+            path, root = scope["path"], self._access.root_path
+            if f"{path}/".startswith(f"{root}/"):
+                path = path[len(root) :]
+            inner = {**scope, "path": "/" + path.lstrip("/")}
+            await self._app(inner, receive, self._adding_headers(send, connection))
         elif scope["type"] == "websocket":
             await WebSocketClose(code=1008, reason=problem)(scope, receive, send)
         else:
@@ -59,28 +66,39 @@ class Guard:
             await refusal(scope, receive, send)
 
     def _problem(self, connection: HTTPConnection) -> str | None:
-        hosts = connection.headers.getlist("host")
-        if len(hosts) != 1 or not self._is_ours(hosts[0]):
-            return "this address is not served under that Host"
-        for origin in connection.headers.getlist("origin"):
-            scheme, _, netloc = origin.partition("://")
-            if scheme != "http" or not self._is_ours(netloc):
-                return "pages of another Origin may not talk to this one"
-        wanted = self._access.token
+        access, hosts = self._access, connection.headers.getlist("host")
+        host = Address.parse(hosts[0]) if len(hosts) == 1 else None
+        names = access.names.union(address.name for address in access.public)
+        if host is None or host.scheme or host.name not in names:
+            return "this address is not served under that Host; --allow-host NAME permits a name"
+        for text in connection.headers.getlist("origin"):
+            origin = Address.parse(text)
+            if origin is None or not self._is_allowed(origin, host=host):
+                return (
+                    "pages of another Origin may not talk to this one; --allow-host NAME:PORT "
+                    "permits one"
+                )
+        wanted = access.token
         if wanted is not None:
             given = [*connection.query_params.getlist("token"), connection.cookies.get(COOKIE, "")]
             if not any(secrets.compare_digest(text.encode(), wanted.encode()) for text in given):
                 return "open the address with the token that `haustra view` printed"
         return None
 
-    def _is_ours(self, netloc: str) -> bool:
-        try:
-            parts = urlsplit(f"//{netloc}")
-            port = 80 if parts.port is None else parts.port
-        except ValueError:
+    def _is_allowed(self, origin: Address, *, host: Address) -> bool:
+        """Return whether an origin is the page's: that of the request, or a public address."""
+        if origin.scheme is None:
             return False
-        is_plain = parts.username is None and not parts.path
-        return is_plain and parts.hostname in self._access.hosts and port == self._access.port
+        port = origin.port_of(origin.scheme)
+        if (origin.name, port) == (host.name, host.port_of(origin.scheme)):
+            return True
+        # A proxy may have replaced the Host, or removed its port.
+        return any(
+            origin.name == public.name
+            and public.scheme in (None, origin.scheme)
+            and port == public.port_of(origin.scheme)
+            for public in self._access.public
+        )
 
     def _adding_headers(self, send: Send, connection: HTTPConnection) -> Send:
         async def sending(message: Message) -> None:
@@ -88,8 +106,8 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 headers.update(SECURITY_HEADERS)
                 if self._access.token is not None and "token" in connection.query_params:
-                    cookie = f"{COOKIE}={self._access.token}; HttpOnly; SameSite=Strict; Path=/"
-                    headers.append("set-cookie", cookie)
+                    cookie = f"{COOKIE}={self._access.token}; HttpOnly; SameSite=Strict"
+                    headers.append("set-cookie", f"{cookie}; Path={self._access.root_path or '/'}")
             await send(message)
 
         return sending

@@ -17,11 +17,13 @@ import time
 import webbrowser
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from haustra.core.errors import HaustraError, MissingExtraError, option
 from haustra.core.outputs import check_outputs
+from haustra.view.addresses import LOOPBACK, Address, plain_name
 from haustra.view.config import ViewConfig
 from haustra.view.feed import Feed, Shot
 from haustra.view.session import open_detectors, operating_point
@@ -39,7 +41,7 @@ except ImportError:
 
 from haustra.view.commands import MAX_BYTES, parse_command
 from haustra.view.connections import TimedProtocol, limit_unread_time
-from haustra.view.guard import LOOPBACK, Access, Guard
+from haustra.view.guard import Access, Guard
 from haustra.view.training_page import TrainingFolder
 
 DEFAULT_RECORDINGS = Path("recordings")
@@ -103,6 +105,9 @@ def frame_message(shot: Shot, *, round_trip_s: float = 0.0) -> bytes:
 def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starlette:
     """Build the ASGI app of the page."""
     files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in MIME}
+    if access.root_path:  # URLs in the pages are relative; the page's own may lack the last slash
+        base = f'<head>\n<base href="{access.root_path}/">'.encode()
+        files |= {name: files[name].replace(b"<head>", base) for name in PAGES.values()}
     pages: set[_Page] = set()
     timeline = _Timeline(feed)
 
@@ -248,16 +253,24 @@ def _listen(config: ViewConfig) -> socket.socket:
     )
 
 
-def _access(config: ViewConfig) -> Access:
-    if config.host in LOOPBACK:
-        return Access(hosts=frozenset(LOOPBACK), port=config.port, token=None)
-    names = {config.host, *LOOPBACK}
-    if config.host in ("0.0.0.0", "::"):  # noqa: S104 - what the user asked for
+def open_access(config: ViewConfig, listening: socket.socket) -> tuple[Access, str]:
+    """Return who may open the page, and the URL to open it at."""
+    ip = ip_address(listening.getsockname()[0])
+    names, host = {plain_name(config.host), *LOOPBACK}, config.host
+    if ip.is_unspecified:
         own_name = socket.gethostname()
         names.add(own_name.lower())
         with suppress(OSError):
             names |= {str(entry[4][0]) for entry in socket.getaddrinfo(own_name, None)}
-    return Access(hosts=frozenset(names), port=config.port, token=secrets.token_urlsafe(24))
+        host = "127.0.0.1" if ip.version == 4 or socket.has_dualstack_ipv6() else "::1"
+    public = tuple(filter(None, map(Address.parse, config.allow_host)))
+    is_open = config.host in LOOPBACK and not public and not config.root_path
+    token = None if is_open else secrets.token_urlsafe(24)
+    own = Address(scheme="http", name=host, port=config.port)
+    is_proxied = config.host in LOOPBACK or bool(config.root_path)
+    opened = public[0].completed(own, is_proxied=is_proxied) if public else own
+    access = Access(names=frozenset(names), public=public, root_path=config.root_path, token=token)
+    return access, opened.url(f"{config.root_path}/{f'?token={token}' if token else ''}")
 
 
 class _Server(uvicorn.Server):
@@ -315,10 +328,7 @@ def serve(
         check_outputs(config, output_root=config.output_root or DEFAULT_RECORDINGS)
     listening = _listen(config)
     limit_unread_time(listening)
-    feed, access = build(config), _access(config)
-    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host  # noqa: S104
-    query = f"?token={access.token}" if access.token else ""
-    address = f"http://{f'[{host}]' if ':' in host else host}:{config.port}/{query}"
+    feed, (access, address) = build(config), open_access(config, listening)
 
     def started() -> None:
         if config.detector_weights is None:

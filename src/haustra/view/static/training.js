@@ -1,6 +1,6 @@
 // Follows the run folder of a training: loss, average precision, validation images.
 
-import { resolve } from "/static/timeline.js";
+import { resolve } from "./timeline.js";
 
 const element = (id) => document.getElementById(id);
 const EVERY_MS = 2000;
@@ -8,7 +8,7 @@ let gallery = null;
 
 async function follow() {
   try {
-    const values = await (await fetch(`/training/values${location.search}`)).json();
+    const values = await (await fetch(`training/values${location.search}`)).json();
     show(values);
     element("state").classList.remove("lost");
   } catch {
@@ -35,7 +35,7 @@ function show({ folder, exists, epochs, num_epochs: numEpochs, seconds_ago: seco
   if (stamp !== null && stamp !== gallery) {
     gallery = stamp;
     const mark = location.search ? `${location.search}&` : "?";
-    element("gallery").src = `/training/gallery${mark}at=${stamp}`;
+    element("gallery").src = `training/gallery${mark}at=${stamp}`;
   }
 }
 
@@ -111,5 +111,5 @@ function drawChart(canvas, title, lines, top = null) {
   });
 }
 
-element("view").href = `/${location.search}`;
+element("view").href = `./${location.search}`;
 follow();

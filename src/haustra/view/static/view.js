@@ -1,6 +1,6 @@
 // The page: draws each frame with the boxes that came with it, and sends commands to the feed.
 
-import { drawTimeline, frameAt } from "/static/timeline.js";
+import { drawTimeline, frameAt } from "./timeline.js";
 
 const element = (id) => document.getElementById(id);
 const query = location.search; // holds the token, if there is one
@@ -26,7 +26,9 @@ function ask(command) {
 }
 
 function connect() {
-  socket = new WebSocket(`ws://${location.host}/feed${query}`);
+  const feed = new URL(`feed${query}`, document.baseURI);
+  feed.protocol = feed.protocol.replace("http", "ws"); // wss if the page is https
+  socket = new WebSocket(feed);
   socket.binaryType = "arraybuffer";
   socket.onmessage = (event) => (typeof event.data === "string" ? takeText(event.data) : takeFrame(event.data));
   socket.onopen = () => { lastNotice = null; element("state").classList.remove("lost"); };
@@ -293,7 +295,7 @@ function scrub(event) {
   ask({ do: "seek", frame: frameAt(strip, timeline, event.offsetX) });
 }
 
-element("training").href = `/training${query}`;
+element("training").href = `training${query}`;
 new ResizeObserver(showTimeline).observe(strip);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTimeline);
 connect();
