@@ -28,8 +28,10 @@ def message_for(**paths: object) -> str:
 def test_new_and_existing_outputs_pass_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text("{}")
     (tmp_path / "report").mkdir()
+    before = tmp_path.stat().st_mtime_ns
     check_outputs(Settings(metrics_out=tmp_path / "old.json", report=tmp_path / "report"))
     check_outputs(Settings(metrics_out=tmp_path / "a/b/new.json", report=tmp_path / "c/../d"))
+    assert tmp_path.stat().st_mtime_ns == before
     assert files_in(tmp_path) == {"old.json": b"{}"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old.json", "report"]
 

@@ -6,6 +6,7 @@ Settings declare such paths as `OutputFile` and `OutputFolder`; their other path
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,13 @@ def _problem_of(path: Path, *, kind: Output) -> str | None:
     place = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
     if not place.is_dir():
         return f"cannot be written: {place} is not a folder; choose another place"
+    before = place.stat()
     with tempfile.TemporaryDirectory(prefix=".haustra.", dir=place) as temporary:
         inside = Path(temporary) / folder.relative_to(place)
         inside.mkdir(parents=True, exist_ok=True)
         temporary_sibling(inside / path.name).write_bytes(_PROBE)
+    with suppress(OSError):  # only an owner may set the times
+        os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
     return None
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from haustra.core.errors import HaustraError, option
@@ -31,6 +31,7 @@ from haustra.warehouse.format import (
     check_manifest,
     read_manifest,
 )
+from haustra.warehouse.parquet import read_parquet
 from haustra.warehouse.remote import Folder, Location, RemoteFolder, parse_location
 from haustra.warehouse.shard_stores import Sample, ShardCache, ShardStore, StoreConfig
 
@@ -182,7 +183,7 @@ class Warehouse:
         if name not in SPLIT_NAMES:
             raise HaustraError(f"{option('split', name)}: expected {', '.join(SPLIT_NAMES)}")
         manifest = self.manifest
-        rows = self.table.filter(pa.compute.equal(self.table.column("split"), name))
+        rows = self.table.filter(pc.equal(self.table.column("split"), name))
         entries = [entry for entry in manifest.shards if entry.split == name]
         if isinstance(self.location, Folder):
             for entry in entries:
@@ -230,7 +231,7 @@ def open_warehouse(manifest: StrPath, *, config: StoreConfig | None = None) -> W
     return Warehouse(
         location=location,
         manifest=checked,
-        table=pq.read_table(pa.BufferReader(table_data)),
+        table=read_parquet(table_data),
         config=config,
         cache=ShardCache(config.cache_dir, capacity_bytes=config.cache_gb * 1e9),
     )

@@ -3,13 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from haustra.captures.validation import CheckedLabel, ValidationSummary
 from haustra.core.digests import digest_file
 from haustra.core.errors import HaustraError
-from haustra.core.files import write_text_atomic, writing_file
+from haustra.core.files import write_bytes_atomic, write_text_atomic
 from haustra.warehouse.etl_config import parse_target_size
 from haustra.warehouse.format import (
     CLASS_NAMES,
@@ -26,6 +23,7 @@ from haustra.warehouse.format import (
     WarehouseManifest,
     manifest_to_text,
 )
+from haustra.warehouse.parquet import parquet_bytes
 from haustra.warehouse.plan import (
     Building,
     Outcome,
@@ -114,8 +112,7 @@ def write_index(building: Building, *, entries: Mapping[str, ShardEntry]) -> War
             f"{config.captures}: none of {len(plan.frames)} frames is usable; the first problem: "
             f"{(reasons or ['every label says that no image was taken'])[0]}"
         )
-    with writing_file(folder / TABLE_NAME) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=TABLE_SCHEMA), temporary)
+    write_bytes_atomic(folder / TABLE_NAME, data=parquet_bytes(rows, schema=TABLE_SCHEMA))
     left_out = Counter(plan.assignment.split_of_group[frame.group_id] for frame in plan.left_out)
     splits = {
         name: SplitCounts(**count_rows(rows, split=name), empty_left_out=left_out[name])

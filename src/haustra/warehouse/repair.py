@@ -6,8 +6,6 @@ warehouse that the manifest describes, to the byte, or nothing changes.
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from haustra.captures.reader import read_runs
 from haustra.core.errors import HaustraError, option
 from haustra.core.paths import StrPath
@@ -22,6 +20,7 @@ from haustra.warehouse.format import (
     read_manifest,
     resolve_manifest_path,
 )
+from haustra.warehouse.parquet import read_parquet
 from haustra.warehouse.plan import plan_warehouse
 from haustra.warehouse.splits import SplitAssignment
 
@@ -56,7 +55,7 @@ def _assignment_in_table(manifest_path: Path, *, manifest: WarehouseManifest) ->
             f"run `haustra etl` with the same {option('split_file')}, which makes only what is "
             "broken"
         )
-    columns = pq.read_table(path, columns=["group_id", "split"]).to_pydict()
+    columns = read_parquet(path.read_bytes(), columns=["group_id", "split"]).to_pydict()
     split_of_group: dict[str, SplitName] = dict(
         zip(columns["group_id"], columns["split"], strict=True)
     )

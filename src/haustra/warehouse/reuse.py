@@ -24,7 +24,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from haustra.captures.validation import CheckedFrame, CheckedLabel, FrameProblem, check_label
@@ -34,6 +33,7 @@ from haustra.core.errors import HaustraError
 from haustra.core.files import link_or_copy, read_json, write_json_atomic
 from haustra.core.progress import track
 from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, Strict, find_damage, read_manifest
+from haustra.warehouse.parquet import read_parquet
 from haustra.warehouse.plan import Building, Outcome, ShardPlan, WarehousePlan, check_planned_frame
 
 STAGING_NAME = ".staging"
@@ -60,7 +60,7 @@ def _finished_in_version(manifest_path: Path, *, contents: set[str]) -> list[Fin
         return []
     columns = ["shard", "sample_id", "source_width", "source_height"]
     sizes: dict[str, dict[str, tuple[int, int]]] = {file: {} for file in entries}
-    for row in pq.read_table(table_path, columns=columns).to_pylist():
+    for row in read_parquet(table_path.read_bytes(), columns=columns).to_pylist():
         if row["shard"] in sizes:
             sizes[row["shard"]][row["sample_id"]] = (row["source_width"], row["source_height"])
     return [

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from haustra.core.checked import OUTPUT_FILE
 from haustra.core.errors import HaustraError, option
@@ -15,6 +14,7 @@ from haustra.core.files import write_bytes_atomic
 from haustra.core.outputs import check_output
 from haustra.core.paths import StrPath
 from haustra.warehouse.format import resolve_manifest_path
+from haustra.warehouse.parquet import parquet_bytes
 from haustra.warehouse.table import TABLE_SCHEMA, StoredSamples, read_rows
 
 BOXES_TYPE = pa.list_(pa.list_(pa.float64()))
@@ -74,9 +74,7 @@ def export_summary(manifest: StrPath, *, out: StrPath) -> Summary:
         }
         rows.append(row | stored_boxes)
     if out.suffix == ".parquet":
-        data = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, schema=SUMMARY_SCHEMA), data)
-        write_bytes_atomic(out, data=data.getvalue())
+        write_bytes_atomic(out, data=parquet_bytes(rows, schema=SUMMARY_SCHEMA))
     else:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=SUMMARY_SCHEMA.names, lineterminator="\n")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from haustra.core.paths import StrPath
@@ -24,6 +23,7 @@ from haustra.warehouse.format import (
     read_manifest,
     resolve_manifest_path,
 )
+from haustra.warehouse.parquet import read_parquet
 from haustra.warehouse.shard_file import read_layout
 from haustra.warehouse.shard_stores import map_file
 from haustra.warehouse.table import TABLE_SCHEMA, Row, count_rows
@@ -53,7 +53,7 @@ def _read_table(path: Path, *, name: str) -> tuple[list[Row] | None, list[str]]:
     if not path.is_file():
         return None, []
     try:
-        table = pq.read_table(path)
+        table = read_parquet(path.read_bytes())
     except (pa.ArrowException, OSError):
         return None, [f"{name}: it is not a Parquet file; its rows are not compared"]
     problems = []
