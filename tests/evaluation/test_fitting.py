@@ -18,7 +18,8 @@ from haustra.evaluation.frames import open_captures
 from haustra.evaluation.metrics import box_metrics, threshold_metrics
 from haustra.inference.checkpoint_detector import store_operating_point
 from haustra.inference.detector import open_detector
-from haustra.models.checkpoint import read_checkpoint, read_header, weights_digest
+from haustra.models.checkpoint import read_checkpoint, read_header
+from haustra.models.tensor_file import weights_digest
 from scenes import write_captures, write_warehouse
 from scored_boxes import found, frame, random_scene, truth_of
 

@@ -30,8 +30,9 @@ from haustra.exporting.quantize import float_nodes, quantize_detector
 from haustra.exporting.stage import export_detector
 from haustra.inference.detector import open_detector
 from haustra.inference.onnx_detector import open_onnx
-from haustra.models.checkpoint import read_checkpoint, weights_digest, write_checkpoint
+from haustra.models.checkpoint import read_checkpoint, write_checkpoint
 from haustra.models.detector import ModelKind, SlotDetector
+from haustra.models.tensor_file import weights_digest
 from haustra.warehouse.dataset import Split, open_split
 from haustra.warehouse.format import SplitName
 from scenes import write_warehouse

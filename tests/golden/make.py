@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from checkpoints import golden_images
 from haustra.core.digests import digest_bytes
-from haustra.models.checkpoint import CheckpointHeader, weights_digest, write_checkpoint
+from haustra.models.checkpoint import CheckpointHeader, write_checkpoint
 from haustra.models.detector import ModelConfig, ModelKind, build_model
 from haustra.models.predict import predict_slots
+from haustra.models.tensor_file import weights_digest
 from haustra.warehouse.dataset import open_split
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig

@@ -1,3 +1,4 @@
+import json
 import pickle
 import re
 from dataclasses import replace
@@ -7,16 +8,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from damages import reading_of_damaged
 from haustra.core.errors import HaustraError
 from haustra.models.checkpoint import (
     CheckpointHeader,
     check_kind,
     read_checkpoint,
     read_header,
-    weights_digest,
     write_checkpoint,
 )
 from haustra.models.detector import ModelKind, SlotDetector, build_model, default_config
+from haustra.models.tensor_file import weights_digest
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "format_v3"
 
 
 def write_untrained(path: Path, *, kind: ModelKind = "tiny", seed: int = 0) -> SlotDetector:
@@ -145,3 +149,67 @@ def test_a_header_that_does_not_describe_a_detector_is_refused(tmp_path: Path) -
     write_checkpoint(path, header=header, state={})
     with pytest.raises(HaustraError, match=re.escape(f"{path} has a damaged header: ")):
         read_checkpoint(path)
+
+
+def test_a_hole_of_zeros_in_the_weights_is_found_and_the_header_is_still_read(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "c.bin"
+    write_untrained(path)
+    data = bytearray(path.read_bytes())
+    data[-8192:-4096] = bytes(4096)
+    path.write_bytes(data)
+    with pytest.raises(HaustraError) as caught:
+        read_checkpoint(path)
+    assert str(caught.value) == (
+        f"{path} is damaged: its weights do not have the SHA-256 in 'weights_sha256'; use another "
+        "copy of it, or train it again"
+    )
+    assert read_header(path).kind_name == "tinydet"
+
+
+def test_a_threshold_that_was_changed_in_the_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "c.bin"
+    write_untrained(path)
+    data = path.read_bytes()
+    place = rb"objectness\": 0.3"
+    assert data.count(place) == 1
+    path.write_bytes(data.replace(place, rb"objectness\": 0.9"))
+    for read in (read_header, read_checkpoint):
+        with pytest.raises(HaustraError, match="is damaged: its header does not have the SHA-256"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [
+        (2, "use the haustra that wrote it, or train it again"),
+        (4, "a newer haustra wrote it, so update haustra"),
+        ("x", "use the haustra that wrote it, or train it again"),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_refused_naming_both(
+    tmp_path: Path, version: object, remedy: str
+) -> None:
+    path = tmp_path / "c.bin"
+    header = {"format": "haustra-checkpoint", "format_version": version}
+    save_file({}, path, metadata={"haustra": json.dumps(header)})
+    with pytest.raises(HaustraError) as caught:
+        read_checkpoint(path)
+    assert str(caught.value) == (
+        f"{path} has haustra-checkpoint version {version!r}; this haustra reads version 3; {remedy}"
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_checkpoint_is_refused_in_one_line_or_has_the_same_content(
+    tmp_path: Path, seed: int
+) -> None:
+    original = GOLDEN / "tinydet.bin"
+
+    def read(path: Path) -> tuple[CheckpointHeader, str]:
+        header, model = read_checkpoint(path)
+        return header, weights_digest(model.state_dict())
+
+    damage, found = reading_of_damaged(original, copy=tmp_path / "c.bin", seed=seed, read=read)
+    assert found in (None, read(original)), damage

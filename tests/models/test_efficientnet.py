@@ -1,5 +1,4 @@
 import copy
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from torch.nn import functional
 
 from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.models import efficientnet
-from haustra.models.checkpoint import CheckpointHeader, read_header, write_checkpoint
 from haustra.models.detector import build_model, default_config
 from haustra.models.efficientnet import EfficientNetLite0, SamePadConv
 
@@ -103,27 +101,6 @@ def test_maps_have_the_strides_8_16_and_32() -> None:
         maps = build_model(config).backbone(torch.rand(1, 3, 64, 96))
     assert [tuple(features.shape[2:]) for features in maps] == [(8, 12), (4, 6), (2, 3)]
     assert tuple(features.shape[1] for features in maps) == config.widths
-
-
-def test_a_config_without_depths_belongs_to_a_checkpoint_with_all_16_blocks(
-    tmp_path: Path,
-) -> None:
-    today = default_config("big", max_boxes=3, backbone="efficientnet-lite0")
-    header = CheckpointHeader(
-        model=replace(today, depths=(), widths=(40, 112, 320), neck=96),
-        input_size_wh=(64, 64),
-        resize_mode="letterbox",
-        max_boxes=3,
-        class_names=("polyp",),
-        warehouse_version="0123456789abcdef",
-        training={},
-    )
-    write_checkpoint(tmp_path / "c.bin", header=header, state={})
-    names = build_model(read_header(tmp_path / "c.bin").model).state_dict()
-    assert "backbone.blocks.15.project.0.weight" in names
-    # Folded through block 4.
-    assert "backbone.blocks.4.project.1.weight" not in names
-    assert "backbone.blocks.5.project.1.weight" in names
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 1), (5, 2)])

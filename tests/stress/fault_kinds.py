@@ -19,6 +19,7 @@ from fault_scene import STOPPED_AFTER_FRAMES, Case, captures_copy
 from manifest_edits import EDITS, edit_manifest
 from safetensors import SafetensorError
 
+from damages import Damage, cut_short, flip_bit, zero_block
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.core.progress import SilentProgress
@@ -70,38 +71,12 @@ class Kind:
     """Relative frequency."""
 
 
-def _cut_short(path: Path, rng: random.Random) -> str:
-    data = path.read_bytes()
-    length = rng.choice([0, rng.randrange(len(data)), len(data) - 1])
-    path.write_bytes(data[:length])
-    return f"cut to {length} of {len(data)} bytes"
-
-
-def _flip_bit(path: Path, rng: random.Random) -> str:
-    data = bytearray(path.read_bytes())
-    position, bit = rng.randrange(len(data)), rng.randrange(8)
-    data[position] ^= 1 << bit
-    path.write_bytes(data)
-    return f"bit {bit} of byte {position} flipped"
-
-
-def _zero_block(path: Path, rng: random.Random) -> str:
-    """Overwrite a block with zeros, as a write that was lost in a power cut does."""
-    data = bytearray(path.read_bytes())
-    start = rng.randrange(-(-len(data) // 4096)) * 4096
-    stop = min(start + 4096, len(data))
-    data[start:stop] = bytes(stop - start)
-    path.write_bytes(data)
-    return f"bytes {start} to {stop} zeroed"
-
-
 def _delete(path: Path, _: random.Random) -> str:
     path.unlink()
     return "deleted"
 
 
-Damage = Callable[[Path, random.Random], str]
-DAMAGES: tuple[Damage, ...] = (_cut_short, _flip_bit, _zero_block, _delete)
+DAMAGES: tuple[Damage, ...] = (cut_short, flip_bit, zero_block, _delete)
 
 
 def _hurt_shard(damage: Damage) -> Callable[[Case], Injected]:
@@ -135,7 +110,7 @@ def _swap_shards(case: Case) -> Injected:
 def _hurt_shared_shard(case: Case) -> Injected:
     shared = [path for path in case.shard_files() if path.stat().st_nlink == 2]
     path = case.rng.choice(shared)
-    damage = case.rng.choice([_cut_short, _flip_bit, _zero_block])
+    damage = case.rng.choice([cut_short, flip_bit, zero_block])
     return Injected(text=f"{path.name}: {damage(path, case.rng)}", files=(path.name,))
 
 
@@ -356,7 +331,7 @@ def _change_captures(case: Case) -> Injected:
     folder = case.rng.choice(["images", "labels"])
     path = case.rng.choice(sorted(config.captures.glob(f"run_*/{folder}/*")))
     whole = path.read_bytes()
-    damages: list[Damage] = [_cut_short, _flip_bit, _delete]
+    damages: list[Damage] = [cut_short, flip_bit, _delete]
     if folder == "images":
         damages.append(_change_pixel)
     damage = case.rng.choice(damages)
@@ -382,23 +357,23 @@ def _change_pixel(path: Path, _: random.Random) -> str:
 
 
 KINDS: dict[str, Kind] = {
-    "shard cut short": Kind(inject=_hurt_shard(_cut_short), versions="first"),
-    "shard with a flipped bit": Kind(inject=_hurt_shard(_flip_bit), versions="first"),
-    "shard with a block of zeros": Kind(inject=_hurt_shard(_zero_block), versions="first"),
+    "shard cut short": Kind(inject=_hurt_shard(cut_short), versions="first"),
+    "shard with a flipped bit": Kind(inject=_hurt_shard(flip_bit), versions="first"),
+    "shard with a block of zeros": Kind(inject=_hurt_shard(zero_block), versions="first"),
     "shard deleted": Kind(inject=_hurt_shard(_delete), versions="first"),
     "two shards swapped": Kind(inject=_swap_shards, versions="first"),
     "shard that two versions share, damaged": Kind(inject=_hurt_shared_shard, versions="linked"),
-    "table cut short": Kind(inject=_hurt_file("samples.parquet", _cut_short), versions="first"),
+    "table cut short": Kind(inject=_hurt_file("samples.parquet", cut_short), versions="first"),
     "table with a flipped bit": Kind(
-        inject=_hurt_file("samples.parquet", _flip_bit), versions="first"
+        inject=_hurt_file("samples.parquet", flip_bit), versions="first"
     ),
     "table deleted": Kind(inject=_hurt_file("samples.parquet", _delete), versions="first"),
     "table of another version": Kind(
         inject=_take_other_versions("samples.parquet"), versions="both"
     ),
-    "manifest cut short": Kind(inject=_hurt_file("manifest.json", _cut_short), versions="first"),
+    "manifest cut short": Kind(inject=_hurt_file("manifest.json", cut_short), versions="first"),
     "manifest with a flipped bit": Kind(
-        inject=_hurt_file("manifest.json", _flip_bit), versions="first", weight=2
+        inject=_hurt_file("manifest.json", flip_bit), versions="first", weight=2
     ),
     "manifest deleted": Kind(inject=_hurt_file("manifest.json", _delete), versions="first"),
     "manifest of another version": Kind(

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from haustra.models.checkpoint import read_checkpoint, weights_digest
+from haustra.models.checkpoint import read_checkpoint
+from haustra.models.tensor_file import weights_digest
 
 HAUSTRA = (sys.executable, "-c", "from haustra.cli.main import main; main()")
 NUM_KILLS = 20

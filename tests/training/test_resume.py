@@ -120,8 +120,8 @@ def test_the_last_two_states_are_kept_and_a_damaged_one_is_not_used(
     progress = StopAfter(0)
     assert train_detector(config, progress=progress).weights_sha256 == whole.weights_sha256
     assert progress.lines[0] == (
-        f"{newest} is damaged (its digest differs); continuing from state_00000003.safetensors, "
-        "the one before"
+        f"{newest} is damaged (its weights do not have the SHA-256 in 'weights_sha256'); "
+        "continuing from state_00000003.safetensors, the one before"
     )
 
 

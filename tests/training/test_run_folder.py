@@ -16,8 +16,9 @@ from haustra.core.drawing import PREDICTION_RGB, TRUTH_RGB
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
 from haustra.evaluation.evaluation import evaluate_frames
-from haustra.models.checkpoint import read_checkpoint, read_header, weights_digest
+from haustra.models.checkpoint import read_checkpoint, read_header
 from haustra.models.losses import DetectionLoss
+from haustra.models.tensor_file import weights_digest
 from haustra.training.config import TrainConfig
 from haustra.training.dry_run import dry_run
 from haustra.training.loop import train_detector

@@ -17,9 +17,10 @@ from haustra.core.images import read_image_rgb
 from haustra.evaluation.evaluation import Evaluation, evaluate_frames
 from haustra.evaluation.frames import SplitFrames
 from haustra.inference.detector import open_detector
-from haustra.models.checkpoint import read_checkpoint, read_header, weights_digest
+from haustra.models.checkpoint import read_checkpoint, read_header
 from haustra.models.efficientnet import EfficientNetLite0
 from haustra.models.predict import resolve_cpu_precision
+from haustra.models.tensor_file import weights_digest
 from haustra.training.config import TrainConfig
 from haustra.training.loop import train_detector
 from haustra.training.prepare import prepare_training

@@ -70,13 +70,14 @@ def _read_onnx_info(path: Path) -> dict[str, Any]:
 def _read_checkpoint_info(path: Path) -> dict[str, Any]:
     with needs_extra("train", needed_for="reading a checkpoint"):
         from haustra.models.backbone import count_parameters
-        from haustra.models.checkpoint import header_to_json, read_checkpoint, weights_digest
+        from haustra.models.checkpoint import FORMAT, header_to_json, read_checkpoint
     header, model = read_checkpoint(path)
     return {
         "checkpoint": str(path),
         "kind": header.kind_name,
         "parameters": count_parameters(model),
-        "weights_sha256": weights_digest(model.state_dict()),
+        "format": FORMAT.name,
+        "format_version": FORMAT.version,
         **header_to_json(header),
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from haustra.core.errors import HaustraError, option
+from haustra.core.paths import StrPath
 
 
 def _sync(path: Path) -> None:
@@ -91,6 +92,22 @@ def parse_json(data: bytes, *, name: str, what: str) -> Any:
     except (ValueError, RecursionError) as error:  # bad UTF-8, 5,000 digits, 10,000 open brackets
         problem = f"is not usable JSON ({error})"
     raise HaustraError(f"{name} {problem}; expected {what}")
+
+
+def check_version(path: StrPath, *, name: str, found: object, known: int, remedy: str) -> None:
+    """Check the format version of a file.
+
+    Raises:
+        HaustraError: It is not the known one; `remedy` is an advice for older files.
+    """
+    if found == known:
+        return
+    is_newer = isinstance(found, int) and found > known
+    advice = "a newer haustra wrote it, so update haustra"
+    raise HaustraError(
+        f"{path} has {name} version {found!r}; this haustra reads version {known}; "
+        + (advice if is_newer else f"use the haustra that wrote it, or {remedy}")
+    )
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from haustra.inference.onnx_detector import (
     OUTPUT_NAMES,
 )
 from haustra.models.backbone import count_parameters
-from haustra.models.checkpoint import CheckpointHeader, header_to_json, weights_digest
+from haustra.models.checkpoint import CheckpointHeader, header_to_json
 from haustra.models.detector import SlotDetector
 
 RESIZING: dict[ResizeMode, str] = {
@@ -84,7 +84,6 @@ def describe_model(
         "precision": precision,
         "opset": opset,
         "parameters": count_parameters(model),
-        "weights_sha256": weights_digest(model.state_dict()),
         "preprocessing": {
             "channels": "RGB",
             "resize": RESIZING[header.resize_mode],

@@ -4,30 +4,31 @@ The header holds everything that inference needs (architecture, input size, prep
 names, operating point) and the origin of the weights (warehouse, training settings, history).
 """
 
-import json
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from haustra import __version__
-from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError, option
-from haustra.core.files import write_bytes_atomic
 from haustra.core.letterbox import ResizeMode
 from haustra.core.operating_point import OperatingPoint
 from haustra.models.detector import ModelConfig, ModelKind, SlotDetector, build_model
-from haustra.models.efficientnet import FORMER_DEPTHS
+from haustra.models.tensor_file import (
+    DamagedError,
+    NotOfFormatError,
+    TensorFormat,
+    read_tensor_file,
+    read_tensor_header,
+    write_tensor_file,
+)
 
-FORMAT_NAME = "haustra-checkpoint"
-FORMAT_VERSION = 2
-HEADER_KEY = "haustra"
+FORMAT = TensorFormat("haustra-checkpoint", 3, remedy="train it again")
 NOT_A_CHECKPOINT = "is not a haustra checkpoint; expected a file that `haustra train` wrote"
 
 
@@ -49,9 +50,10 @@ class CheckpointHeader:
     """Datasets with their license and citation, from the warehouse."""
     operating_point: OperatingPoint = field(default_factory=OperatingPoint)
     training_groups: tuple[str, ...] = ()
-    """`digest_group` of each group in the training split, sorted; none in older checkpoints."""
+    """`digest_group` of each group in the training split, sorted."""
     haustra_version: str = __version__
-    format_version: int = FORMAT_VERSION
+    weights_sha256: str = ""
+    """Digest of the weights; `write_checkpoint` computes it."""
 
     @property
     def kind_name(self) -> str:
@@ -61,35 +63,21 @@ class CheckpointHeader:
 
 def header_to_json(header: CheckpointHeader) -> dict[str, Any]:
     """Return the header as the JSON value that is stored."""
-    return {
-        "format": FORMAT_NAME,
-        "format_version": header.format_version,
-        **asdict(header),
-        "operating_point": header.operating_point.to_json(),
-    }
+    return asdict(header) | {"operating_point": header.operating_point.to_json()}
 
 
-def _header_from_json(value: dict[str, Any]) -> CheckpointHeader:
-    model = value["model"]
-    model |= {"depths": model["depths"] or FORMER_DEPTHS}
-    return TypeAdapter(CheckpointHeader).validate_python(value)
-
-
-def contiguous_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a row-major copy of each tensor on the CPU.
-
-    The safetensors format has no other layout and refuses shared memory.
-    """
-    return {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in state.items()
-    }
+def _header_from_json(path: Path, value: dict[str, Any]) -> CheckpointHeader:
+    try:
+        return TypeAdapter(CheckpointHeader).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"field {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise HaustraError(f"{path} has a damaged header: {problem}") from None
 
 
 def write_checkpoint(path: Path, *, header: CheckpointHeader, state: dict[str, Tensor]) -> None:
     """Write a model's `state_dict`, on any device, with its header, whole or not at all."""
-    text = json.dumps(header_to_json(header), allow_nan=False)
-    write_bytes_atomic(path, data=save(contiguous_tensors(state), metadata={HEADER_KEY: text}))
+    write_tensor_file(path, kind=FORMAT, header=header_to_json(header), tensors=state)
 
 
 def _not_a_checkpoint(path: Path) -> HaustraError:
@@ -103,40 +91,33 @@ def _not_a_checkpoint(path: Path) -> HaustraError:
     return HaustraError(f"{path} {NOT_A_CHECKPOINT}")
 
 
-def read_header(path: Path) -> CheckpointHeader:
-    """Read a checkpoint's header without its weights.
-
-    Raises:
-        HaustraError: The file does not exist, is not a checkpoint, or has another format version.
-    """
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn the errors of reading a tensor file into those of a checkpoint."""
     if not path.is_file():
         raise HaustraError(
             f"{path} does not exist; expected a checkpoint; make one with `haustra train`"
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(HEADER_KEY)
-    except (SafetensorError, OSError):
+        yield
+    except NotOfFormatError:
         raise _not_a_checkpoint(path) from None
-    try:
-        value = json.loads(text or "null")
-    except json.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict) or value.get("format") != FORMAT_NAME:
-        raise HaustraError(f"{path} {NOT_A_CHECKPOINT}")
-    if value.get("format_version") != FORMAT_VERSION:
+    except DamagedError as error:
         raise HaustraError(
-            f"{path} has checkpoint format version {value.get('format_version')!r}; this haustra "
-            f"reads version {FORMAT_VERSION}; use the haustra that wrote it"
-        )
-    try:
-        return _header_from_json(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = f"field {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise HaustraError(f"{path} has a damaged header: {problem}") from None
-    except (KeyError, TypeError) as error:
-        raise HaustraError(f"{path} has a damaged header: {error!r}") from None
+            f"{path} is damaged: {error}; use another copy of it, or {FORMAT.remedy}"
+        ) from None
+
+
+def read_header(path: Path) -> CheckpointHeader:
+    """Read a checkpoint's header without its weights.
+
+    Raises:
+        HaustraError: The file does not exist, is not a checkpoint, is damaged, or has another
+            format version.
+    """
+    with _reading(path):
+        value = read_tensor_header(path, kind=FORMAT)
+    return _header_from_json(path, value)
 
 
 def check_kind(path: Path, *, header: CheckpointHeader, wanted: ModelKind | None) -> None:
@@ -159,13 +140,13 @@ def read_checkpoint(path: Path) -> tuple[CheckpointHeader, SlotDetector]:
         HaustraError: As from `read_header`, or the header does not describe a detector, or the
             weights do not fit it.
     """
-    header = read_header(path)
+    with _reading(path):
+        value, state = read_tensor_file(path, kind=FORMAT)
+    header = _header_from_json(path, value)
     try:
         model = build_model(header.model)
     except (ValueError, IndexError, TypeError, RuntimeError) as error:
         raise HaustraError(f"{path} has a damaged header: {error!r}") from None
-    with safe_open(path, framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -173,14 +154,3 @@ def read_checkpoint(path: Path) -> tuple[CheckpointHeader, SlotDetector]:
         reason = textwrap.shorten(reason, 200, placeholder=" ...")
         raise HaustraError(f"{path} has weights that do not fit its header: {reason}") from None
     return header, model.eval()
-
-
-def weights_digest(state: dict[str, Tensor]) -> str:
-    """Return the SHA-256 of all weights in name order; equal weights give equal digests."""
-    parts = []
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        values = tensor.reshape(-1).view(torch.uint8) if tensor.numel() else tensor
-        parts.append(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        parts.append(values.numpy().tobytes())
-    return digest_bytes(b"".join(parts))

@@ -58,8 +58,6 @@ FIRST_FEATURE_BLOCKS = (4, 10)
 DEPTHS = (8, 6)
 """Number of frozen and of trained blocks. The last two of BLOCKS are left out: they take time, and
 AP was no lower without them (dev/lab_log.md)."""
-FORMER_DEPTHS = (5, 11)
-"""Depths of checkpoints whose header has none."""
 
 
 def feature_widths(depths: tuple[int, ...]) -> tuple[int, ...]:

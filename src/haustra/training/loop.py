@@ -22,7 +22,7 @@ from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import (
     CheckpointHeader,
     read_checkpoint,
-    weights_digest,
+    read_header,
     write_checkpoint,
 )
 from haustra.training.config import TrainConfig
@@ -325,7 +325,7 @@ class _Loop:
             run_folder=config.run_folder,
             metrics_path=config.metrics_path,
             header=header,
-            weights_sha256=weights_digest(state),
+            weights_sha256=read_header(config.checkpoint_path).weights_sha256,
             validation=TypeAdapter(BoxMetrics).validate_python(saved[-1]["val"]) if saved else None,
             seconds=position.trained_s,
         )

@@ -5,28 +5,30 @@ and the random state as tensors, and the position and the settings as JSON in it
 appears whole or not at all, and the one before it stays, in case the disk damages the newest.
 """
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from haustra import __version__
 from haustra.core.backend_names import without_alias
 from haustra.core.checked import change_settings
 from haustra.core.errors import HaustraError, option
-from haustra.core.files import write_bytes_atomic
 from haustra.core.progress import Progress
-from haustra.models.checkpoint import contiguous_tensors, weights_digest
+from haustra.models.tensor_file import (
+    DamagedError,
+    NotOfFormatError,
+    TensorFormat,
+    read_tensor_file,
+    write_tensor_file,
+)
 from haustra.training.config import FREE_SETTINGS
 from haustra.training.recipe import Recipe
 
-FORMAT_NAME = "haustra-training-state"
-FORMAT_VERSION = 2
-HEADER_KEY = "haustra"
+FORMAT = TensorFormat(
+    "haustra-training-state", 3, remedy=f"start again with {option('overwrite', True)}"
+)
 NUM_KEPT = 2
 
 
@@ -119,18 +121,9 @@ def list_states(folder: Path) -> list[Path]:
 def write_state(folder: Path, *, step: int, state: TrainingState) -> None:
     """Write a state, whole or not at all, and remove all but the last two."""
     path = folder / f"state_{step:08d}.safetensors"
-    header = {
-        "format": FORMAT_NAME,
-        "format_version": FORMAT_VERSION,
-        "haustra_version": __version__,
-        "position": asdict(state.position),
-        "settings": state.settings,
-        "warehouse_version": state.warehouse_version,
-        "average_steps": state.average_steps,
-        "tensors_sha256": weights_digest(state.tensors),
-    }
-    tensors = contiguous_tensors(state.tensors)
-    write_bytes_atomic(path, data=save(tensors, metadata={HEADER_KEY: json.dumps(header)}))
+    header = {name: value for name, value in vars(state).items() if name != "tensors"}
+    header |= {"haustra_version": __version__, "position": asdict(state.position)}
+    write_tensor_file(path, kind=FORMAT, header=header, tensors=state.tensors)
     for old in list_states(folder)[NUM_KEPT:]:
         old.unlink()
 
@@ -147,43 +140,32 @@ def read_state(path: Path) -> TrainingState:
     """Read a state.
 
     Raises:
-        HaustraError: The file is damaged, or has another format version.
+        NotOfFormatError, DamagedError: The file is damaged.
+        HaustraError: The file has another format version.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["format"] != FORMAT_NAME or header["tensors_sha256"] != weights_digest(tensors):
-            raise ValueError("its digest differs")
-        if header["format_version"] != FORMAT_VERSION:
-            raise HaustraError(
-                f"{path} has format version {header['format_version']!r}; this haustra reads "
-                f"version {FORMAT_VERSION}; continue with the haustra that wrote it, or use "
-                f"{option('overwrite', True)} to start again"
-            )
-        return TrainingState(
-            position=Position(**header["position"]),
-            settings=header["settings"],
-            warehouse_version=header["warehouse_version"],
-            average_steps=header["average_steps"],
-            tensors=tensors,
-        )
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise HaustraError(f"{path} is damaged ({error})") from None
+    header, tensors = read_tensor_file(path, kind=FORMAT)
+    return TrainingState(
+        position=Position(**header["position"]),
+        settings=header["settings"],
+        warehouse_version=header["warehouse_version"],
+        average_steps=header["average_steps"],
+        tensors=tensors,
+    )
 
 
 def find_state(folder: Path, *, progress: Progress) -> tuple[Path, TrainingState] | None:
     """Return the newest whole state of a folder, or None if the folder has no states.
 
     Raises:
-        HaustraError: There are states, and all of them are damaged.
+        HaustraError: There are states, and all of them are damaged or the newest has another
+            format version.
     """
     problems = []
     for path in list_states(folder):
         try:
             state = read_state(path)
-        except HaustraError as error:
-            problems.append(error.message)
+        except (NotOfFormatError, DamagedError) as error:
+            problems.append(f"{path} is damaged ({error})")
             continue
         for problem in problems:
             progress.line(f"{problem}; continuing from {path.name}, the one before")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from haustra.core.detections import PredictSlots
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_json_atomic
-from haustra.models.checkpoint import check_kind, read_checkpoint, weights_digest
+from haustra.models.checkpoint import check_kind, read_checkpoint
 from haustra.models.detector import BackboneKind, SlotDetector, build_model, default_config
 from haustra.models.efficientnet import PACKAGE, WEIGHTS_LICENSE, EfficientNetLite0
 from haustra.models.losses import DeviceBatch
@@ -67,7 +67,7 @@ def begin_model(config: TrainConfig, *, max_boxes: int) -> tuple[SlotDetector, d
     model.load_state_dict(source.state_dict())
     return model, {
         "source": str(config.init_from),
-        "weights_sha256": weights_digest(source.state_dict()),
+        "weights_sha256": header.weights_sha256,
         "licence": [entry["licence"] for entry in header.sources],
         "trained_on": header.sources,
     }
