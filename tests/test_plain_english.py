@@ -62,7 +62,7 @@ BEGINNINGS = {
 }
 STORED_NAMES = re.compile(
     # Keys of files and of JSON output, which stay as they are.
-    r"\b(un)?labelled_(images|frames)\b"
+    r"\b(un)?labelled_(images|frames)\b|\ballow[_-]unlabelled\b"
     r"|([\"'`])(unlabelled|relabelled|optimiser)\3"
     r"|\brelabelled(?==|:)|(?<=\.)relabelled\b"
 )

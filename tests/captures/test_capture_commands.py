@@ -158,7 +158,9 @@ def test_import_prints_its_result_and_the_next_command(masks: Path, capsys: Capt
     )
     folder = root / "run_kvasir"
     assert lines == [
-        f"imported 3 images with 2 boxes into {folder} (1 without a box, 0 boxes clipped)",
+        f"imported 3 images with 2 boxes into {folder} (1 without a box, 0 boxes clipped, "
+        "0 rejected)",
+        "classes: 255 (2)",
         f"look at them: haustra overlay {folder} --max-frames 20",
     ]
     assert len(list((folder / "images").iterdir())) == 3
@@ -170,10 +172,11 @@ def test_import_shows_the_first_notes_and_counts_the_others(
     images, annotations = tmp_path / "images", tmp_path / "a.json"
     write_image(images / "a.png")
     items = [{"image_id": 1, "bbox": [index, 0, 0, 5]} for index in range(7)]
+    items.append({"image_id": 1, "bbox": [0, 0, 5, 5]})
     write_json(annotations, {"images": [{"id": 1, "file_name": "a.png"}], "annotations": items})
     output = ["--output-root", tmp_path / "captures", "--run-id", "x"]
     lines = lines_of(capsys, "import", "coco", images, annotations, *output)
-    assert lines[1:7] == [
+    assert lines[2:8] == [
         *(f"  a.png: box [{index}, 0, {index}, 5] is empty" for index in range(5)),
         "  ... and 2 more",
     ]
@@ -188,6 +191,8 @@ def test_import_prints_json_when_asked(masks: Path, capsys: Capture) -> None:
         "boxes": 2,
         "empty": 1,
         "clipped_boxes": 0,
+        "rejected_boxes": 0,
+        "classes": {"255": 2},
         "notes": [],
     }
 
@@ -269,7 +274,7 @@ def test_functions_and_settings_take_paths_as_text(tmp_path: Path) -> None:
     imported = import_yolo(
         f"{tmp_path}/data/images",
         f"{tmp_path}/data/labels",
-        config=ImportConfig(output_root=f"{tmp_path}/captures"),  # type: ignore[arg-type]
+        config=ImportConfig(output_root=f"{tmp_path}/captures", allow_unlabelled=True),  # type: ignore[arg-type]
     )
     assert read_run(str(imported.folder)).frames == read_runs(f"{tmp_path}/captures")[0].frames
     (pruned,) = prune_captures(

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from builders import write_image, write_json
-from haustra.captures.importers.coco import import_coco
+from builders import files_in, write_image, write_json
+from haustra.captures.importers.coco import CocoImportConfig, import_coco
 from haustra.captures.importers.dataset import ImportConfig, ImportResult
 from haustra.captures.reader import read_run
 from haustra.captures.validation import CheckedFrame, check_frame
@@ -35,15 +35,15 @@ def write_dataset(tmp_path: Path, value: Any) -> tuple[Path, Path]:
     return images, annotations
 
 
-def run_import(tmp_path: Path, value: Any, *, category: str | None = None) -> ImportResult:
+def run_import(tmp_path: Path, value: Any, **changes: Any) -> ImportResult:
     images, annotations = write_dataset(tmp_path, value)
-    config = ImportConfig(output_root=tmp_path / "captures")
-    return import_coco(images, annotations, config=config, category=category)
+    config = CocoImportConfig(**{"output_root": tmp_path / "captures", **changes})
+    return import_coco(images, annotations, config=config)
 
 
-def import_error(tmp_path: Path, value: Any, *, category: str | None = None) -> str:
+def import_error(tmp_path: Path, value: Any, **changes: Any) -> str:
     with pytest.raises(HaustraError) as caught:
-        run_import(tmp_path, value, category=category)
+        run_import(tmp_path, value, **changes)
     return str(caught.value)
 
 
@@ -74,7 +74,7 @@ def test_corner_and_size_become_two_corners(tmp_path: Path) -> None:
 def test_images_of_one_stem_in_two_folders_are_two_groups(tmp_path: Path) -> None:
     images = [{"id": 10, "file_name": "b.png"}, {"id": 11, "file_name": "sub/b.png"}]
     write_image(tmp_path / "Real Colon/frames/sub/b.png", seed=5)
-    run = read_run(run_import(tmp_path, content(images=images)).folder)
+    run = read_run(run_import(tmp_path, content(images=images), allow_unlabelled=True).folder)
     assert [frame.group_id for frame in run.frames] == ["b", "sub/b"]
 
 
@@ -82,7 +82,9 @@ def test_a_pattern_can_take_the_folder_as_the_group(tmp_path: Path) -> None:
     images, annotations = write_dataset(
         tmp_path, content(images=[{"id": 11, "file_name": "sub/a.png"}])
     )
-    config = ImportConfig(output_root=tmp_path / "captures", group_regex="^(.+)/")
+    config = ImportConfig(
+        output_root=tmp_path / "captures", group_regex="^(.+)/", allow_unlabelled=True
+    )
     run = read_run(import_coco(images, annotations, config=config).folder)
     assert [frame.group_id for frame in run.frames] == ["sub"]
 
@@ -118,26 +120,31 @@ def test_crowds_are_left_out_and_noted(tmp_path: Path) -> None:
     crowd = annotation(10, {"counts": []}, iscrowd=1)
     result = run_import(tmp_path, content(crowd, annotation(10, [4, 4, 4, 4])))
     assert boxes_of(result)[0] == [[4, 4, 8, 8]]
-    assert result.notes == ["1 crowd region(s) were left out"]
+    assert result.notes == ["b.png: crowd region, whose box --keep-crowds takes"]
+    assert result.num_rejected == 1
 
 
-def test_boxes_of_one_category_can_be_taken(tmp_path: Path) -> None:
+def test_boxes_of_chosen_classes_are_taken(tmp_path: Path) -> None:
     value = content(annotation(10, [4, 4, 4, 4]), annotation(10, [1, 1, 2, 2], category_id=FOLD))
-    assert boxes_of(run_import(tmp_path / "all", value))[0] == [[4, 4, 8, 8], [1, 1, 3, 3]]
-    only = run_import(tmp_path / "only", value, category="fold")
+    both = run_import(tmp_path / "all", value, classes="polyp,fold")
+    assert boxes_of(both)[0] == [[4, 4, 8, 8], [1, 1, 3, 3]]
+    only = run_import(tmp_path / "only", value, classes="fold")
     assert boxes_of(only)[0] == [[1, 1, 3, 3]]
+    assert only.notes == ["1 box(es) of class 'polyp' are left out"]
+    assert only.classes == {"polyp": 1, "fold": 1}
 
 
-def test_an_unknown_category_is_refused_with_those_there_are(tmp_path: Path) -> None:
-    assert import_error(tmp_path, content(), category="Polyp") == (
-        f"category='Polyp' is not in {tmp_path / 'instances.json'}; it has ['fold', 'polyp']"
+def test_an_unknown_class_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    value = content(annotation(10, [4, 4, 4, 4]))
+    assert import_error(tmp_path, value, classes="Polyp") == (
+        "classes='Polyp': no box has this class; expected some of 'polyp' (1 boxes)"
     )
 
 
 def test_annotations_of_unlisted_images_are_noted(tmp_path: Path) -> None:
     value = content(annotation(10, [4, 4, 4, 4]), annotation(99, [1, 1, 2, 2]))
     assert run_import(tmp_path, value).notes == [
-        "1 annotated image id(s) are not in the list of images"
+        "1 annotation(s) have an image id that is not listed"
     ]
 
 
@@ -147,17 +154,20 @@ def test_annotations_of_unlisted_images_are_noted(tmp_path: Path) -> None:
 def test_an_image_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     name = name.format(tmp_path=tmp_path)
     images, annotations = tmp_path / "Real Colon/frames", tmp_path / "instances.json"
-    assert import_error(tmp_path, content(images=[{"id": 10, "file_name": name}])) == (
-        f"{annotations}: image {name!r} points outside {images}; expected a path inside it"
+    assert (
+        import_error(
+            tmp_path, content(images=[{"id": 10, "file_name": name}]), allow_unlabelled=True
+        )
+        == f"{annotations}: image {name!r} points outside {images}; expected a path inside it"
     )
-    assert not (tmp_path / "captures").exists()
+    assert files_in(tmp_path / "captures") == {}
 
 
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
     value = content(images=[{"id": 10, "file_name": "gone.png"}])
-    assert import_error(tmp_path, value) == (
-        f"{tmp_path / 'Real Colon/frames/gone.png'} cannot be read: No such file or directory; "
-        "expected an image"
+    assert import_error(tmp_path, value, allow_unlabelled=True) == (
+        f"{tmp_path / 'instances.json'}: image 'gone.png' is not a file in "
+        f"{tmp_path / 'Real Colon/frames'}; expected a path inside it"
     )
 
 

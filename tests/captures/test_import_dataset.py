@@ -23,7 +23,8 @@ def write_dataset(tmp_path: Path, *names: str) -> Path:
 
 
 def run_import(root: Path, **changes: Any) -> ImportResult:
-    config = ImportConfig(**{"output_root": root.parent / "captures", **changes})
+    settings = {"output_root": root.parent / "captures", "allow_unlabelled": True, **changes}
+    config = ImportConfig(**settings)
     return import_yolo(root / "images", root / "labels", config=config)
 
 
@@ -81,7 +82,7 @@ def test_the_run_is_named_by_its_id_its_data_set_or_its_folder(
     assert run_import(write_dataset(tmp_path, "a.png"), **changes).folder.name == name
 
 
-@pytest.mark.parametrize("run_id", ["../x", "a/b", "a b", "", ".", "é"])
+@pytest.mark.parametrize("run_id", ["../x", "a/b", "a b", "", ".", "a*"])
 def test_a_run_id_with_other_characters_is_refused(run_id: str) -> None:
     with pytest.raises(HaustraError) as caught:
         ImportConfig(run_id=run_id)
@@ -151,13 +152,31 @@ def test_rejected_boxes_are_named_in_the_result_and_in_the_run(tmp_path: Path) -
     notes = [
         "a.png: box [nan, 6, nan, 18] has a value that is not finite",
         "a.png: box [16, 6, 16, 18] is empty",
-        "b.png: box [72, 6, 88, 18] lies outside the 32x24 image",
+        "b.png: line 1: '0 2.5 0.5 0.5 0.5' has a value above 1; expected shares of the image, not "
+        "pixels",
     ]
     assert result == ImportResult(
-        folder=result.folder, num_images=2, num_boxes=2, num_empty=0, num_clipped=1, notes=notes
+        folder=result.folder,
+        num_images=2,
+        num_boxes=2,
+        num_empty=0,
+        num_clipped=1,
+        num_rejected=3,
+        classes={"0": 4},
+        notes=notes,
     )
-    report = json.loads((result.folder / "import_report.json").read_text())
-    assert report == {"notes": notes}
+    manifest = json.loads((result.folder / "run_manifest.json").read_text())
+    assert manifest["import_result"] == {
+        "images": 2,
+        "boxes": 2,
+        "empty": 0,
+        "clipped_boxes": 1,
+        "rejected_boxes": 3,
+        "classes": {"0": 4},
+        "notes": notes,
+    }
+    labels = read_run(result.folder).frames
+    assert [len(frame.label.rejected) for frame in labels if frame.label] == [2, 1]
 
 
 @pytest.mark.parametrize("missing", ["images", "labels"])
@@ -173,7 +192,8 @@ def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     (root / "images").mkdir()
     (root / "images/notes.txt").write_text("")
     assert import_error(root) == (
-        f"{root / 'images'} holds no image (PNG, JPEG, BMP, TIFF or WebP)"
+        f"{root / 'images'} holds no image (PNG, JPEG, BMP, TIFF or WebP) (files of "
+        f"{root / 'images'} that are not read: 1 .txt)"
     )
 
 
@@ -193,9 +213,9 @@ def test_an_image_that_cannot_be_read_stops_the_import(
     assert list((tmp_path / "captures").iterdir()) == []
 
 
-def test_two_images_of_one_stem_are_refused(tmp_path: Path) -> None:
+def test_two_images_with_the_same_stem_are_refused(tmp_path: Path) -> None:
     root = write_dataset(tmp_path, "a.png", "b.jpg", "b.png")
     assert import_error(root) == (
-        f"b.jpg and b.png of {root / 'images'} share a stem, so their annotations would be "
-        "confused; expected one image per stem"
+        f"b.jpg and b.png of {root / 'images'} have the same stem, so they would be confused; "
+        "expected one file per stem"
     )

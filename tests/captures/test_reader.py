@@ -314,12 +314,17 @@ def test_a_run_id_that_is_used_twice_is_refused(tmp_path: Path) -> None:
         ("Kvasir-SEG", "kvasir-seg"),
         ("  CVC ClinicDB (2015) ", "cvc-clinicdb-2015"),
         ("a__b", "a-b"),
-        ("Größe", "gr-e"),
+        ("Größe", "größe"),
+        ("大肠息肉 2", "大肠息肉-2"),
+        ("Gro\u0308ße", "größe"),
+        ("हिन्दी", "हिन्दी"),
         ("!!!", "import"),
         ("", "import"),
     ],
 )
-def test_a_slug_has_small_letters_digits_and_single_hyphens(text: str, slug: str) -> None:
+def test_a_slug_has_small_letters_of_any_script_digits_and_single_hyphens(
+    text: str, slug: str
+) -> None:
     assert slugify(text) == slug
 
 

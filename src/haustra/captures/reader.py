@@ -4,6 +4,7 @@ Reading never fails on one bad frame: the frame stores its problem, and the call
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -192,5 +193,9 @@ def read_runs(root: StrPath) -> list[Run]:
 
 
 def slugify(text: str) -> str:
-    """Return `text` as a run id: lower case, with one hyphen for other characters in a row."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "import"
+    """Return `text` as a run id: letters and digits of any script, in lower case, and hyphens."""
+    kept = (
+        character if unicodedata.category(character)[0] in "LMN" else "-"
+        for character in unicodedata.normalize("NFC", text.lower())
+    )
+    return re.sub("-+", "-", "".join(kept)).strip("-") or "import"

@@ -63,6 +63,8 @@ class FrameLabel(BaseModel):
     group_id: str | None = None
     labels: list[PolypLabel] = Field(validation_alias=AliasChoices("labels", "polyp_labels"))
     """Empty for a negative; required, so that an unknown spelling does not read as a negative."""
+    rejected: list[str] = []
+    """A reason for each box that an import could not use; stored only if there is one."""
 
 
 class RunManifest(BaseModel):
@@ -87,6 +89,8 @@ class RunManifest(BaseModel):
     citation: str | None = None
     detector: str | None = None
     """Name of the detector that made the labels; stored only if there is one."""
+    import_result: dict[str, Any] | None = None
+    """Counts and notes of an import; stored only for one."""
 
     @property
     def time_order_rate_hz(self) -> float | None:

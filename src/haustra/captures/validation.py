@@ -112,7 +112,7 @@ def check_label(frame: Frame, *, size_wh: tuple[int, int]) -> CheckedLabel:
         raise AssertionError("a frame whose image was decoded has a label")
     boxes: list[CheckedBox] = []
     labels: list[PolypLabel] = []
-    problems: list[str] = []
+    problems = [f"{frame.sample_id}: {reason}" for reason in frame.label.rejected]
     for index, polyp in enumerate(frame.label.labels):
         checked = _check_box(polyp, size_wh=size_wh)
         if isinstance(checked, str):

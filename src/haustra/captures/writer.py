@@ -1,7 +1,7 @@
 """Writing a run folder: images and labels first, `run_manifest.json` last, then the rename."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,8 @@ class RunWriter:
     source: str | None
     label_seed: int | None
     num_frames: int = field(default=0, init=False)
+    manifest_fields: dict[str, Any] = field(default_factory=dict, init=False)
+    """Fields of the manifest that are known only after the last frame."""
 
     def add_frame(
         self,
@@ -51,6 +53,7 @@ class RunWriter:
         source_name: str | None = None,
         sim_time: float | None = None,
         unix_time: float | None = None,
+        rejected: Sequence[str] = (),
     ) -> None:
         """Add one frame with its label.
 
@@ -63,6 +66,7 @@ class RunWriter:
             source_name: Name of the frame before it was added.
             sim_time: Seconds since the run began.
             unix_time: Seconds since 1970.
+            rejected: A reason for each box that could not be used; stored only if there is one.
         """
         name = f"frame_{self.num_frames:05d}"
         image_name = f"images/{name}{suffix}"
@@ -84,6 +88,8 @@ class RunWriter:
             "group_id": group_id,
             "labels": [_label_json(truth, size_wh=image_size_wh) for truth in labels],
         }
+        if rejected:
+            label["rejected"] = list(rejected)
         text = json.dumps(label, indent=1, allow_nan=False)
         (self.folder / "labels" / f"{name}.json").write_text(text + "\n")
         self.num_frames += 1
@@ -130,7 +136,8 @@ def writing_run(
         )
         yield writer
         written = {"num_frames": writer.num_frames, "haustra_version": __version__}
-        value = manifest.model_dump() | written
-        if manifest.detector is None:
-            del value["detector"]
+        value = manifest.model_dump() | written | writer.manifest_fields
+        for name in ("detector", "import_result"):
+            if value[name] is None:
+                del value[name]
         write_json_atomic(building / "run_manifest.json", value=value)

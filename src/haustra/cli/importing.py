@@ -5,10 +5,10 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from haustra.captures.importers.coco import import_coco
+from haustra.captures.importers.coco import CocoImportConfig, import_coco
 from haustra.captures.importers.dataset import ImportConfig, ImportResult
 from haustra.captures.importers.masks import MaskImportConfig, import_masks
-from haustra.captures.importers.paired import import_voc, import_yolo
+from haustra.captures.importers.paired import VocImportConfig, import_voc, import_yolo
 from haustra.cli.terminal import (
     Flags,
     Json,
@@ -27,21 +27,14 @@ MaskSettings = Annotated[MaskImportConfig | None, Flags]
 
 def _show(result: ImportResult, *, as_json: bool) -> None:
     if as_json:
-        print_json(
-            {
-                "run": result.folder,
-                "images": result.num_images,
-                "boxes": result.num_boxes,
-                "empty": result.num_empty,
-                "clipped_boxes": result.num_clipped,
-                "notes": result.notes,
-            }
-        )
+        print_json({"run": result.folder, **result.as_json()})
         return
+    classes = ", ".join(f"{name} ({count})" for name, count in result.classes.items())
     print_lines(
         f"imported {result.num_images} images with {result.num_boxes} boxes into "
         f"{result.folder} ({result.num_empty} without a box, {result.num_clipped} boxes "
-        "clipped)"
+        f"clipped, {result.num_rejected} rejected)",
+        f"classes: {classes or 'none'}",
     )
     print_problems(result.notes)
     print_lines(f"look at them: haustra overlay {result.folder} --max-frames 20")
@@ -54,7 +47,7 @@ def masks(
     """Import a folder of images with a folder of masks (Kvasir-SEG, CVC-ClinicDB).
 
     Args:
-        masks: Folder of masks with the same stems; polyps are white.
+        masks: Folder of masks with the same stems, or named by --mask-name; polyps are not black.
     """
     progress = build_progress(as_json=as_json)
     result = import_masks(images, masks, config=config or MaskImportConfig(), progress=progress)
@@ -67,8 +60,7 @@ def coco(
     annotations: Path,
     /,
     *,
-    category: str | None = None,
-    config: Settings = None,
+    config: Annotated[CocoImportConfig | None, Flags] = None,
     as_json: Json = False,
 ) -> None:
     """Import images with a COCO annotation file.
@@ -76,10 +68,9 @@ def coco(
     Args:
         images: Folder that the file names of the annotations are relative to.
         annotations: The COCO JSON file.
-        category: Take boxes of this category only; all categories by default.
     """
-    config, progress = config or ImportConfig(), build_progress(as_json=as_json)
-    result = import_coco(images, annotations, config=config, category=category, progress=progress)
+    config, progress = config or CocoImportConfig(), build_progress(as_json=as_json)
+    result = import_coco(images, annotations, config=config, progress=progress)
     _show(result, as_json=as_json)
 
 
@@ -99,13 +90,18 @@ def yolo(
 
 @app.command(name="voc")
 def voc(
-    images: Images, annotations: Path, /, *, config: Settings = None, as_json: Json = False
+    images: Images,
+    annotations: Path,
+    /,
+    *,
+    config: Annotated[VocImportConfig | None, Flags] = None,
+    as_json: Json = False,
 ) -> None:
     """Import a folder of images with a folder of Pascal VOC annotations.
 
     Args:
         annotations: Folder of XML files with the same stems.
     """
-    progress = build_progress(as_json=as_json)
-    result = import_voc(images, annotations, config=config or ImportConfig(), progress=progress)
+    config, progress = config or VocImportConfig(), build_progress(as_json=as_json)
+    result = import_voc(images, annotations, config=config, progress=progress)
     _show(result, as_json=as_json)

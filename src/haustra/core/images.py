@@ -2,8 +2,9 @@
 
 import os
 import re
+import unicodedata
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -24,21 +25,71 @@ class SupportsRgb(Protocol):
 ImageLike = StrPath | NDArray[np.uint8] | SupportsRgb
 """An image as a user has it: a file, a uint8 RGB array [H,W,3], or a PIL image."""
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp")
 
 ANY_DEPTH = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
 HIGHEST_OF_12_BITS = 4095
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+"""A marker after a scan; in the scan itself 0xff is followed by 0 or a restart marker."""
 
 
 def _is_cut_short(data: bytes) -> bool:
     """Return whether a JPEG or PNG lacks its end marker; OpenCV 4 fills the rest with gray."""
     if data.startswith(b"\xff\xd8"):
-        # The compressed scan cannot contain an end marker, so the last one must follow it.
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+        # Walked marker by marker: a thumbnail and whatever follows the image have markers too.
+        position = 2
+        while marker := _JPEG_MARKER.search(data, position):
+            if marker[1] == b"\xd9":
+                return False
+            position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+        return b"\xff\xda" in data
     if data.startswith(b"\x89PNG"):
         # With its checksum, so that pixel data cannot match; other data may follow.
         return data.rfind(b"IEND\xae\x42\x60\x82") < 0
     return False
+
+
+def _decode(data: bytes, *, flags: int, name: str) -> NDArray[Any]:
+    if _is_cut_short(data):
+        raise HaustraError(f"{name} is cut short: its end marker is missing")
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:  # a header that claims more pixels than OpenCV takes
+        decoded = None
+    if decoded is None:
+        raise HaustraError(f"{name} is not an image (PNG, JPEG, BMP, TIFF or WebP)")
+    return decoded
+
+
+def decode_image_values(data: bytes, *, name: str) -> NDArray[Any]:
+    """Decode an image file's bytes to the values that it stores: any type, [H,W] or [H,W,C].
+
+    Color is in the order blue, green, red, alpha. EXIF orientation is applied to a JPEG.
+
+    Raises:
+        HaustraError: OpenCV cannot decode the bytes, or the image is truncated.
+    """
+    is_jpeg = data.startswith(b"\xff\xd8")
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if is_jpeg else cv2.IMREAD_UNCHANGED
+    return _decode(data, flags=flags, name=name)
+
+
+def turned_from_wh(data: bytes, *, image_rgb: NDArray[np.uint8]) -> tuple[int, int] | None:
+    """Return the width and height of an image before its orientation tag turned it.
+
+    Args:
+        data: Bytes of the file.
+        image_rgb: The image as `decode_image_rgb` returns it.
+
+    Returns:
+        None if the file has no such tag, or if it changes nothing.
+    """
+    if not any(tag in data for tag in (b"Exif", b"eXIf", b"EXIF", b"II*\0", b"MM\0*")):
+        return None
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    stored = _decode(data, flags=flags, name="an image that was decoded before")
+    same = np.array_equal(stored[:, :, ::-1], image_rgb)
+    return None if same else (stored.shape[1], stored.shape[0])
 
 
 def decode_image_rgb(data: bytes, *, name: str) -> NDArray[np.uint8]:
@@ -52,14 +103,7 @@ def decode_image_rgb(data: bytes, *, name: str) -> NDArray[np.uint8]:
         HaustraError: OpenCV cannot decode the bytes, the image is truncated, or its values would
             not show: a float, 32-bit or 12-bit image.
     """
-    if _is_cut_short(data):
-        raise HaustraError(f"{name} is cut short: its end marker is missing")
-    try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), ANY_DEPTH) if data else None
-    except cv2.error:  # a header that claims more pixels than OpenCV takes
-        decoded = None
-    if decoded is None:
-        raise HaustraError(f"{name} is not an image (PNG, JPEG, BMP, TIFF or WebP)")
+    decoded = _decode(data, flags=ANY_DEPTH, name=name)
     if decoded.dtype != np.uint8:
         highest = decoded.max()
         if decoded.dtype != np.uint16 or 0 < highest <= HIGHEST_OF_12_BITS:
@@ -100,17 +144,25 @@ def as_image_rgb(image: ImageLike) -> NDArray[np.uint8]:
     raise HaustraError(f"an array {image.dtype} {shape}: expected uint8 RGB [H,W,3]{remedy}")
 
 
+def read_image_bytes(path: StrPath) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        HaustraError: The file cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise HaustraError(f"{path} cannot be read: {error.strerror}; expected an image") from None
+
+
 def read_image_rgb(path: StrPath) -> NDArray[np.uint8]:
     """Read an image file as RGB uint8 [H,W,3].
 
     Raises:
         HaustraError: The file is missing, truncated or not an image.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise HaustraError(f"{path} cannot be read: {error.strerror}; expected an image") from None
-    return decode_image_rgb(data, name=str(path))
+    return decode_image_rgb(read_image_bytes(path), name=str(path))
 
 
 def encode_png(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
@@ -140,6 +192,6 @@ def list_images(folder: StrPath) -> list[Path]:
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Return what to sort names by, so that `x_9` comes before `x_10`."""
-    parts = re.split(r"([0-9]+)", name)
+    """Return what to sort names by, so that `x_9` comes before `x_10`, in any Unicode form."""
+    parts = re.split(r"([0-9]+)", unicodedata.normalize("NFC", name))
     return [int(part) if part.isdecimal() else part for part in parts], name

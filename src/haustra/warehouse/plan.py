@@ -137,7 +137,8 @@ def _label_boxes(frame: Frame) -> list[list[Any]]:
 def _is_left_out(frame: Frame, *, ratio: float) -> bool:
     """Return True for a frame without a box, by its label file, that is not to be kept."""
     label = frame.label
-    is_negative = frame.problem is None and label and label.image_present and not label.labels
+    has_boxes = label and (label.labels or label.rejected)
+    is_negative = frame.problem is None and label and label.image_present and not has_boxes
     return bool(is_negative) and not keeps_negative(frame.sample_id, ratio=ratio)
 
 

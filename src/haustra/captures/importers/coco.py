@@ -1,60 +1,144 @@
 """COCO annotations: one JSON file, boxes as `x,y,width,height` in pixels."""
 
-from collections import defaultdict
+import posixpath
+import re
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from haustra.captures.importers.dataset import ImportConfig, ImportResult, import_frames
+from haustra.captures.importers.dataset import (
+    Annotation,
+    ImportConfig,
+    ImportResult,
+    SourceBox,
+    SourceFrame,
+    import_frames,
+    name_some,
+    read_size,
+)
+from haustra.captures.importers.paired import walk_files
 from haustra.core.boxes import is_four_numbers
 from haustra.core.errors import HaustraError, option
-from haustra.core.files import read_json, resolve_inside
+from haustra.core.files import read_json
+from haustra.core.images import IMAGE_SUFFIXES
 from haustra.core.paths import StrPath
 from haustra.core.progress import Progress
 
-
-def _boxes_of_image(bboxes: list[Any], _size_wh: tuple[int, int]) -> list[Any]:
-    """Turn each `x,y,width,height` into `x0,y0,x1,y1`; others are passed on to be rejected."""
-    return [[b[0], b[1], b[0] + b[2], b[1] + b[3]] if is_four_numbers(b) else b for b in bboxes]
+LESION_KEYS = ("lesion_id", "unique_id", "track_id")
+"""Names by which `haustra convert`, REAL-Colon and CVAT identify a lesion over the frames."""
 
 
-def _read_annotations(
-    path: Path, *, category: str | None
-) -> tuple[list[tuple[Any, str]], dict[Any, list[Any]], list[str]]:
-    """Return each image's id and file name, the `bbox` values by image id, and notes."""
+@dataclass(frozen=True, kw_only=True)
+class CocoImportConfig(ImportConfig):
+    """Settings of `haustra import coco`."""
+
+    keep_crowds: bool = False
+    """Take the boxes of crowd regions (`iscrowd`), as CVAT marks its masks."""
+
+
+def _id(value: Any) -> str:
+    """Return an id as text, so that 1 and "1" are one id."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError
+    return str(value)
+
+
+def _source_box(item: dict[str, Any], *, names: dict[str, str]) -> SourceBox:
+    box = item["bbox"]
+    if is_four_numbers(box):  # others are passed on to be rejected
+        box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+    category = _id(item.get("category_id", "(none)"))
+    attributes = item.get("attributes")
+    own = {**attributes, **item} if isinstance(attributes, dict) else item
+    lesion_id = next((own[key] for key in LESION_KEYS if key in own), None)
+    return SourceBox(
+        box_px=box,
+        class_name=names.get(category, f"category {category}"),
+        lesion_id=None if lesion_id is None else str(lesion_id),
+    )
+
+
+def _read_content(
+    path: Path, *, keep_crowds: bool
+) -> tuple[list[tuple[str, Annotation]], list[str], list[str]]:
+    """Return each image's file name and annotation, mistakes, and notes."""
     content = read_json(path, what="a COCO annotation file")
     wrong = f"{path} is not a COCO annotation file"
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise HaustraError(f"{wrong}; expected an object with 'images' and 'annotations'")
     try:
-        names = {item["id"]: str(item["name"]) for item in content.get("categories", [])}
+        names = {_id(item["id"]): str(item["name"]) for item in content.get("categories", [])}
     except (KeyError, TypeError):
         raise HaustraError(f"{wrong}: a category lacks its id or name") from None
-    if category is not None and category not in names.values():
-        raise HaustraError(
-            f"{option('category', category)} is not in {path}; it has {sorted(names.values())}"
-        )
-    boxes: dict[Any, list[Any]] = defaultdict(list)
-    num_crowds = 0
+    images: dict[str, tuple[str, Annotation]] = {}
+    problems: list[str] = []
+    num_unknown = 0
     try:
+        for item in content["images"]:
+            image_id, name = _id(item["id"]), item["file_name"]
+            if not isinstance(name, str):
+                raise TypeError
+            size_wh = read_size(item.get("width"), item.get("height"), source=f"{path}: {name!r}")
+            if image_id in images:
+                problems.append(f"{path}: two images have the id {image_id}; expected one")
+            images[image_id] = (name, Annotation(size_wh=size_wh))
         for item in content["annotations"]:
-            if category is not None and names.get(item["category_id"]) != category:
+            _, annotation = images.get(_id(item["image_id"]), ("", Annotation()))
+            num_unknown += _id(item["image_id"]) not in images
+            if item.get("iscrowd") and not keep_crowds:
+                annotation.rejected.append("crowd region, whose box --keep-crowds takes")
                 continue
-            if item.get("iscrowd"):
-                num_crowds += 1
-                continue
-            boxes[item["image_id"]].append(item["bbox"])
-        images = [(item["id"], str(item["file_name"])) for item in content["images"]]
-        unknown = boxes.keys() - {image_id for image_id, _ in images}
+            annotation.boxes.append(_source_box(item, names=names))
     except KeyError as error:
         raise HaustraError(f"{wrong}: an entry lacks {error}") from None
     except (TypeError, AttributeError):
         raise HaustraError(
             f"{wrong}: an entry of 'images' or 'annotations' has another shape"
         ) from None
-    notes = [f"{num_crowds} crowd region(s) were left out"] if num_crowds else []
-    if unknown:
-        notes.append(f"{len(unknown)} annotated image id(s) are not in the list of images")
-    return images, boxes, notes
+    if num_unknown and num_unknown == len(content["annotations"]):
+        problems.append(
+            f"{path}: none of the {num_unknown} annotation(s) has the id of an image; expected "
+            f"ids such as {name_some(list(images)[:1])}"
+        )
+    return (
+        list(images.values()),
+        problems,
+        [f"{num_unknown} annotation(s) have an image id that is not listed"] if num_unknown else [],
+    )
+
+
+def _find_image(images: Path, *, name: str, files: dict[str, str], source: Path) -> Path:
+    """Return the path of a listed image; links inside the folder are followed.
+
+    Args:
+        images: The folder.
+        name: File name in the annotations.
+        files: Paths inside the folder by base name.
+        source: The annotation file, for messages.
+
+    Raises:
+        HaustraError: It is outside the folder, or there is no such file.
+    """
+    problem = ""
+    for text in (name, name.replace("\\", "/")):
+        inside = posixpath.normpath(text)
+        if inside.startswith(("/", "../")) or inside in ("..", ".") or "\0" in inside:
+            problem = "points outside"
+            continue
+        problem = "is not a file in"
+        try:
+            if (images / inside).is_file():
+                return images / inside
+        except (OSError, UnicodeEncodeError):
+            continue
+    base = re.split(r"[/\\=]", name)[-1]
+    remedy = f"; change the file name to {files[base]!r}" if base in files else ""
+    raise HaustraError(
+        f"{source}: image {name!r} {problem} {images}; expected a path inside it{remedy}"
+    )
 
 
 def import_coco(
@@ -62,35 +146,58 @@ def import_coco(
     annotations: StrPath,
     *,
     config: ImportConfig,
-    category: str | None = None,
     progress: Progress | None = None,
 ) -> ImportResult:
     """Import images with a COCO annotation file.
 
-    All categories become polyps unless `category` names one. Crowd regions are left out and
-    counted; an image without an annotation is a negative.
+    Crowd regions are rejected unless a `CocoImportConfig` keeps them. An image that the file lists
+    without an annotation is a negative if others have one.
 
     Raises:
-        HaustraError: The file is not a COCO file, or an image is missing or outside `images`.
+        HaustraError: The file is not a COCO file, its ids or sizes do not fit, or an image is
+            missing or outside `images`.
     """
     images, annotations = Path(images), Path(annotations)
-    listed, boxes, notes = _read_annotations(annotations, category=category)
-    frames = []
-    for image_id, file_name in listed:
-        path = resolve_inside(images.resolve(), relative=file_name)
-        if path is None:
-            raise HaustraError(
-                f"{annotations}: image {file_name!r} points outside {images}; expected a path "
-                "inside it"
-            )
-        frames.append((path, file_name, boxes.get(image_id, [])))
-    if not frames:
+    keep_crowds = isinstance(config, CocoImportConfig) and config.keep_crowds
+    listed, problems, notes = _read_content(annotations, keep_crowds=keep_crowds)
+    if not listed:
         raise HaustraError(f"{annotations} lists no image")
+    if not config.allow_unlabelled and not any(a.boxes or a.rejected for _, a in listed):
+        problems.append(
+            f"{annotations} has no annotation for any of its {len(listed)} image(s); expected "
+            f"some, or {option('allow_unlabelled', True)} if all of them are negatives"
+        )
+    frames = []
+    files = walk_files(images)
+    inside = {path.name: path.relative_to(images).as_posix() for path in files}
+    for name, annotation in listed:
+        try:
+            path = _find_image(images, name=name, files=inside, source=annotations)
+        except HaustraError as error:
+            problems.append(error.message)
+            continue
+        relative = path.relative_to(images).as_posix()
+        frames.append(
+            SourceFrame(path=path, name=relative, annotation=annotation, source=str(annotations))
+        )
+    for name, count in Counter(frame.name for frame in frames).items():
+        if count > 1:
+            notes.append(f"{name} is listed {count} times")
+    known = {frame.path for frame in frames}
+    unlisted = [
+        path.relative_to(images).as_posix()
+        for path in files
+        if path.suffix.lower() in IMAGE_SUFFIXES and path not in known
+    ]
+    if unlisted:
+        notes.append(f"{len(unlisted)} image(s) are not listed, left out: {name_some(unlisted)}")
     return import_frames(
         frames,
-        read_boxes=_boxes_of_image,
+        read=lambda annotation, _: annotation,
         images=images,
         notes=notes,
+        problems=problems,
         config=config,
+        classes=config.classes,
         progress=progress,
     )

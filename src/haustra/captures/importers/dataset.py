@@ -1,30 +1,69 @@
 """The part that all importers share: from images with boxes to one run folder.
 
-Images are hard-linked or copied byte for byte, never encoded again. A box that cannot be used is
-rejected and named; an image that cannot be read stops the import, so that nothing is lost
-unnoticed.
+A reader yields an `Annotation` for each image. Here it is compared with the decoded image, counted,
+and written. Images are hard-linked or copied byte for byte, never encoded again. A box that cannot
+be used is rejected and named. All other mistakes are collected, and refuse the import together.
 """
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import cv2
+
 from haustra.captures.reader import slugify
 from haustra.captures.schema import RunManifest
-from haustra.captures.writer import PolypTruth, writing_run
+from haustra.captures.writer import PolypTruth, RunWriter, writing_run
 from haustra.core.boxes import check_box_px
-from haustra.core.checked import CheckedSettings, OutputFolder
+from haustra.core.checked import CheckedSettings, OutputFolder, Positive
 from haustra.core.errors import HaustraError, option
-from haustra.core.files import write_json_atomic
-from haustra.core.images import read_image_rgb
+from haustra.core.images import decode_image_rgb, read_image_bytes, turned_from_wh
 from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportConfig(CheckedSettings):
+class SourceBox:
+    """One box of a dataset."""
+
+    box_px: Any
+    """`x0,y0,x1,y1` in pixels as the dataset states it, not checked yet."""
+    class_name: str
+    lesion_id: str | None = None
+
+
+@dataclass(kw_only=True)
+class Annotation:
+    """The content of one image's annotation."""
+
+    boxes: list[SourceBox] = field(default_factory=list)
+    size_wh: tuple[int, int] = (0, 0)
+    """Width and height that the annotation states for its image; 0 where it states none."""
+    rejected: list[str] = field(default_factory=list)
+    """A reason for each box that could not be read as one."""
+    hints: list[str] = field(default_factory=list)
+    """Remarks; equal ones of all images are counted and become one note."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFrame:
+    """An image of a dataset and where its annotation is."""
+
+    path: Path
+    name: str
+    """Path of the image inside the dataset, with forward slashes."""
+    annotation: Any
+    """Input of the reader, such as a path; None if there is no annotation."""
+    source: str
+    """Name of the annotation's file in messages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig(CheckedSettings):
     """Settings that every format of `haustra import` takes."""
 
     output_root: OutputFolder = Path("captures")
@@ -41,6 +80,11 @@ class ImportConfig(CheckedSettings):
     """Pattern searched in each image's path without its suffix; its first group (or the whole
     match) is the patient or sequence that splits may not cut. By default every image is a group
     of its own."""
+    frame_rate_hz: Positive | None = None
+    """Frames per second, if the images in natural order are the frames of one video."""
+    allow_unlabelled: bool = False
+    """Take an image as a negative even if its annotation is missing or none of its boxes can be
+    used."""
     overwrite: bool = False
     """Replace a run folder of the same name."""
 
@@ -62,6 +106,15 @@ class ImportConfig(CheckedSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportConfig(DatasetConfig):
+    """Settings of `haustra import` for formats that name the class of each box."""
+
+    classes: str | None = None
+    """Classes whose boxes are polyps, separated by commas. Needed if boxes have several classes;
+    boxes of other classes are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImportResult:
     """The run that an import made."""
 
@@ -70,8 +123,23 @@ class ImportResult:
     num_boxes: int
     num_empty: int
     num_clipped: int
+    num_rejected: int
+    classes: dict[str, int]
+    """Number of boxes of each class in the dataset, chosen or not."""
     notes: list[str]
-    """Lines for the user: rejected boxes, images without annotation."""
+    """Lines for the user: images without annotation, rejected boxes."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts and notes as they are printed and stored in the run manifest."""
+        return {
+            "images": self.num_images,
+            "boxes": self.num_boxes,
+            "empty": self.num_empty,
+            "clipped_boxes": self.num_clipped,
+            "rejected_boxes": self.num_rejected,
+            "classes": self.classes,
+            "notes": self.notes,
+        }
 
 
 def group_of_name(name: str, *, group_regex: str | None) -> str:
@@ -93,72 +161,243 @@ def group_of_name(name: str, *, group_regex: str | None) -> str:
     return group
 
 
-def import_frames(
-    frames: Sequence[tuple[Path, str, Any]],
+def as_text(name: str) -> str:
+    """Return a name in Unicode's form NFC, with what cannot be encoded as backslash escapes."""
+    return unicodedata.normalize("NFC", name).encode(errors="backslashreplace").decode()
+
+
+def read_size(width: Any, height: Any, *, source: str) -> tuple[int, int]:
+    """Return the size that an annotation states; a side that is missing, blank or 0 is 0.
+
+    Raises:
+        HaustraError: A side is not a whole number.
+    """
+    try:
+        sides = [float(side or 0) for side in (width, height)]
+        if all(side >= 0 and side == int(side) for side in sides):
+            return int(sides[0]), int(sides[1])
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise HaustraError(
+        f"{source} states the size {width!r:.40} x {height!r:.40}; expected whole numbers of pixels"
+    )
+
+
+def name_some(names: Sequence[str]) -> str:
+    """Return the first ten of `names` in quotes, and how many more there are."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(repr(name) for name in names[:10]) + more
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise an error that gives the number of mistakes and the first ten, if there are any."""
+    if len(problems) == 1:
+        raise HaustraError(problems[0])
+    if problems:
+        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+        listed = "; ".join(f"({i}) {text}" for i, text in enumerate(problems[:10], start=1))
+        raise HaustraError(f"{len(problems)} mistakes: {listed}{more}")
+
+
+@dataclass(kw_only=True)
+class _Import:
+    """Checks and counts the frames of one import."""
+
+    allow_unlabelled: bool
+    chosen: frozenset[str] | None
+    """Classes whose boxes are polyps; None for all."""
+    group_regex: str | None
+    num_boxes: int = 0
+    num_empty: int = 0
+    num_clipped: int = 0
+    rejections: list[str] = field(default_factory=list)
+    classes: Counter[str] = field(default_factory=Counter)
+    hints: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(
+        self,
+        frame: SourceFrame,
+        *,
+        read: Callable[[Any, tuple[int, int]], Annotation],
+        writer: RunWriter | None,
+    ) -> None:
+        """Check and count a frame, and write it if there is a writer."""
+        name = as_text(frame.name)
+        data = read_image_bytes(frame.path)
+        image = decode_image_rgb(data, name=str(frame.path))
+        size_wh = (image.shape[1], image.shape[0])
+        annotation = Annotation()
+        if frame.annotation is not None:
+            annotation = read(frame.annotation, size_wh)
+        group_id = group_of_name(name, group_regex=self.group_regex)
+        hints = list(annotation.hints)
+        if data[:4] in (b"II*\0", b"MM\0*") and cv2.imcount(str(frame.path)) > 1:
+            hints.append("file with several pages, of which the first is taken")
+        turned_wh = turned_from_wh(data, image_rgb=image)
+        hints += _check_size(frame, annotation, size_wh=size_wh, turned_wh=turned_wh)
+        truths, rejected = [], list(annotation.rejected)
+        for box in annotation.boxes:
+            class_name = as_text(box.class_name)
+            self.classes[class_name] += 1
+            if self.chosen is not None and class_name not in self.chosen:
+                continue
+            checked = check_box_px(box.box_px, size_wh=size_wh)
+            if isinstance(checked, str):
+                rejected.append(checked)
+                continue
+            self.num_clipped += checked.clipped
+            truths.append(PolypTruth(bbox_px=checked.box_px, lesion_id=box.lesion_id))
+            x0, y0, x1, y1 = checked.box_px
+            if x0 <= 1 and y0 <= 1 and x1 >= size_wh[0] - 1 and y1 >= size_wh[1] - 1:
+                hints.append("box that fills the whole image")
+        if rejected and not truths and not self.allow_unlabelled:
+            raise HaustraError(
+                f"{frame.source}: all {len(rejected)} box(es) of {name!r} are rejected "
+                f"({rejected[0]}); correct them, or pass {option('allow_unlabelled', True)} to "
+                "take such images as negatives"
+            )
+        self.num_boxes += len(truths)
+        self.num_empty += not truths
+        self.rejections += [f"{name}: {reason}" for reason in rejected]
+        for hint in hints:
+            self.hints.setdefault(hint, []).append(name)
+        if writer is not None:
+            writer.add_frame(
+                frame.path,
+                suffix=frame.path.suffix.lower(),
+                image_size_wh=size_wh,
+                labels=truths,
+                group_id=group_id,
+                source_name=name,
+                rejected=rejected,
+            )
+
+    def class_problems(self, *, class_option: str) -> list[str]:
+        """Return what is wrong with the classes that were found or chosen."""
+        found = ", ".join(f"{name!r} ({count} boxes)" for name, count in self.classes.most_common())
+        if self.chosen is None:
+            if len(self.classes) < 2:
+                return []
+            return [
+                f"the boxes have {len(self.classes)} classes: {found}; expected one; choose those "
+                f"that are polyps with {option(class_option, self.classes.most_common(1)[0][0])}"
+            ]
+        missing = sorted(self.chosen - self.classes.keys())
+        if not missing:
+            return []
+        return [
+            f"{option(class_option, ','.join(missing))}: no box has this class; expected some of "
+            f"{found or 'none, since there is no box at all'}"
+        ]
+
+    def notes(self) -> list[str]:
+        """Return a line for each kind of remark and for each rejected box."""
+        notes = []
+        if self.chosen is not None:
+            for name in sorted(self.classes.keys() - self.chosen):
+                notes.append(f"{self.classes[name]} box(es) of class {name!r} are left out")
+        for hint, names in self.hints.items():
+            notes.append(f"{hint}: {len(names)}, first in {names[0]!r}")
+        return notes + self.rejections
+
+
+def _check_size(
+    frame: SourceFrame,
+    annotation: Annotation,
     *,
-    read_boxes: Callable[[Any, tuple[int, int]], list[Any]],
+    size_wh: tuple[int, int],
+    turned_wh: tuple[int, int] | None,
+) -> list[str]:
+    """Compare the size that an annotation states with the image; return a hint, if any.
+
+    Raises:
+        HaustraError: They differ.
+    """
+    stated = annotation.size_wh
+    text = "{}x{}".format(*(value or "?" for value in stated))
+    actual = f"{frame.path} is {size_wh[0]}x{size_wh[1]}"
+    if stated == turned_wh != size_wh:
+        raise HaustraError(
+            f"{actual} after its orientation tag (EXIF) is applied, but {frame.source} is for "
+            f"{text}, as before; expected boxes on the upright image; save the image upright "
+            "without the tag, or turn the annotation"
+        )
+    if any(value not in (0, own) for value, own in zip(stated, size_wh, strict=True)):
+        raise HaustraError(
+            f"{actual}, but {frame.source} is for an image of {text}; expected the same size; "
+            "resize one of them as the other was"
+        )
+    if turned_wh is None or not annotation.boxes or (0 not in stated and turned_wh != size_wh):
+        return []
+    return ["orientation tag (EXIF): the boxes are taken as drawn on the upright image"]
+
+
+def import_frames(
+    frames: Sequence[SourceFrame],
+    *,
+    read: Callable[[Any, tuple[int, int]], Annotation],
     images: Path,
-    notes: Sequence[str],
-    config: ImportConfig,
+    notes: Sequence[str] = (),
+    problems: Sequence[str] = (),
+    config: DatasetConfig,
+    classes: str | None,
+    class_option: str = "classes",
     progress: Progress | None,
 ) -> ImportResult:
     """Write one run folder from a dataset's frames.
 
     Args:
-        frames: Each image's file, its path inside the dataset with forward slashes, and its
-            annotation, in the order of the run.
-        read_boxes: Returns an annotation's raw boxes `x0,y0,x1,y1` in pixels of an image of this
-            size (width, height).
+        frames: The images in the order of the run.
+        read: Returns the content of an annotation for an image of this size (width, height).
         images: Folder of the images; its parent names a run without id and dataset.
         notes: Notes of the importer, which come first in the result.
+        problems: Mistakes that the importer found; the frames are checked for more.
         config: Name, grouping and provenance of the run.
+        classes: Classes whose boxes are polyps, separated by commas.
+        class_option: Setting that chooses the classes, for messages.
         progress: Receives the progress.
 
     Raises:
-        HaustraError: An image or annotation cannot be read, or the run exists.
+        HaustraError: An image or annotation cannot be read, the annotations do not fit their
+            images or are ambiguous, or the run exists. The message gives the number of mistakes and
+            the first ten.
     """
     check_outputs(config)
     run_id = config.run_id or slugify(config.dataset or images.resolve().parent.name)
     folder = config.output_root / f"run_{run_id}"
-    all_notes = list(notes)
-    num_boxes = num_empty = num_clipped = 0
+    problems = list(problems)
     manifest = RunManifest(
         run_id=run_id,
         source="imported",
+        frame_rate_hz=config.frame_rate_hz,
         dataset=config.dataset,
         licence=config.licence,
         citation=config.citation,
     )
+    chosen = None
+    if classes is not None:
+        chosen = frozenset(as_text(name.strip()) for name in classes.split(",") if name.strip())
+    state = _Import(
+        allow_unlabelled=config.allow_unlabelled, chosen=chosen, group_regex=config.group_regex
+    )
     with writing_run(folder, manifest=manifest, overwrite=config.overwrite) as writer:
-        for path, name, annotation in track(
+        for frame in track(
             frames, progress=progress or SilentProgress(), description="import", total=len(frames)
         ):
-            image = read_image_rgb(path)
-            size_wh = (image.shape[1], image.shape[0])
-            truths = []
-            for box in read_boxes(annotation, size_wh):
-                checked = check_box_px(box, size_wh=size_wh)
-                if isinstance(checked, str):
-                    all_notes.append(f"{name}: {checked}")
-                    continue
-                num_clipped += checked.clipped
-                truths.append(PolypTruth(bbox_px=checked.box_px))
-            writer.add_frame(
-                path,
-                suffix=path.suffix.lower(),
-                image_size_wh=size_wh,
-                labels=truths,
-                group_id=group_of_name(name, group_regex=config.group_regex),
-                source_name=name,
-            )
-            num_boxes += len(truths)
-            num_empty += not truths
-        write_json_atomic(writer.folder / "import_report.json", value={"notes": all_notes})
-    return ImportResult(
-        folder=folder,
-        num_images=writer.num_frames,
-        num_boxes=num_boxes,
-        num_empty=num_empty,
-        num_clipped=num_clipped,
-        notes=all_notes,
-    )
+            try:
+                state.add(frame, read=read, writer=None if problems else writer)
+            except HaustraError as error:
+                problems.append(error.message)
+        refuse(problems + state.class_problems(class_option=class_option))
+        result = ImportResult(
+            folder=folder,
+            num_images=writer.num_frames,
+            num_boxes=state.num_boxes,
+            num_empty=state.num_empty,
+            num_clipped=state.num_clipped,
+            num_rejected=len(state.rejections),
+            classes=dict(state.classes.most_common()),
+            notes=[*notes, *state.notes()],
+        )
+        writer.manifest_fields = {"import_result": result.as_json()}
+    return result

@@ -1,4 +1,4 @@
-"""Image and mask folders, the layout of Kvasir-SEG and CVC-ClinicDB: a mask of the same stem."""
+"""Image and mask folders, the layout of Kvasir-SEG, CVC-ClinicDB, ETIS and PolypGen."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -6,27 +6,48 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-from haustra.captures.importers.dataset import ImportConfig, ImportResult
-from haustra.captures.importers.paired import import_pairs, list_source_images
+from haustra.captures.importers.dataset import (
+    Annotation,
+    DatasetConfig,
+    ImportResult,
+    SourceBox,
+)
+from haustra.captures.importers.paired import import_pairs
 from haustra.core.checked import CountFromOne
-from haustra.core.errors import HaustraError
-from haustra.core.images import read_image_rgb
+from haustra.core.errors import HaustraError, option
+from haustra.core.images import IMAGE_SUFFIXES, decode_image_values, read_image_bytes
 from haustra.core.paths import StrPath
 from haustra.core.progress import Progress
 
 MASK_THRESHOLD = 127
-"""Masks are often stored as JPEG, whose noise stays far from the middle."""
-MAX_OF_CLASS_INDICES = 2
-"""A mask that never exceeds this, but is not black, holds class indices, not gray values."""
+"""Threshold of a mask with two levels and a smear of values between them."""
+MOST_VALUES = 16
+"""A lossless mask with more values is a smeared one or a picture, not one of classes."""
+MOST_FLAT_PIXELS = 8
+"""A smear has no area of one value between black and white; no mask of Kvasir-SEG has a pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskImportConfig(ImportConfig):
+class MaskImportConfig(DatasetConfig):
     """Settings of `haustra import masks`."""
 
     min_pixels: CountFromOne = 40
-    """Components of the mask with fewer pixels are not polyps."""
+    """Components of the mask with fewer pixels are left out and counted."""
+    mask_values: str | None = None
+    """Mask values that are polyp, separated by commas: gray values such as 255, or colors such as
+    ff0000. Needed if the masks have several besides black."""
+    mask_name: str = "{stem}"
+    """File name of a mask without its suffix, with {stem} for the image's: '{stem}_mask'."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask_name.count("{stem}") != 1 or "/" in self.mask_name:
+            raise HaustraError(
+                f"{option('mask_name', self.mask_name)}: expected a file name with '{{stem}}' once"
+            )
 
 
 def import_masks(
@@ -34,37 +55,134 @@ def import_masks(
 ) -> ImportResult:
     """Import a folder of images with a folder of masks.
 
-    Each 8-connected component of at least `min_pixels` pixels above 127 becomes a box.
+    A mask is black but for its polyps. Each 8-connected component of one value with at least
+    `min_pixels` pixels becomes a box. A mask of two values may have any values, in gray, color or
+    alpha; the darker one is the background. Of a mask with smeared edges, as JPEG has them, the
+    pixels above 127 are polyp.
 
     Raises:
-        HaustraError: An image has no mask, a mask has no image, or a file is unreadable.
+        HaustraError: An image has no mask, a mask has no image, a file is unreadable, or the masks
+            have several values and `mask_values` does not choose.
     """
+    if Path(images).resolve() == Path(masks).resolve() and config.mask_name == "{stem}":
+        raise HaustraError(
+            f"{masks} is the folder of the images as well; expected two folders, or "
+            f"{option('mask_name', '{stem}_mask')} for masks beside their images"
+        )
+    chosen = config.mask_values and config.mask_values.lower().replace("#", "")
+    values = chosen and frozenset(value.strip() for value in chosen.split(","))
     return import_pairs(
         images,
         masks,
-        list_files=list_source_images,
+        suffixes=IMAGE_SUFFIXES,
         noun="mask",
-        read_boxes=partial(_boxes_of_mask, min_pixels=config.min_pixels),
+        read=partial(_read_mask, min_pixels=config.min_pixels, chosen=values or None),
+        file_name=config.mask_name,
         config=config,
+        classes=chosen,
+        class_option="mask_values",
         progress=progress,
     )
 
 
-def _boxes_of_mask(mask_path: Path, size_wh: tuple[int, int], *, min_pixels: int) -> list[Any]:
-    mask = read_image_rgb(mask_path)[:, :, 0]
-    if (mask.shape[1], mask.shape[0]) != size_wh:
-        raise HaustraError(
-            f"{mask_path} is {mask.shape[1]}x{mask.shape[0]} but its image is "
-            f"{size_wh[0]}x{size_wh[1]}; expected the same size"
+def _read_mask(
+    path: Path, _size_wh: tuple[int, int], *, min_pixels: int, chosen: frozenset[str] | None
+) -> Annotation:
+    data = read_image_bytes(path)
+    pixels = _without_alpha(decode_image_values(data, name=str(path)))
+    is_lossy = data.startswith(b"\xff\xd8") or (data.startswith(b"RIFF") and b"VP8 " in data)
+    annotation = Annotation(size_wh=(pixels.shape[1], pixels.shape[0]))
+    if data[:4] in (b"II*\0", b"MM\0*") and cv2.imcount(str(path)) > 1:
+        annotation.hints.append("mask with several pages, of which the first is taken")
+    num_small = 0
+    for name, mask in _masks_by_value(pixels, path=path, is_lossy=is_lossy, chosen=chosen):
+        _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+        for x, y, width, height, area in stats[1:].tolist():  # row 0 is the background
+            if area >= min_pixels:
+                box = [x, y, x + width, y + height]
+                annotation.boxes.append(SourceBox(box_px=box, class_name=name))
+            else:
+                num_small += 1
+    annotation.hints += [f"component of fewer than {min_pixels} pixels, left out"] * num_small
+    if num_small and not annotation.boxes:
+        annotation.hints.append("mask with such components only, taken as a negative")
+    return annotation
+
+
+def _without_alpha(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return gray values [H,W] if the color is gray, else the color [H,W,3].
+
+    What is transparent is black. A mask that is in the alpha channel alone becomes gray.
+    """
+    if pixels.ndim == 2:
+        return pixels
+    color = pixels[:, :, :3]
+    if pixels.shape[2] == 4:
+        alpha = pixels[:, :, 3]
+        is_opaque = alpha > 0
+        if is_opaque.any():
+            color = color * is_opaque[:, :, None]
+        if not color.any() and not is_opaque.all():
+            return alpha
+    return color[:, :, 2] if (color == color[:, :, 2:]).all() else color
+
+
+def _masks_by_value(
+    pixels: NDArray[Any], *, path: Path, is_lossy: bool, chosen: frozenset[str] | None
+) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Return the name of each value that is not the background, and where it is [H,W].
+
+    Raises:
+        HaustraError: The mask has too many values to be one of classes.
+    """
+    if is_lossy and pixels.ndim == 3 and np.ptp(pixels, axis=2).max() <= 32:
+        pixels = pixels[:, :, 2]
+    if pixels.ndim == 3:
+        width = 8 * pixels.itemsize
+        codes = sum(
+            pixels[:, :, channel].astype(np.int64) << width * channel for channel in range(3)
         )
-    if 0 < mask.max() <= MAX_OF_CLASS_INDICES:
+    else:
+        width, codes = 0, pixels
+    values = np.unique(codes)
+    if pixels.dtype.kind == "f" and (width or not np.isfinite(values).all()):
         raise HaustraError(
-            f"{mask_path} has no value above {mask.max()}; expected polyps in white (255), not as "
-            "class indices"
+            f"{path} has {pixels.dtype} values in color or not finite; expected gray"
         )
-    _, _, stats, _ = cv2.connectedComponentsWithStats((mask > MASK_THRESHOLD).astype("uint8"))
+    # Two values of a lossy mask may be noise in black.
+    if is_lossy or (len(values) > MOST_VALUES and chosen is None):
+        is_sure = is_lossy and chosen is not None
+        if (
+            width == 0
+            and pixels.dtype == np.uint8
+            and (is_sure or _is_smeared(pixels, is_lossy=is_lossy))
+        ):
+            return [(str(255), pixels > MASK_THRESHOLD)]
+        listed = "in color" if width else f"from {values[0]:g} to {values[-1]:g}"
+        raise HaustraError(
+            f"{path} has {len(values)} values {listed}; expected black and white, or few values "
+            f"in a lossless format such as PNG; choose with {option('mask_values', '255')} if "
+            "white is polyp"
+        )
+    names = {
+        value: f"{int(value):0{width * 3 // 4}x}" if width else f"{value:.9g}"
+        for value in values.tolist()
+    }
+    background = {value for value in names if value == 0}
+    if len(names) == 2 and not background:
+        brightness = {value: float(pixels[codes == value][0].sum()) for value in names}
+        background = {value for value in names if brightness[value] < max(brightness.values())}
     return [
-        [int(x), int(y), int(x + width), int(y + height)]
-        for x, y, width, height, area in stats[1:]  # row 0 is the background
-        if area >= min_pixels
+        (name, codes == value)
+        for value, name in names.items()
+        if (chosen and name in chosen) or (value not in background and len(names) <= MOST_VALUES)
     ]
+
+
+def _is_smeared(gray: NDArray[np.uint8], *, is_lossy: bool) -> bool:
+    """Return whether values between black and white are at edges only; uint8 [H,W]."""
+    noise, end = (3, 63) if is_lossy else (0, 8)
+    kernel = np.ones((3, 3), np.uint8)
+    flat = gray[cv2.dilate(gray, kernel) - cv2.erode(gray, kernel) <= noise]
+    num_between = np.count_nonzero((flat > end) & (flat < 255 - end))
+    return bool(num_between <= MOST_FLAT_PIXELS and (gray.max() == 0 or gray.max() >= 255 - end))

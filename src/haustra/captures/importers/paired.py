@@ -1,15 +1,40 @@
-"""Datasets with an annotation file of the same stem for each image: Pascal VOC and YOLO."""
+"""Datasets with a file of the same stem for each image: masks, Pascal VOC and YOLO."""
 
+import os
+from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-from haustra.captures.importers.dataset import ImportConfig, ImportResult, import_frames
-from haustra.core.errors import HaustraError
-from haustra.core.images import list_images
+from haustra.captures.importers.dataset import (
+    Annotation,
+    DatasetConfig,
+    ImportConfig,
+    ImportResult,
+    SourceBox,
+    SourceFrame,
+    as_text,
+    import_frames,
+    name_some,
+    read_size,
+)
+from haustra.captures.importers.text import read_text
+from haustra.core.errors import HaustraError, option
+from haustra.core.images import IMAGE_SUFFIXES, natural_key
 from haustra.core.paths import StrPath
 from haustra.core.progress import Progress
+
+VOC_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocImportConfig(ImportConfig):
+    """Settings of `haustra import voc`."""
+
+    zero_based: bool = False
+    """Take coordinates as edges counted from 0, instead of pixels counted from 1 with both ends."""
 
 
 def import_voc(
@@ -21,18 +46,21 @@ def import_voc(
 ) -> ImportResult:
     """Import a folder of images with a folder of Pascal VOC annotations.
 
-    All object names become polyps. Boxes of VOC are in pixels counted from 1, ends included.
+    Boxes of VOC are in pixels counted from 1, ends included; a `VocImportConfig` can change that.
 
     Raises:
-        HaustraError: An image has no annotation, a file is malformed, or an image is unreadable.
+        HaustraError: An image has no annotation, a file is malformed or of another format, its size
+            is not that of its image, or an image is unreadable.
     """
+    is_zero_based = isinstance(config, VocImportConfig) and config.zero_based
     return import_pairs(
         images,
-        _existing(annotations, holds="VOC annotations"),
-        list_files=lambda folder: list(folder.glob("[!.]*.xml")),
-        noun="annotation",
-        read_boxes=_boxes_of_voc,
+        annotations,
+        suffixes=(".xml",),
+        noun="VOC annotation",
+        read=partial(_read_voc, zero_based=is_zero_based),
         config=config,
+        classes=config.classes,
         progress=progress,
     )
 
@@ -42,137 +70,270 @@ def import_yolo(
 ) -> ImportResult:
     """Import a folder of images with a folder of YOLO label files.
 
-    A line of a label file is `class cx cy w h`, all in 0..1. All classes become polyps. As in YOLO,
-    an image without a label file is a negative; a note gives their number.
+    A line of a label file is `class cx cy w h`, all but the class in 0..1. A file `classes.txt`
+    beside them names the classes. As in YOLO, an image without a label file is a negative if any
+    image has one; a note gives their number.
 
     Raises:
         HaustraError: A line is malformed, an image is unreadable, or a label has no image.
     """
+    names_path = Path(labels) / "classes.txt"
+    names: list[str] = []
+    if names_path.is_file():
+        names = read_text(names_path, what="a list of class names").splitlines()
     return import_pairs(
         images,
-        _existing(labels, holds="YOLO label files"),
-        list_files=lambda folder: [p for p in folder.glob("[!.]*.txt") if p.stem != "classes"],
-        noun="label file",
-        read_boxes=_boxes_of_yolo,
+        labels,
+        suffixes=(".txt",),
+        noun="YOLO label file",
+        read=partial(_read_yolo, names=names),
         may_lack=True,
         config=config,
+        classes=config.classes,
         progress=progress,
     )
 
 
-def _boxes_of_voc(path: Path, _size_wh: tuple[int, int]) -> list[Any]:
+def _tag(element: ElementTree.Element) -> str:
+    return element.tag.rpartition("}")[2]  # without its namespace
+
+
+def _child(element: ElementTree.Element | None, name: str) -> ElementTree.Element | None:
+    return next((item for item in element or () if _tag(item) == name), None)
+
+
+def _text(element: ElementTree.Element | None, name: str) -> str:
+    child = _child(element, name)
+    return ("" if child is None else child.text or "").strip()
+
+
+def _read_voc(path: Path, _size_wh: tuple[int, int], *, zero_based: bool) -> Annotation:
+    text = read_text(path, what="a VOC annotation")
     try:
-        root = ElementTree.parse(path).getroot()  # noqa: S314 (expat limits entity expansion)
-    except (ElementTree.ParseError, LookupError, ValueError, OSError) as error:
+        root = ElementTree.fromstring(text)  # noqa: S314 (expat limits entity expansion)
+    except (ElementTree.ParseError, ValueError) as error:
         raise HaustraError(f"{path} is not XML ({error}); expected a VOC annotation") from None
-    boxes = []
-    for item in root.iter("object"):
+    objects = [item for item in root if _tag(item) == "object"]
+    boxes = [item for item in root.iter() if _tag(item) == "bndbox"]
+    of_objects = [box for item in objects for box in item.iter() if _tag(box) == "bndbox"]
+    structured = {_tag(item) for item in root if len(item)} - {"object", "size", "source", "owner"}
+    if _tag(root) != "annotation" or len(boxes) > len(of_objects) or (structured and not objects):
+        others = f" with {', '.join(sorted(structured))}" if structured else ""
+        raise HaustraError(
+            f"{path} holds <{_tag(root)}>{others}, which is not understood; expected a VOC "
+            "annotation: <annotation> with an <object> for each box"
+        )
+    size = _child(root, "size")
+    annotation = Annotation(
+        size_wh=read_size(_text(size, "width"), _text(size, "height"), source=str(path))
+    )
+    file_name = _text(root, "filename").replace("\\", "/").rpartition("/")[2]
+    if file_name and as_text(PurePosixPath(file_name).stem) != as_text(path.stem):
+        annotation.hints.append("annotation whose <filename> is another one")
+    for item in objects:
+        own = [child for child in item if _tag(child) == "bndbox"]
         try:
-            x0, y0, x1, y1 = (
-                float(item.findtext(f"bndbox/{name}", "missing"))
-                for name in ("xmin", "ymin", "xmax", "ymax")
-            )
+            (box,) = own
+            x0, y0, x1, y1 = (float(_text(box, side)) for side in VOC_SIDES)
         except ValueError:
             raise HaustraError(
                 f"{path}: an object lacks a bndbox of four numbers xmin, ymin, xmax, ymax"
+                if len(own) < 2
+                else f"{path}: an object has {len(own)} bndbox; expected one"
             ) from None
-        # Pixel 1 of VOC covers 0..1 here, and the last pixel belongs to the box.
-        boxes.append([x0 - 1, y0 - 1, x1, y1])
-    return boxes
+        if 0 in (x0, y0) and not zero_based:
+            annotation.hints.append("coordinate 0, though VOC counts from 1; see --zero-based")
+        first = 0 if zero_based else 1
+        annotation.boxes.append(
+            SourceBox(
+                box_px=[x0 - first, y0 - first, x1, y1],
+                class_name=_text(item, "name") or "(no name)",
+                lesion_id=_text(item, "unique_id") or None,
+            )
+        )
+    return annotation
 
 
-def _boxes_of_yolo(path: Path, size_wh: tuple[int, int]) -> list[Any]:
-    boxes: list[Any] = []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise HaustraError(f"{path} cannot be read as a YOLO label file: {error}") from None
-    for number, line in enumerate(text.splitlines(), start=1):
+def _read_yolo(path: Path, size_wh: tuple[int, int], *, names: list[str]) -> Annotation:
+    annotation = Annotation()
+    for number, line in enumerate(read_text(path, what="a YOLO label file").splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            _, cx, cy, width, height = (float(part) for part in line.split())
-        except ValueError:
+            index, cx, cy, width, height = (float(part) for part in line.split())
+            class_name = f"{int(index)}"
+            if index != int(index) or index < 0:
+                raise ValueError
+        except (ValueError, OverflowError):
             raise HaustraError(
-                f"{path}, line {number}: {line!r}: expected 'class cx cy w h'"
+                f"{path}, line {number}: {line!r:.80}: expected the five numbers 'class cx cy w h'"
             ) from None
+        if int(index) < len(names) and names[int(index)].strip():
+            class_name = names[int(index)].strip()
         box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
-        boxes.append([value * size_wh[index % 2] for index, value in enumerate(box)])
-    return boxes
+        if any(value > 1.01 for value in (cx, cy, width, height)):
+            annotation.rejected.append(
+                f"line {number}: {line!r:.80} has a value above 1; expected shares of the image, "
+                "not pixels"
+            )
+            continue
+        annotation.boxes.append(
+            SourceBox(
+                box_px=[value * size_wh[index % 2] for index, value in enumerate(box)],
+                class_name=class_name,
+            )
+        )
+    return annotation
+
+
+def walk_files(folder: Path, *, without: Path | None = None) -> list[Path]:
+    """Return the files below a folder in natural order, without hidden ones.
+
+    Linked folders are followed once.
+
+    Args:
+        folder: The folder.
+        without: A folder inside it to leave out.
+    """
+    seen = {without.resolve()} if without and without.resolve() != folder.resolve() else set()
+    files = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        here = Path(root)
+        if here.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        files += [here / name for name in names if not name.startswith(".")]
+    return sorted(files, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
+
+
+def _by_stem(
+    folder: Path, *, suffixes: tuple[str, ...], ignored: tuple[str, ...], without: Path
+) -> tuple[dict[str, Path], list[str], list[str]]:
+    """Return the files of a folder by their path there without suffix, mistakes, and notes."""
+    of_stem: dict[str, Path] = {}
+    problems, skipped, inside = [], Counter[str](), set()
+    for path in walk_files(folder, without=without):
+        suffix, name = path.suffix.lower(), path.relative_to(folder).as_posix()
+        if suffix not in suffixes:
+            skipped[suffix or "(no suffix)"] += suffix not in ignored
+        if suffix not in suffixes or path.name == "classes.txt":
+            continue
+        if "/" in name:
+            inside.add(name.rpartition("/")[0])
+        other = of_stem.setdefault(as_text(PurePosixPath(name).with_suffix("").as_posix()), path)
+        if other != path:
+            problems.append(
+                f"{other.name} and {name} of {folder} have the same stem, so they would be "
+                "confused; expected one file per stem"
+            )
+    notes = []
+    if skipped := +skipped:
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
+        notes.append(f"files of {folder} that are not read: {listed}")
+    if inside and suffixes == IMAGE_SUFFIXES:
+        notes.append(f"{folder}: the files of {name_some(sorted(inside))} go into one run")
+    return of_stem, problems, notes
 
 
 def _existing(folder: StrPath, *, holds: str) -> Path:
     if not Path(folder).is_dir():
-        raise HaustraError(f"{folder} does not exist; expected a folder of {holds}")
+        problem = "is not a folder" if Path(folder).exists() else "does not exist"
+        raise HaustraError(f"{folder} {problem}; expected a folder of {holds}")
     return Path(folder)
-
-
-def list_source_images(folder: Path) -> list[Path]:
-    """Return the images of a dataset's folder.
-
-    Raises:
-        HaustraError: There is no folder or no image in it, or two images have one stem.
-    """
-    images = list_images(_existing(folder, holds="images"))
-    if not images:
-        raise HaustraError(f"{folder} holds no image (PNG, JPEG, BMP, TIFF or WebP)")
-    of_stem: dict[str, Path] = {}
-    for image in images:
-        other = of_stem.setdefault(image.stem, image)
-        if other != image:
-            raise HaustraError(
-                f"{other.name} and {image.name} of {folder} share a stem, so their annotations "
-                "would be confused; expected one image per stem"
-            )
-    return images
 
 
 def import_pairs(
     images: StrPath,
     folder: StrPath,
     *,
-    list_files: Callable[[Path], list[Path]],
+    suffixes: tuple[str, ...],
     noun: str,
-    read_boxes: Callable[[Path, tuple[int, int]], list[Any]],
+    read: Callable[[Path, tuple[int, int]], Annotation],
+    file_name: str = "{stem}",
     may_lack: bool = False,
-    config: ImportConfig,
+    config: DatasetConfig,
+    classes: str | None,
+    class_option: str = "classes",
     progress: Progress | None,
 ) -> ImportResult:
     """Import a folder of images that has one annotation file of the same stem for each image.
 
+    Images and files in subfolders pair by their path inside the folder.
+
     Args:
         images: Folder of the images.
         folder: Folder of the annotation files.
-        list_files: Returns the annotation files of that folder.
+        suffixes: Suffixes of the annotation files, in lower case.
         noun: What such a file is called in messages, such as `mask`.
-        read_boxes: Returns a file's raw boxes `x0,y0,x1,y1` in pixels of an image of this size.
-        may_lack: An image without a file is a negative, instead of a mistake.
+        read: Returns the content of a file for an image of this size.
+        file_name: Stem of an annotation file, with `{stem}` for the image's.
+        may_lack: An image without a file is a negative if others have one, instead of a mistake.
         config: Name, grouping and provenance of the run.
+        classes: Classes whose boxes are polyps, separated by commas.
+        class_option: Setting that chooses the classes, for messages.
         progress: Receives the progress.
 
     Raises:
         HaustraError: A file has no counterpart, or an image or annotation cannot be read.
     """
-    images, folder = Path(images), Path(folder)
-    image_of_stem = {path.stem: path for path in list_source_images(images)}
-    file_of_stem = {path.stem: path for path in list_files(folder)}
-    lacking = sorted(image_of_stem.keys() - file_of_stem.keys())
-    alone = sorted(file_of_stem.keys() - image_of_stem.keys())
-    if lacking and not may_lack:
-        raise HaustraError(
-            f"{len(lacking)} image(s) of {images} have no {noun} in {folder}, such as "
-            f"{lacking[0]!r}; expected one of the same stem for every image"
+    images = _existing(images, holds="images")
+    folder = _existing(folder, holds=f"{noun}s")
+    is_one = images.resolve() == folder.resolve()
+    image_of, problems, notes = _by_stem(
+        images, suffixes=IMAGE_SUFFIXES, ignored=suffixes if is_one else (), without=folder
+    )
+    file_of, more_problems, skipped = _by_stem(
+        folder, suffixes=suffixes, ignored=IMAGE_SUFFIXES if is_one else (), without=images
+    )
+
+    def file_stem(stem: str) -> str:
+        inside, _, name = stem.rpartition("/")
+        return f"{inside}/" * bool(inside) + file_name.replace("{stem}", name)
+
+    if is_one and suffixes == IMAGE_SUFFIXES:  # masks beside their images
+        stems = {file_stem(stem) for stem in image_of}
+        file_of = {stem: path for stem, path in image_of.items() if stem in stems}
+        image_of = {stem: path for stem, path in image_of.items() if stem not in stems}
+    elif not is_one:
+        problems, notes = problems + more_problems, notes + skipped
+    if not image_of:
+        listed = f" ({notes[0]})" if notes else ""
+        raise HaustraError(f"{images} holds no image (PNG, JPEG, BMP, TIFF or WebP){listed}")
+    pairs = {stem: file_of.pop(file_stem(stem), None) for stem in image_of}
+    lacking = [stem for stem, file in pairs.items() if file is None]
+    if lacking and not config.allow_unlabelled and (len(lacking) == len(pairs) or not may_lack):
+        problems.append(
+            f"{len(lacking)} image(s) of {images} have no {noun} in {folder}: "
+            f"{name_some(lacking)}; expected {noun}s named {file_name!r}, or "
+            f"{option('allow_unlabelled', True)} to take such images as negatives"
         )
-    if alone:
-        raise HaustraError(
-            f"{len(alone)} {noun}(s) of {folder} have no image in {images}, such as {alone[0]!r}; "
-            f"expected one of the same stem for every {noun}"
+    elif lacking:
+        notes.insert(0, f"{len(lacking)} image(s) have no {noun}: taken as negatives")
+    if file_of:
+        listed = f" ({notes[-1]})" if notes else ""
+        problems.append(
+            f"{len(file_of)} {noun}(s) of {folder} have no image in {images}: "
+            f"{name_some(list(file_of))}; expected an image for each {noun}, which is named "
+            f"{file_name!r}{listed}"
         )
     return import_frames(
-        [(path, path.name, file_of_stem.get(stem)) for stem, path in image_of_stem.items()],
-        read_boxes=lambda file, size_wh: [] if file is None else read_boxes(file, size_wh),
+        [
+            SourceFrame(
+                path=path,
+                name=path.relative_to(images).as_posix(),
+                annotation=pairs[stem],
+                source=str(pairs[stem]),
+            )
+            for stem, path in image_of.items()
+        ],
+        read=read,
         images=images,
-        notes=[f"{len(lacking)} image(s) have no {noun}: taken as negatives"] if lacking else [],
+        notes=notes,
+        problems=problems,
         config=config,
+        classes=classes,
+        class_option=class_option,
         progress=progress,
     )

@@ -1,0 +1,56 @@
+"""Reading text files in the encodings that labeling tools write."""
+
+import codecs
+import re
+from pathlib import Path
+
+from haustra.core.errors import HaustraError
+
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # begins with UTF-16's mark, so it comes first
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+DECLARED = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["']""")
+
+
+def _encoding_of(data: bytes) -> str:
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            return encoding
+    if 0 in data[:2]:  # ASCII characters in UTF-16 without a mark
+        return "utf-16-be" if data[0] == 0 else "utf-16-le"
+    declared = DECLARED.match(data)
+    name = declared[1].decode().lower() if declared else "utf-8"
+    # Tools declare these and write characters of their superset.
+    return "gb18030" if name in ("gb2312", "gbk") else name
+
+
+def read_text(path: Path, *, what: str) -> str:
+    """Read a text file in UTF-8, in UTF-16 or UTF-32, or in the encoding that its XML declares.
+
+    Args:
+        path: The file.
+        what: Its kind for messages, such as "a VOC annotation".
+
+    Raises:
+        HaustraError: The file cannot be read, or it is not text in that encoding.
+    """
+    encoding = "utf-8"
+    try:
+        data = path.read_bytes()
+        encoding = _encoding_of(data)
+        return data.decode(encoding).lstrip()
+    except OSError as error:
+        raise HaustraError(f"{path} cannot be read: {error.strerror}; expected {what}") from None
+    except LookupError:
+        raise HaustraError(
+            f"{path} declares the encoding {encoding!r}, which is unknown; expected UTF-8"
+        ) from None
+    except UnicodeError as error:
+        raise HaustraError(
+            f"{path} is not text in {encoding} ({error}); expected {what} in UTF-8, or in the "
+            "encoding that its XML declaration names"
+        ) from None
