@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.captures.sources import Source, SourceFrame
-from haustra.core.errors import HaustraError
+from haustra.captures.sources import Source, SourceEndedError, SourceFrame
 from haustra.core.images import write_png
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.videos import writing_video
@@ -72,7 +71,7 @@ class Ticks(Source):
 
     def read(self, number: int) -> SourceFrame:
         if number == self._count:
-            raise HaustraError("ticks: it gave no further frame")
+            raise SourceEndedError("ticks: it gave no further frame")
         time.sleep(self._period_s)
         return SourceFrame(
             number=number,

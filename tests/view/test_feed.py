@@ -40,7 +40,7 @@ def scores(feed: Feed, which: int = 0) -> list[float]:
 
 
 def notices(feed: Feed) -> list[str]:
-    return [notice["text"] for notice in shown(feed)["notices"]]
+    return [notice["text"] for notice in feed.state()["notices"]]
 
 
 def test_each_frame_is_published_with_its_own_boxes(tmp_path: Path) -> None:
@@ -144,12 +144,6 @@ def test_a_paused_simulator_stands_still_and_steps(tmp_path: Path) -> None:
         until(lambda: shown(feed)["playing"] and shown(feed)["frame"] > number + 3)
 
 
-def test_the_end_of_a_live_source_is_reported(tmp_path: Path) -> None:
-    with running_feed(Ticks(count=3), tmp_path) as feed:
-        until(lambda: "ticks: it gave no further frame" in notices(feed))
-        assert scores(feed)
-
-
 @pytest.fixture
 def labeled_run(tmp_path: Path) -> Path:
     """A run whose frames show, at a threshold of 0.5: clean, hit, clean, miss, false."""
@@ -227,14 +221,6 @@ def test_a_command_that_a_live_source_refuses_does_not_pause_it(
         number = shown(feed)["frame"]
         until(lambda: shown(feed)["frame"] > number + 3)
         assert shown(feed)["playing"]
-
-
-def test_a_live_source_that_has_ended_does_not_play_again(tmp_path: Path) -> None:
-    with running_feed(Ticks(count=3), tmp_path) as feed:
-        until(lambda: "ticks: it gave no further frame" in notices(feed))
-        assert not shown(feed)["playing"]
-        feed.command({"do": "play"})
-        until(lambda: "ticks has ended" in notices(feed))
 
 
 def test_a_recording_is_a_run_folder_of_what_was_shown(tmp_path: Path) -> None:

@@ -40,6 +40,14 @@ NUM_CHECKED_FRAMES = 32
 """Number of frames whose stored and decoded time stamps must agree."""
 MAX_FAILURES = 1000
 """Number of frames in a row that do not decode, after which a video has ended."""
+STREAM_TIMEOUT_MS = 10_000
+STREAM_SETTINGS = [
+    *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, STREAM_TIMEOUT_MS),
+    *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, STREAM_TIMEOUT_MS),
+]
+"""OpenCV gives up a stream that is silent for this long; by default it waits 30 s."""
+MAX_FRAMES_SHORT = 10
+"""Number of frames by which a film at a URL may end before the number that it states."""
 ENDED = 2**31
 """Position of a video after its last frame."""
 
@@ -83,15 +91,25 @@ class Source(Protocol):
     """False for images that do not follow each other in time."""
     pausable: bool = False
     """True for a live source that makes no frames while nobody reads."""
+    reconnects: bool = False
+    """True for a live source that is worth opening again after an error."""
 
     def read(self, number: int) -> SourceFrame:
         """Return frame `number`; a live source returns its next frame under that number.
 
         Raises:
-            SourceEndedError: A seekable source has no such frame.
-            HaustraError: The frame cannot be read, or the live source has ended.
+            SourceEndedError: A seekable source has no such frame, or a live one has ended.
+            HaustraError: The frame cannot be read.
         """
         ...
+
+    def reopen(self) -> None:
+        """Open a live source again that has ended or failed, as far as that is needed.
+
+        Raises:
+            HaustraError: It cannot be opened.
+        """
+        return
 
     def index(self) -> list[float] | None:
         """Return the time of each frame in seconds where it is known without decoding."""
@@ -384,7 +402,7 @@ class VideoFile(Source):
 
 
 class Camera(Source):
-    """A camera, or a stream that OpenCV opens.
+    """A camera, or a stream or film that OpenCV opens at a URL.
 
     Args:
         address: Number of the camera, or URL of the stream.
@@ -393,23 +411,48 @@ class Camera(Source):
         HaustraError: OpenCV cannot open it.
     """
 
-    seekable, num_frames, frame_rate_hz = False, None, None
+    seekable, num_frames, frame_rate_hz, reconnects = False, None, None, True
 
     def __init__(self, address: int | str) -> None:
         self.name = f"camera:{address}" if isinstance(address, int) else address
-        self._capture = cv2.VideoCapture(address)
+        self._address = address
         self._started = time.monotonic()
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Open it, or open it again.
+
+        Raises:
+            HaustraError: OpenCV cannot open it.
+        """
+        if isinstance(self._address, int):
+            self._capture = cv2.VideoCapture(self._address)
+        else:
+            self._capture = cv2.VideoCapture(self._address, cv2.CAP_FFMPEG, STREAM_SETTINGS)
         if not self._capture.isOpened():
             raise HaustraError(
                 f"{option('source', self.name)}: OpenCV cannot open it; expected an attached "
                 "camera (camera:0) or the URL of a stream"
             )
+        self._num_read = 0
+        # A stream states no number of frames, or a negative one.
+        self._num_stated = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        rate_hz = self._capture.get(cv2.CAP_PROP_FPS)
+        self.frame_rate_hz = rate_hz if self._num_stated > 0 and rate_hz > 0 else None
 
     def read(self, number: int) -> SourceFrame:
-        """Wait for the next frame and return it."""
+        """Wait for the next frame and return it.
+
+        Raises:
+            SourceEndedError: A film at a URL has ended.
+            HaustraError: No frame arrived in time.
+        """
         done, image_bgr = self._capture.read()
+        if not done and 0 < self._num_stated <= self._num_read + MAX_FRAMES_SHORT:
+            raise SourceEndedError(f"{self.name} has ended")
         if not done:
             raise HaustraError(f"{option('source', self.name)}: no further frame arrived")
+        self._num_read += 1
         return SourceFrame(
             number=number,
             image_rgb=_to_rgb(image_bgr),

@@ -3,14 +3,18 @@
 One thread does all of it, so that a box always belongs to the frame that it is shown on. Nothing
 queues: a frame that arrives while the detectors work is replaced by the next one. What is published
 stays until something newer is, and any number of pages read it.
+
+An error of any kind becomes the state that the pages show; the thread goes on, and carries out
+commands.
 """
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from haustra.view.history import History, SeenFrame, Verdict
 from haustra.view.players import LivePlayer, SeekingPlayer
 from haustra.view.recording import Recording, recording_run
 from haustra.view.simulator_source import SimulatorSource
+from haustra.view.state import FeedState, in_one_line
 from haustra.view.watched_detector import WatchedDetector
 
 MAX_WAIT_S = 0.05
@@ -86,13 +91,19 @@ class Feed:
         self._recording_stack = ExitStack()
         self._commands: deque[dict[str, Any]] = deque()
         self._listeners: list[Callable[[], None]] = []
-        self._notices: deque[dict[str, Any]] = deque(maxlen=MAX_NOTICES)
+        self._notices: tuple[dict[str, Any], ...] = ()
         self._num_notices = 0
+        self._failure: str | None = None
+        """Error that stopped the feed, until the user plays it again or the weights change."""
+        self._unreadable: str | None = None
+        """Error of the latest frame, if it could not be read."""
         self._shown_at: deque[float] = deque(maxlen=60)
         self._frame: SourceFrame | None = None
         self._jpeg = b""
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+
+        self._player: SeekingPlayer | LivePlayer | None = None
 
     # Called by other threads.
 
@@ -104,6 +115,22 @@ class Feed:
             else LivePlayer(self.source, on_change=self._woken.set)
         )
         self._thread.start()
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of the feed, with its source and notices, as JSON values."""
+        if self._failure is not None:
+            state = FeedState(kind="failed", why=self._failure)
+        elif self._thread.is_alive():
+            state = self._playing().state()
+        else:
+            state = FeedState(kind="ended", why="the feed does not run")
+        if state.kind == "stalled" and self._unreadable:
+            state = replace(state, why=self._unreadable)
+        return {
+            **state.to_json(is_live=not self.source.seekable),
+            "source": self.source.name,
+            "notices": list(self._notices),
+        }
 
     def stop(self) -> None:
         """End, and finish a recording."""
@@ -142,34 +169,59 @@ class Feed:
     def _run(self) -> None:
         try:
             while not self._is_stopping:
-                self._woken.clear()
-                changed = self._carry_out_commands() | self._reload_detectors()
-                was_playing, frame = self._player.playing, None
                 try:
-                    frame = self._player.next_frame()
-                except HaustraError as error:
-                    self._notify(error)
-                    changed = True
-                if frame is not None:
-                    self._show(frame)
-                elif changed or self._player.playing != was_playing:
-                    self._publish()
-                else:
-                    self._woken.wait(min(self._player.seconds_to_next(), MAX_WAIT_S))
+                    self._turn()
+                except Exception as error:  # noqa: BLE001 - the state shows it
+                    self._fail(error)
+                    self._woken.wait(MAX_WAIT_S)
         finally:
             self._stop_recording()
-            self._player.close()
+            self._playing().close()
+
+    def _turn(self) -> None:
+        """Carry out commands, and show the frame that is due."""
+        self._woken.clear()
+        player, frame = self._playing(), None
+        changed = self._carry_out_commands() | self._reload_detectors()
+        try:
+            frame = None if self._failure else player.next_frame()
+        except HaustraError as error:
+            self._unreadable = in_one_line(error)
+            self._notify(error)
+            changed = True
+        if frame is not None:
+            self._unreadable = None
+            self._show(frame)
+        elif changed or (self.shot and self.shot.header["playing"] != player.playing):
+            self._publish()
+        else:
+            wait_s = MAX_WAIT_S if self._failure else player.seconds_to_next()
+            self._woken.wait(min(wait_s, MAX_WAIT_S))
+
+    def _fail(self, error: Exception) -> None:
+        """Show an error as the state, and wait for the user or for other weights."""
+        if not isinstance(error, HaustraError):
+            logging.getLogger(__name__).error("the feed has failed", exc_info=error)
+        self._failure = in_one_line(error)
+        self._playing().pause()
+        self._stop_recording()
+
+    def _playing(self) -> SeekingPlayer | LivePlayer:
+        if self._player is None:
+            raise AssertionError("the feed was not started")
+        return self._player
 
     def _carry_out_commands(self) -> bool:
         """Carry out the waiting commands; return True if there were any."""
         with self._lock:
             commands = list(self._commands)
             self._commands.clear()
+        player = self._playing()
         functions: dict[str, Callable[..., None]] = {
-            "play": self._player.play,
-            "pause": self._player.pause,
-            "step": self._player.step,
-            "seek": self._player.seek,
+            "play": player.play,
+            "pause": player.pause,
+            "step": player.step,
+            "seek": player.seek,
             "find": self._find,
             "set": self._set,
             "drive": self._drive,
@@ -178,6 +230,8 @@ class Feed:
         }
         for command in commands:
             values = {key: value for key, value in command.items() if key != "do"}
+            if command["do"] in ("play", "step", "seek"):
+                self._failure = None
             try:
                 functions[command["do"]](**values)
             except HaustraError as error:
@@ -193,6 +247,7 @@ class Feed:
                 has_news = True
                 self._notify(notice)
             if detector.detector is not before:
+                self._failure = None
                 with self._lock:
                     self._history.clear()
         if has_news and self._frame is not None:
@@ -201,9 +256,10 @@ class Feed:
 
     def _notify(self, notice: str | HaustraError) -> None:
         """Show one line on every page."""
-        text = notice.for_command_line() if isinstance(notice, HaustraError) else notice
+        text = in_one_line(notice) if isinstance(notice, HaustraError) else notice
         self._num_notices += 1
-        self._notices.append({"id": self._num_notices, "text": text})
+        # A new tuple, since other threads read it.
+        self._notices = (*self._notices, {"id": self._num_notices, "text": text})[-MAX_NOTICES:]
 
     def _show(self, frame: SourceFrame) -> None:
         """Detect, publish and record."""
@@ -236,7 +292,7 @@ class Feed:
             listener()
 
     def _header(self, frame: SourceFrame) -> dict[str, Any]:
-        player, point, now = self._player, self._point, time.monotonic()
+        player, point, now = self._playing(), self._point, time.monotonic()
         num_recent = sum(now - shown_at < RATE_WINDOW_S for shown_at in self._shown_at)
         return {
             "frame": frame.number,
@@ -268,7 +324,6 @@ class Feed:
             "recording": self._recording.num_frames if self._recording else None,
             "frames_per_s": round(num_recent / RATE_WINDOW_S, 1),
             "dropped": player.num_dropped,
-            "notices": list(self._notices),
         }
 
     # Commands. Each is called with the values of a command that `parse_command` has checked.
@@ -277,8 +332,9 @@ class Feed:
         """Go to the nearest miss or false alarm, through frames that may be unseen."""
         if not self.source.seekable:
             raise HaustraError(f"{self.source.name} is live: it cannot be searched")
-        self._player.pause()
-        start = self._player.position
+        player = self._playing()
+        player.pause()
+        start = player.position
         # Without a number of frames, the search goes as far as frames were seen.
         end = self.source.num_frames or start + 1
         numbers = range(start - 1, -1, -1) if backward else range(start + 1, end)
@@ -292,7 +348,7 @@ class Feed:
                     tried.add(near)
                     self._detect_unseen(near)
             if number in self._history and self._history.verdict(number) == verdict:
-                self._player.seek(number)
+                player.seek(number)
                 return
         kind = "miss" if verdict == "miss" else "false alarm"
         self._notify(f"no {kind} {'before' if backward else 'after'} frame {start + 1}")
@@ -307,7 +363,7 @@ class Feed:
 
     def _set(self, *, speed: float | None = None, **values: float | None) -> None:
         if speed is not None:
-            self._player.set_speed(speed)
+            self._playing().set_speed(speed)
         self._point = self._point.changed(**values)
         with self._lock:
             self._history.apply(self._point)

@@ -1,8 +1,9 @@
 """Playing a source: which frame is shown next, and when.
 
 A `SeekingPlayer` follows a clock through frames that stay where they are. A `LivePlayer` reads the
-source in a thread, keeps the newest frame and drops the others. `next_frame` never waits for a
-frame to become due.
+source in a thread, keeps the newest frame and drops the others; it opens a camera or stream again
+that fails. `next_frame` never waits for a frame to become due. `state` may be called at any time
+from any thread.
 """
 
 import sys
@@ -14,8 +15,11 @@ from dataclasses import replace
 
 from haustra.captures.sources import Source, SourceEndedError, SourceFrame
 from haustra.core.errors import HaustraError
+from haustra.view.state import STALLED_AFTER_S, FeedState, in_one_line
 
 CLOSE_TIMEOUT_S = 5.0
+FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 30.0
+"""Wait before the first attempt to open a source again, which doubles up to the longest."""
 
 
 class SeekingPlayer:
@@ -31,8 +35,10 @@ class SeekingPlayer:
         if source.frame_rate_hz is None:
             raise AssertionError("a seekable source has a frame rate")
         self._frame_rate_hz = source.frame_rate_hz
-        self._is_wanted = False
+        self._is_wanted, self._has_ended = False, False
         self._restart_clock(0)
+        self._expected_at = time.monotonic()
+        """Time at which a frame has to be shown next."""
         self.playing = True
         self.position = -1
         """Number of the frame that was read last or is wanted next."""
@@ -48,17 +54,31 @@ class SeekingPlayer:
         """
         if self._is_wanted:
             self._is_wanted = False
-            return self._read_up_to(self.position)
+            frame = self._read_up_to(self.position)
+            self._expected_at = self._due_at(self.position + 1)
+            return frame
         due = self._due()
         if not self.playing or due <= self.position:
             return None
         before = self.position
         frame = self._read_up_to(due)
+        self._expected_at = self._due_at(self.position + 1)
         if frame.number == before:  # the last one, which was shown
             return None
         if before >= 0:
             self.num_dropped += frame.number - before - 1
         return replace(frame, captured_at=self._due_at(frame.number))
+
+    def state(self) -> FeedState:
+        """Return the state of the playback."""
+        if self._has_ended:
+            return FeedState(kind="ended")
+        if not self.playing:
+            return FeedState(kind="paused")
+        late_s = time.monotonic() - self._expected_at
+        if late_s > STALLED_AFTER_S:
+            return FeedState(kind="stalled", seconds=int(late_s))
+        return FeedState(kind="playing")
 
     def seconds_to_next(self) -> float:
         """Return the time until the next frame is due."""
@@ -68,8 +88,9 @@ class SeekingPlayer:
         """Go on playing; from the last frame, begin again."""
         if self.position >= self._last:
             self.position = -1
-        self.playing = True
         self._restart_clock(self.position + 1)
+        self._expected_at = self._started_at
+        self._has_ended, self.playing = False, True
 
     def pause(self) -> None:
         """Stop playing."""
@@ -84,11 +105,13 @@ class SeekingPlayer:
         """Show frame number `frame` or, if it does not exist, the first or last one."""
         self.position, self._is_wanted = min(max(frame, 0), self._last), True
         self._restart_clock(self.position)
+        self._expected_at, self._has_ended = self._started_at, False
 
     def set_speed(self, speed: float) -> None:
         """Change the playback speed; 1 is the source's own."""
         self.speed = speed
         self._restart_clock(self.position + 1)
+        self._expected_at = self._started_at
 
     def close(self) -> None:
         """Close the source."""
@@ -100,7 +123,7 @@ class SeekingPlayer:
         try:
             return self._source.read(number)
         except SourceEndedError:
-            self.playing, self.position = False, max(0, self._last)
+            self._has_ended, self.playing, self.position = self.playing, False, max(0, self._last)
             return self._source.read(self.position)
 
     def _restart_clock(self, frame: int) -> None:
@@ -134,13 +157,14 @@ class LivePlayer:
     """Reads a live source in a thread of its own.
 
     While paused, a pausable source makes a frame for each step. Any other source goes on, and its
-    frames are dropped.
+    frames are dropped. A source that reconnects is opened again after an error, with growing waits
+    between the attempts; any other one, and one that has ended, when the user plays it.
 
     A command that it cannot follow raises `HaustraError` and changes nothing.
 
     Args:
         source: A source that is not seekable.
-        on_change: Called in the reading thread when a frame has arrived or the source has ended.
+        on_change: Called in the reading thread when a frame has arrived or the state has changed.
     """
 
     speed = 1.0
@@ -149,10 +173,15 @@ class LivePlayer:
         self._source, self._on_change = source, on_change
         self._changed = threading.Condition()
         self._newest: SourceFrame | None = None
-        self._error: HaustraError | None = None
+        self._trouble: FeedState | None = None
+        """State of a source that gives no frames, until one arrives."""
+        self._next_try_at = 0.0
+        self._num_attempts = 0
+        self._num_read = 0
         self._num_steps = 0
         """Number of frames that are still to be shown while paused."""
-        self._has_ended, self._is_closed = False, False
+        self._is_wanted, self._is_closed = False, False
+        self._arrived_at = self._shown_at = time.monotonic()
         self.playing = True
         self.position = -1
         """Number of the frame that was returned last."""
@@ -162,20 +191,12 @@ class LivePlayer:
         self._thread.start()
 
     def next_frame(self) -> SourceFrame | None:
-        """Return the newest frame if it was not returned before.
-
-        Raises:
-            HaustraError: The source has ended.
-        """
+        """Return the newest frame if it was not returned before."""
         with self._changed:
-            if self._newest is None and self._error is not None:
-                error, self._error = self._error, None
-                self.playing = False
-                raise error
             if self._newest is None or not (self.playing or self._num_steps):
                 return None
             frame, self._newest = self._newest, None
-            self.position = frame.number
+            self.position, self._shown_at = frame.number, time.monotonic()
             if not self.playing:
                 self._num_steps -= 1
                 # A frame that waited for this step is not late.
@@ -183,14 +204,29 @@ class LivePlayer:
             self._changed.notify_all()
             return frame
 
+    def state(self) -> FeedState:
+        """Return the state of the source and of the playback."""
+        now, trouble = time.monotonic(), self._trouble
+        if trouble is not None:
+            wait_s = None if trouble.attempt is None else max(0, round(self._next_try_at - now))
+            return replace(trouble, next_try_s=wait_s)
+        if not self.playing:
+            return FeedState(kind="paused")
+        # A source that cannot pause sends frames at any time, not only from `play` on.
+        since = min(self._shown_at, self._shown_at if self._source.pausable else self._arrived_at)
+        usual_s = 1 / self._source.frame_rate_hz if self._source.frame_rate_hz else 0.0
+        if now - since > STALLED_AFTER_S + usual_s:
+            return FeedState(kind="stalled", seconds=int(now - since))
+        return FeedState(kind="playing")
+
     def seconds_to_next(self) -> float:
         """Return infinity, since `on_change` reports the next frame."""
         return float("inf")
 
     def play(self) -> None:
-        """Show frames as they arrive, unless the source has ended."""
-        if self._has_ended:
-            raise HaustraError(f"{self._source.name} has ended")
+        """Show frames as they arrive; open a source again that has ended or failed."""
+        with self._changed:
+            self._is_wanted = self._trouble is not None
         self._set_playing(playing=True)
 
     def pause(self) -> None:
@@ -225,6 +261,7 @@ class LivePlayer:
     def _set_playing(self, *, playing: bool) -> None:
         with self._changed:
             self.playing, self._num_steps, self._newest = playing, 0, None
+            self._shown_at = time.monotonic()
             self._changed.notify_all()
 
     def _may_read(self) -> bool:
@@ -232,25 +269,59 @@ class LivePlayer:
         return self._is_closed or is_wanted or not self._source.pausable
 
     def _run(self) -> None:
-        number, due = 0, time.monotonic()
         with self._source:
-            while True:
-                with self._changed:
-                    self._changed.wait_for(self._may_read)
-                    if self._is_closed:
-                        return
+            while not self._is_closed:
                 try:
-                    frame = self._source.read(number)
-                except HaustraError as error:
-                    self._error, self._has_ended = error, True
-                    self._on_change()
+                    self._read_frames()
+                except Exception as error:  # noqa: BLE001 - the state shows it
+                    self._recover(error)
+
+    def _read_frames(self) -> None:
+        due = time.monotonic()
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._may_read)
+                if self._is_closed:
                     return
-                number += 1
-                with self._changed:
-                    self.num_dropped += self._newest is not None and self.playing
-                    self._newest = frame
-                self._on_change()
-                if self._source.frame_rate_hz:
-                    period_s, now = 1 / self._source.frame_rate_hz, time.monotonic()
-                    due = max(due + period_s, now - period_s)
-                    time.sleep(max(0.0, due - now))
+            frame = self._source.read(self._num_read)
+            with self._changed:
+                self._num_read += 1
+                self.num_dropped += self._newest is not None and self.playing
+                self._newest, self._trouble, self._num_attempts = frame, None, 0
+                self._arrived_at = time.monotonic()
+            self._on_change()
+            if self._source.frame_rate_hz:
+                period_s, now = 1 / self._source.frame_rate_hz, time.monotonic()
+                due = max(due + period_s, now - period_s)
+                time.sleep(max(0.0, due - now))
+
+    def _recover(self, error: Exception) -> None:
+        """Open the source again: by itself after a while, or when the user plays it."""
+        while True:
+            has_ended = isinstance(error, SourceEndedError)
+            if self._source.reconnects and not has_ended:
+                wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2**self._num_attempts)
+                self._num_attempts += 1
+                self._next_try_at = time.monotonic() + wait_s
+                trouble = FeedState(
+                    kind="reconnecting", attempt=self._num_attempts, why=in_one_line(error)
+                )
+            elif has_ended:
+                wait_s, trouble = None, FeedState(kind="ended")
+            else:
+                wait_s, trouble = None, FeedState(kind="failed", why=in_one_line(error))
+            with self._changed:
+                self._trouble = trouble
+                self.playing = self.playing and wait_s is not None
+            self._on_change()
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closed or self._is_wanted, wait_s)
+                self._is_wanted = False
+                if self._is_closed:
+                    return
+            try:
+                self._source.reopen()
+            except Exception as again:  # noqa: BLE001 - the state shows it
+                error = again
+            else:
+                return

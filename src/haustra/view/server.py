@@ -54,6 +54,10 @@ MAX_BAD_MESSAGES = 20
 MAX_ACK_S = 5.0
 """Time after which a page that does not acknowledge a frame gets the next one."""
 TIMELINE_EVERY_S = 0.5
+STATE_EVERY_S = 1.0
+"""Interval at which a page gets the state again, so that it knows that the server is there."""
+STATE_CHECK_S = 0.2
+"""Interval at which the state is compared with the one that was sent."""
 MAX_WAITING_COMMANDS = 50
 """Number of waiting commands above which no further message is read."""
 
@@ -136,6 +140,10 @@ def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starle
             return Response("haustra: no such page\n", status_code=404, media_type="text/plain")
         return Response(files[name], media_type=MIME[Path(name).suffix])
 
+    async def status(_: Request) -> Response:
+        state = feed.state()
+        return JSONResponse(state, status_code=503 if state["state"] == "failed" else 200)
+
     # Starlette runs these two in a thread.
     def training_values(_: Request) -> Response:
         return JSONResponse(training.values())
@@ -153,19 +161,24 @@ def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starle
         await websocket.accept()
         page = _Page(websocket)
         pages.add(page)
-        sending = asyncio.create_task(_send_frames(page, feed=feed, timeline=timeline))
+        sending = [
+            asyncio.create_task(_send_states(page, feed=feed)),
+            asyncio.create_task(_send_frames(page, feed=feed, timeline=timeline)),
+        ]
         try:
             await _receive_commands(page, feed=feed)
         finally:
             pages.discard(page)
-            sending.cancel()
-            with suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError):
-                await sending
+            for task in sending:
+                task.cancel()
+                with suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError):
+                    await task
 
     app = Starlette(
         routes=[
             *[Route(path, file) for path in PAGES],
             Route("/static/{name}", file),
+            Route("/status", status),
             Route("/training/values", training_values),
             Route("/training/gallery", training_gallery),
             WebSocketRoute("/feed", watch),
@@ -199,6 +212,19 @@ async def _receive_commands(page: _Page, *, feed: Feed) -> None:
         if num_bad > MAX_BAD_MESSAGES:
             await page.websocket.close(code=1008, reason="too many malformed messages")
             return
+
+
+async def _send_states(page: _Page, *, feed: Feed) -> None:
+    """Send the state at once, at every change, and each second."""
+    sent: dict[str, Any] = {}
+    sent_at = 0.0
+    with suppress(WebSocketDisconnect, RuntimeError):  # the page went away
+        while True:
+            state = feed.state()
+            if state != sent or time.monotonic() - sent_at >= STATE_EVERY_S:
+                sent, sent_at = state, time.monotonic()
+                await page.websocket.send_text(json.dumps({"kind": "state", **state}))
+            await asyncio.sleep(STATE_CHECK_S)
 
 
 async def _send_frames(page: _Page, *, feed: Feed, timeline: _Timeline) -> None:

@@ -6,6 +6,7 @@ const element = (id) => document.getElementById(id);
 const query = location.search; // holds the token, if there is one
 const RECONNECT_MS = 1000;
 const NOTICE_MS = 9000;
+const SILENT_MS = 3000; // the server sends the state each second
 const MIN_ALARM_SECONDS = 5; // with fewer seconds of frames, a rate of alarms means nothing
 const DRIVE_KEYS = { KeyW: ["ahead", 1], KeyS: ["ahead", -1], KeyD: ["sideways", 1], KeyA: ["sideways", -1] };
 const LOOK_PX = 220; // length of a drag that turns at full speed
@@ -13,6 +14,8 @@ const SEEK_CONTROLS = ["back", "previous-miss", "next-miss", "previous-false", "
 const SEEK_TITLES = new Map(SEEK_CONTROLS.map((id) => [id, element(id).title]));
 
 let socket = null;
+let state = null; // of the feed: what every page shows
+let stateAtMs = 0, frameAtMs = 0;
 let shown = null; // the header that is drawn
 let bitmap = null;
 let timeline = null;
@@ -31,10 +34,9 @@ function connect() {
   socket = new WebSocket(feed);
   socket.binaryType = "arraybuffer";
   socket.onmessage = (event) => (typeof event.data === "string" ? takeText(event.data) : takeFrame(event.data));
-  socket.onopen = () => { lastNotice = null; element("state").classList.remove("lost"); };
+  socket.onopen = () => { lastNotice = null; };
   socket.onclose = () => {
-    element("state").textContent = "connection lost, trying again";
-    element("state").classList.add("lost");
+    takeState({ state: "lost", text: "connection lost, trying again" });
     setTimeout(connect, RECONNECT_MS);
   };
 }
@@ -42,7 +44,36 @@ function connect() {
 function takeText(text) {
   const message = JSON.parse(text);
   if (message.kind === "timeline") { timeline = message; showTimeline(); }
+  if (message.kind === "state") takeState(message);
 }
+
+function takeState(message) {
+  state = message;
+  stateAtMs = performance.now();
+  showState();
+  if (shown) showNumbers();
+  if (state.source) {
+    element("source").textContent = state.source;
+    document.title = `${state.source} · haustra`;
+    showNotices(state.notices);
+  }
+}
+
+// A server that hangs, or a network that is gone without a word, sends nothing.
+setInterval(() => {
+  const silentMs = performance.now() - stateAtMs;
+  if (stateAtMs === 0 || silentMs < SILENT_MS) return;
+  if (socket?.readyState === WebSocket.OPEN) {
+    const text = `no answer from haustra for ${Math.round(silentMs / 1000)} s`;
+    state = { state: "lost", text };
+    showState();
+    if (shown) showNumbers();
+  }
+}, 500);
+
+// The picture is as good as new: a frame has come in the last second, or the user has paused.
+const isAlive = () => state !== null && ["playing", "paused"].includes(state.state);
+const isFresh = () => state?.state === "playing" && performance.now() - frameAtMs < 1500;
 
 async function takeFrame(buffer) {
   const arrived = performance.now();
@@ -50,7 +81,7 @@ async function takeFrame(buffer) {
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
   const picture = await createImageBitmap(new Blob([new Uint8Array(buffer, 4 + length)], { type: "image/jpeg" }));
   bitmap?.close();
-  [shown, bitmap] = [header, picture];
+  [shown, bitmap, frameAtMs] = [header, picture, performance.now()];
   draw();
   // Estimate of the time that the frame was on its way: the last round trip, less the time to draw.
   const drawnMs = performance.now() - arrived;
@@ -115,20 +146,26 @@ function drawBox(context, [x0, y0, x1, y1], factor, color, text, dash) {
 
 const VERDICTS = { hit: "polyp flagged", miss: "polyp missed", false: "false alarm", clean: "clean" };
 
+function showState() {
+  const isRecording = shown !== null && shown.recording !== null;
+  const text = state?.text ?? "";
+  element("state").classList.toggle("recording", isRecording || !isAlive());
+  element("state").textContent = isRecording ? `● recording, ${shown.recording} frames · ${text}` : text;
+  // The last picture of a film is a picture of the film, and stays bright.
+  document.body.classList.toggle("frozen", !isAlive() && !(state?.state === "ended" && !state.live));
+  element("overlay").hidden = state === null || isAlive();
+  element("overlay-text").textContent = text;
+}
+
 function show() {
-  element("source").textContent = shown.source;
-  document.title = `${shown.source} · haustra`;
+  showState();
   const isRecording = shown.recording !== null;
-  element("state").classList.toggle("recording", isRecording);
-  element("state").textContent = isRecording ? `● recording, ${shown.recording} frames`
-    : shown.playing ? (shown.live ? "live" : "playing") : "paused";
   element("record").setAttribute("aria-pressed", isRecording);
   element("record-text").textContent = isRecording ? "Stop" : "Record";
   element("banner").hidden = !shown.detectors.some((detector) => detector.heuristic);
   showTransport();
   showSettings();
   showNumbers();
-  showNotices(shown.notices);
   showTimeline();
 }
 
@@ -156,8 +193,8 @@ function showSettings() {
 }
 
 function showNumbers() {
-  element("rate").textContent = shown.playing ? shown.frames_per_s.toFixed(1) : "–";
-  element("age").textContent = shown.playing ? `${Math.round(shown.age_ms)} ms` : "–";
+  element("rate").textContent = isFresh() ? shown.frames_per_s.toFixed(1) : "–";
+  element("age").textContent = isFresh() ? `${Math.round(shown.age_ms)} ms` : "–";
   element("latency").textContent = shown.detectors
     .map((d) => `${d.p50_ms.toFixed(0)} / ${d.p95_ms.toFixed(0)} ms`).join("\n");
   element("dropped").textContent = shown.dropped;
@@ -301,4 +338,4 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTimeli
 connect();
 
 // For tests and the console.
-window.haustra = { get shown() { return shown; }, get timeline() { return timeline; }, drawnAges, ask };
+window.haustra = { get shown() { return shown; }, get state() { return state; }, get timeline() { return timeline; }, drawnAges, ask };
