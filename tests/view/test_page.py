@@ -568,7 +568,7 @@ def test_the_page_works_behind_a_proxy_with_a_prefix(
         tls=tls if is_https else None,
     ) as proxy_port:
         public = f"{'https' if is_https else 'http'}://localhost:{proxy_port}"
-        arguments = ("--source", run_folder, "--training", training.with_suffix(".run"))
+        arguments = ("--source", run_folder, "--training", training.with_name("detector.bin.run"))
         proxied = ("--allow-host", public, "--root-path", "/tools/haustra")
         with (
             serving(*arguments, *proxied, port=port) as address,

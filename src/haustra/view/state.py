@@ -12,7 +12,7 @@ MAX_CHARACTERS = 300
 
 @dataclass(frozen=True, kw_only=True)
 class FeedState:
-    """What the feed is doing."""
+    """The activity of the feed at a moment."""
 
     kind: Literal["playing", "paused", "stalled", "reconnecting", "ended", "failed"]
     seconds: int | None = None
