@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -292,6 +293,33 @@ def test_half_written_states_of_killed_processes_are_removed(
     left.write_bytes(b"half")
     interrupt(config, after=1)
     assert not left.exists()
+
+
+def test_a_second_training_into_one_checkpoint_is_refused_and_the_first_goes_on(
+    tmp_path: Path, manifest: Path
+) -> None:
+    config = config_for(manifest, tmp_path, save_every="0.000001s")
+    messages: list[str] = []
+
+    class Intruder(SilentProgress):
+        def update(self, completed: float, *, note: str = "") -> None:
+            if not messages:
+                for other in (config, config_for(manifest, tmp_path, overwrite=True, model="big")):
+                    with pytest.raises(HaustraError) as refused:
+                        train_detector(other)
+                    messages.append(str(refused.value))
+
+    result = train_detector(config, progress=Intruder())
+    whole = train_detector(config_for(manifest, tmp_path / "whole"))
+    assert result.weights_sha256 == whole.weights_sha256
+    assert len(messages) == 2
+    for message in messages:
+        assert re.fullmatch(
+            rf"checkpoint_out='{tmp_path}/detector.bin': another training writes it \(process "
+            rf"{os.getpid()} on host \S+, since [^)]+\); wait for its end, stop it, or choose "
+            "another name",
+            message,
+        )
 
 
 def start(manifest: Path, folder: Path, *, model: str) -> subprocess.Popen[str]:

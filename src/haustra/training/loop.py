@@ -1,7 +1,8 @@
 """Training a detector from a warehouse: check, set up, loop, validate, save, top to bottom."""
 
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from haustra.core.allocator import keep_freed_memory
 from haustra.core.digests import digest_group
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import remove_abandoned
+from haustra.core.locks import LockedError, locked_folder
 from haustra.core.progress import Progress, SilentProgress
 from haustra.evaluation.evaluation import evaluate_frames
 from haustra.evaluation.frames import SplitFrames
@@ -76,13 +78,36 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
 
     Raises:
         HaustraError: The warehouse or a setting is wrong, an interrupted training had other
-            settings, the loss is not finite, or the memory does not suffice.
+            settings, another process trains into the same checkpoint, the loss is not finite, or
+            the memory does not suffice.
         KeyboardInterrupt: The training was stopped; the text says what was saved.
     """
     progress = progress or SilentProgress()
     prepared = prepare_training(config)
-    state = _state_to_continue(prepared, progress=progress)
+    with _holding_checkpoint(prepared.config, progress=progress):
+        return _train(prepared, progress=progress)
 
+
+@contextmanager
+def _holding_checkpoint(config: TrainConfig, *, progress: Progress) -> Iterator[None]:
+    """Keep other trainings away from the checkpoint and its run folder during the block."""
+    try:
+        with locked_folder(config.run_folder) as why_not:
+            if why_not:
+                progress.line(
+                    f"{config.run_folder} is on a file system without locks ({why_not}): start no "
+                    "second training into it"
+                )
+            yield
+    except LockedError as error:
+        raise HaustraError(
+            f"{option('checkpoint_out', config.checkpoint_path)}: another training writes it "
+            f"({error.holder}); wait for its end, stop it, or choose another name"
+        ) from None
+
+
+def _train(prepared: Prepared, *, progress: Progress) -> TrainResult:
+    state = _state_to_continue(prepared, progress=progress)
     keep_freed_memory()
     training = Training(prepared)
     if state is not None:
