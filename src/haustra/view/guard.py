@@ -67,12 +67,12 @@ class Guard:
 
     def _problem(self, connection: HTTPConnection) -> str | None:
         access, hosts = self._access, connection.headers.getlist("host")
-        host = Address.parse(hosts[0]) if len(hosts) == 1 else None
+        host = _parse_header(hosts[0]) if len(hosts) == 1 else None
         names = access.names.union(address.name for address in access.public)
         if host is None or host.scheme or host.name not in names:
             return "this address is not served under that Host; --allow-host NAME permits a name"
         for text in connection.headers.getlist("origin"):
-            origin = Address.parse(text)
+            origin = _parse_header(text)
             if origin is None or not self._is_allowed(origin, host=host):
                 return (
                     "pages of another Origin may not talk to this one; --allow-host NAME:PORT "
@@ -111,3 +111,8 @@ class Guard:
             await send(message)
 
         return sending
+
+
+def _parse_header(text: str) -> Address | None:
+    # Browsers send ASCII only. Python would import a codec for the rest.
+    return Address.parse(text) if text.isascii() else None
