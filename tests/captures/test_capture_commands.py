@@ -236,6 +236,7 @@ def test_prune_prints_json_when_asked(captures: Path, capsys: Capture) -> None:
                 "missing": ["run_a/images/frame_00003.png does not exist"],
                 "empty": ["run_a/frame_00002"],
             },
+            "conflicts": [],
         }
     ]
     assert json_of(capsys, "prune", *options) == expected

@@ -66,13 +66,13 @@ DROPPED_B = {
 def test_every_dropped_frame_is_named_by_its_kind(mixed: Path) -> None:
     results = prune(mixed)
     assert results == [
-        PruneResult(run_id="a", kept=3, dropped=DROPPED_A),
-        PruneResult(run_id="run_b", kept=1, dropped=DROPPED_B),
+        PruneResult(run_id="a", kept=3, dropped=DROPPED_A, conflicts=[]),
+        PruneResult(run_id="run_b", kept=1, dropped=DROPPED_B, conflicts=[]),
     ]
     report = json.loads((mixed / "filtered/prune_report.json").read_text())
     assert report == [
-        {"run_id": "a", "kept": 3, "dropped": DROPPED_A},
-        {"run_id": "run_b", "kept": 1, "dropped": DROPPED_B},
+        {"run_id": "a", "kept": 3, "dropped": DROPPED_A, "conflicts": []},
+        {"run_id": "run_b", "kept": 1, "dropped": DROPPED_B, "conflicts": []},
     ]
 
 
@@ -151,6 +151,44 @@ def test_of_two_labels_with_one_image_the_first_stays(tmp_path: Path) -> None:
     (result,) = prune(tmp_path)
     assert result.dropped == {"duplicate": ["run_a/second has the image of run_a/frame_00000"]}
     assert kept_frames(tmp_path / "filtered") == ["run_a/frame_00000"]
+
+
+def test_of_two_copies_of_an_image_the_labeled_one_stays(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "captures/run_a", [], [])
+    write_frame(run, 0, seed=1)
+    write_frame(write_run(tmp_path / "captures/run_b"), 0, boxes_px=[BOX], seed=1)
+    first, second = prune(tmp_path)
+    assert kept_frames(tmp_path / "filtered") == ["run_a/frame_00001", "run_b/frame_00000"]
+    said = "run_a/frame_00000 has the image of run_b/frame_00000"
+    assert first.dropped == {"duplicate": [said]}
+    assert (first.conflicts, second.conflicts) == ([f"{said} with no box"], [])
+
+
+def test_two_labels_of_one_image_stay_and_are_named_whatever_the_order_of_boxes(
+    tmp_path: Path,
+) -> None:
+    run, other = write_run(tmp_path / "captures/run_a"), [2, 2, 5, 5]
+    for index, boxes in enumerate(([BOX, other], [], [BOX], [other, BOX], [BOX])):
+        write_frame(run, index, boxes_px=boxes, seed=1)
+    (result,) = prune(tmp_path)
+    assert kept_frames(tmp_path / "filtered") == ["run_a/frame_00000", "run_a/frame_00002"]
+    assert result.dropped == {
+        "duplicate": [
+            "run_a/frame_00001 has the image of run_a/frame_00000",
+            "run_a/frame_00003 has the image of run_a/frame_00000",
+            "run_a/frame_00004 has the image of run_a/frame_00002",
+        ]
+    }
+    assert result.conflicts == [
+        "run_a/frame_00001 has the image of run_a/frame_00000 with no box",
+        "run_a/frame_00002 has the image of run_a/frame_00000 with other boxes; both stay",
+    ]
+
+
+def test_a_frame_whose_boxes_are_all_rejected_is_not_left_out_as_empty(tmp_path: Path) -> None:
+    write_run(tmp_path / "captures/run_a", [[5, 5, 5, 5]], [], [BOX])
+    prune(tmp_path, empty_ratio=0)
+    assert kept_frames(tmp_path / "filtered") == ["run_a/frame_00000", "run_a/frame_00002"]
 
 
 def write_empties(tmp_path: Path, *, num_empty: int = 20) -> None:

@@ -5,9 +5,11 @@ stay unless `empty_ratio` drops some: a detector trained without them calls ever
 """
 
 import shutil
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from haustra.captures.reader import RUN_MANIFEST_NAME, Frame, Run, read_runs
 from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames, keeps_negative
@@ -43,6 +45,8 @@ class PruneResult:
     """Number of frames that stayed; a run without any is not written."""
     dropped: dict[str, list[str]]
     """Dropped frames or images by reason."""
+    conflicts: list[str]
+    """Frames whose image another frame has with other boxes."""
 
 
 def _write_pruned(run: Run, *, kept: list[Frame], folder: Path) -> None:
@@ -78,28 +82,52 @@ def _check_target(config: PruneConfig) -> None:
         )
 
 
-def _reason_to_drop(
-    checked: CheckedFrame | FrameProblem,
-    *,
-    first_with_digest: dict[str, str],
-    empty_ratio: float,
-) -> tuple[str, str] | None:
-    """Return the kind of problem and its text, or None where the frame stays."""
-    sample_id = checked.frame.sample_id
+class _Seen(NamedTuple):
+    """A usable frame without its pixels."""
+
+    sample_id: str
+    image_digest: str
+    boxes: tuple[tuple[float, ...], ...]
+    is_negative: bool
+
+
+def _without_pixels(checked: CheckedFrame | FrameProblem) -> _Seen | FrameProblem:
     if isinstance(checked, FrameProblem):
-        return checked.kind, checked.reason
-    first = first_with_digest.setdefault(checked.image_digest, sample_id)
-    if first != sample_id:
-        return "duplicate", f"{sample_id} has the image of {first}"
-    if len(checked.boxes_px) == 0 and not keeps_negative(sample_id, ratio=empty_ratio):
-        return "empty", sample_id
-    return None
+        return checked
+    boxes = tuple(sorted(map(tuple, checked.boxes_px.tolist())))
+    is_negative = not boxes and not checked.box_problems
+    return _Seen(checked.frame.sample_id, checked.image_digest, boxes, is_negative)
+
+
+def _compare_copies(
+    checked: Iterable[_Seen | FrameProblem],
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the duplicates and the conflicts among frames with the same image, by sample id."""
+    copies_of = defaultdict(list)
+    for item in checked:
+        if isinstance(item, _Seen):
+            copies_of[item.image_digest].append(item)
+    duplicates, conflicts = {}, {}
+    for copies in copies_of.values():
+        kept: dict[tuple[tuple[float, ...], ...], str] = {}
+        for item in sorted(copies, key=lambda item: not item.boxes):  # labeled ones first
+            first = next(iter(kept.values()), "")
+            if first and item.boxes not in kept:
+                rest = "other boxes; both stay" if item.boxes else "no box"
+                conflicts[item.sample_id] = f"{item.sample_id} has the image of {first} with {rest}"
+            if first and (item.boxes in kept or not item.boxes):
+                first = kept.get(item.boxes, first)
+                duplicates[item.sample_id] = f"{item.sample_id} has the image of {first}"
+            else:
+                kept[item.boxes] = item.sample_id
+    return duplicates, conflicts
 
 
 def prune_captures(config: PruneConfig, *, progress: Progress | None = None) -> list[PruneResult]:
     """Write the filtered capture root, whole or not at all, with `prune_report.json` in it.
 
-    Among frames with the same image bytes, the first in name order stays.
+    Of frames with the same image bytes, the first in name order with boxes stays. Another one with
+    other boxes stays too, and is named as a conflict.
 
     Raises:
         HaustraError: No run is found, the target exists, or no frame would be left.
@@ -108,32 +136,40 @@ def prune_captures(config: PruneConfig, *, progress: Progress | None = None) -> 
     _check_target(config)
     runs = read_runs(config.captures)
     frames = [frame for run in runs for frame in run.frames]
-    checked_frames = track(
-        check_frames(frames),
-        progress=progress or SilentProgress(),
-        description="prune",
-        total=len(frames),
-        unit="images",
-    )
-    results = []
-    first_with_digest: dict[str, str] = {}
+    checked = [
+        _without_pixels(item)
+        for item in track(
+            check_frames(frames),
+            progress=progress or SilentProgress(),
+            description="prune",
+            total=len(frames),
+            unit="images",
+        )
+    ]
+    duplicates, conflicts = _compare_copies(checked)
+    results, remaining = [], iter(checked)
     with building_folder(config.output_root, overwrite=config.overwrite) as building:
         for run in runs:
             kept: list[Frame] = []
             dropped: dict[str, list[str]] = {}
             if run.unlabeled:
                 dropped["unlabelled"] = list(run.unlabeled)
-            for checked in islice(checked_frames, len(run.frames)):
-                reason = _reason_to_drop(
-                    checked, first_with_digest=first_with_digest, empty_ratio=config.empty_ratio
-                )
-                if reason:
-                    dropped.setdefault(reason[0], []).append(reason[1])
+            for frame, item in zip(run.frames, remaining, strict=False):
+                name = frame.sample_id
+                if isinstance(item, FrameProblem):
+                    dropped.setdefault(item.kind, []).append(item.reason)
+                elif name in duplicates:
+                    dropped.setdefault("duplicate", []).append(duplicates[name])
+                elif item.is_negative and not keeps_negative(name, ratio=config.empty_ratio):
+                    dropped.setdefault("empty", []).append(name)
                 else:
-                    kept.append(checked.frame)
+                    kept.append(frame)
             if kept:
                 _write_pruned(run, kept=kept, folder=building / run.folder.name)
-            results.append(PruneResult(run_id=run.run_id, kept=len(kept), dropped=dropped))
+            found = [conflicts[f.sample_id] for f in run.frames if f.sample_id in conflicts]
+            results.append(
+                PruneResult(run_id=run.run_id, kept=len(kept), dropped=dropped, conflicts=found)
+            )
         if not any(result.kept for result in results):
             raise HaustraError(
                 f"{config.captures}: no frame is left after pruning; look at the frames with "

@@ -11,6 +11,7 @@ from haustra.cli.terminal import (
     print_json,
     print_lines,
     print_long_table,
+    print_problems,
 )
 
 REASONS = ("invalid", "missing", "without_image", "duplicate", "empty", "unlabelled")
@@ -32,6 +33,10 @@ def prune(*, config: Annotated[PruneConfig | None, Flags] = None, as_json: Json 
         rows={result.run_id: row for result, row in zip(results, rows, strict=True)},
         total=[sum(column) for column in zip(*rows, strict=True)],
     )
+    conflicts = [text for result in results for text in result.conflicts]
+    if conflicts:
+        print_lines(f"{len(conflicts)} frame(s) have the image of another with other boxes:")
+    print_problems(conflicts)
     print_lines(
         f"every dropped frame is named in {config.output_root / 'prune_report.json'}",
         f"next: haustra etl --captures {config.output_root}",
