@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from haustra.core.backend_names import BackendFlag
 from haustra.core.errors import HaustraError, needs_extra, option
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.core.progress import Progress
 from haustra.core.progress_bars import choose_progress
 from haustra.evaluation.config import EvalConfig
@@ -87,7 +87,7 @@ def _takes_settings(config: type, *, hidden: set[str]) -> Callable[[Function], F
 def _location_of(dataset: Warehouse | StrPath) -> str | Path:
     """Return a warehouse's path, or its URL where it lies behind one."""
     place = dataset.path if isinstance(dataset, Warehouse) else dataset
-    return place if isinstance(place, str) and "://" in place else Path(place)
+    return place if isinstance(place, str) and "://" in place else to_path(place)
 
 
 @_takes_settings(DatagenConfig, hidden={"headless"})
@@ -108,7 +108,7 @@ def simulate(
     with needs_extra("simulate", needed_for="haustra.simulate"):
         from haustra.simulator.generate import generate_runs
 
-    config = DatagenConfig(output_root=Path(output_root), **settings)
+    config = DatagenConfig(output_root=to_path(output_root), **settings)
     return generate_runs(config, progress=choose_progress(progress)).folders
 
 
@@ -137,7 +137,7 @@ def build_warehouse(
 
     size = "x".join(map(str, target_size)) if isinstance(target_size, tuple) else str(target_size)
     config = ETLConfig(
-        captures=Path(captures),
+        captures=to_path(captures),
         target_size=size,
         split=",".join(map(str, split)) if isinstance(split, tuple) else split,
         **settings,
@@ -224,7 +224,7 @@ def evaluate(
     opened = detector if isinstance(detector, Detector) else None
     config = EvalConfig(
         manifest=manifest,
-        detector_weights=None if isinstance(detector, Detector) else Path(detector),
+        detector_weights=None if isinstance(detector, Detector) else to_path(detector),
         **settings,
     )
     return evaluate_detector(config, detector=opened, progress=choose_progress(progress))
@@ -248,7 +248,7 @@ def export(
     with needs_extra("export", needed_for="haustra.export"):
         from haustra.exporting.stage import export_detector
 
-    path = detector.path if isinstance(detector, Detector) else Path(detector)
+    path = detector.path if isinstance(detector, Detector) else to_path(detector)
     if path is None:
         raise HaustraError(f"{detector!r} has no file; expected a detector of `haustra.load`")
     config = ExportConfig(detector_weights=path, **settings)

@@ -11,7 +11,7 @@ from haustra.core.drawing import TRUTH_RGB, draw_boxes
 from haustra.core.errors import HaustraError
 from haustra.core.images import write_png
 from haustra.core.outputs import check_outputs
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.core.progress import Progress, SilentProgress, track
 
 
@@ -43,7 +43,7 @@ def draw_overlays(
     """
     config = config or OverlayConfig()
     frames = read_run(run_folder).frames[: config.max_frames]
-    folder = config.output_root or Path(run_folder) / "overlays"
+    folder = config.output_root or to_path(run_folder) / "overlays"
     check_outputs(config, output_root=folder)
     result = OverlayResult(pictures=[], problems=[])
     for checked in track(

@@ -14,7 +14,7 @@ from haustra.captures.schema import FrameLabel, RunManifest, read_model
 from haustra.core.errors import HaustraError
 from haustra.core.files import resolve_inside
 from haustra.core.images import natural_key
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 
 RUN_MANIFEST_NAME = "run_manifest.json"
 Item = TypeVar("Item")
@@ -100,7 +100,7 @@ def read_run(folder: StrPath) -> Run:
     Raises:
         HaustraError: The folder is not a run folder, or its manifest is malformed.
     """
-    folder = Path(folder)
+    folder = to_path(folder)
     if folder.name in ("", ".."):  # "." and ".." do not name a run
         folder = folder.resolve()
     labels_folder = folder / "labels"
@@ -154,7 +154,7 @@ def list_run_folders(root: StrPath) -> list[Path]:
     Raises:
         HaustraError: The root does not exist or holds no run folder.
     """
-    root = Path(root)
+    root = to_path(root)
     if not root.is_dir():
         raise HaustraError(
             f"{root} does not exist; expected a folder with run folders; make one with "

@@ -29,7 +29,7 @@ from haustra.core.detections import Detections, detections_from_labels
 from haustra.core.errors import HaustraError, option
 from haustra.core.frame_times import FrameClock, constant_rate, stamps_in_order
 from haustra.core.images import list_images, read_image_rgb
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.core.videos import is_unconverted, open_capture, read_stored_stamps, stamp_of
 
 DEFAULT_FRAME_RATE_HZ = 10.0
@@ -156,7 +156,7 @@ class ImageFolder(Source):
     frame_rate_hz: float
 
     def __init__(self, folder: StrPath, *, setting: str = "source") -> None:
-        path = Path(folder)
+        path = to_path(folder)
         is_run = (path / "labels").is_dir() and (path / "images").is_dir()
         self.images = list_images(path / "images" if is_run else path)
         if not self.images:
@@ -237,7 +237,7 @@ class VideoFile(Source):
     frame_rate_hz: float
 
     def __init__(self, path: StrPath, *, setting: str = "source") -> None:
-        self._path = Path(path)
+        self._path = to_path(path)
         self.name = self._path.name
         if not self._path.is_file():
             raise HaustraError(
@@ -481,7 +481,7 @@ def open_source(source: StrPath | int) -> Source:
         return Camera(int(match[1]))
     if re.match(r"[a-z][a-z0-9+.-]*://", text):
         return Camera(text)
-    path = Path(text)
+    path = to_path(text)
     if path.is_dir():
         return ImageFolder(path)
     if path.is_file():

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from haustra import __version__
 from haustra.captures.schema import SCHEMA_VERSION, RunManifest
 from haustra.core.files import building_folder, link_or_copy, write_json_atomic
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class RunWriter:
         if isinstance(image, bytes):
             (self.folder / image_name).write_bytes(image)
         else:
-            link_or_copy(Path(image), target=self.folder / image_name)
+            link_or_copy(to_path(image), target=self.folder / image_name)
         label: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "frame_id": self.num_frames,
@@ -128,7 +128,7 @@ def writing_run(
     Raises:
         HaustraError: `folder` exists and `overwrite` is False.
     """
-    with building_folder(Path(folder), overwrite=overwrite) as building:
+    with building_folder(to_path(folder), overwrite=overwrite) as building:
         for name in ("images", "labels", "overlays"):
             (building / name).mkdir()
         writer = RunWriter(

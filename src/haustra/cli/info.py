@@ -7,6 +7,7 @@ from typing import Any
 from haustra.cli.etl import print_splits, print_validation
 from haustra.cli.terminal import Json, print_json, print_lines
 from haustra.core.errors import HaustraError, needs_extra
+from haustra.core.paths import to_path
 from haustra.inference.detector import is_onnx_path
 from haustra.inference.onnx_detector import open_session, read_metadata
 from haustra.warehouse.format import WarehouseManifest, read_manifest, resolve_manifest_path
@@ -19,6 +20,7 @@ def info(path: Path, /, *, as_json: Json = False) -> None:
         path: A manifest.json, a warehouse folder, a checkpoint, or an .onnx file of
             `haustra export`.
     """
+    path = to_path(path)
     if not path.exists():
         raise HaustraError(
             f"{path} does not exist; expected a manifest.json, a checkpoint or an ONNX model"

@@ -10,6 +10,7 @@ from cyclopts import App, ArgumentCollection, Parameter, Token
 from haustra.cli.terminal import Flags, Json, build_progress, print_json, print_lines, print_table
 from haustra.core.errors import HaustraError, needs_extra
 from haustra.core.files import read_json
+from haustra.core.paths import to_path
 from haustra.core.progress_bars import duration_text
 from haustra.evaluation.tables import score_table
 from haustra.training.config import TrainConfig
@@ -42,7 +43,7 @@ def settings_from_file(
     given = {argument.name: argument for argument in arguments}
     if CONFIG_FLAG not in given or not given[CONFIG_FLAG].tokens:
         return
-    path = Path(given[CONFIG_FLAG].tokens[0].value)
+    path = to_path(given[CONFIG_FLAG].tokens[0].value)
     settings = read_json(path, what="the config.json of a training's run folder")
     if not isinstance(settings, dict):
         raise HaustraError(

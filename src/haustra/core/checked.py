@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from haustra.core.errors import HaustraError, option
+from haustra.core.paths import to_path
 
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 NonNegative = Annotated[Finite, Field(ge=0)]
@@ -79,6 +80,8 @@ def _describe(schema: dict[str, Any]) -> str:
 def check_value(name: str, value: Any, *, kind: Any) -> Any:
     """Return the value of a setting as its type: a `float` for 1, a `Path` for text.
 
+    `~` at the beginning of a path is the home folder.
+
     Args:
         name: Name of the setting, such as `epochs`.
         value: What was given.
@@ -93,10 +96,15 @@ def check_value(name: str, value: Any, *, kind: Any) -> Any:
     elif type(value).__module__ == "numpy" and not getattr(value, "ndim", 1):
         given = value.item()
     try:
-        return adapter.validate_python(given)
+        checked = adapter.validate_python(given)
     except ValidationError:
         expected = _describe(adapter.json_schema())
         raise HaustraError(f"{option(name, value)}: expected {expected}") from None
+    if kind == str | Path and "://" not in str(checked):
+        return to_path(checked)
+    if isinstance(checked, tuple):
+        return tuple(to_path(item) if isinstance(item, Path) else item for item in checked)
+    return to_path(checked) if isinstance(checked, Path) else checked
 
 
 class CheckedSettings:

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 
 
 def digest_bytes(data: bytes) -> str:
@@ -15,7 +14,7 @@ def digest_bytes(data: bytes) -> str:
 
 def digest_file(path: StrPath) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
+    with to_path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from haustra.core.errors import HaustraError
 from haustra.core.files import write_bytes_atomic
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 
 
 class SupportsRgb(Protocol):
@@ -151,7 +151,7 @@ def read_image_bytes(path: StrPath) -> bytes:
         HaustraError: The file cannot be read.
     """
     try:
-        return Path(path).read_bytes()
+        return to_path(path).read_bytes()
     except OSError as error:
         raise HaustraError(f"{path} cannot be read: {error.strerror}; expected an image") from None
 
@@ -176,7 +176,7 @@ def encode_png(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
 
 def write_png(path: StrPath, *, image_rgb: NDArray[np.uint8]) -> None:
     """Write RGB uint8 [H,W,3] as PNG atomically."""
-    write_bytes_atomic(Path(path), data=encode_png(image_rgb))
+    write_bytes_atomic(to_path(path), data=encode_png(image_rgb))
 
 
 def list_images(folder: StrPath) -> list[Path]:
@@ -184,7 +184,7 @@ def list_images(folder: StrPath) -> list[Path]:
     return sorted(
         (
             path
-            for path in Path(folder).iterdir()
+            for path in to_path(folder).iterdir()
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
         ),
         key=lambda path: natural_key(path.name),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import writing_file
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 
 CODEC_OF_SUFFIX = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG", ".webm": "VP80"}
 """Codecs that every OpenCV package has, by suffix; H.264 is not among them."""
@@ -185,7 +185,7 @@ def writing_video(path: StrPath, *, frame_rate_hz: float) -> Iterator[VideoWrite
     Raises:
         HaustraError: The file cannot be written completely, or at that frame rate.
     """
-    path = Path(path)
+    path = to_path(path)
     rate = writable_rate(frame_rate_hz, path=path)
     with writing_file(path) as temporary:
         # OpenCV chooses the container by the suffix.

@@ -16,7 +16,7 @@ from haustra.core.detections import Detections, detections_from_labels
 from haustra.core.errors import HaustraError, option
 from haustra.core.letterbox import Letterbox, ResizeMode, plan_letterbox
 from haustra.core.operating_point import is_cut
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.warehouse.dataset import Split
 
 BATCH_SIZE = 32
@@ -175,7 +175,7 @@ def open_captures(
     Raises:
         HaustraError: There is no run, or two runs share an id.
     """
-    path = Path(path)
+    path = to_path(path)
     runs = [read_run(path)] if (path / "labels").is_dir() else read_runs(path)
     frames = [frame for run in runs for frame in run.frames]
     if not frames:

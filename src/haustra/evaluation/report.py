@@ -18,7 +18,7 @@ from haustra.core.environment import describe_environment
 from haustra.core.errors import needs_extra
 from haustra.core.files import write_json_atomic, write_text_atomic
 from haustra.core.images import write_png
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.evaluation import tables
 from haustra.evaluation.alarm_tier import operating_row
 from haustra.evaluation.bootstrap import LEVEL_PERCENT, few_groups_note
@@ -60,7 +60,7 @@ def write_report(
         The files.
     """
     template = _load_template()
-    folder = Path(folder)
+    folder = to_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {name: folder / f"{name}.png" for name in (*PLOTS, *SHEETS)}
     for path in pictures.values():

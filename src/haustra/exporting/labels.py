@@ -21,7 +21,7 @@ from haustra.core.checked import CheckedSettings, ReplacedFolder, Share
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import building_folder, link_or_copy, read_json
 from haustra.core.outputs import check_outputs
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.evaluation.predictions import Scored, check_scored, read_predictions
 
@@ -380,7 +380,7 @@ def convert_labels(
     Raises:
         HaustraError: There is no usable frame, two images have one name, or the output exists.
     """
-    source = Path(source)
+    source = to_path(source)
     check_outputs(config, source=source)
     dataset = _read_source(source, captures=config.captures, progress=progress or SilentProgress())
     if not dataset.pictures:

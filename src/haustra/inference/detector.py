@@ -14,7 +14,7 @@ from haustra.core.detections import Detections, PredictSlots, detections_from_sl
 from haustra.core.images import ImageLike, as_image_rgb
 from haustra.core.letterbox import Letterbox, ResizeMode, plan_letterbox
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 
 AnyImage = TypeVar("AnyImage", bound=ImageLike)
 BATCH_SIZE = 32
@@ -182,7 +182,7 @@ def open_detector(
             There is no fallback.
         MissingExtraError: A package that runs such a file is not installed.
     """
-    path = Path(path)
+    path = to_path(path)
     if is_onnx_path(path):
         from haustra.inference.onnx_detector import open_onnx
 

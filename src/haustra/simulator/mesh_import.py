@@ -14,7 +14,7 @@ from trimesh.graph import connected_component_labels, face_adjacency
 from trimesh.grouping import unique_rows
 
 from haustra.core.errors import HaustraError
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.simulator.lumen import (
     MAX_OTHER_SHARE,
     MIN_FREE_MM,
@@ -51,7 +51,7 @@ def load_mesh_tube(path: StrPath) -> Tube:
         HaustraError: The file is missing, unreadable or too large, or holds no lumen that a
             camera could pass.
     """
-    path = Path(path)
+    path = to_path(path)
     vertices, faces = _read_mesh(path)
     size_mm = np.ptp(vertices, axis=0)
     size_text = " x ".join(f"{side:.1f}" for side in size_mm) + " mm"

@@ -10,7 +10,6 @@ Does not import torch.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -28,7 +27,7 @@ from haustra.core.checked import (
 )
 from haustra.core.errors import HaustraError
 from haustra.core.files import read_json
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.models.loss_settings import LossSettings, MatchingSettings
 
 
@@ -212,5 +211,5 @@ def read_recipe(path: StrPath) -> Recipe:
     Raises:
         HaustraError: The file cannot be read, or has an unknown setting or a bad value.
     """
-    value = read_json(Path(path), what="a JSON file of recipe settings")
+    value = read_json(to_path(path), what="a JSON file of recipe settings")
     return parse_recipe(value, name=str(path))

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -26,7 +25,7 @@ from haustra.captures.sources import Source, SourceFrame
 from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import OperatingPoint
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.view.history import History, SeenFrame, Verdict
 from haustra.view.players import LivePlayer, SeekingPlayer
 from haustra.view.recording import Recording, recording_run
@@ -86,7 +85,7 @@ class Feed:
         """Held while the history or the commands change."""
         self._woken = threading.Event()
         self._simulator = source if isinstance(source, SimulatorSource) else None
-        self._recordings = Path(recordings)
+        self._recordings = to_path(recordings)
         self._recording: Recording | None = None
         self._recording_stack = ExitStack()
         self._commands: deque[dict[str, Any]] = deque()

@@ -16,7 +16,7 @@ from haustra.core.digests import digest_file, is_sealed, seal_json
 from haustra.core.errors import HaustraError
 from haustra.core.files import read_json
 from haustra.core.letterbox import Letterbox, ResizeMode, plan_letterbox
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 
 FORMAT_NAME: Final = "haustra-warehouse"
 FORMAT_VERSION: Final = 1
@@ -170,7 +170,7 @@ def manifest_to_text(manifest: WarehouseManifest) -> str:
 
 def resolve_manifest_path(manifest: StrPath) -> Path:
     """Return the path of a manifest, given it or the warehouse folder that holds it."""
-    path = Path(manifest)
+    path = to_path(manifest)
     return path / MANIFEST_NAME if path.is_dir() else path
 
 

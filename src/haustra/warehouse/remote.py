@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError, MissingExtraError
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.warehouse.format import MANIFEST_NAME, REBUILD_HINT, WRONG_BYTES, check_file
 
 ATTEMPTS = 4
@@ -137,7 +137,7 @@ def parse_location(manifest: StrPath) -> Location:
     """
     text = os.fspath(manifest)
     if isinstance(manifest, os.PathLike) or "://" not in text:
-        path = Path(text)
+        path = to_path(text)
         if path.is_dir():
             return Folder(path=path)
         return Folder(path=path.parent, manifest_name=path.name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from haustra.captures.reader import read_runs
 from haustra.core.errors import HaustraError, option
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.core.progress import Progress, SilentProgress
 from haustra.warehouse.etl import ETLResult, build_version
 from haustra.warehouse.etl_config import ETLConfig
@@ -79,7 +79,7 @@ def repair_warehouse(
     Raises:
         HaustraError: The manifest is damaged, or the captures no longer give the same content.
     """
-    progress, captures = progress or SilentProgress(), Path(captures)
+    progress, captures = progress or SilentProgress(), to_path(captures)
     manifest_path = resolve_manifest_path(manifest)
     expected = read_manifest(manifest_path)
     try:

@@ -12,7 +12,7 @@ from haustra.core.checked import OUTPUT_FILE
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_bytes_atomic
 from haustra.core.outputs import check_output
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.warehouse.format import resolve_manifest_path
 from haustra.warehouse.parquet import parquet_bytes
 from haustra.warehouse.table import TABLE_SCHEMA, StoredSamples, read_rows
@@ -51,7 +51,7 @@ def export_summary(manifest: StrPath, *, out: StrPath) -> Summary:
     Raises:
         HaustraError: `out` has another suffix or is in the warehouse, or the warehouse is damaged.
     """
-    out = Path(out)
+    out = to_path(out)
     if out.suffix not in (".parquet", ".csv"):
         raise HaustraError(
             f"{option('out', out)}: expected a file name that ends in .parquet or .csv"

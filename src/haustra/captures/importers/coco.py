@@ -22,7 +22,7 @@ from haustra.core.boxes import is_four_numbers
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import read_json
 from haustra.core.images import IMAGE_SUFFIXES
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.core.progress import Progress
 
 LESION_KEYS = ("lesion_id", "unique_id", "track_id")
@@ -157,7 +157,7 @@ def import_coco(
         HaustraError: The file is not a COCO file, its ids or sizes do not fit, or an image is
             missing or outside `images`.
     """
-    images, annotations = Path(images), Path(annotations)
+    images, annotations = to_path(images), to_path(annotations)
     keep_crowds = isinstance(config, CocoImportConfig) and config.keep_crowds
     listed, problems, notes = _read_content(annotations, keep_crowds=keep_crowds)
     if not listed:

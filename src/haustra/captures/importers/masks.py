@@ -19,7 +19,7 @@ from haustra.captures.importers.paired import import_pairs
 from haustra.core.checked import CountFromOne
 from haustra.core.errors import HaustraError, option
 from haustra.core.images import IMAGE_SUFFIXES, decode_image_values, read_image_bytes
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.core.progress import Progress
 
 MASK_THRESHOLD = 127
@@ -64,7 +64,7 @@ def import_masks(
         HaustraError: An image has no mask, a mask has no image, a file is unreadable, or the masks
             have several values and `mask_values` does not choose.
     """
-    if Path(images).resolve() == Path(masks).resolve() and config.mask_name == "{stem}":
+    if to_path(images).resolve() == to_path(masks).resolve() and config.mask_name == "{stem}":
         raise HaustraError(
             f"{masks} is the folder of the images as well; expected two folders, or "
             f"{option('mask_name', '{stem}_mask')} for masks beside their images"

@@ -23,7 +23,7 @@ from haustra.captures.importers.dataset import (
 from haustra.captures.importers.text import read_text
 from haustra.core.errors import HaustraError, option
 from haustra.core.images import IMAGE_SUFFIXES, natural_key
-from haustra.core.paths import StrPath
+from haustra.core.paths import StrPath, to_path
 from haustra.core.progress import Progress
 
 VOC_SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -77,7 +77,7 @@ def import_yolo(
     Raises:
         HaustraError: A line is malformed, an image is unreadable, or a label has no image.
     """
-    names_path = Path(labels) / "classes.txt"
+    names_path = to_path(labels) / "classes.txt"
     names: list[str] = []
     if names_path.is_file():
         names = read_text(names_path, what="a list of class names").splitlines()
@@ -238,10 +238,11 @@ def _by_stem(
 
 
 def _existing(folder: StrPath, *, holds: str) -> Path:
-    if not Path(folder).is_dir():
-        problem = "is not a folder" if Path(folder).exists() else "does not exist"
+    folder = to_path(folder)
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "does not exist"
         raise HaustraError(f"{folder} {problem}; expected a folder of {holds}")
-    return Path(folder)
+    return folder
 
 
 def import_pairs(
