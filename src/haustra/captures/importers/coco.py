@@ -13,6 +13,7 @@ from haustra.captures.importers.dataset import (
     ImportResult,
     SourceBox,
     SourceFrame,
+    as_text,
     import_frames,
     name_some,
     read_size,
@@ -57,7 +58,7 @@ def _source_box(item: dict[str, Any], *, names: dict[str, str]) -> SourceBox:
     return SourceBox(
         box_px=box,
         class_name=names.get(category, f"category {category}"),
-        lesion_id=None if lesion_id is None else str(lesion_id),
+        lesion_id=None if lesion_id is None else as_text(str(lesion_id)),
     )
 
 
@@ -69,12 +70,15 @@ def _read_content(
     wrong = f"{path} is not a COCO annotation file"
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise HaustraError(f"{wrong}; expected an object with 'images' and 'annotations'")
+    categories = content.get("categories", [])
     try:
-        names = {_id(item["id"]): str(item["name"]) for item in content.get("categories", [])}
+        names = {_id(item["id"]): str(item["name"]) for item in categories}
     except (KeyError, TypeError):
         raise HaustraError(f"{wrong}: a category lacks its id or name") from None
     images: dict[str, tuple[str, Annotation]] = {}
     problems: list[str] = []
+    if len(names) < len(categories):
+        problems.append(f"{path}: two categories have the same id; expected one of each")
     num_unknown = 0
     try:
         for item in content["images"]:
