@@ -182,6 +182,32 @@ def test_resume_without_an_interrupted_training_is_an_error(tmp_path: Path, mani
     assert not (tmp_path / "detector.bin.run").exists()
 
 
+def test_a_state_continues_without_the_weights_that_the_training_began_from(
+    tmp_path: Path, manifest: Path
+) -> None:
+    first = train_detector(config_for(manifest, tmp_path / "first", epochs=1)).checkpoint
+    whole = train_detector(config_for(manifest, tmp_path / "whole", init_from=first))
+    config = config_for(manifest, tmp_path, init_from=first)
+    interrupt(config, after=3)
+    first.unlink()
+    resumed = train_detector(config)
+    assert resumed.weights_sha256 == whole.weights_sha256
+    initial = json.loads((resumed.run_folder / "environment.json").read_text())["initial_weights"]
+    assert initial == resumed.header.initial_weights == whole.header.initial_weights
+
+
+def test_the_first_weights_of_a_training_are_known_by_content_not_by_name(
+    tmp_path: Path, manifest: Path
+) -> None:
+    first = train_detector(config_for(manifest, tmp_path / "first", epochs=1)).checkpoint
+    interrupt(config_for(manifest, tmp_path, init_from=first), after=3)
+    moved = first.rename(tmp_path / "moved.bin")
+    interrupt(config_for(manifest, tmp_path, init_from=moved), after=1)
+    train_detector(config_for(manifest, first.parent, epochs=1, seed=1, checkpoint_out=first))
+    with pytest.raises(HaustraError, match=r"other settings: init_from='[0-9a-f]{64}' \(now "):
+        train_detector(config_for(manifest, tmp_path, init_from=first))
+
+
 def test_a_time_budget_counts_what_was_trained_before(tmp_path: Path, manifest: Path) -> None:
     config = config_for(manifest, tmp_path, epochs=None, time_budget="3s", val_every=1000)
     interrupt(config, after=5)

@@ -15,6 +15,7 @@ from haustra.cli.main import main
 from haustra.core.drawing import PREDICTION_RGB, TRUTH_RGB
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
+from haustra.core.progress import SilentProgress
 from haustra.evaluation.evaluation import evaluate_frames
 from haustra.models.checkpoint import read_checkpoint, read_header
 from haustra.models.losses import DetectionLoss
@@ -105,7 +106,7 @@ def test_the_git_state_is_that_of_the_working_folder(
     git("commit", "--quiet", "-m", "notes")
     monkeypatch.chdir(tmp_path)
     for has_changes in (False, True):
-        train_detector(config_for(manifest, tmp_path / "checkpoints"))
+        train_detector(config_for(manifest, tmp_path / "checkpoints", if_finished="again"))
         state = read(tmp_path / "checkpoints" / "detector.bin.run" / "environment.json")["git"]
         assert state["commit"] == git("rev-parse", "HEAD").strip()
         assert state["has_changes"] is has_changes
@@ -330,9 +331,35 @@ def test_patience_ends_a_training_and_keeps_the_best_weights(
     scores_of(monkeypatch, [0.1, 0.3, 0.2, 0.2])
     again = train_detector(config_for(manifest, tmp_path / "b", **settings))
     assert again.weights_sha256 == result.weights_sha256 == weights_of(result.checkpoint)
+    header = read_header(result.checkpoint)
+    assert (header.epoch, len(header.history), header.is_finished) == (2, 4, True)
     scores_of(monkeypatch, [0.1, 0.2, 0.3, 0.2, 0.2])
     later = train_detector(config_for(manifest, tmp_path / "c", **settings))
     assert later.weights_sha256 != result.weights_sha256
+
+
+def test_the_best_weights_survive_a_moved_checkpoint_and_an_interrupt(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"epochs": 9, "val_every": 1, "patience": 2}
+    scores_of(monkeypatch, [0.1, 0.3, 0.2, 0.2])
+    whole = train_detector(config_for(manifest, tmp_path / "whole", **settings))
+    config = config_for(manifest, tmp_path, **settings)
+
+    class StopInThirdEpoch(SilentProgress):
+        def update(self, completed: float, *, note: str = "") -> None:
+            if note.startswith("epoch 3"):
+                raise KeyboardInterrupt
+
+    scores_of(monkeypatch, [0.1, 0.3])
+    with pytest.raises(KeyboardInterrupt):
+        train_detector(config, progress=StopInThirdEpoch())
+    config.checkpoint_path.rename(tmp_path / "elsewhere.bin")
+    assert not read_header(tmp_path / "elsewhere.bin").is_finished
+    scores_of(monkeypatch, [0.2, 0.2])
+    result = train_detector(config)
+    assert result.weights_sha256 == whole.weights_sha256 == weights_of(config.checkpoint_path)
+    assert result.validation == whole.validation
 
 
 def test_patience_needs_boxes_to_validate_with(tmp_path: Path) -> None:

@@ -430,11 +430,11 @@ def test_training_stops_at_a_changed_shard_and_keeps_the_last_checkpoint(tmp_pat
     data[-1000] ^= 4
     shard.write_bytes(data)
     with pytest.raises(HaustraError, match=f"^{shard} does not have the SHA-256"):
-        train_detector(config_for(manifest, tmp_path))
+        train_detector(config_for(manifest, tmp_path, if_finished="again"))
     assert weights_digest(read_checkpoint(first.checkpoint)[1].state_dict()) == (
         first.weights_sha256
     )
-    train_detector(config_for(manifest, tmp_path, verify=False))
+    train_detector(config_for(manifest, tmp_path, verify=False, if_finished="again"))
 
 
 def test_the_stall_of_each_epoch_is_reported(tmp_path: Path, manifest: Path) -> None:

@@ -44,6 +44,12 @@ class CheckpointHeader:
     warehouse_version: str
     training: dict[str, Any]
     """The resolved training settings, recipe included; older checkpoints have no recipe."""
+    epoch: int = 0
+    """Epoch of the weights; with `patience` it may lie before the last one of the history."""
+    is_finished: bool = False
+    """True once the training has ended."""
+    initial_weights: dict[str, Any] = field(default_factory=dict)
+    """Source, license and digest of the weights that the training began from."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One entry per epoch: loss terms, and validation metrics where they were computed."""
     sources: list[dict[str, Any]] = field(default_factory=list)

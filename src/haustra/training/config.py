@@ -36,6 +36,7 @@ FREE_SETTINGS = {
     "cache_gb",
     "log_interval",
     "save_every",
+    "if_finished",
     "resume",
     "overwrite",
     "dry_run",
@@ -45,7 +46,7 @@ FREE_SETTINGS = {
     "tensorboard",
 }
 """Settings that may change when a training is continued: its weights do not depend on them."""
-ONE_TIME_SETTINGS = {"resume", "overwrite", "dry_run"}
+ONE_TIME_SETTINGS = {"if_finished", "resume", "overwrite", "dry_run"}
 """Settings that belong to one call of the command, not to the training."""
 
 _SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
@@ -149,8 +150,11 @@ class TrainConfig(CheckedSettings):
     too."""
     resume: bool = False
     """Require an interrupted training to continue. One is also continued without this flag."""
+    if_finished: Literal["skip", "error", "again"] = "skip"
+    """If --checkpoint-out holds a finished training of these settings: use it, end with an error,
+    or train again. One of other settings is only replaced with again."""
     overwrite: bool = False
-    """Replace a --checkpoint-out of another kind, and discard an interrupted training."""
+    """Replace any --checkpoint-out, and discard an interrupted training."""
     status_file: OutputFile | None = None
     """JSON file in which other programs can read how far the training is."""
     tensorboard: OutputFolder | None = None

@@ -82,6 +82,8 @@ def dry_run(config: TrainConfig) -> DryRun:
     num_epochs = training_s / (seconds_per_step * training.steps_per_epoch)
     weights = training.average.model.state_dict().values()
     checkpoint_bytes = sum(tensor.nbytes for tensor in weights)
+    if config.patience:
+        training.keep_average()
     state_bytes = sum(tensor.nbytes for tensor in training.state().tensors.values())
     return DryRun(
         num_parameters=count_parameters(training.model),

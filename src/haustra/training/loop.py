@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +108,10 @@ def _holding_checkpoint(config: TrainConfig, *, progress: Progress) -> Iterator[
 
 def _train(prepared: Prepared, *, progress: Progress) -> TrainResult:
     state = _state_to_continue(prepared, progress=progress)
+    if state is None and (finished := _finished_training(prepared, progress=progress)) is not None:
+        return finished
     keep_freed_memory()
-    training = Training(prepared)
-    if state is not None:
-        training.restore(state)
+    training = Training(prepared, state=state)
     _print_beginning(training, progress=progress)
     write_run_files(prepared, initial_weights=training.initial_weights)
     try:
@@ -143,15 +143,14 @@ def _state_to_continue(prepared: Prepared, *, progress: Progress) -> TrainingSta
         remove_states(states)
     found = find_state(states, progress=progress)
     if found is None:
-        if config.resume:
+        if config.resume and not _holds_finished(config.checkpoint_path):
             raise HaustraError(
                 f"{option('resume', True)}: {config.run_folder} holds no interrupted training; "
                 f"leave {option('resume')} out to start one"
             )
         return None
     path, state = found
-    versions = (state.warehouse_version, prepared.split.manifest.version)
-    if differences := differing_settings(state.settings, config.to_json(), versions=versions):
+    if differences := _differences(state, before=state.settings, prepared=prepared):
         raise HaustraError(
             f"{config.run_folder} holds an interrupted training with other settings: "
             f"{', '.join(differences)}; give its settings to continue it, or "
@@ -159,6 +158,70 @@ def _state_to_continue(prepared: Prepared, *, progress: Progress) -> TrainingSta
         )
     progress.line(f"continuing the interrupted training of {path}")
     return state
+
+
+def _differences(
+    earlier: TrainingState | CheckpointHeader, *, before: dict[str, Any], prepared: Prepared
+) -> list[str]:
+    """Return a phrase per setting that decides the weights and differs from an earlier training."""
+    config, now = prepared.config, prepared.config.to_json()
+    if config.init_from is not None:
+        # Weights are compared by content; where the file is gone, its name is all there is.
+        with suppress(HaustraError):
+            now["init_from"] = read_header(config.init_from).weights_sha256
+            before = before | {"init_from": earlier.initial_weights.get("weights_sha256")}
+    versions = (earlier.warehouse_version, prepared.split.manifest.version)
+    return differing_settings(before, now, versions=versions)
+
+
+def _holds_finished(path: Path) -> bool:
+    return path.exists() and read_header(path).is_finished
+
+
+def _finished_training(prepared: Prepared, *, progress: Progress) -> TrainResult | None:
+    """Return the finished training that the checkpoint already holds; None where one begins.
+
+    Raises:
+        HaustraError: It had other settings, or `if_finished` is "error".
+    """
+    config = prepared.config
+    path, again = config.checkpoint_path, option("if_finished", "again")
+    if config.overwrite or config.if_finished == "again" or not _holds_finished(path):
+        return None
+    header, _ = read_checkpoint(path)
+    shown = option("checkpoint_out", path)
+    if differences := _differences(header, before=header.training, prepared=prepared):
+        raise HaustraError(
+            f"{shown} holds a finished training with other settings: {', '.join(differences)}; "
+            f"choose another name, or {again} to replace it"
+        )
+    if config.if_finished == "error":
+        raise HaustraError(
+            f"{shown} holds the finished training of these settings; choose another name, or "
+            f"{again} to train again"
+        )
+    progress.line(
+        f"{path} holds the finished training of these settings, {len(header.history)} epochs; "
+        "`haustra train --if-finished again` trains again"
+    )
+    return _result_of(config)
+
+
+def _result_of(config: TrainConfig) -> TrainResult:
+    """Return the result of the finished training that a checkpoint holds."""
+    header = read_header(config.checkpoint_path)
+    last, chosen = header.history[-1], header.history[header.epoch - 1]
+    return TrainResult(
+        checkpoint=config.checkpoint_path,
+        run_folder=config.run_folder,
+        metrics_path=config.metrics_path,
+        header=header,
+        weights_sha256=header.weights_sha256,
+        validation=TypeAdapter(BoxMetrics).validate_python(chosen["val"])
+        if "val" in chosen
+        else None,
+        seconds=last["seconds"],
+    )
 
 
 def _print_beginning(training: Training, *, progress: Progress) -> None:
@@ -269,7 +332,9 @@ class _Loop:
                 text += _score_text(scores)
                 is_better = training.is_better(scores.ap50_95)
             if is_better or not config.patience:
-                self._write_checkpoint([*training.position.history, entry])
+                if config.patience:
+                    training.keep_average()
+                self._write_checkpoint([*training.position.history, entry], epoch=entry["epoch"])
         training.end_epoch(entry)
         self.reporter.epoch(entry)
         self.progress.line(text)
@@ -290,7 +355,9 @@ class _Loop:
         write_gallery(path, evaluation=evaluation, source=frames)
         return evaluation.metrics
 
-    def _write_checkpoint(self, history: list[dict[str, Any]]) -> None:
+    def _write_checkpoint(
+        self, history: list[dict[str, Any]], *, epoch: int, is_finished: bool = False
+    ) -> None:
         split, config = self.training.split, self.config
         manifest = split.manifest
         header = CheckpointHeader(
@@ -301,12 +368,14 @@ class _Loop:
             class_names=tuple(manifest.class_names),
             warehouse_version=manifest.version,
             training=config.to_json(),
+            epoch=epoch,
+            is_finished=is_finished,
+            initial_weights=self.training.initial_weights,
             history=history,
             sources=[source.model_dump() for source in manifest.sources],
             training_groups=tuple(sorted({digest_group(name) for name in split.group_ids()})),
         )
-        state = self.training.average.model.state_dict()
-        write_checkpoint(config.checkpoint_path, header=header, state=state)
+        write_checkpoint(config.checkpoint_path, header=header, state=self.training.chosen_weights)
 
     def _save_state(self) -> None:
         """Save everything that a continued training needs."""
@@ -336,24 +405,12 @@ class _Loop:
     def _finish(self) -> TrainResult:
         """Complete checkpoint and run folder, and remove the states."""
         config, position = self.config, self.training.position
-        header, model = read_checkpoint(config.checkpoint_path)
-        state = model.state_dict()
-        saved = [entry for entry in header.history if "val" in entry]
-        if len(header.history) < len(position.history):
-            # The best weights are those of an earlier epoch; the history goes to the end.
-            header = replace(header, history=position.history)
-            write_checkpoint(config.checkpoint_path, header=header, state=state)
+        epoch = position.best_epoch if config.patience else position.epoch
+        # Written from memory: whoever moved the file away meanwhile gets it again.
+        self._write_checkpoint(position.history, epoch=epoch, is_finished=True)
         draw_training_curves(config.run_folder / "curves.png", history=position.history)
         remove_states(self.states)
-        return TrainResult(
-            checkpoint=config.checkpoint_path,
-            run_folder=config.run_folder,
-            metrics_path=config.metrics_path,
-            header=header,
-            weights_sha256=read_header(config.checkpoint_path).weights_sha256,
-            validation=TypeAdapter(BoxMetrics).validate_python(saved[-1]["val"]) if saved else None,
-            seconds=position.trained_s,
-        )
+        return _result_of(config)
 
 
 def _score_text(scores: AveragePrecision) -> str:

@@ -1,14 +1,16 @@
 """Saved states, from which a training continues as if it had never stopped.
 
-A state is a safetensors file without a pickle: the weights, their average, the optimizer's memory
-and the random state as tensors, and the position and the settings as JSON in its header. The file
-appears whole or not at all, and the one before it stays, in case the disk damages the newest.
+A state is a safetensors file without a pickle: the weights, their average, the best average of
+`patience`, the optimizer's memory and the random state as tensors, and the position and the
+settings as JSON in its header. The file appears whole or not at all, and the one before it stays,
+in case the disk damages the newest.
 """
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from haustra import __version__
@@ -16,6 +18,7 @@ from haustra.core.backend_names import without_alias
 from haustra.core.checked import change_settings
 from haustra.core.errors import HaustraError, option
 from haustra.core.progress import Progress
+from haustra.models.detector import ModelConfig
 from haustra.models.tensor_file import (
     DamagedError,
     NotOfFormatError,
@@ -58,14 +61,19 @@ class Position:
     """One entry per epoch."""
     best_score: float | None = None
     """Best AP50-95 on the validation split so far."""
+    best_epoch: int = 0
+    """Epoch of the best score, counted from 1; 0 before the first validation."""
     validations_since_best: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """A training at one moment."""
+    """A training at one moment, with everything that continuing it takes except the warehouse."""
 
     position: Position
+    model: ModelConfig
+    initial_weights: dict[str, Any]
+    """Source, license and digest of the weights that the training began from."""
     settings: dict[str, Any]
     """The resolved settings."""
     warehouse_version: str
@@ -122,7 +130,8 @@ def write_state(folder: Path, *, step: int, state: TrainingState) -> None:
     """Write a state, whole or not at all, and remove all but the last two."""
     path = folder / f"state_{step:08d}.safetensors"
     header = {name: value for name, value in vars(state).items() if name != "tensors"}
-    header |= {"haustra_version": __version__, "position": asdict(state.position)}
+    header |= {"position": asdict(state.position), "model": asdict(state.model)}
+    header["haustra_version"] = __version__
     write_tensor_file(path, kind=FORMAT, header=header, tensors=state.tensors)
     for old in list_states(folder)[NUM_KEPT:]:
         old.unlink()
@@ -146,6 +155,8 @@ def read_state(path: Path) -> TrainingState:
     header, tensors = read_tensor_file(path, kind=FORMAT)
     return TrainingState(
         position=Position(**header["position"]),
+        model=TypeAdapter(ModelConfig).validate_python(header["model"]),
+        initial_weights=header["initial_weights"],
         settings=header["settings"],
         warehouse_version=header["warehouse_version"],
         average_steps=header["average_steps"],

@@ -78,14 +78,18 @@ class Training:
 
     Args:
         prepared: Checked settings and data.
+        state: State of an interrupted training of the same settings, to continue from.
     """
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: Prepared, *, state: TrainingState | None = None) -> None:
         self.config, self.split = config, split = prepared.config, prepared.split
         self.validation_split, self.backend = prepared.validation_split, prepared.backend
         self.device = self.backend.device
         torch.manual_seed(config.seed)
-        model, self.initial_weights = begin_model(config, max_boxes=split.manifest.max_boxes)
+        if state is None:
+            model, self.initial_weights = begin_model(config, max_boxes=split.manifest.max_boxes)
+        else:
+            model, self.initial_weights = build_model(state.model), state.initial_weights
         self.model = model.train().to(self.device)
         self.average = AveragedModel(self.model, settings=config.recipe.averaging)
         self.optimizer = DetectorOptimizer(
@@ -93,6 +97,8 @@ class Training:
         )
         self.uploader = Uploader(self.device)
         self.position = Position()
+        self.best: dict[str, torch.Tensor] = {}
+        """With `patience` the averaged weights of the best validation."""
         self.is_whole = True
         """False while a step has changed some of the training and not all."""
         num_batches = -(-len(split) // config.batch_size)
@@ -100,6 +106,8 @@ class Training:
         self.learner = build_learner(
             self.model, config=config, backend=self.backend, is_compiled=self._should_compile()
         )
+        if state is not None:
+            self._restore(state)
 
     def _should_compile(self) -> bool:
         if self.config.compile != "auto":
@@ -271,9 +279,12 @@ class Training:
         """
         position = self.position
         best, waited = position.best_score, position.validations_since_best
+        best_epoch = position.best_epoch
         if "val" in entry:
             score = entry["val"]["average_precision"]["ap50_95"]
-            best, waited = (score, 0) if self.is_better(score) else (best, waited + 1)
+            waited += 1
+            if self.is_better(score):
+                best, best_epoch, waited = score, entry["epoch"], 0
         # One assignment: an interrupt finds the epoch either done or not yet ended.
         self.position = Position(
             epoch=position.epoch + 1,
@@ -281,8 +292,19 @@ class Training:
             trained_s=position.trained_s,
             history=[*position.history, entry],
             best_score=best,
+            best_epoch=best_epoch,
             validations_since_best=waited,
         )
+
+    def keep_average(self) -> None:
+        """Keep a copy of the averaged weights of this moment as the best ones."""
+        state = self.average.model.state_dict()
+        self.best = {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    @property
+    def chosen_weights(self) -> dict[str, torch.Tensor]:
+        """The weights that the checkpoint holds: the average, with `patience` the best one."""
+        return self.best if self.config.patience else self.average.model.state_dict()
 
     @property
     def is_time_up(self) -> bool:
@@ -317,15 +339,18 @@ class Training:
         )
 
     def state(self) -> TrainingState:
-        """Return everything that `restore` needs; it shares memory with the training."""
+        """Return everything that continuing needs; it shares memory with the training."""
         parts = {
             "model": self.model.state_dict(),
             "average": self.average.model.state_dict(),
+            "best": self.best,
             "optimiser": self.optimizer.memory(),
             "random": {"torch": torch.get_rng_state()},
         }
         return TrainingState(
             position=self.position,
+            model=self.model.config,
+            initial_weights=self.initial_weights,
             settings=self.config.to_json(),
             warehouse_version=self.split.manifest.version,
             average_steps=self.average.steps,
@@ -336,10 +361,10 @@ class Training:
             },
         )
 
-    def restore(self, state: TrainingState) -> None:
-        """Continue from the state of another training of the same settings."""
+    def _restore(self, state: TrainingState) -> None:
         self.model.load_state_dict(select_part(state.tensors, "model"))
         self.average.model.load_state_dict(select_part(state.tensors, "average"))
+        self.best = select_part(state.tensors, "best")
         self.average.steps = state.average_steps
         self.optimizer.remember(select_part(state.tensors, "optimiser"))
         torch.set_rng_state(state.tensors["random.torch"])
