@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.captures.sources import Source, SourceEndedError, SourceFrame
+from haustra.core.errors import HaustraError
 from haustra.core.images import write_png
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.videos import writing_video
@@ -84,6 +85,35 @@ class Ticks(Source):
         self.is_closed.set()
 
 
+class Tap(Source):
+    """A live source that does what the test says at each frame."""
+
+    name, seekable, num_frames, frame_rate_hz = "tap", False, None, None
+
+    def __init__(self, *, reconnects: bool = False) -> None:
+        self.reconnects = reconnects
+        self.error: Exception | None = None
+        self.opens = True
+        self.num_opened = 1
+        self.flows = threading.Event()
+        self.flows.set()
+
+    def read(self, number: int) -> SourceFrame:
+        time.sleep(0.02)
+        self.flows.wait()
+        if self.error is not None:
+            raise self.error
+        return SourceFrame(number=number, image_rgb=picture(0.8), seconds=number / 50)
+
+    def reopen(self) -> None:
+        if not self.opens:
+            raise HaustraError("tap: it is closed")
+        self.num_opened, self.error = self.num_opened + 1, None
+
+    def close(self) -> None:
+        self.flows.set()
+
+
 def watched(detector: Any = None) -> WatchedDetector:
     return WatchedDetector(lambda: detector or bright_detector(), path=None)
 
@@ -120,6 +150,24 @@ def until(condition: Callable[[], Any], *, within_s: float = 20.0) -> Any:
 def shown(feed: Feed) -> dict[str, Any]:
     """Return the header of the latest publication."""
     return until(lambda: feed.shot).header  # type: ignore[no-any-return]
+
+
+def notices(feed: Feed) -> list[str]:
+    """Return the lines that pages have shown."""
+    return [notice["text"] for notice in feed.state()["notices"]]
+
+
+def reaches(feed: Feed, state: str, *, within_s: float = 20.0) -> dict[str, Any]:
+    """Wait for a state, and return it."""
+    until(lambda: feed.state()["state"] == state, within_s=within_s)
+    return feed.state()
+
+
+def plays_on(feed: Feed) -> bool:
+    """Wait until frames are shown again."""
+    before = shown(feed)["frame"]
+    until(lambda: shown(feed)["frame"] > before + 2)
+    return reaches(feed, "playing")["why"] is None
 
 
 def paused_at(feed: Feed, frame: int) -> dict[str, Any]:

@@ -25,10 +25,15 @@ from viewing import picture, write_pictures, write_video
 
 
 class FakeCapture:
-    """An OpenCV capture of three frames."""
+    """An OpenCV capture of three frames, which states none or another number of them."""
 
-    def __init__(self, address: int | str) -> None:
+    stated = 0
+
+    def __init__(self, address: int | str, *_settings: Any) -> None:
         self.address, self._left, self.is_released = address, 3, False
+
+    def get(self, name: int) -> float:
+        return {cv2.CAP_PROP_FRAME_COUNT: self.stated, cv2.CAP_PROP_FPS: 25}[name]
 
     def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
         return True
@@ -105,8 +110,8 @@ def test_a_camera_or_stream_is_live_and_released(
 ) -> None:
     opened: list[FakeCapture] = []
 
-    def capture(where: int | str) -> FakeCapture:
-        opened.append(FakeCapture(where))
+    def capture(where: int | str, *settings: Any) -> FakeCapture:
+        opened.append(FakeCapture(where, *settings))
         return opened[-1]
 
     monkeypatch.setattr(cv2, "VideoCapture", capture)
@@ -120,6 +125,24 @@ def test_a_camera_or_stream_is_live_and_released(
     assert np.array_equal(frames[0].image_rgb, picture(0.5))
     assert str(error.value) == f"source={name!r}: no further frame arrived"
     assert (opened[0].address, opened[0].is_released) == (address, True)
+
+
+@pytest.mark.parametrize(("stated", "is_film"), [(3, True), (8, True), (0, False), (500, False)])
+def test_a_film_at_a_url_ends_and_a_stream_is_cut(
+    monkeypatch: pytest.MonkeyPatch, stated: int, is_film: bool
+) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    monkeypatch.setattr(FakeCapture, "stated", stated)
+    with open_source("http://host/clip.mp4") as film:
+        assert film.reconnects
+        assert film.frame_rate_hz == (25 if stated else None)
+        for number in range(3):
+            film.read(number)
+        with pytest.raises(HaustraError) as error:
+            film.read(3)
+        assert isinstance(error.value, SourceEndedError) == is_film
+        film.reopen()
+        assert film.read(4).number == 4
 
 
 @pytest.mark.parametrize(

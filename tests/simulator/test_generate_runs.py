@@ -228,7 +228,7 @@ def test_leftovers_of_a_killed_process_are_removed_and_the_runs_completed(tmp_pa
         "add_frame = RunWriter.add_frame\n"
         "def dying(self, *args, **settings):\n"
         "    add_frame(self, *args, **settings)\n"
-        "    if self.label_seed == 1 and self.num_frames == 2:\n"
+        "    if self.manifest.seed == 1 and self.num_frames == 2:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "RunWriter.add_frame = dying\n"
         "root = Path(sys.argv[1])\n"

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from haustra.core.errors import HaustraError
+from haustra.core.interrupts import Interrupts
 from haustra.core.outputs import _PROBE
 from haustra.core.progress import SilentProgress
 from haustra.models.checkpoint import read_checkpoint
 from haustra.training.augment import augment_sample
 from haustra.training.config import TrainConfig
-from haustra.training.interrupts import Interrupts
 from haustra.training.loop import TrainResult, train_detector
 from haustra.training.state import list_states, read_state
 from scenes import write_warehouse

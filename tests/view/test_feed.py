@@ -21,6 +21,7 @@ from haustra.view.watched_detector import WatchedDetector
 from viewing import (
     Ticks,
     bright_detector,
+    notices,
     paused_at,
     picture,
     running_feed,
@@ -37,10 +38,6 @@ def folder_source(folder: Path) -> Any:
 
 def scores(feed: Feed, which: int = 0) -> list[float]:
     return shown(feed)["detectors"][which]["scores"]  # type: ignore[no-any-return]
-
-
-def notices(feed: Feed) -> list[str]:
-    return [notice["text"] for notice in feed.state()["notices"]]
 
 
 def test_each_frame_is_published_with_its_own_boxes(tmp_path: Path) -> None:

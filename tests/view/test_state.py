@@ -1,7 +1,6 @@
 """The state of the feed: it is true while sources stall, end, fail and come back."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 from test_server import ACCESS, HOST
 
-from haustra.captures.sources import Source, SourceEndedError, SourceFrame, open_source
+from haustra.captures.sources import SourceEndedError, open_source
 from haustra.core.errors import HaustraError
 from haustra.core.operating_point import OperatingPoint
 from haustra.inference.detector import Detector
@@ -21,9 +20,11 @@ from haustra.view.server import build_app
 from haustra.view.training_page import TrainingFolder
 from haustra.view.watched_detector import WatchedDetector
 from viewing import (
+    Tap,
     Ticks,
     bright_detector,
-    picture,
+    plays_on,
+    reaches,
     running_feed,
     shown,
     until,
@@ -32,51 +33,9 @@ from viewing import (
 )
 
 
-class Tap(Source):
-    """A live source that does what the test says at each frame."""
-
-    name, seekable, num_frames, frame_rate_hz = "tap", False, None, None
-
-    def __init__(self, *, reconnects: bool = False) -> None:
-        self.reconnects = reconnects
-        self.error: Exception | None = None
-        self.opens = True
-        self.num_opened = 1
-        self.flows = threading.Event()
-        self.flows.set()
-
-    def read(self, number: int) -> SourceFrame:
-        time.sleep(0.02)
-        self.flows.wait()
-        if self.error is not None:
-            raise self.error
-        return SourceFrame(number=number, image_rgb=picture(0.8), seconds=number / 50)
-
-    def reopen(self) -> None:
-        if not self.opens:
-            raise HaustraError("tap: it is closed")
-        self.num_opened, self.error = self.num_opened + 1, None
-
-    def close(self) -> None:
-        self.flows.set()
-
-
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(players, "FIRST_RETRY_S", 0.05)
-
-
-def reaches(feed: Feed, state: str, *, within_s: float = 20.0) -> dict[str, Any]:
-    """Wait for a state, and return it."""
-    until(lambda: feed.state()["state"] == state, within_s=within_s)
-    return feed.state()
-
-
-def plays_on(feed: Feed) -> bool:
-    """Wait until frames are shown again."""
-    before = shown(feed)["frame"]
-    until(lambda: shown(feed)["frame"] > before + 2)
-    return reaches(feed, "playing")["why"] is None
 
 
 def test_a_source_that_stalls_is_never_called_live(tmp_path: Path) -> None:

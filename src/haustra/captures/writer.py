@@ -33,14 +33,19 @@ class PolypTruth:
 
 @dataclass(kw_only=True)
 class RunWriter:
-    """Adds frames to a run folder that is being written; `writing_run` yields one."""
+    """Adds frames to an empty run folder, and its manifest at the end."""
 
     folder: Path
-    source: str | None
-    label_seed: int | None
+    manifest: RunManifest
+    label_source: str | None = None
+    """Source that the labels name, instead of the run's."""
     num_frames: int = field(default=0, init=False)
     manifest_fields: dict[str, Any] = field(default_factory=dict, init=False)
     """Fields of the manifest that are known only after the last frame."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "labels", "overlays"):
+            (self.folder / name).mkdir()
 
     def add_frame(
         self,
@@ -55,7 +60,7 @@ class RunWriter:
         unix_time: float | None = None,
         rejected: Sequence[str] = (),
     ) -> None:
-        """Add one frame with its label.
+        """Add one frame with its label, or nothing if an error is raised.
 
         Args:
             image: Bytes of an image file, or its path; it is hard-linked or copied unchanged.
@@ -70,10 +75,6 @@ class RunWriter:
         """
         name = f"frame_{self.num_frames:05d}"
         image_name = f"images/{name}{suffix}"
-        if isinstance(image, bytes):
-            (self.folder / image_name).write_bytes(image)
-        else:
-            link_or_copy(to_path(image), target=self.folder / image_name)
         label: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "frame_id": self.num_frames,
@@ -82,8 +83,8 @@ class RunWriter:
             "image": image_name,
             "image_present": True,
             "camera_active": True,
-            "label_seed": self.label_seed,
-            "source": self.source,
+            "label_seed": self.manifest.seed,
+            "source": self.label_source or self.manifest.source,
             "source_name": source_name,
             "group_id": group_id,
             "labels": [_label_json(truth, size_wh=image_size_wh) for truth in labels],
@@ -91,8 +92,30 @@ class RunWriter:
         if rejected:
             label["rejected"] = list(rejected)
         text = json.dumps(label, indent=1, allow_nan=False)
-        (self.folder / "labels" / f"{name}.json").write_text(text + "\n")
+        image_path, label_path = self.folder / image_name, self.folder / "labels" / f"{name}.json"
+        try:
+            if isinstance(image, bytes):
+                image_path.write_bytes(image)
+            else:
+                link_or_copy(to_path(image), target=image_path)
+            label_path.write_text(text + "\n")
+        except BaseException:
+            image_path.unlink(missing_ok=True)
+            label_path.unlink(missing_ok=True)
+            raise
         self.num_frames += 1
+
+    def write_manifest(self) -> None:
+        """Write the manifest, which makes the folder complete.
+
+        The number of frames and the version of haustra are filled in.
+        """
+        written = {"num_frames": self.num_frames, "haustra_version": __version__}
+        value = self.manifest.model_dump() | written | self.manifest_fields
+        for name in ("detector", "import_result"):
+            if value[name] is None:
+                del value[name]
+        write_json_atomic(self.folder / "run_manifest.json", value=value)
 
 
 def _label_json(truth: PolypTruth, *, size_wh: tuple[int, int]) -> dict[str, Any]:
@@ -114,7 +137,6 @@ def writing_run(
     folder: StrPath,
     *,
     manifest: RunManifest,
-    label_source: str | None = None,
     overwrite: bool = False,
 ) -> Iterator[RunWriter]:
     """Yield a writer for a run folder that appears, whole, when the block ends.
@@ -122,22 +144,12 @@ def writing_run(
     Args:
         folder: The run folder.
         manifest: Its manifest; the number of frames and the version of haustra are filled in.
-        label_source: Source that the labels name, instead of the run's.
         overwrite: Replace an existing folder.
 
     Raises:
         HaustraError: `folder` exists and `overwrite` is False.
     """
     with building_folder(to_path(folder), overwrite=overwrite) as building:
-        for name in ("images", "labels", "overlays"):
-            (building / name).mkdir()
-        writer = RunWriter(
-            folder=building, source=label_source or manifest.source, label_seed=manifest.seed
-        )
+        writer = RunWriter(folder=building, manifest=manifest)
         yield writer
-        written = {"num_frames": writer.num_frames, "haustra_version": __version__}
-        value = manifest.model_dump() | written | writer.manifest_fields
-        for name in ("detector", "import_result"):
-            if value[name] is None:
-                del value[name]
-        write_json_atomic(building / "run_manifest.json", value=value)
+        writer.write_manifest()

@@ -13,6 +13,7 @@ from haustra.core.allocator import keep_freed_memory
 from haustra.core.digests import digest_group
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import remove_abandoned
+from haustra.core.interrupts import Interrupts
 from haustra.core.locks import LockedError, locked_folder
 from haustra.core.progress import Progress, SilentProgress
 from haustra.evaluation.evaluation import evaluate_frames
@@ -28,7 +29,6 @@ from haustra.models.checkpoint import (
     write_checkpoint,
 )
 from haustra.training.config import TrainConfig
-from haustra.training.interrupts import Interrupts
 from haustra.training.memory import is_out_of_memory, out_of_memory_error, try_largest_step
 from haustra.training.prepare import Prepared, prepare_training
 from haustra.training.run_folder import Reporter, draw_training_curves, write_run_files

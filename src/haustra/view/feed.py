@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +27,7 @@ from haustra.core.operating_point import OperatingPoint
 from haustra.core.paths import StrPath, to_path
 from haustra.view.history import History, SeenFrame, Verdict
 from haustra.view.players import LivePlayer, SeekingPlayer
-from haustra.view.recording import Recording, recording_run
+from haustra.view.recording import Recording
 from haustra.view.simulator_source import SimulatorSource
 from haustra.view.state import FeedState, in_one_line
 from haustra.view.watched_detector import WatchedDetector
@@ -38,6 +37,7 @@ MAX_WAIT_S = 0.05
 MAX_LIVE_FRAMES = 3000
 """Number of frames of a live source that are kept."""
 MAX_NOTICES = 20
+STOP_TIMEOUT_S = 10.0
 RATE_WINDOW_S = 2.0
 """Time over which the shown frame rate is measured."""
 JPEG_QUALITY = 88
@@ -87,7 +87,6 @@ class Feed:
         self._simulator = source if isinstance(source, SimulatorSource) else None
         self._recordings = to_path(recordings)
         self._recording: Recording | None = None
-        self._recording_stack = ExitStack()
         self._commands: deque[dict[str, Any]] = deque()
         self._listeners: list[Callable[[], None]] = []
         self._notices: tuple[dict[str, Any], ...] = ()
@@ -135,7 +134,9 @@ class Feed:
         """End, and finish a recording."""
         self._is_stopping = True
         self._woken.set()
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=STOP_TIMEOUT_S)
+        if (recording := self._recording) is not None:  # the source or the detector hangs
+            recording.finish()
 
     def command(self, command: dict[str, Any]) -> None:
         """Carry out a page's checked command before the next frame.
@@ -182,6 +183,8 @@ class Feed:
         self._woken.clear()
         player, frame = self._playing(), None
         changed = self._carry_out_commands() | self._reload_detectors()
+        if not self.source.seekable and player.state().kind in ("ended", "failed"):
+            self._stop_recording()
         try:
             frame = None if self._failure else player.next_frame()
         except HaustraError as error:
@@ -266,8 +269,7 @@ class Feed:
         self._frame, self._jpeg = frame, _encode_jpeg(frame.image_rgb)
         self._shown_at.append(time.monotonic())
         self._publish()
-        if self._recording is not None:
-            self._recording.add(frame, self._shown()[0])
+        self._add_to_recording()
 
     def _detect(self, frame: SourceFrame) -> None:
         """Add a frame to the history, unless it is in it."""
@@ -382,21 +384,29 @@ class Feed:
         if not on:
             self._stop_recording()
         elif self._recording is None:
-            self._recording = self._recording_stack.enter_context(
-                recording_run(
+            try:
+                self._recording = Recording(
                     self._recordings,
-                    frame_rate_hz=self.source.frame_rate_hz if self.source.seekable else None,
+                    stated_hz=self.source.frame_rate_hz if self.source.seekable else None,
                     caption=self.detectors[0].detector.caption,
                 )
-            )
-            if self._frame is not None:
-                self._recording.add(self._frame, self._shown()[0])
+            except OSError as error:
+                self._notify(f"cannot record: {in_one_line(error)}")
+            self._add_to_recording()
 
-    def _stop_recording(self) -> None:
+    def _add_to_recording(self) -> None:
+        """Record the shown frame; an error, such as a full disk, ends the recording alone."""
+        if self._recording is None or self._frame is None:
+            return
+        try:
+            self._recording.add(self._frame, self._shown()[0])
+        except Exception as error:  # noqa: BLE001 - the pages show it
+            self._stop_recording(f"recording has stopped ({in_one_line(error)}); ")
+
+    def _stop_recording(self, reason: str = "") -> None:
         recording, self._recording = self._recording, None
-        self._recording_stack.close()
         if recording is not None:
-            self._notify(f"recorded {recording.num_frames} frames into {recording.folder}")
+            self._notify(reason + recording.finish())
 
 
 def _merged(first: dict[str, Any] | None, second: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,78 +1,150 @@
-"""Recordings: run folders of the frames that were shown, with the boxes as labels."""
+"""Recordings: run folders of the frames that were shown, with the boxes as labels.
 
+They are kept whatever happens: a recording that a full disk, an error or Ctrl-C ends is finished
+with the frames that it has.
+"""
+
+import os
+import shutil
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
 
 from haustra.captures.schema import RunManifest
 from haustra.captures.sources import SourceFrame
-from haustra.captures.writer import PolypTruth, RunWriter, writing_run
+from haustra.captures.writer import PolypTruth, RunWriter
 from haustra.core.detections import Detections
 from haustra.core.drawing import draw_boxes
-from haustra.core.files import write_json_atomic
+from haustra.core.files import move_folder, temporary_sibling, write_json_atomic
+from haustra.core.frame_times import constant_rate
 from haustra.core.images import encode_png
+from haustra.view.state import in_one_line
+
+RESERVE_NAME, RESERVE_BYTES = "reserve", 65536
+"""Room for the files that are written last, so that a full disk cannot keep them out."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Recording:
-    """A run folder that is being written: images, predicted labels, overlays, a manifest."""
+    """A run folder that is being written: images, predicted labels, overlays, a manifest.
 
-    folder: Path
-    """The run folder; it appears when the recording ends."""
-    writer: RunWriter
+    As a context manager it is finished at the end of the block.
+
+    Args:
+        root: Folder that receives the run folder.
+        stated_hz: Frame rate that the source states; None for a live source.
+        caption: Name of the detector.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
+
+    def __init__(self, root: Path, *, stated_hz: float | None, caption: str) -> None:
+        now = time.time()
+        stamp = time.strftime("%Y%m%d_%H%M%S", time.gmtime(now))
+        run_id = f"view_{stamp}_{int(now * 1000) % 1000:03d}"
+        self.folder = root / f"run_{run_id}"
+        """The run folder; it appears when the recording ends."""
+        self._stated_hz, self._times_s = stated_hz, list[float]()
+        self._lock = threading.Lock()
+        self._line: str | None = None
+        self._building = temporary_sibling(self.folder)
+        self._building.mkdir(parents=True)
+        try:
+            (self._building / RESERVE_NAME).write_bytes(os.urandom(RESERVE_BYTES))
+            self._writer = RunWriter(
+                folder=self._building,
+                manifest=RunManifest(
+                    run_id=run_id,
+                    source="inference",
+                    group_id=run_id,
+                    started_at_unix=now,
+                    detector=caption,
+                ),
+                label_source="model",
+            )
+        except BaseException:
+            shutil.rmtree(self._building, ignore_errors=True)
+            raise
 
     @property
     def num_frames(self) -> int:
         """Number of frames so far."""
-        return self.writer.num_frames
+        return self._writer.num_frames
 
     def add(self, frame: SourceFrame, shown: Detections) -> None:
-        """Write a frame with the boxes that it shows."""
-        name = f"frame_{self.num_frames:05d}.png"
-        overlay = encode_png(draw_boxes(frame.image_rgb, shown))
-        (self.writer.folder / "overlays" / name).write_bytes(overlay)
-        self.writer.add_frame(
-            encode_png(frame.image_rgb),
-            suffix=".png",
-            image_size_wh=shown.image_size_wh,
-            labels=[
-                PolypTruth(bbox_px=tuple(box.tolist()), score=float(score))
-                for box, score in zip(shown.boxes_px, shown.scores, strict=True)
-            ],
-            sim_time=frame.seconds,
-        )
+        """Write a frame with the boxes that it shows, unless the recording is finished.
 
-    def add_file(self, name: str, *, value: Any) -> None:
-        """Write a JSON file into the run folder."""
-        write_json_atomic(self.writer.folder / name, value=value)
+        Raises:
+            OSError: It cannot be written; nothing of it is left.
+        """
+        with self._lock:
+            if self._line is not None:
+                return
+            overlay = self._building / "overlays" / f"frame_{self.num_frames:05d}.png"
+            try:
+                overlay.write_bytes(encode_png(draw_boxes(frame.image_rgb, shown)))
+                self._writer.add_frame(
+                    encode_png(frame.image_rgb),
+                    suffix=".png",
+                    image_size_wh=shown.image_size_wh,
+                    labels=[
+                        PolypTruth(bbox_px=tuple(box.tolist()), score=float(score))
+                        for box, score in zip(shown.boxes_px, shown.scores, strict=True)
+                    ],
+                    sim_time=frame.seconds,
+                    unix_time=self._unix_time(frame),
+                )
+            except BaseException:
+                overlay.unlink(missing_ok=True)
+                raise
+            self._times_s.append(frame.seconds)
 
+    def finish(self, **files: Any) -> str:
+        """Complete the folder, and return one line for the user; again, only that line.
 
-@contextmanager
-def recording_run(root: Path, *, frame_rate_hz: float | None, caption: str) -> Iterator[Recording]:
-    """Yield a recording below `root`; its folder appears, whole, at the end without an error.
+        Args:
+            **files: JSON values to write beside the manifest, by name without suffix.
+        """
+        with self._lock:
+            if self._line is None:
+                try:
+                    self._line = self._finish(files)
+                except OSError as error:
+                    self._line = (
+                        f"{self.num_frames} recorded frames are in {self._building}; "
+                        f"{self.folder} cannot be completed: {in_one_line(error)}"
+                    )
+            return self._line
 
-    Args:
-        root: Folder that receives the run folder.
-        frame_rate_hz: Frame rate of the source; None where not every frame is written.
-        caption: Name of the detector.
-    """
-    now = time.time()
-    stamp = time.strftime("%Y%m%d_%H%M%S", time.gmtime(now))
-    run_id = f"view_{stamp}_{int(now * 1000) % 1000:03d}"
-    folder = root / f"run_{run_id}"
-    with writing_run(
-        folder,
-        manifest=RunManifest(
-            run_id=run_id,
-            source="inference",
-            group_id=run_id,
-            started_at_unix=now,
-            frame_rate_hz=frame_rate_hz,
-            detector=caption,
-        ),
-        label_source="model",
-    ) as writer:
-        yield Recording(folder=folder, writer=writer)
+    def _finish(self, files: dict[str, Any]) -> str:
+        if not self.num_frames:
+            shutil.rmtree(self._building, ignore_errors=True)
+            return "no frame was recorded"
+        (self._building / RESERVE_NAME).unlink()  # its folder is missing if somebody removed it
+        self._writer.manifest_fields["frame_rate_hz"] = self._frame_rate()
+        self._writer.write_manifest()
+        for name, value in files.items():
+            write_json_atomic(self._building / f"{name}.json", value=value)
+        move_folder(self._building, target=self.folder)
+        return f"recorded {self.num_frames} frames into {self.folder}"
+
+    def _frame_rate(self) -> float | None:
+        """Return the rate of the recorded frames; None where they are not in time order."""
+        times = np.array(self._times_s) - self._times_s[0]
+        if len(times) == 1 or np.diff(times).min() <= 0:
+            return self._stated_hz if len(times) == 1 else None
+        mean_hz = float((len(times) - 1) / times[-1])
+        return constant_rate(times.tolist(), stated_hz=self._stated_hz or mean_hz) or mean_hz
+
+    def _unix_time(self, frame: SourceFrame) -> float | None:
+        is_live = self._stated_hz is None
+        return time.time() - (time.monotonic() - frame.captured_at) if is_live else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finish()

@@ -1,5 +1,6 @@
 """Opens the detectors of `haustra view`, and runs it without a page."""
 
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -11,18 +12,21 @@ import numpy as np
 
 from haustra.captures.sources import Source, SourceEndedError
 from haustra.core.errors import HaustraError, option
-from haustra.core.operating_point import AlarmFilter, OperatingPoint
+from haustra.core.interrupts import Interrupts
+from haustra.core.operating_point import AlarmFilter, OperatingPoint, is_cut
 from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.inference.detector import Detector, open_detector
 from haustra.inference.heuristic import heuristic_detector
 from haustra.view.config import ViewConfig
 from haustra.view.history import verdict_of
-from haustra.view.recording import recording_run
+from haustra.view.recording import Recording
 from haustra.view.simulator_source import open_source
+from haustra.view.state import in_one_line
 from haustra.view.watched_detector import WatchedDetector
 
-NUMBERS_NAME = "numbers.json"
+NUMBERS_NAME = "numbers"
+"""Stem of the file in a headless run's folder."""
 
 
 def open_detectors(config: ViewConfig) -> list[WatchedDetector]:
@@ -82,66 +86,91 @@ def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> Hea
         raise AssertionError("ViewConfig requires output_root for a headless run")
     check_outputs(config)
     [detector] = open_detectors(config)
-    caption, unreadable = detector.detector.caption, list[str]()
-    num_boxes, verdicts = list[int](), Counter[str | None]()
-    with (
-        open_source(config.source, size_px=config.size) as source,
-        recording_run(
-            config.output_root,
-            frame_rate_hz=_frame_rate(source),
-            caption=caption,
-        ) as recording,
-    ):
-        point = operating_point(config, detector.detector, in_time_order=source.in_time_order)
-        alarm = AlarmFilter(point)
-        total, started = _num_frames(source, max_frames=config.max_frames), time.monotonic()
-        positions = count() if config.max_frames is None else range(config.max_frames)
+    with Interrupts(), open_source(config.source, size_px=config.size) as source:
+        source.index()  # which finds the true rate of a video
+        run = _HeadlessRun(config, source, detector)
+        try:
+            run.read_frames(progress or SilentProgress())
+        except BaseException as error:
+            line = run.finish()
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(f"interrupted; {line}") from None
+            if run.recording.num_frames and isinstance(error, HaustraError | OSError):
+                raise HaustraError(f"{in_one_line(error)}; {line}") from None
+            raise
+        line = run.finish()
+    if not run.recording.folder.is_dir():
+        raise HaustraError("; ".join([*run.unreadable[:1], line]))
+    return HeadlessResult(folder=run.recording.folder, numbers=run.numbers)
+
+
+class _HeadlessRun:
+    """A headless run, as far as it has come."""
+
+    def __init__(self, config: ViewConfig, source: Source, detector: WatchedDetector) -> None:
+        self._source, self._detector = source, detector
+        self._max_frames = config.max_frames
+        self._total = _num_frames(source, max_frames=config.max_frames)
+        self._point = operating_point(config, detector.detector, in_time_order=source.in_time_order)
+        self._started = time.monotonic()
+        self.num_boxes, self.unreadable = list[int](), list[str]()
+        self._verdicts = Counter[str | None]()
+        self.numbers: dict[str, Any] = {}
+        self.recording = Recording(
+            Path(str(config.output_root)),
+            stated_hz=source.frame_rate_hz if source.seekable else None,
+            caption=detector.detector.caption,
+        )
+
+    def read_frames(self, progress: Progress) -> None:
+        """Detect on each frame and record it, until the source ends or a live one fails."""
+        alarm, seconds = AlarmFilter(self._point), 0.0
+        rate_hz = self._source.frame_rate_hz or math.inf
+        numbers = count() if self._max_frames is None else range(self._max_frames)
         for number in track(
-            positions,
-            progress=progress or SilentProgress(),
-            description="view",
-            total=total,
-            unit="frames",
+            numbers, progress=progress, description="view", total=self._total, unit="frames"
         ):
             try:
-                frame = source.read(number)
+                frame = self._source.read(number)
             except SourceEndedError:
                 break
             except HaustraError as error:
-                if not source.seekable:
-                    raise
-                unreadable.append(str(error))
-                continue
+                self.unreadable.append(str(error))
+                if self._source.seekable:
+                    continue
+                break
             # As in `infer`: remove overlaps among all detections, then apply the alarm filter.
-            shown = alarm.show(detector.detect(frame.image_rgb).without_overlaps(point.iou))
-            recording.add(frame, shown)
-            num_boxes.append(len(shown))
-            verdicts[verdict_of(shown, frame.truth)] += 1
-        if not num_boxes:
-            raise HaustraError(unreadable[0])
-        p50, p95 = np.percentile(np.array(detector.latencies_s) * 1000, [50, 95])
-        labeled = {name: verdicts[name] for name in ("hit", "miss", "false", "clean")}
-        numbers = {
-            "detector": caption,
+            found = self._detector.detect(frame.image_rgb).without_overlaps(self._point.iou)
+            after_cut = is_cut(frame.seconds - seconds, frame_rate_hz=rate_hz)
+            shown, seconds = alarm.show(found, after_cut=after_cut), frame.seconds
+            self.recording.add(frame, shown)
+            self.num_boxes.append(len(shown))
+            self._verdicts[verdict_of(shown, frame.truth)] += 1
+
+    def finish(self) -> str:
+        """Complete the run folder with the frames so far, and return a line for the user."""
+        if self.num_boxes:
+            self.numbers = self._numbers()
+        return self.recording.finish(**{NUMBERS_NAME: self.numbers})
+
+    def _numbers(self) -> dict[str, Any]:
+        num_boxes, source = self.num_boxes, self._source
+        p50, p95 = np.percentile(np.array(self._detector.latencies_s) * 1000, [50, 95])
+        labeled = {name: self._verdicts[name] for name in ("hit", "miss", "false", "clean")}
+        return {
+            "detector": self._detector.detector.caption,
             "source": source.name,
-            "operating_point": point.to_json(),
-            "unreadable": unreadable + source.problems(),
+            "operating_point": self._point.to_json(),
+            "unreadable": self.unreadable + source.problems(),
             "notes": source.notes(),
             "frames": len(num_boxes),
             "frames_with_boxes": sum(count > 0 for count in num_boxes),
             "boxes": sum(num_boxes),
-            "frames_per_s": round(len(num_boxes) / (time.monotonic() - started), 2),
+            "frames_per_s": round(len(num_boxes) / (time.monotonic() - self._started), 2),
             "inference_p50_ms": round(float(p50), 2),
             "inference_p95_ms": round(float(p95), 2),
             "labelled_frames": labeled if any(labeled.values()) else None,
         }
-        recording.add_file(NUMBERS_NAME, value=numbers)
-    return HeadlessResult(folder=recording.folder, numbers=numbers)
-
-
-def _frame_rate(source: Source) -> float | None:
-    source.index()  # which finds the true rate of a video
-    return source.frame_rate_hz if source.seekable else None
 
 
 def _num_frames(source: Source, *, max_frames: int | None) -> int:

@@ -42,5 +42,7 @@ def in_one_line(error: Exception) -> str:
     """Return an error as one line for a page."""
     if isinstance(error, HaustraError):
         return error.for_command_line()
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = " ".join(str(error).split())[:MAX_CHARACTERS]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
