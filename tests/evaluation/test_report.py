@@ -3,6 +3,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -215,7 +216,7 @@ def test_captures_are_measured_in_time_and_the_report_leads_to_the_frames(
     links = re.findall(r'<a href="([^"]+)">', page)
     assert links
     for link in links:
-        assert (report / link).is_file()
+        assert (report / unquote(link)).is_file()
     assert {"degradations.png", "degraded.png"} <= {path.name for path in report.iterdir()}
 
 

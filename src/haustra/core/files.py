@@ -55,8 +55,8 @@ def write_bytes_atomic(path: Path, *, data: bytes) -> None:
 
 
 def write_text_atomic(path: Path, *, text: str) -> None:
-    """Write `text` as UTF-8 atomically."""
-    write_bytes_atomic(path, data=text.encode())
+    """Write `text` as UTF-8 atomically; what has no form in it is escaped."""
+    write_bytes_atomic(path, data=text.encode(errors="backslashreplace"))
 
 
 def write_json_atomic(path: Path, *, value: Any) -> None:

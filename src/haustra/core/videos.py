@@ -5,7 +5,6 @@ They are read by `haustra.captures.video_file.VideoFile`.
 
 import math
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import writing_file
-from haustra.core.paths import StrPath, to_path
+from haustra.core.paths import StrPath, plain_path, to_path
 
 CODEC_OF_SUFFIX = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG", ".webm": "VP80"}
 """Codecs that every OpenCV package has, by suffix; H.264 is not among them."""
@@ -29,28 +28,11 @@ MIN_BYTES_PER_PIXEL = 0.005
 """A frame that repeats the one before is stored in less."""
 
 
-@contextmanager
-def plain_name(path: Path) -> Iterator[str]:
-    """Yield a name of `path` that OpenCV takes as it is.
-
-    OpenCV takes `a:b.mp4` for a protocol and `%d` for a series of files, and a name that is not
-    UTF-8 ends the process.
-    """
-    name = str(path.absolute())
-    if "%" not in name and name.isprintable():  # neither a pattern nor a byte of another encoding
-        yield name
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / f"video{path.suffix if path.suffix.isascii() else ''}"
-        link.symlink_to(name)
-        yield str(link)
-
-
 def open_capture(path: Path, *, decode: bool = True) -> cv2.VideoCapture:
     """Open a video file; without `decode`, frames are only counted and their stamps read."""
     # By default OpenCV ends a film after 4,096 packets of sound without a picture between them.
     os.environ.setdefault("OPENCV_FFMPEG_READ_ATTEMPTS", "1000000000")
-    with plain_name(path) as name:
+    with plain_path(path) as name:
         capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
     if not decode:
         capture.set(cv2.CAP_PROP_FORMAT, -1)
@@ -131,7 +113,7 @@ class VideoWriter:
         if self._last is None:
             codec = cv2.VideoWriter.fourcc(*CODEC_OF_SUFFIX[self._path.suffix.lower()])
             size_wh = (even.shape[1], even.shape[0])
-            with plain_name(self._part) as name:
+            with plain_path(self._part) as name:
                 if not self._writer.open(name, codec, self.frame_rate_hz, size_wh):
                     raise HaustraError(
                         f"{self._path}: OpenCV cannot write it; expected the name of a new video"

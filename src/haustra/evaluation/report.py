@@ -11,6 +11,7 @@ import os
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import cv2
 
@@ -113,6 +114,10 @@ def _data_uri(data: bytes, *, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
+def _link(path: Path, *, folder: Path) -> str:
+    return quote(os.fsencode(os.path.relpath(path.resolve(), folder.resolve())))
+
+
 def _figure(
     tile: Image, *, frame: EvalFrame, folder: Path, title: str = ""
 ) -> dict[str, str | None]:
@@ -123,7 +128,7 @@ def _figure(
         "title": title,
         "uri": _data_uri(data.tobytes(), kind="jpeg"),
         "name": frame.sample_id,
-        "link": None if path is None else os.path.relpath(path.resolve(), folder.resolve()),
+        "link": None if path is None else _link(path, folder=folder),
     }
 
 

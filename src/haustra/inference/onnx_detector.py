@@ -15,6 +15,7 @@ from haustra.core.backend_names import BackendFlag, BackendName, wanted_backend
 from haustra.core.detections import Slots
 from haustra.core.errors import HaustraError, needs_extra, option
 from haustra.core.operating_point import OperatingPoint
+from haustra.core.paths import plain_path
 from haustra.inference.detector import Detector
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def open_session(
         options.intra_op_num_threads = num_threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        with plain_path(path) as name:
+            return onnxruntime.InferenceSession(name, options, providers=list(providers))
     except (
         failures.Fail,
         failures.InvalidArgument,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from haustra.core.digests import digest_bytes, is_sealed, seal_json
 from haustra.core.files import check_version, write_bytes_atomic
+from haustra.core.paths import plain_path
 
 METADATA_KEY = "haustra"
 HEADER_SEAL, WEIGHTS_SEAL = "header_sha256", "weights_sha256"
@@ -72,7 +73,8 @@ def write_tensor_file(
 def _opened(path: Path, *, kind: TensorFormat) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Open a tensor file, and yield it with its checked header."""
     try:
-        file = safe_open(path, framework="pt")
+        with plain_path(path) as name:
+            file = safe_open(name, framework="pt")
     except (SafetensorError, OSError) as error:
         raise NotOfFormatError(str(error)) from None
     with file:

@@ -200,6 +200,11 @@ class TrainConfig(CheckedSettings):
                 f"{option('patience_min_delta', self.patience_min_delta)}: expected "
                 f"{option('patience')} with it, the number of validations to wait for such a gain"
             )
+        if self.tensorboard is not None and not str(self.tensorboard).isprintable():
+            raise HaustraError(
+                f"{option('tensorboard', self.tensorboard)}: expected a printable name in UTF-8, "
+                "since TensorBoard writes to no other"
+            )
         if self.time_budget is not None and self.epochs is not None:
             raise HaustraError(
                 f"{option('epochs', self.epochs)} and {option('time_budget', self.time_budget)}: "

@@ -114,7 +114,7 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     """Map the bytes of a file."""
     # A warehouse may have thousands of shards. Unlike Arrow's, each of Python's (so NumPy's) memory
     # maps holds a file open, and a process may open 1024 by default.
-    with pa.memory_map(str(path)) as file:
+    with pa.memory_map(os.fsencode(path)) as file:  # as text it would have to be UTF-8
         data: NDArray[np.uint8] = np.frombuffer(file.read_buffer(), dtype=np.uint8)
     return data
 

@@ -1,0 +1,120 @@
+"""Commands on files whose names are not UTF-8, or have no form in the terminal's encoding."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from builders import write_image
+from viewing import write_video
+
+ENVIRONMENTS = {
+    "utf-8": {"PYTHONUTF8": "1"},
+    "ascii terminal": {"PYTHONIOENCODING": "ascii"},
+    "ascii everywhere": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+Done = subprocess.CompletedProcess[bytes]
+ODD = os.fsdecode(b"caf\xe9 \xc3\xa9")
+"""Latin-1 and UTF-8 in one name."""
+
+QUICK = """
+import yolo images labels --output-root ODD_cap --run-id a
+overlay ODD_cap/run_a --json
+infer --image images --output-root ODD_boxed
+infer --image images --output-root ODD_boxed --json
+etl --captures ODD_cap --output-root ODD_wh --target-size 64 --split 0.4,0.3,0.3
+info WAREHOUSE
+warehouse export WAREHOUSE --out ODD.parquet
+"""
+SLOW = """
+datagen --runs 1 --frames 2 --size 64 --output-root ODD_sim
+import masks images masks --output-root ODD_cap2
+convert ODD_cap --to coco --output-root ODD_coco
+import coco ODD_coco/images ODD_coco/annotations.json --output-root ODD_cap3
+convert ODD_cap --to voc --output-root ODD_voc
+convert ODD_cap --to cvat --output-root ODD_cvat
+convert ODD_cap --to label-studio --output-root ODD_ls
+prune --captures ODD_cap --output-root ODD_pruned
+warehouse verify WAREHOUSE
+warehouse explain WAREHOUSE a/frame_00000 --json
+warehouse audit WAREHOUSE
+warehouse diff WAREHOUSE WAREHOUSE
+warehouse repair WAREHOUSE --captures ODD_cap
+train --manifest WAREHOUSE --epochs 1 --batch-size 2 --checkpoint-out ODD.bin --status-file ODD.json
+info ODD.bin --json
+eval --manifest WAREHOUSE --detector-weights ODD.bin --predictions-out ODD_p.json --report ODD_r
+eval --captures ODD_cap --detector-weights ODD.bin --report ODD_report2 --json
+eval --manifest WAREHOUSE --compare ODD.bin ODD.bin --metrics-out ODD_m.json
+export --detector-weights ODD.bin
+info ODD.onnx
+infer --image images/ODD1.png --detector-weights ODD.onnx
+infer --video ODD.mp4 --detector-weights ODD.bin
+view --headless --source ODD.mp4 --output-root ODD_rec
+view --headless --source ODD_cap/run_a --output-root ODD_rec --detector-weights ODD.onnx --json
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    folder = tmp_path / ODD
+    for number in range(8):
+        name = f"{ODD}{number}"
+        write_image(folder / f"images/{name}.png", seed=number, size_wh=(64, 64))
+        (folder / "labels").mkdir(exist_ok=True)
+        (folder / f"labels/{name}.txt").write_text("0 0.5 0.5 0.3 0.3\n")
+        mask = np.zeros((64, 64), np.uint8)
+        mask[20:40, 20:40] = 255
+        (folder / "masks").mkdir(exist_ok=True)
+        (folder / f"masks/{name}.png").write_bytes(cv2.imencode(".png", mask)[1].tobytes())
+    write_video(tmp_path / "a.mp4", num_frames=5)
+    shutil.move(tmp_path / "a.mp4", folder / f"{ODD}.mp4")
+    return folder
+
+
+def run(words: list[bytes], *, folder: Path, environment: str) -> Done:
+    return subprocess.run(
+        [sys.executable, "-m", "haustra", *words],
+        cwd=folder,
+        env=os.environ | ENVIRONMENTS[environment],
+        capture_output=True,
+        check=False,
+    )
+
+
+def run_all(commands: str, *, folder: Path, environment: str) -> None:
+    """Run each command; its output fits the terminal's encoding, and is JSON if that was asked."""
+    for line in filter(None, commands.splitlines()):
+        manifest = next(folder.glob("*_wh/v*"), folder).relative_to(folder)
+        text = os.fsencode(line).replace(b"WAREHOUSE", b"\0")
+        words = [
+            word.replace(b"ODD", os.fsencode(ODD)).replace(b"\0", os.fsencode(manifest))
+            for word in text.split(b" ")
+        ]
+        done = run(words, folder=folder, environment=environment)
+        assert done.returncode == 0, f"{line}: {done.stderr!r}"
+        shown = done.stdout.decode("utf-8" if environment == "utf-8" else "ascii")
+        if "--json" in line:
+            json.loads(shown)
+
+
+def test_names_of_other_encodings_are_taken(place: Path) -> None:
+    run_all(QUICK, folder=place, environment="ascii everywhere")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_every_command_takes_names_of_other_encodings(name: str, place: Path) -> None:
+    run_all(QUICK + SLOW, folder=place, environment=name)
+
+
+def test_an_error_names_such_a_file(place: Path) -> None:
+    words = [b"infer", b"--image", os.fsencode(ODD)]
+    done = run(words, folder=place, environment="ascii everywhere")
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert rb"caf\udce9" in done.stderr
