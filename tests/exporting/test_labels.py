@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from builders import files_in, write_image
 from haustra.captures.importers.coco import import_coco
+from haustra.captures.importers.cvat import import_cvat
 from haustra.captures.importers.dataset import ImportConfig
+from haustra.captures.importers.label_studio import import_label_studio
 from haustra.captures.importers.paired import import_voc, import_yolo
 from haustra.captures.reader import read_run
 from haustra.captures.schema import RunManifest
@@ -60,7 +62,13 @@ def boxes_of(run_folder: Path) -> list[NDArray[np.float64]]:
 
 @pytest.mark.parametrize(
     ("to", "importer", "tolerance_px"),
-    [("coco", import_coco, 1e-9), ("yolo", import_yolo, 1e-4), ("voc", import_voc, 0.61)],
+    [
+        ("coco", import_coco, 1e-9),
+        ("yolo", import_yolo, 1e-4),
+        ("voc", import_voc, 0.61),
+        ("cvat", import_cvat, 0.006),
+        ("label-studio", import_label_studio, 1e-9),
+    ],
 )
 def test_labels_come_back_by_our_own_import(
     tmp_path: Path, to: LabelFormat, importer: Any, tolerance_px: float

@@ -53,7 +53,7 @@ class RunWriter:
         *,
         suffix: str,
         image_size_wh: tuple[int, int],
-        labels: list[PolypTruth],
+        labels: list[PolypTruth] | None,
         group_id: str | None = None,
         source_name: str | None = None,
         sim_time: float | None = None,
@@ -66,7 +66,7 @@ class RunWriter:
             image: Bytes of an image file, or its path; it is hard-linked or copied unchanged.
             suffix: Suffix of the image's format, ".png" or ".jpg".
             image_size_wh: Width and height in pixels, for the normalized boxes.
-            labels: The polyps.
+            labels: The polyps; None writes no label file, so that the frame counts as unlabeled.
             group_id: Group of this frame, instead of the run's.
             source_name: Name of the frame before it was added.
             sim_time: Seconds since the run began.
@@ -87,7 +87,7 @@ class RunWriter:
             "source": self.label_source or self.manifest.source,
             "source_name": source_name,
             "group_id": group_id,
-            "labels": [_label_json(truth, size_wh=image_size_wh) for truth in labels],
+            "labels": [_label_json(truth, size_wh=image_size_wh) for truth in labels or ()],
         }
         if rejected:
             label["rejected"] = list(rejected)
@@ -98,7 +98,8 @@ class RunWriter:
                 image_path.write_bytes(image)
             else:
                 link_or_copy(to_path(image), target=image_path)
-            label_path.write_text(text + "\n")
+            if labels is not None:
+                label_path.write_text(text + "\n")
         except BaseException:
             image_path.unlink(missing_ok=True)
             label_path.unlink(missing_ok=True)

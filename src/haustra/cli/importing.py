@@ -1,4 +1,4 @@
-"""`haustra import masks | coco | yolo | voc`."""
+"""`haustra import masks | coco | yolo | voc | cvat | label-studio | labelme | video`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,9 +6,13 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from haustra.captures.importers.coco import CocoImportConfig, import_coco
+from haustra.captures.importers.cvat import import_cvat
 from haustra.captures.importers.dataset import ImportConfig, ImportResult
+from haustra.captures.importers.label_studio import import_label_studio
+from haustra.captures.importers.labelme import import_labelme
 from haustra.captures.importers.masks import MaskImportConfig, import_masks
 from haustra.captures.importers.paired import VocImportConfig, import_voc, import_yolo
+from haustra.captures.importers.video import VideoImportConfig, import_video
 from haustra.cli.terminal import (
     Flags,
     Json,
@@ -104,4 +108,59 @@ def voc(
     """
     config, progress = config or VocImportConfig(), build_progress(as_json=as_json)
     result = import_voc(images, annotations, config=config, progress=progress)
+    _show(result, as_json=as_json)
+
+
+@app.command(name="cvat")
+def cvat(
+    images: Images, annotations: Path, /, *, config: Settings = None, as_json: Json = False
+) -> None:
+    """Import a folder of images with annotations of CVAT ("CVAT for images 1.1").
+
+    Args:
+        annotations: The XML file.
+    """
+    progress = build_progress(as_json=as_json)
+    result = import_cvat(images, annotations, config=config or ImportConfig(), progress=progress)
+    _show(result, as_json=as_json)
+
+
+@app.command(name="label-studio")
+def label_studio(
+    images: Images, tasks: Path, /, *, config: Settings = None, as_json: Json = False
+) -> None:
+    """Import a folder of images with a project of Label Studio, exported as JSON.
+
+    Args:
+        tasks: The JSON file.
+    """
+    progress = build_progress(as_json=as_json)
+    result = import_label_studio(images, tasks, config=config or ImportConfig(), progress=progress)
+    _show(result, as_json=as_json)
+
+
+@app.command(name="labelme")
+def labelme(
+    images: Images, annotations: Path, /, *, config: Settings = None, as_json: Json = False
+) -> None:
+    """Import a folder of images with the JSON files of labelme.
+
+    Args:
+        annotations: Folder of JSON files with the same stems; it may be that of the images.
+    """
+    progress = build_progress(as_json=as_json)
+    result = import_labelme(images, annotations, config=config or ImportConfig(), progress=progress)
+    _show(result, as_json=as_json)
+
+
+@app.command(name="video")
+def video(
+    path: Annotated[Path, Parameter(help="The video file.")],
+    /,
+    *,
+    config: Annotated[VideoImportConfig | None, Flags] = None,
+    as_json: Json = False,
+) -> None:
+    """Import the frames of a video, with the labels of CVAT or without any."""
+    result = import_video(path, config=config, progress=build_progress(as_json=as_json))
     _show(result, as_json=as_json)

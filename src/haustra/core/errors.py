@@ -21,7 +21,7 @@ def option(name: str, value: object = _NO_VALUE) -> str:
             `--flag` and `--no-flag` at the command line, `None` as the name alone.
     """
     parameter = name.removeprefix("--").replace("-", "_")
-    flag = f"--{parameter.replace('_', '-')}"
+    flag = f"--{parameter.replace('_', '-').rstrip('-')}"  # `from_` is --from
     if value is _NO_VALUE:
         in_python, in_shell = parameter, flag
     elif isinstance(value, bool):

@@ -174,6 +174,15 @@ def encode_png(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     return encoded.tobytes()
 
 
+def encode_jpeg(image_rgb: NDArray[np.uint8], *, quality: int = 95) -> bytes:
+    """Return RGB uint8 [H,W,3] as JPEG bytes of a quality in 0..100."""
+    image_bgr = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)
+    done, encoded = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise ValueError("OpenCV did not encode the image as JPEG")
+    return encoded.tobytes()
+
+
 def write_png(path: StrPath, *, image_rgb: NDArray[np.uint8]) -> None:
     """Write RGB uint8 [H,W,3] as PNG atomically."""
     write_bytes_atomic(to_path(path), data=encode_png(image_rgb))

@@ -1,8 +1,5 @@
 """COCO annotations: one JSON file, boxes as `x,y,width,height` in pixels."""
 
-import posixpath
-import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +9,14 @@ from haustra.captures.importers.dataset import (
     ImportConfig,
     ImportResult,
     SourceBox,
-    SourceFrame,
     as_text,
-    import_frames,
     name_some,
     read_size,
 )
-from haustra.captures.importers.paired import walk_files
+from haustra.captures.importers.listed import import_listed
 from haustra.core.boxes import is_four_numbers
-from haustra.core.errors import HaustraError, option
+from haustra.core.errors import HaustraError
 from haustra.core.files import read_json
-from haustra.core.images import IMAGE_SUFFIXES
 from haustra.core.paths import StrPath, to_path
 from haustra.core.progress import Progress
 
@@ -114,37 +108,6 @@ def _read_content(
     )
 
 
-def _find_image(images: Path, *, name: str, files: dict[str, str], source: Path) -> Path:
-    """Return the path of a listed image; links inside the folder are followed.
-
-    Args:
-        images: The folder.
-        name: File name in the annotations.
-        files: Paths inside the folder by base name.
-        source: The annotation file, for messages.
-
-    Raises:
-        HaustraError: It is outside the folder, or there is no such file.
-    """
-    problem = ""
-    for text in (name, name.replace("\\", "/")):
-        inside = posixpath.normpath(text)
-        if inside.startswith(("/", "../")) or inside in ("..", ".") or "\0" in inside:
-            problem = "points outside"
-            continue
-        problem = "is not a file in"
-        try:
-            if (images / inside).is_file():
-                return images / inside
-        except (OSError, UnicodeEncodeError):
-            continue
-    base = re.split(r"[/\\=]", name)[-1]
-    remedy = f"; change the file name to {files[base]!r}" if base in files else ""
-    raise HaustraError(
-        f"{source}: image {name!r} {problem} {images}; expected a path inside it{remedy}"
-    )
-
-
 def import_coco(
     images: StrPath,
     annotations: StrPath,
@@ -164,44 +127,12 @@ def import_coco(
     images, annotations = to_path(images), to_path(annotations)
     keep_crowds = isinstance(config, CocoImportConfig) and config.keep_crowds
     listed, problems, notes = _read_content(annotations, keep_crowds=keep_crowds)
-    if not listed:
-        raise HaustraError(f"{annotations} lists no image")
-    if not config.allow_unlabelled and not any(a.boxes or a.rejected for _, a in listed):
-        problems.append(
-            f"{annotations} has no annotation for any of its {len(listed)} image(s); expected "
-            f"some, or {option('allow_unlabelled', True)} if all of them are negatives"
-        )
-    frames = []
-    files = walk_files(images)
-    inside = {path.name: path.relative_to(images).as_posix() for path in files}
-    for name, annotation in listed:
-        try:
-            path = _find_image(images, name=name, files=inside, source=annotations)
-        except HaustraError as error:
-            problems.append(error.message)
-            continue
-        relative = path.relative_to(images).as_posix()
-        frames.append(
-            SourceFrame(path=path, name=relative, annotation=annotation, source=str(annotations))
-        )
-    for name, count in Counter(frame.name for frame in frames).items():
-        if count > 1:
-            notes.append(f"{name} is listed {count} times")
-    known = {frame.path for frame in frames}
-    unlisted = [
-        path.relative_to(images).as_posix()
-        for path in files
-        if path.suffix.lower() in IMAGE_SUFFIXES and path not in known
-    ]
-    if unlisted:
-        notes.append(f"{len(unlisted)} image(s) are not listed, left out: {name_some(unlisted)}")
-    return import_frames(
-        frames,
-        read=lambda annotation, _: annotation,
-        images=images,
-        notes=notes,
+    return import_listed(
+        images,
+        annotations,
+        listed=listed,
         problems=problems,
+        notes=notes,
         config=config,
-        classes=config.classes,
         progress=progress,
     )

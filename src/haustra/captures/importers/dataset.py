@@ -8,12 +8,14 @@ be used is rejected and named. All other mistakes are collected, and refuse the 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from haustra.captures.reader import slugify
 from haustra.captures.schema import RunManifest
@@ -21,7 +23,7 @@ from haustra.captures.writer import PolypTruth, RunWriter, writing_run
 from haustra.core.boxes import check_box_px
 from haustra.core.checked import CheckedSettings, OutputFolder, Positive
 from haustra.core.errors import HaustraError, option
-from haustra.core.images import decode_image_rgb, read_image_bytes, turned_from_wh
+from haustra.core.images import decode_image_rgb, encode_jpeg, read_image_bytes, turned_from_wh
 from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
 
@@ -49,17 +51,32 @@ class Annotation:
     """Remarks; equal ones of all images are counted and become one note."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoFrame:
+    """A decoded frame of a video."""
+
+    image_rgb: NDArray[np.uint8]
+    """Image, uint8 [H,W,3]."""
+    seconds: float
+    """Time since the video began."""
+    is_labeled: bool
+    """False for a frame that nobody has looked at: it gets no label file."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SourceFrame:
     """An image of a dataset and where its annotation is."""
 
     path: Path
+    """The image file, or the video that the image is from."""
     name: str
     """Path of the image inside the dataset, with forward slashes."""
     annotation: Any
     """Input of the reader, such as a path; None if there is no annotation."""
     source: str
     """Name of the annotation's file in messages."""
+    video_frame: VideoFrame | None = None
+    """The frame, if `path` is a video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,14 +239,17 @@ class _Import:
         writer: RunWriter | None,
     ) -> None:
         """Check and count a frame, and write it if there is a writer."""
-        name = as_text(frame.name)
-        data = read_image_bytes(frame.path)
-        image = decode_image_rgb(data, name=str(frame.path))
+        name, video_frame = as_text(frame.name), frame.video_frame
+        if video_frame is None:
+            data, group_name = read_image_bytes(frame.path), name
+            image = decode_image_rgb(data, name=str(frame.path))
+        else:
+            data, group_name, image = b"", as_text(frame.path.name), video_frame.image_rgb
         size_wh = (image.shape[1], image.shape[0])
         annotation = Annotation()
         if frame.annotation is not None:
             annotation = read(frame.annotation, size_wh)
-        group_id = group_of_name(name, group_regex=self.group_regex)
+        group_id = group_of_name(group_name, group_regex=self.group_regex)
         hints = list(annotation.hints)
         if data[:4] in (b"II*\0", b"MM\0*") and cv2.imcount(str(frame.path)) > 1:
             hints.append("file with several pages, of which the first is taken")
@@ -256,19 +276,21 @@ class _Import:
                 f"({rejected[0]}); correct them, or pass {option('allow_unlabelled', True)} to "
                 "take such images as negatives"
             )
+        is_labeled = video_frame is None or video_frame.is_labeled
         self.num_boxes += len(truths)
-        self.num_empty += not truths
+        self.num_empty += is_labeled and not truths
         self.rejections += [f"{name}: {reason}" for reason in rejected]
         for hint in hints:
             self.hints.setdefault(hint, []).append(name)
         if writer is not None:
             writer.add_frame(
-                frame.path,
-                suffix=frame.path.suffix.lower(),
+                encode_jpeg(image) if video_frame else frame.path,
+                suffix=".jpg" if video_frame else frame.path.suffix.lower(),
                 image_size_wh=size_wh,
-                labels=truths,
+                labels=truths if is_labeled else None,
                 group_id=group_id,
                 source_name=name,
+                sim_time=video_frame.seconds if video_frame else None,
                 rejected=rejected,
             )
 
@@ -333,13 +355,15 @@ def _check_size(
 
 
 def import_frames(
-    frames: Sequence[SourceFrame],
+    frames: Iterable[SourceFrame],
     *,
     read: Callable[[Any, tuple[int, int]], Annotation],
-    images: Path,
+    default_name: str,
+    total: int,
     notes: Sequence[str] = (),
     problems: Sequence[str] = (),
     config: DatasetConfig,
+    frame_rate_hz: float | None = None,
     classes: str | None,
     class_option: str = "classes",
     progress: Progress | None,
@@ -349,10 +373,13 @@ def import_frames(
     Args:
         frames: The images in the order of the run.
         read: Returns the content of an annotation for an image of this size (width, height).
-        images: Folder of the images; its parent names a run without id and dataset.
-        notes: Notes of the importer, which come first in the result.
+        default_name: Name of a run without id and dataset.
+        total: Number of frames, as far as known.
+        notes: Notes of the importer, which come first in the result. They and the problems may
+            grow while the frames are read.
         problems: Mistakes that the importer found; the frames are checked for more.
         config: Name, grouping and provenance of the run.
+        frame_rate_hz: Frame rate of a video; that of the settings by default.
         classes: Classes whose boxes are polyps, separated by commas.
         class_option: Setting that chooses the classes, for messages.
         progress: Receives the progress.
@@ -363,13 +390,13 @@ def import_frames(
             the first ten.
     """
     check_outputs(config)
-    run_id = config.run_id or slugify(config.dataset or images.resolve().parent.name)
+    run_id = config.run_id or slugify(config.dataset or default_name)
     folder = config.output_root / f"run_{run_id}"
     problems = list(problems)
     manifest = RunManifest(
         run_id=run_id,
         source="imported",
-        frame_rate_hz=config.frame_rate_hz,
+        frame_rate_hz=frame_rate_hz or config.frame_rate_hz,
         dataset=config.dataset,
         licence=config.licence,
         citation=config.citation,
@@ -382,7 +409,7 @@ def import_frames(
     )
     with writing_run(folder, manifest=manifest, overwrite=config.overwrite) as writer:
         for frame in track(
-            frames, progress=progress or SilentProgress(), description="import", total=len(frames)
+            frames, progress=progress or SilentProgress(), description="import", total=total
         ):
             try:
                 state.add(frame, read=read, writer=None if problems else writer)

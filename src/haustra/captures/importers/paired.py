@@ -20,7 +20,7 @@ from haustra.captures.importers.dataset import (
     name_some,
     read_size,
 )
-from haustra.captures.importers.text import read_text
+from haustra.captures.importers.text import read_text, read_xml
 from haustra.core.errors import HaustraError, option
 from haustra.core.images import IMAGE_SUFFIXES, natural_key
 from haustra.core.paths import StrPath, to_path
@@ -108,11 +108,7 @@ def _text(element: ElementTree.Element | None, name: str) -> str:
 
 
 def _read_voc(path: Path, _size_wh: tuple[int, int], *, zero_based: bool) -> Annotation:
-    text = read_text(path, what="a VOC annotation")
-    try:
-        root = ElementTree.fromstring(text)  # noqa: S314 (expat limits entity expansion)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise HaustraError(f"{path} is not XML ({error}); expected a VOC annotation") from None
+    root = read_xml(path, what="a VOC annotation")
     objects = [item for item in root if _tag(item) == "object"]
     boxes = [item for item in root.iter() if _tag(item) == "bndbox"]
     of_objects = [box for item in objects for box in item.iter() if _tag(box) == "bndbox"]
@@ -330,7 +326,8 @@ def import_pairs(
             for stem, path in image_of.items()
         ],
         read=read,
-        images=images,
+        default_name=images.resolve().parent.name,
+        total=len(image_of),
         notes=notes,
         problems=problems,
         config=config,

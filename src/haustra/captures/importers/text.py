@@ -3,6 +3,7 @@
 import codecs
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 from haustra.core.errors import HaustraError
 
@@ -54,3 +55,16 @@ def read_text(path: Path, *, what: str) -> str:
             f"{path} is not text in {encoding} ({error}); expected {what} in UTF-8, or in the "
             "encoding that its XML declaration names"
         ) from None
+
+
+def read_xml(path: Path, *, what: str) -> ElementTree.Element:
+    """Return the root of an XML file; messages call its kind `what`.
+
+    Raises:
+        HaustraError: The file cannot be read, or is not XML.
+    """
+    text = read_text(path, what=what)
+    try:
+        return ElementTree.fromstring(text)  # noqa: S314 (expat limits entity expansion)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise HaustraError(f"{path} is not XML ({error}); expected {what}") from None

@@ -1,0 +1,65 @@
+"""labelme: a JSON file for each image."""
+
+import re
+from pathlib import Path
+
+from haustra.captures.importers.dataset import (
+    Annotation,
+    ImportConfig,
+    ImportResult,
+    SourceBox,
+    as_text,
+    read_size,
+)
+from haustra.captures.importers.paired import import_pairs
+from haustra.core.errors import HaustraError
+from haustra.core.files import read_json
+from haustra.core.paths import StrPath
+from haustra.core.progress import Progress
+
+
+def import_labelme(
+    images: StrPath,
+    annotations: StrPath,
+    *,
+    config: ImportConfig,
+    progress: Progress | None = None,
+) -> ImportResult:
+    """Import a folder of images with a folder of labelme's JSON files; both may be one folder.
+
+    Raises:
+        HaustraError: A file is not labelme's, or what `import_pairs` raises.
+    """
+    return import_pairs(
+        images,
+        annotations,
+        suffixes=(".json",),
+        noun="labelme file",
+        read=_read_labelme,
+        config=config,
+        classes=config.classes,
+        progress=progress,
+    )
+
+
+def _read_labelme(path: Path, _size_wh: tuple[int, int]) -> Annotation:
+    content = read_json(path, what="a file of labelme")
+    try:
+        size = content["imageWidth"], content["imageHeight"]
+        annotation = Annotation(size_wh=read_size(*size, source=str(path)))
+        name = re.split(r"[/\\]", content["imagePath"])[-1]
+        if as_text(Path(name).stem) != as_text(path.stem):
+            annotation.hints.append("file whose imagePath is another one")
+        for shape in content["shapes"]:
+            kind = shape.get("shape_type", "polygon")
+            if kind not in ("rectangle", "polygon"):
+                annotation.rejected.append(f"{kind} of labelme; expected a rectangle or polygon")
+                continue
+            xs, ys = zip(*shape["points"], strict=True)
+            box_px = [min(xs), min(ys), max(xs), max(ys)]
+            annotation.boxes.append(SourceBox(box_px=box_px, class_name=shape["label"]))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise HaustraError(
+            f"{path} is incomplete ({error!r}); expected a file of labelme"
+        ) from None
+    return annotation

@@ -1,0 +1,121 @@
+"""Datasets whose annotation file lists the images: COCO, CVAT and Label Studio."""
+
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from haustra.captures.importers.dataset import (
+    Annotation,
+    ImportConfig,
+    ImportResult,
+    SourceFrame,
+    import_frames,
+    name_some,
+)
+from haustra.captures.importers.paired import walk_files
+from haustra.core.errors import HaustraError, option
+from haustra.core.images import IMAGE_SUFFIXES
+from haustra.core.progress import Progress
+
+
+def _find_image(images: Path, *, name: str, files: dict[str, str], source: Path) -> Path:
+    """Return the path of a listed image; links inside the folder are followed.
+
+    Args:
+        images: The folder.
+        name: File name in the annotations.
+        files: Paths inside the folder by base name.
+        source: The annotation file, for messages.
+
+    Raises:
+        HaustraError: It is outside the folder, or there is no such file.
+    """
+    problem = ""
+    for text in (name, name.replace("\\", "/")):
+        inside = posixpath.normpath(text)
+        if inside.startswith(("/", "../")) or inside in ("..", ".") or "\0" in inside:
+            problem = "points outside"
+            continue
+        problem = "is not a file in"
+        try:
+            if (images / inside).is_file():
+                return images / inside
+        except (OSError, UnicodeEncodeError):
+            continue
+    base = re.split(r"[/\\=]", name)[-1]
+    remedy = f"; change the file name to {files[base]!r}" if base in files else ""
+    raise HaustraError(
+        f"{source}: image {name!r} {problem} {images}; expected a path inside it{remedy}"
+    )
+
+
+def import_listed(
+    images: Path,
+    annotations: Path,
+    *,
+    listed: Sequence[tuple[str, Annotation]],
+    problems: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    config: ImportConfig,
+    progress: Progress | None,
+) -> ImportResult:
+    """Import the images that an annotation file lists; others are named in a note.
+
+    Args:
+        images: Folder that the file names are relative to.
+        annotations: The annotation file.
+        listed: File name and annotation of each image.
+        problems: Mistakes that were found in the file.
+        notes: Notes about the file.
+        config: Name, grouping and provenance of the run.
+        progress: Receives the progress.
+
+    Raises:
+        HaustraError: An image is missing or outside `images`, no image is annotated, or what
+            `import_frames` raises.
+    """
+    if not listed:
+        raise HaustraError(f"{annotations} lists no image")
+    problems, notes = list(problems), list(notes)
+    if not config.allow_unlabelled and not any(a.boxes or a.rejected for _, a in listed):
+        problems.append(
+            f"{annotations} has no annotation for any of its {len(listed)} image(s); expected "
+            f"some, or {option('allow_unlabelled', True)} if all of them are negatives"
+        )
+    frames = []
+    files = walk_files(images)
+    inside = {path.name: path.relative_to(images).as_posix() for path in files}
+    for name, annotation in listed:
+        try:
+            path = _find_image(images, name=name, files=inside, source=annotations)
+        except HaustraError as error:
+            problems.append(error.message)
+            continue
+        relative = path.relative_to(images).as_posix()
+        frames.append(
+            SourceFrame(path=path, name=relative, annotation=annotation, source=str(annotations))
+        )
+    for name, count in Counter(frame.name for frame in frames).items():
+        if count > 1:
+            notes.append(f"{name} is listed {count} times")
+    known = {frame.path for frame in frames}
+    unlisted = [
+        path.relative_to(images).as_posix()
+        for path in files
+        if path.suffix.lower() in IMAGE_SUFFIXES and path not in known
+    ]
+    if unlisted:
+        notes.append(f"{len(unlisted)} image(s) are not listed, left out: {name_some(unlisted)}")
+    return import_frames(
+        frames,
+        read=lambda annotation, _: annotation,
+        default_name=images.resolve().parent.name,
+        total=len(frames),
+        notes=notes,
+        problems=problems,
+        config=config,
+        classes=config.classes,
+        progress=progress,
+    )
