@@ -24,7 +24,7 @@ from haustra.core.operating_point import OperatingPoint
 from haustra.evaluation.metrics import AveragePrecision
 from haustra.exporting import quantize, stage
 from haustra.exporting.config import ExportConfig
-from haustra.exporting.onnx_graph import export_onnx
+from haustra.exporting.onnx_graph import export_onnx, write_model
 from haustra.exporting.parity import SplitAnswers, answer_split
 from haustra.exporting.quantize import float_nodes, quantize_detector
 from haustra.exporting.stage import export_detector
@@ -257,7 +257,8 @@ def test_a_graph_that_answers_otherwise_fails_and_leaves_no_file(
         error = onnx.helper.make_tensor("error", onnx.TensorProto.FLOAT, [], [0.0101])
         proto.graph.initializer.append(error)
         proto.graph.node.append(onnx.helper.make_node("Sub", ["right", "error"], [output]))
-        onnx.save(proto, path)
+        description = json.loads(proto.metadata_props[0].value)
+        write_model(path, proto=proto, description=description)
 
     monkeypatch.setattr(stage, "export_onnx", export_with_an_error)
     with pytest.raises(HaustraError) as caught:

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,18 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from damages import reading_of_damaged
 from haustra.core.backend_names import BackendFlag
 from haustra.core.errors import HaustraError, MissingExtraError
 from haustra.inference.detector import open_detector
-from haustra.inference.onnx_detector import open_onnx
+from haustra.inference.onnx_detector import open_onnx, seal_model
 
 METADATA = {
     "format": "haustra-onnx",
-    "format_version": 1,
+    "format_version": 2,
+    "file_sha256": "0" * 64,
+    "ir_version": 10,
+    "opset": 18,
     "precision": "float32",
     "model": {"kind": "tiny"},
     "input_size_wh": [16, 8],
@@ -26,7 +31,14 @@ METADATA = {
 }
 
 
-def write_onnx(path: Path, *, metadata: dict[str, str] | None = None, **changes: Any) -> Path:
+def write_onnx(
+    path: Path,
+    *,
+    metadata: dict[str, str] | None = None,
+    opset: int = 18,
+    ir_version: int = 10,
+    **changes: Any,
+) -> Path:
     """Write a model that finds a polyp in the same place of every image."""
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 8, 16, 3])
     boxes = helper.make_tensor_value_info("boxes_xyxy", TensorProto.FLOAT, [1, 1, 4])
@@ -40,11 +52,13 @@ def write_onnx(path: Path, *, metadata: dict[str, str] | None = None, **changes:
         helper.make_node("Reshape", ["score", "score_shape"], ["scores"]),
     ]
     graph = helper.make_graph(nodes, "fixed", [images], [boxes, scores])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
     if metadata is None:
-        metadata = {"haustra": json.dumps(METADATA | changes)}
+        versions = {"opset": opset, "ir_version": ir_version}
+        metadata = {"haustra": json.dumps(METADATA | versions | changes)}
     helper.set_model_props(model, metadata)
-    onnx.save(model, path)
+    path.write_bytes(seal_model(model.SerializeToString()))
     return path
 
 
@@ -107,16 +121,82 @@ def test_onnx_of_another_program_is_refused(tmp_path: Path, metadata: dict[str, 
 
 
 def test_another_format_version_and_damaged_metadata_are_named(tmp_path: Path) -> None:
-    path = write_onnx(tmp_path / "c.onnx", format_version=2)
+    path = write_onnx(tmp_path / "c.onnx", format_version=1)
     with pytest.raises(HaustraError) as caught:
         open_detector(path)
     assert str(caught.value) == (
-        f"{path} has ONNX format version 2; this haustra reads version 1; export it again, or "
-        "use the haustra that wrote it"
+        f"{path} has haustra-onnx version 1; this haustra reads version 2; use the haustra that "
+        "wrote it, or export it again"
+    )
+    write_onnx(path, format_version=3)
+    with pytest.raises(HaustraError) as caught:
+        open_detector(path)
+    assert str(caught.value) == (
+        f"{path} has haustra-onnx version 3; this haustra reads version 2; a newer haustra wrote "
+        "it, so update haustra"
     )
     write_onnx(path, input_size_wh=[16])
     with pytest.raises(HaustraError, match="has damaged metadata: ValueError"):
         open_detector(path)
+
+
+@pytest.mark.parametrize(
+    ("versions", "reason"),
+    [
+        ({"opset": 99}, r"[^)]*opset[^)]*"),
+        ({"ir_version": 99}, "Unsupported model IR version: 99, max supported IR version: \\d+"),
+    ],
+)
+def test_a_model_that_is_too_new_for_onnx_runtime_is_said_to_be(
+    tmp_path: Path, versions: dict[str, Any], reason: str
+) -> None:
+    path = write_onnx(tmp_path / "c.onnx", **versions)
+    with pytest.raises(HaustraError) as caught:
+        open_detector(path)
+    assert re.fullmatch(
+        rf"{path} does not load in ONNX Runtime {onnxruntime.__version__} \({reason}\); update "
+        "onnxruntime, or export the model again with the lowest `--opset`",
+        str(caught.value),
+    )
+
+
+def test_a_model_whose_versions_another_program_changed_is_refused_naming_them(
+    tmp_path: Path,
+) -> None:
+    path = write_onnx(tmp_path / "c.onnx")
+    model = onnx.load(path)
+    model.ir_version, model.opset_import[0].version = 99, 42
+    onnx.save(model, path)
+    with pytest.raises(HaustraError) as caught:
+        open_detector(path)
+    assert str(caught.value) == (
+        f"{path} has ONNX IR version 99 and opset 42, but `haustra export` wrote 10 and 18: "
+        "another program changed it; export it again"
+    )
+
+
+def test_changed_weights_are_found_before_onnx_runtime_sees_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_onnx(tmp_path / "c.onnx")
+    model = onnx.load(path)
+    model.graph.node[1].attribute[0].floats[0] = 0.5
+    onnx.save(model, path)
+    monkeypatch.delattr(onnxruntime, "InferenceSession")
+    with pytest.raises(HaustraError) as caught:
+        open_detector(path)
+    assert str(caught.value) == (
+        f"{path} is damaged: it does not have the SHA-256 in 'file_sha256'; use another copy of "
+        "it, or export it again"
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_model_is_refused_in_one_line(tmp_path: Path, seed: int) -> None:
+    original = write_onnx(tmp_path / "c.onnx")
+    copy = tmp_path / "d.onnx"
+    damage, found = reading_of_damaged(original, copy=copy, seed=seed, read=open_onnx)
+    assert found is None or copy.read_bytes() == original.read_bytes(), damage
 
 
 def test_another_kind_than_wanted_is_refused_also_in_onnx(tmp_path: Path) -> None:
@@ -173,10 +253,10 @@ def test_a_provider_that_does_not_start_is_no_silent_run_on_the_cpu(
 ) -> None:
     path, real, asked = write_onnx(tmp_path / "c.onnx"), onnxruntime.InferenceSession, []
 
-    def without_cuda(path: str, options: Any, *, providers: list[str]) -> Any:
+    def without_cuda(model: bytes, options: Any, *, providers: list[str]) -> Any:
         """As ONNX Runtime does it: what does not start is left out."""
         asked.append(providers)
-        return real(path, options, providers=["CPUExecutionProvider"])
+        return real(model, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
     monkeypatch.setattr(

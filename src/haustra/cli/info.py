@@ -9,7 +9,7 @@ from haustra.cli.terminal import Json, print_json, print_lines
 from haustra.core.errors import HaustraError, needs_extra
 from haustra.core.paths import to_path
 from haustra.inference.detector import is_onnx_path
-from haustra.inference.onnx_detector import open_session, read_metadata
+from haustra.inference.onnx_detector import read_model
 from haustra.warehouse.format import WarehouseManifest, read_manifest, resolve_manifest_path
 
 
@@ -65,7 +65,7 @@ def _print_manifest(path: Path, *, manifest: WarehouseManifest) -> None:
 
 
 def _read_onnx_info(path: Path) -> dict[str, Any]:
-    metadata = read_metadata(open_session(path), path=path)
+    _, metadata = read_model(path)
     return {"onnx": str(path), "kind": f"{metadata['model']['kind']}det", **metadata}
 
 

@@ -26,7 +26,9 @@ from haustra.inference.onnx_detector import (
     FORMAT_VERSION,
     INPUT_NAME,
     METADATA_KEY,
+    NO_SEAL,
     OUTPUT_NAMES,
+    seal_model,
 )
 from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import CheckpointHeader, header_to_json
@@ -134,5 +136,6 @@ def write_model(path: Path, *, proto: onnx.ModelProto, description: dict[str, An
     for entry in [entry for entry in proto.opset_import if entry.domain not in used]:
         proto.opset_import.remove(entry)  # ONNX Runtime's tools list every domain
     del proto.metadata_props[:]
+    description |= {"ir_version": proto.ir_version, "file_sha256": NO_SEAL.decode()}
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(description, allow_nan=False)})
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    path.write_bytes(seal_model(proto.SerializeToString(deterministic=True)))

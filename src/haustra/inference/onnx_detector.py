@@ -4,7 +4,7 @@ A JSON value in the file's metadata describes the model.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,17 +13,22 @@ from numpy.typing import NDArray
 
 from haustra.core.backend_names import BackendFlag, BackendName, wanted_backend
 from haustra.core.detections import Slots
+from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError, needs_extra, option
+from haustra.core.files import check_version
 from haustra.core.operating_point import OperatingPoint
-from haustra.core.paths import plain_path
 from haustra.inference.detector import Detector
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 FORMAT_NAME = "haustra-onnx"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_KEY = "haustra"
+IR_VERSION_FIELD, OPSET_FIELD, METADATA_FIELD = 1, 8, 14
+"""Numbers of fields of onnx.proto's ModelProto."""
+NO_SEAL = b"0" * 64
+"""Digits in the place of a file's SHA-256 while it is computed."""
 INPUT_NAME, OUTPUT_NAMES = "images", ("boxes_xyxy", "scores")
 
 ONLY_ERRORS = 3
@@ -47,7 +52,7 @@ PROVIDERS: dict[BackendName, tuple[str, str]] = {
 
 
 def open_session_on(
-    path: Path, *, backend: BackendFlag | None, num_threads: int | None = None
+    path: Path, *, data: bytes, backend: BackendFlag | None, num_threads: int | None = None
 ) -> tuple["InferenceSession", BackendName]:
     """Load an ONNX model on a backend, as `open_session`.
 
@@ -66,7 +71,7 @@ def open_session_on(
         if provider not in available:
             continue
         providers = list(dict.fromkeys([provider, CPU_PROVIDER]))
-        session = open_session(path, num_threads=num_threads, providers=providers)
+        session = open_session(path, data=data, num_threads=num_threads, providers=providers)
         # ONNX Runtime leaves out a provider that does not start, without an error.
         if provider in session.get_providers():
             return session, name
@@ -82,9 +87,18 @@ def _import_onnxruntime(path: Path) -> Any:
     return onnxruntime
 
 
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise HaustraError(
+            f"{path} does not exist; expected an ONNX model; make one with `haustra export`"
+        )
+    return path.read_bytes()
+
+
 def open_session(
     path: Path,
     *,
+    data: bytes | None = None,
     num_threads: int | None = None,
     providers: Sequence[str] = (CPU_PROVIDER,),
 ) -> "InferenceSession":
@@ -92,6 +106,7 @@ def open_session(
 
     Args:
         path: The file.
+        data: Its bytes, where they were read already.
         num_threads: Threads of one inference. None uses every core, whose threads wait actively
             between two nodes: this is faster and keeps the cores busy.
         providers: ONNX Runtime's names of the backends to use, the best first.
@@ -103,46 +118,96 @@ def open_session(
     onnxruntime = _import_onnxruntime(path)
     from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
-    if not path.is_file():
-        raise HaustraError(
-            f"{path} does not exist; expected an ONNX model; make one with `haustra export`"
-        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ONLY_ERRORS
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        with plain_path(path) as name:
-            return onnxruntime.InferenceSession(name, options, providers=list(providers))
+        model = data or _read_bytes(path)
+        return onnxruntime.InferenceSession(model, options, providers=list(providers))
     except (
         failures.Fail,
         failures.InvalidArgument,
         failures.InvalidGraph,
         failures.InvalidProtobuf,
         failures.NotImplemented,
-    ):
-        raise _not_from_haustra(path) from None
+    ) as error:
+        reason = str(error).strip().splitlines()[0].rsplit(") ", 1)[-1]
+        raise HaustraError(
+            f"{path} does not load in ONNX Runtime {onnxruntime.__version__} ({reason}); update "
+            "onnxruntime, or export the model again with the lowest `--opset`"
+        ) from None
 
 
-def read_metadata(session: "InferenceSession", *, path: Path) -> dict[str, Any]:
-    """Return the description of the model that `haustra export` wrote into the file.
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Yield number and value of each field of a protobuf message: integers, and bytes."""
+    place = 0
+
+    def varint() -> int:
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = message[place]
+            place, value, shift = place + 1, value | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                return value
+
+    while place < len(message):
+        number, kind = divmod(varint(), 8)
+        if kind == 0:
+            yield number, varint()
+        elif kind == 2 and (end := varint() + place) <= len(message):
+            yield number, message[place:end]
+            place = end
+        else:
+            raise ValueError("it is no protobuf message, or not a whole one")
+
+
+def seal_model(data: bytes) -> bytes:
+    """Return a model whose metadata has `NO_SEAL` with its SHA-256 in that place."""
+    return data.replace(NO_SEAL, digest_bytes(data).encode(), 1)
+
+
+def read_model(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """Read an ONNX model of haustra, and check that it is as `haustra export` wrote it.
+
+    ONNX Runtime does not check what it loads.
+
+    Returns:
+        The file's bytes, and the description of the model in it.
 
     Raises:
-        HaustraError: The model was not written by haustra, or has another format version.
+        HaustraError: The file is missing, was not written by haustra, is damaged, or has another
+            format version.
     """
+    data = _read_bytes(path)
     try:
-        value = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "null"))
-    except json.JSONDecodeError:
-        value = None
+        fields = list(_fields(data))
+        entries = [dict(_fields(value)) for number, value in fields if number == METADATA_FIELD]
+        texts = [entry[2] for entry in entries if entry[1] == METADATA_KEY.encode()]
+        value = json.loads(texts[0])
+        opsets = [dict(_fields(value)) for number, value in fields if number == OPSET_FIELD]
+        of_onnx = next(opset[2] for opset in opsets if not opset.get(1))
+        versions = dict(fields)[IR_VERSION_FIELD], of_onnx
+    except (ValueError, LookupError, TypeError, StopIteration, RecursionError):
+        raise _not_from_haustra(path) from None
     if not isinstance(value, dict) or value.get("format") != FORMAT_NAME:
         raise _not_from_haustra(path)
-    if value.get("format_version") != FORMAT_VERSION:
+    found, remedy = value.get("format_version"), "export it again"
+    check_version(path, name=FORMAT_NAME, found=found, known=FORMAT_VERSION, remedy=remedy)
+    seal = str(value.get("file_sha256")).encode()
+    if len(seal) == len(NO_SEAL) and seal_model(data.replace(seal, NO_SEAL, 1)) == data:
+        return data, value
+    if versions != (written := (value.get("ir_version"), value.get("opset"))):
         raise HaustraError(
-            f"{path} has ONNX format version {value.get('format_version')!r}; this haustra reads "
-            f"version {FORMAT_VERSION}; export it again, or use the haustra that wrote it"
+            f"{path} has ONNX IR version {versions[0]} and opset {versions[1]}, but `haustra "
+            f"export` wrote {written[0]} and {written[1]}: another program changed it; {remedy}"
         )
-    return value
+    raise HaustraError(
+        f"{path} is damaged: it does not have the SHA-256 in 'file_sha256'; use another copy of "
+        f"it, or {remedy}"
+    )
 
 
 def open_onnx(
@@ -160,8 +225,8 @@ def open_onnx(
         backend: Backend that runs it.
         num_threads: Threads of one inference, as for `open_session`.
     """
-    session, chosen = open_session_on(path, backend=backend, num_threads=num_threads)
-    metadata = read_metadata(session, path=path)
+    data, metadata = read_model(path)
+    session, chosen = open_session_on(path, data=data, backend=backend, num_threads=num_threads)
 
     def predict(images: NDArray[np.uint8]) -> Slots:
         boxes, scores = session.run(OUTPUT_NAMES, {INPUT_NAME: images})
