@@ -161,7 +161,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
             yield number, message[place:end]
             place = end
         else:
-            raise ValueError("it is no protobuf message, or not a whole one")
+            raise ValueError("it is not a whole protobuf message")
 
 
 def seal_model(data: bytes) -> bytes:
