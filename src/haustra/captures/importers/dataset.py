@@ -23,7 +23,13 @@ from haustra.captures.writer import PolypTruth, RunWriter, writing_run
 from haustra.core.boxes import check_box_px
 from haustra.core.checked import CheckedSettings, OutputFolder, Positive
 from haustra.core.errors import HaustraError, option
-from haustra.core.images import decode_image_rgb, encode_jpeg, read_image_bytes, turned_from_wh
+from haustra.core.images import (
+    decode_image_rgb,
+    encode_jpeg,
+    natural_key,
+    read_image_bytes,
+    turned_from_wh,
+)
 from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
 
@@ -98,7 +104,7 @@ class DatasetConfig(CheckedSettings):
     match) is the patient or sequence that splits may not cut. By default every image is a group
     of its own."""
     frame_rate_hz: Positive | None = None
-    """Frames per second, if the images in natural order are the frames of one video."""
+    """Frames per second, if the images, by natural order of their names, are one video."""
     allow_unlabelled: bool = False
     """Take an image as a negative even if its annotation is missing or none of its boxes can be
     used."""
@@ -265,9 +271,14 @@ class _Import:
             if isinstance(checked, str):
                 rejected.append(checked)
                 continue
+            x0, y0, x1, y1 = checked.box_px
+            if x1 <= 1 and y1 <= 1:
+                rejected.append(
+                    f"box {box.box_px} is within one pixel; expected pixels, not shares"
+                )
+                continue
             self.num_clipped += checked.clipped
             truths.append(PolypTruth(bbox_px=checked.box_px, lesion_id=box.lesion_id))
-            x0, y0, x1, y1 = checked.box_px
             if x0 <= 1 and y0 <= 1 and x1 >= size_wh[0] - 1 and y1 >= size_wh[1] - 1:
                 hints.append("box that fills the whole image")
         if rejected and not truths and not self.allow_unlabelled:
@@ -393,6 +404,8 @@ def import_frames(
     run_id = config.run_id or slugify(config.dataset or default_name)
     folder = config.output_root / f"run_{run_id}"
     problems = list(problems)
+    if config.frame_rate_hz is not None:
+        frames = sorted(frames, key=lambda frame: natural_key(frame.name))
     manifest = RunManifest(
         run_id=run_id,
         source="imported",

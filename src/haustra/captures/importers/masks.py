@@ -150,14 +150,12 @@ def _masks_by_value(
             f"{path} has {pixels.dtype} values in color or not finite; expected gray"
         )
     # Two values of a lossy mask may be noise in black.
+    if is_lossy or (len(values) > 2 and chosen is None):
+        noise, end = (3, 63) if is_lossy else (0, 8 if len(values) > MOST_VALUES else 0)
+        is_gray = width == 0 and pixels.dtype == np.uint8
+        if is_gray and (chosen is not None or _is_smeared(pixels, noise=noise, end=end)):
+            return [("255", pixels > MASK_THRESHOLD)]
     if is_lossy or (len(values) > MOST_VALUES and chosen is None):
-        is_sure = is_lossy and chosen is not None
-        if (
-            width == 0
-            and pixels.dtype == np.uint8
-            and (is_sure or _is_smeared(pixels, is_lossy=is_lossy))
-        ):
-            return [(str(255), pixels > MASK_THRESHOLD)]
         listed = "in color" if width else f"from {values[0]:g} to {values[-1]:g}"
         raise HaustraError(
             f"{path} has {len(values)} values {listed}; expected black and white, or few values "
@@ -179,9 +177,14 @@ def _masks_by_value(
     ]
 
 
-def _is_smeared(gray: NDArray[np.uint8], *, is_lossy: bool) -> bool:
-    """Return whether values between black and white are at edges only; uint8 [H,W]."""
-    noise, end = (3, 63) if is_lossy else (0, 8)
+def _is_smeared(gray: NDArray[np.uint8], *, noise: int, end: int) -> bool:
+    """Return whether values between black and white are at edges only; uint8 [H,W].
+
+    Args:
+        gray: The mask.
+        noise: Most by which neighbors in a flat area differ.
+        end: Most by which black and white differ from 0 and 255.
+    """
     kernel = np.ones((3, 3), np.uint8)
     flat = gray[cv2.dilate(gray, kernel) - cv2.erode(gray, kernel) <= noise]
     num_between = np.count_nonzero((flat > end) & (flat < 255 - end))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 from xml.etree import ElementTree
 
 from haustra.captures.importers.dataset import (
@@ -191,9 +192,13 @@ def walk_files(folder: Path, *, without: Path | None = None) -> list[Path]:
         folder: The folder.
         without: A folder inside it to leave out.
     """
+
+    def fail(error: OSError) -> NoReturn:
+        raise HaustraError(f"{error.filename} cannot be listed: {error.strerror}") from None
+
     seen = {without.resolve()} if without and without.resolve() != folder.resolve() else set()
     files = []
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         here = Path(root)
         if here.resolve() in seen:
             folders.clear()
