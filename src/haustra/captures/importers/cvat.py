@@ -139,13 +139,18 @@ def _read_image(image: ElementTree.Element, *, path: Path) -> tuple[str, Annotat
         if isinstance(box_px, str):
             annotation.rejected.append(box_px)
             continue
-        lesion_id = next(
-            (a.text for a in shape.iter("attribute") if a.get("name") == "lesion_id"), None
-        )
         annotation.boxes.append(
-            SourceBox(box_px=box_px, class_name=shape.get("label", ""), lesion_id=lesion_id)
+            SourceBox(
+                box_px=box_px, class_name=shape.get("label", ""), lesion_id=_lesion_id_of(shape)
+            )
         )
     return name, annotation
+
+
+def _lesion_id_of(shape: ElementTree.Element) -> str | None:
+    """Return the attribute that `haustra convert` writes."""
+    attributes = shape.iter("attribute")
+    return next((item.text for item in attributes if item.get("name") == "lesion_id"), None)
 
 
 def _box_of(shape: ElementTree.Element, *, place: str) -> tuple[float, ...] | str:
@@ -195,13 +200,12 @@ def _read_tracks(
                 continue
             is_outside = shape.get("outside") == "1"
             keyframes.append(_Keyframe(frame=frame, is_outside=is_outside, box_px=box_px))
+        lesion_id = _lesion_id_of(track) or track.get("id")
         keyframes.sort(key=lambda keyframe: keyframe.frame)
         for frame, box_px, is_interpolated in _fill(keyframes, step=step):
             annotation = frames.setdefault(frame, Annotation())
             annotation.boxes.append(
-                SourceBox(
-                    box_px=box_px, class_name=track.get("label", ""), lesion_id=track.get("id")
-                )
+                SourceBox(box_px=box_px, class_name=track.get("label", ""), lesion_id=lesion_id)
             )
             annotation.hints += [INTERPOLATED] * is_interpolated
     return frames
