@@ -58,9 +58,9 @@ from viewing import bright_detector, write_pictures
             (
                 {"root_path": path},
                 f"root_path={path!r}: expected a path such as /haustra that does not begin with "
-                "/feed, /static or /training",
+                "/feed, /static, /status or /training",
             )
-            for path in ("haustra", "//a", "/../a", '/"><script>', "/a b", "/static", "/feed/x")
+            for path in ("haustra", "//a", "/../a", '/"><script>', "/a b", "/status", "/feed/x")
         ],
     ],
 )

@@ -151,8 +151,6 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
     check_outputs(config, output_root=folder)
     check_output("output_root", max(written, key=lambda path: len(str(path))), kind=OUTPUT_FILE)
     detector = open_configured(config, in_time_order=is_in_time_order)
-    if not source.is_dir():
-        detector.operating_point = detector.operating_point.for_single_images()
     alarm = AlarmFilter(detector.operating_point)
     pictures: list[BoxedPicture] = []
     unreadable: list[str] = []

@@ -21,7 +21,7 @@ from haustra.core.errors import HaustraError, option
 from haustra.view.addresses import Address
 
 DEFAULT_PORT = 8765
-_ROOT_PATH = re.compile(r"(?!/(?:feed|static|training)(?:/|$))(?:/\w[\w.~-]*)*", re.ASCII)
+_ROOT_PATH = re.compile(r"(?!/(?:feed|static|status|training)(?:/|$))(?:/\w[\w.~-]*)*", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class ViewConfig(CheckedSettings):
         if not _ROOT_PATH.fullmatch(root_path):
             raise HaustraError(
                 f"{option('root_path', self.root_path)}: expected a path such as /haustra that "
-                "does not begin with /feed, /static or /training"
+                "does not begin with /feed, /static, /status or /training"
             )
         object.__setattr__(self, "root_path", root_path)
         if self.headless:

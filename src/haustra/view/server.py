@@ -21,7 +21,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from haustra.core.errors import HaustraError, MissingExtraError, option
+from haustra.core.errors import HaustraError, needs_extra, option
 from haustra.core.outputs import check_outputs
 from haustra.view.addresses import LOOPBACK, Address, plain_name
 from haustra.view.config import ViewConfig
@@ -29,20 +29,18 @@ from haustra.view.feed import Feed, Shot
 from haustra.view.session import open_detectors, operating_point
 from haustra.view.simulator_source import open_source
 
-try:
+with needs_extra("view", needed_for="haustra view"):
     import uvicorn
     from starlette.applications import Starlette
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import JSONResponse, PlainTextResponse, Response
     from starlette.routing import Route, WebSocketRoute
     from starlette.websockets import WebSocket, WebSocketDisconnect
-except ImportError:
-    raise MissingExtraError("starlette", extra="view", needed_for="haustra view") from None
 
-from haustra.view.commands import MAX_BYTES, parse_command
-from haustra.view.connections import TimedProtocol, limit_unread_time
-from haustra.view.guard import Access, Guard
-from haustra.view.training_page import TrainingFolder
+    from haustra.view.commands import MAX_BYTES, parse_command
+    from haustra.view.connections import TimedProtocol, limit_unread_time
+    from haustra.view.guard import Access, Guard
+    from haustra.view.training_page import TrainingFolder
 
 DEFAULT_RECORDINGS = Path("recordings")
 STATIC = Path(__file__).parent / "static"
@@ -106,8 +104,14 @@ def frame_message(shot: Shot, *, round_trip_s: float = 0.0) -> bytes:
     return struct.pack(">I", len(text)) + text + shot.jpeg
 
 
-def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starlette:
-    """Build the ASGI app of the page."""
+def build_app(
+    feed: Feed,
+    *,
+    access: Access,
+    training: TrainingFolder,
+    started: Callable[[], None] = lambda: None,
+) -> Starlette:
+    """Build the ASGI app of the page; it calls `started` once it serves."""
     files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in MIME}
     if access.root_path:  # URLs in the pages are relative; the page's own may lack the last slash
         base = f'<head>\n<base href="{access.root_path}/">'.encode()
@@ -129,6 +133,7 @@ def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starle
 
         feed.listen(published)
         feed.start()
+        started()
         try:
             yield
         finally:
@@ -137,7 +142,7 @@ def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starle
     async def file(request: Request) -> Response:
         name = PAGES.get(request.url.path) or request.path_params.get("name", "")
         if name not in files:
-            return Response("haustra: no such page\n", status_code=404, media_type="text/plain")
+            return PlainTextResponse("haustra: no such page\n", 404)
         return Response(files[name], media_type=MIME[Path(name).suffix])
 
     async def status(_: Request) -> Response:
@@ -151,7 +156,7 @@ def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starle
     def training_gallery(_: Request) -> Response:
         image = training.gallery()
         if image is None:
-            return Response("haustra: no gallery yet\n", status_code=404, media_type="text/plain")
+            return PlainTextResponse("haustra: no gallery yet\n", 404)
         return Response(image, media_type="image/png")
 
     async def watch(websocket: WebSocket) -> None:
@@ -171,6 +176,7 @@ def build_app(feed: Feed, *, access: Access, training: TrainingFolder) -> Starle
             pages.discard(page)
             for task in sending:
                 task.cancel()
+                # The last two: the page went away while something was sent.
                 with suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError):
                     await task
 
@@ -218,33 +224,31 @@ async def _send_states(page: _Page, *, feed: Feed) -> None:
     """Send the state at once, at every change, and each second."""
     sent: dict[str, Any] = {}
     sent_at = 0.0
-    with suppress(WebSocketDisconnect, RuntimeError):  # the page went away
-        while True:
-            state = feed.state()
-            if state != sent or time.monotonic() - sent_at >= STATE_EVERY_S:
-                sent, sent_at = state, time.monotonic()
-                await page.websocket.send_text(json.dumps({"kind": "state", **state}))
-            await asyncio.sleep(STATE_CHECK_S)
+    while True:
+        state = feed.state()
+        if state != sent or time.monotonic() - sent_at >= STATE_EVERY_S:
+            sent, sent_at = state, time.monotonic()
+            await page.websocket.send_text(json.dumps({"kind": "state", **state}))
+        await asyncio.sleep(STATE_CHECK_S)
 
 
 async def _send_frames(page: _Page, *, feed: Feed, timeline: _Timeline) -> None:
-    with suppress(WebSocketDisconnect, RuntimeError):  # the page went away
-        while True:
-            await page.changed.wait()
-            page.changed.clear()
-            shot = feed.shot
-            if shot is None or shot.version == page.sent_version:
-                continue
-            with suppress(TimeoutError):
-                await asyncio.wait_for(page.acknowledged.wait(), MAX_ACK_S)
-            page.acknowledged.clear()
-            shot = feed.shot or shot  # there may be a newer one by now
-            page.sent_version, page.sent_at = shot.version, time.monotonic()
-            await page.websocket.send_bytes(frame_message(shot, round_trip_s=page.round_trip_s))
-            now = time.monotonic()
-            if now - page.timeline_at >= TIMELINE_EVERY_S or not shot.header["playing"]:
-                page.timeline_at = now
-                await page.websocket.send_text(await timeline.message(shot))
+    while True:
+        await page.changed.wait()
+        page.changed.clear()
+        shot = feed.shot
+        if shot is None or shot.version == page.sent_version:
+            continue
+        with suppress(TimeoutError):
+            await asyncio.wait_for(page.acknowledged.wait(), MAX_ACK_S)
+        page.acknowledged.clear()
+        shot = feed.shot or shot  # there may be a newer one by now
+        page.sent_version, page.sent_at = shot.version, time.monotonic()
+        await page.websocket.send_bytes(frame_message(shot, round_trip_s=page.round_trip_s))
+        now = time.monotonic()
+        if now - page.timeline_at >= TIMELINE_EVERY_S or not shot.header["playing"]:
+            page.timeline_at = now
+            await page.websocket.send_text(await timeline.message(shot))
 
 
 def _listen(config: ViewConfig) -> socket.socket:
@@ -254,7 +258,8 @@ def _listen(config: ViewConfig) -> socket.socket:
         HaustraError: The port is taken, or the address does not belong to this machine.
     """
     is_ipv6 = ":" in config.host
-    for port in range(config.port, min(config.port + 1000, 65535) + 1):
+    ports = range(config.port, min(config.port + 1000, 65535) + 1)
+    for port in ports:
         try:
             listening = socket.create_server(
                 (config.host, port),
@@ -262,12 +267,12 @@ def _listen(config: ViewConfig) -> socket.socket:
                 dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6(),
             )
         except OSError as error:
-            if port > config.port or error.errno == errno.EADDRINUSE:
-                continue
-            raise HaustraError(
-                f"{option('host', config.host)}: {error.strerror or error}; expected an address of "
-                "this machine"
-            ) from None
+            if port == config.port and error.errno != errno.EADDRINUSE:
+                raise HaustraError(
+                    f"{option('host', config.host)}: {error.strerror or error}; expected an "
+                    "address of this machine"
+                ) from None
+            continue
         if port == config.port:
             return listening
         listening.close()
@@ -275,7 +280,7 @@ def _listen(config: ViewConfig) -> socket.socket:
             f"{option('port', config.port)} is taken; {option('port', port)} is free"
         )
     raise HaustraError(
-        f"{option('port', config.port)} and the thousand ports after it are taken; expected another"
+        f"{option('port', config.port)} and the ports up to {ports[-1]} are taken; expected another"
     )
 
 
@@ -297,19 +302,6 @@ def open_access(config: ViewConfig, listening: socket.socket) -> tuple[Access, s
     opened = public[0].completed(own, is_proxied=is_proxied) if public else own
     access = Access(names=frozenset(names), public=public, root_path=config.root_path, token=token)
     return access, opened.url(f"{config.root_path}/{f'?token={token}' if token else ''}")
-
-
-class _Server(uvicorn.Server):
-    """Calls `started` once it serves; from then on, Ctrl-C ends it in order."""
-
-    def __init__(self, config: uvicorn.Config, *, started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_started = started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self.started:
-            self._on_started()
 
 
 def build_feed(config: ViewConfig) -> Feed:
@@ -368,9 +360,10 @@ def serve(
         if config.open_browser and (has_display or platform.system() != "Linux"):
             webbrowser.open(address)
 
-    server = _Server(
+    training = TrainingFolder.beside(config)
+    server = uvicorn.Server(
         uvicorn.Config(
-            build_app(feed, access=access, training=TrainingFolder.beside(config)),
+            build_app(feed, access=access, training=training, started=started),
             http=TimedProtocol,
             log_level="error",
             access_log=False,
@@ -381,7 +374,6 @@ def serve(
             timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=16384,
             limit_concurrency=200,
-        ),
-        started=started,
+        )
     )
     server.run(sockets=[listening])
