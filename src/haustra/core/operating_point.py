@@ -109,25 +109,20 @@ class AlarmFilter:
         self._point = point
         self._num_frames_on = 0
 
-    def threshold_for(self, top_score: float | None) -> float:
-        """Return the score from which the next frame's detections are shown.
-
-        Args:
-            top_score: Highest score of the frame; None if nothing was found.
-        """
-        point = self._point
-        begins = point.lower_threshold if self._num_frames_on else point.objectness
-        is_on = top_score is not None and top_score >= begins
-        self._num_frames_on = self._num_frames_on + 1 if is_on else 0
-        # No score is above 1.
-        return point.lower_threshold if self._num_frames_on > point.hold_off_frames else 2.0
-
-    def show(self, detections: Detections, *, after_cut: bool = False) -> Detections:
-        """Return the detections of the next frame to show, out of those at every score.
+    def threshold_for(self, detections: Detections, *, after_cut: bool = False) -> float:
+        """Return the score from which the next frame's detections, out of all, are shown.
 
         A cut before the frame ends the activation.
         """
         if after_cut:
             self._num_frames_on = 0
-        top_score = float(detections.scores[0]) if len(detections) else None
-        return detections.above(self.threshold_for(top_score))
+        point = self._point
+        begins = point.lower_threshold if self._num_frames_on else point.objectness
+        is_on = bool((detections.scores >= begins).any())
+        self._num_frames_on = self._num_frames_on + 1 if is_on else 0
+        # No score is above 1.
+        return point.lower_threshold if self._num_frames_on > point.hold_off_frames else 2.0
+
+    def show(self, detections: Detections, *, after_cut: bool = False) -> Detections:
+        """Return the detections of the next frame to show; arguments as for `threshold_for`."""
+        return detections.above(self.threshold_for(detections, after_cut=after_cut))

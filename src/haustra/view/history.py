@@ -105,7 +105,7 @@ class History:
         `polyp` and `verdict` are None for frames without labels.
         """
         numbers = sorted(self._seen)
-        scores = [_top_score(self._seen[number].raw[0]) or 0.0 for number in numbers]
+        scores = [float(self._seen[number].raw[0].scores.max(initial=0.0)) for number in numbers]
         truths = [self._seen[number].truth for number in numbers]
         return {
             "frame": numbers,
@@ -121,10 +121,6 @@ class History:
     def _append(self, number: int) -> None:
         self._last = number
         self._thresholds[number] = tuple(
-            alarm.threshold_for(_top_score(raw))
+            alarm.threshold_for(raw)
             for alarm, raw in zip(self._alarms, self._seen[number].raw, strict=True)
         )
-
-
-def _top_score(detections: Detections) -> float | None:
-    return float(detections.scores[0]) if len(detections) else None

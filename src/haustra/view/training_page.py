@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,16 +44,14 @@ class TrainingFolder:
         return self._read(GALLERY_NAME)
 
     def _read(self, name: str) -> bytes | None:
-        try:
-            return None if self.folder is None else (self.folder / name).read_bytes()
-        except OSError:
-            return None  # not written yet
+        with suppress(OSError):  # not written yet
+            return (self.folder / name).read_bytes() if self.folder else None
+        return None
 
     def _changed_ns(self, name: str) -> int | None:
-        try:
-            return None if self.folder is None else (self.folder / name).stat().st_mtime_ns
-        except OSError:
-            return None
+        with suppress(OSError):
+            return (self.folder / name).stat().st_mtime_ns if self.folder else None
+        return None
 
 
 def _read_object(text: bytes) -> dict[str, Any]:
