@@ -146,7 +146,7 @@ def test_the_picture_shows_the_boxes_and_their_number() -> None:
         ({"infer_iou_thresh": -0.1}, "infer_iou_thresh=-0.1: expected a number from 0 to 1"),
         (
             {"model": "big"},
-            "model='big': expected detector_weights with it, since the checkpoint holds the model",
+            "model='big': expected detector_weights with it",
         ),
         ({"image": None}, "expected one of image (a file, a folder or a run) and video (a file)"),
         (

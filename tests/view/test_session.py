@@ -18,9 +18,9 @@ from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
 from haustra.core.operating_point import OperatingPoint
 from haustra.inference.config import InferConfig
-from haustra.inference.pictures import infer_pictures
+from haustra.inference.pictures import infer_pictures, operating_point
 from haustra.view.config import ViewConfig
-from haustra.view.session import operating_point, run_headless
+from haustra.view.session import run_headless
 from odd_videos import VIDEOS
 from scenes import write_warehouse
 from viewing import bright_detector, write_pictures

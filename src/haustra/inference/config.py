@@ -13,29 +13,42 @@ BOXED_SUFFIX = "_boxed"
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferConfig(CheckedSettings):
-    """Settings of `haustra infer`; either an image or a video."""
+class DetectorSettings(CheckedSettings):
+    """Choice of a detector and its thresholds."""
 
-    image: Path | None = None
-    """An image, a folder of images, or a run folder."""
-    video: Path | None = None
-    """A video file, instead of --image."""
     detector_weights: Path | None = None
-    """A checkpoint of `haustra train` or a model of `haustra export`. Without one a heuristic draws
-    the boxes, and the pictures say so."""
+    """Checkpoint of `haustra train` or model of `haustra export`. Without one a heuristic of color
+    and shape draws the boxes, and the pictures say so."""
     model: Literal["tiny", "big"] | None = None
     """Kind of model that the weights must have."""
     backend: BackendFlag | None = None
     """Where to compute: cpu (alias ndarray), cuda, mps, wgpu (.onnx files only), or auto, the best
     that is available; by default the value of HAUSTRA_BACKEND, or else cpu."""
     infer_obj_thresh: Share | None = None
-    """Lowest score of a box that is drawn; by default that of the operating point (0.3)."""
+    """Lowest score of a box that is shown; by default that of the operating point (0.3)."""
     infer_iou_thresh: Share | None = None
-    """IoU above which only the better of two boxes is drawn, from 0 to 1; by default that of the
-    operating point (0.5). With 1 both are drawn."""
+    """IoU above which only the better of two boxes is shown, from 0 to 1; by default that of the
+    operating point (0.5). With 1 both are shown."""
     infer_hold_off: Count | None = None
-    """Number of frames of a run or a video that each activation is held back; by default that of
-    the operating point. With 0 none is."""
+    """Number of frames of a sequence that each activation is held back; by default that of the
+    operating point. With 0 none is."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model is not None and self.detector_weights is None:
+            raise HaustraError(
+                f"{option('model', self.model)}: expected {option('detector_weights')} with it"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferConfig(DetectorSettings):
+    """Settings of `haustra infer`; either an image or a video."""
+
+    image: Path | None = None
+    """An image, a folder of images, or a run folder."""
+    video: Path | None = None
+    """A video file, instead of --image."""
     output_root: OutputFolder | None = None
     """Folder of the boxed pictures; by default that of the image, or FOLDER_boxed for a folder."""
     out: OutputFile | None = None
@@ -43,11 +56,6 @@ class InferConfig(CheckedSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.model is not None and self.detector_weights is None:
-            raise HaustraError(
-                f"{option('model', self.model)}: expected {option('detector_weights')} with it, "
-                "since the checkpoint holds the model"
-            )
         if (self.image is None) == (self.video is None):
             raise HaustraError(
                 f"expected one of {option('image')} (a file, a folder or a run) and "

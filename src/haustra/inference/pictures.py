@@ -14,10 +14,10 @@ from haustra.core.detections import Detections
 from haustra.core.drawing import PREDICTION_RGB, draw_boxes, draw_text, enlarge_for_viewing
 from haustra.core.errors import HaustraError, option
 from haustra.core.images import read_image_rgb, write_png
-from haustra.core.operating_point import AlarmFilter, is_cut
+from haustra.core.operating_point import AlarmFilter, OperatingPoint, is_cut
 from haustra.core.outputs import check_output, check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
-from haustra.inference.config import BOXED_SUFFIX, InferConfig
+from haustra.inference.config import BOXED_SUFFIX, DetectorSettings, InferConfig
 from haustra.inference.detector import Detector, open_detector
 from haustra.inference.heuristic import heuristic_detector
 
@@ -89,10 +89,6 @@ def draw_picture(
 def open_configured(config: InferConfig, *, in_time_order: bool) -> Detector:
     """Open the detector of the settings, or the heuristic, with the thresholds to use.
 
-    Args:
-        config: The settings.
-        in_time_order: False drops the hold-off and hysteresis of the file.
-
     Raises:
         HaustraError: The weights do not load.
         MissingExtraError: A package that runs them is not installed.
@@ -101,14 +97,27 @@ def open_configured(config: InferConfig, *, in_time_order: bool) -> Detector:
         detector = heuristic_detector()
     else:
         detector = open_detector(config.detector_weights, kind=config.model, backend=config.backend)
+    detector.operating_point = operating_point(config, detector, in_time_order=in_time_order)
+    return detector
+
+
+def operating_point(
+    config: DetectorSettings, detector: Detector, *, in_time_order: bool
+) -> OperatingPoint:
+    """Return the detector's own operating point with the user's thresholds applied.
+
+    Args:
+        config: The settings.
+        detector: The detector.
+        in_time_order: False drops the hold-off and hysteresis of the file.
+    """
     point = detector.operating_point
     point = point if in_time_order else point.for_single_images()
-    detector.operating_point = point.with_flags(
+    return point.with_flags(
         objectness=config.infer_obj_thresh,
         iou=config.infer_iou_thresh,
         hold_off_frames=config.infer_hold_off,
     )
-    return detector
 
 
 def _find_images(source: Path) -> tuple[list[Path], bool, set[Path]]:

@@ -3,21 +3,13 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from haustra.core.backend_names import BackendFlag
-from haustra.core.checked import (
-    CheckedSettings,
-    Count,
-    CountFromOne,
-    OutputFolder,
-    Share,
-    SidePx,
-    Whole,
-)
+from haustra.core.checked import CountFromOne, OutputFolder, SidePx, Whole
 from haustra.core.errors import HaustraError, option
+from haustra.inference.config import DetectorSettings
 from haustra.view.addresses import Address
 
 DEFAULT_PORT = 8765
@@ -25,35 +17,19 @@ _ROOT_PATH = re.compile(r"(?!/(?:feed|static|status|training)(?:/|$))(?:/\w[\w.~
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewConfig(CheckedSettings):
+class ViewConfig(DetectorSettings):
     """Settings of the live view.
 
     Raises:
         HaustraError: A value is out of range, or two settings do not fit together.
     """
 
-    detector_weights: Path | None = None
-    """Checkpoint of `haustra train` or model of `haustra export`; loaded again when the file
-    changes. Without it, a color and shape heuristic draws the boxes."""
     compare: Path | None = None
-    """Weights of a second detector to show beside the first."""
-    model: Literal["tiny", "big"] | None = None
-    """Kind of model that the weights must have."""
-    backend: BackendFlag | None = None
-    """Device that runs the detector: cpu (alias ndarray), cuda, mps, wgpu (.onnx files only), or
-    auto, the best that is available; by default the value of HAUSTRA_BACKEND, or else cpu."""
+    """Weights of a second detector to show beside the first. Both are loaded again when their file
+    changes."""
     source: str = "simulator"
     """Source of the frames: simulator or simulator:SEED, a run folder, a folder of images, a video
     file, camera:0, or a URL that OpenCV opens."""
-    infer_obj_thresh: Share | None = None
-    """Lowest score of a box that is shown, from 0 to 1; by default that of the weights' operating
-    point (0.3 if they have none)."""
-    infer_iou_thresh: Share | None = None
-    """IoU above which only the better of two boxes is shown, from 0 to 1; by default that of the
-    operating point (0.5). With 1 both are shown."""
-    infer_hold_off: Count | None = None
-    """Number of frames for which a new alarm is held back; by default that of the operating
-    point."""
     size: SidePx = 384
     """Width and height of the simulator's frames in pixels."""
     host: str = "127.0.0.1"
@@ -101,12 +77,10 @@ class ViewConfig(CheckedSettings):
         object.__setattr__(self, "root_path", root_path)
         if self.headless:
             self._check_headless()
-        if self.detector_weights is None:
-            for name in ("model", "compare"):
-                if (value := getattr(self, name)) is not None:
-                    raise HaustraError(
-                        f"{option(name, value)}: expected {option('detector_weights')} with it"
-                    )
+        if self.compare is not None and self.detector_weights is None:
+            raise HaustraError(
+                f"{option('compare', self.compare)}: expected {option('detector_weights')} with it"
+            )
 
     def _check_headless(self) -> None:
         if self.output_root is None:

@@ -23,10 +23,11 @@ from typing import Any
 
 from haustra.core.errors import HaustraError, needs_extra, option
 from haustra.core.outputs import check_outputs
+from haustra.inference.pictures import operating_point
 from haustra.view.addresses import LOOPBACK, Address, plain_name
 from haustra.view.config import ViewConfig
 from haustra.view.feed import Feed, Shot
-from haustra.view.session import open_detectors, operating_point
+from haustra.view.session import open_detectors
 from haustra.view.simulator_source import open_source
 
 with needs_extra("view", needed_for="haustra view"):

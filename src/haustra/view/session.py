@@ -13,11 +13,12 @@ import numpy as np
 from haustra.captures.sources import Source, SourceEndedError
 from haustra.core.errors import HaustraError, option
 from haustra.core.interrupts import Interrupts
-from haustra.core.operating_point import AlarmFilter, OperatingPoint, is_cut
+from haustra.core.operating_point import AlarmFilter, is_cut
 from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
-from haustra.inference.detector import Detector, open_detector
+from haustra.inference.detector import open_detector
 from haustra.inference.heuristic import heuristic_detector
+from haustra.inference.pictures import operating_point
 from haustra.view.config import ViewConfig
 from haustra.view.history import verdict_of
 from haustra.view.recording import Recording
@@ -47,19 +48,6 @@ def open_detectors(config: ViewConfig) -> list[WatchedDetector]:
 
     paths = [config.detector_weights, *([config.compare] if config.compare else [])]
     return [watched(path) for path in paths]
-
-
-def operating_point(
-    config: ViewConfig, detector: Detector, *, in_time_order: bool
-) -> OperatingPoint:
-    """Return the detector's own operating point with the user's thresholds applied."""
-    point = detector.operating_point
-    point = point if in_time_order else point.for_single_images()
-    return point.with_flags(
-        objectness=config.infer_obj_thresh,
-        iou=config.infer_iou_thresh,
-        hold_off_frames=config.infer_hold_off,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
