@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from checkpoints import write_lively_checkpoint
 from haustra import __version__
 from haustra.cli.main import COMMANDS, main
 from scenes import write_captures, write_warehouse
+from viewing import until
 
 LIGHT = (
     "torch",
@@ -220,18 +222,38 @@ def test_no_memory_is_one_line(
     )
 
 
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EACCES, errno.EIO, errno.ENOENT, errno.ENAMETOOLONG]
+)
 def test_what_the_disk_refuses_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
 ) -> None:
     def full(*args: object, **settings: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "out/frame.png")
+        raise OSError(number, os.strerror(number), "out/frame.png")
 
     monkeypatch.setattr("haustra.captures.prune.read_runs", full)
     output = tmp_path.parent / "o"
     assert run(["prune", "--captures", str(tmp_path), "--output-root", str(output)]) == 2
     assert capsys.readouterr().err == (
-        "haustra: out/frame.png: No space left on device; choose another place or make room there\n"
+        f"haustra: out/frame.png: {os.strerror(number)}; choose another place or make room there\n"
     )
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_stopped_program_leaves_nothing_half_written(tmp_path: Path, name: str) -> None:
+    command = [sys.executable, "-m", "haustra", "datagen", "--frames", "5000", "--size", "64"]
+    with subprocess.Popen(
+        [*command, "--output-root", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
+    ) as process:
+        until(lambda: list(tmp_path.glob("out/.run_*/labels/*")), within_s=60)
+        process.send_signal(getattr(signal, name))
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == "haustra: interrupted; files that were complete stay\n"
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(

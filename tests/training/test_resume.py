@@ -234,7 +234,19 @@ def test_a_signal_waits_for_the_end_of_a_step_and_a_second_one_does_not() -> Non
             take_step(interrupts, signal.SIGINT, signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGHUP)
     assert done == [(signal.SIGTERM,)]
+
+
+def test_a_program_under_nohup_goes_on_when_its_terminal_is_closed() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 class Full:
@@ -383,10 +395,13 @@ def test_a_killed_training_ends_with_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_exits_130_with_one_line(tmp_path: Path, manifest: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_exits_130_with_one_line(
+    tmp_path: Path, manifest: Path, number: int
+) -> None:
     process = start(manifest, tmp_path, model="tiny")
     wait_for_step(process, 4)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate()
     assert process.returncode == 130
     (state, *_) = list_states(tmp_path / "detector.bin.run" / "states")

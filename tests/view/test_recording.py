@@ -308,7 +308,7 @@ def test_a_headless_run_keeps_its_frames_after_ctrl_c_and_after_a_bug(
         assert str(raised.value) == f"interrupted; recorded 5 frames into {run.folder}"
 
 
-@pytest.mark.parametrize("signal_number", [2, 15])
+@pytest.mark.parametrize("signal_number", [1, 2, 15])
 @pytest.mark.parametrize("is_headless", [False, True])
 def test_signals_end_the_program_and_finish_its_recording(
     tmp_path: Path, signal_number: int, is_headless: bool

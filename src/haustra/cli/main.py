@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import Any
 
@@ -22,11 +23,17 @@ from cyclopts import (
 
 from haustra import __version__
 from haustra.core.errors import HaustraError
+from haustra.core.interrupts import Interrupts
 
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
-NOT_OUR_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-"""Errors of the disk: no permission, read-only, full."""
+NOT_OUR_BUG = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),  # no permission
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE),  # the disk
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+}
+"""Errors of files and folders that no check can foresee: others may change them at any time."""
 _OUT_OF_MEMORY = os.strerror(errno.ENOMEM)
 
 COMMANDS = {
@@ -113,7 +120,7 @@ def build_app() -> App:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with 0, 2 after a user's mistake, or 130 after Ctrl-C."""
+    """Run the command line; exit with 0, 2 after a user's mistake, or 130 after an interrupt."""
     # OpenCV and its FFmpeg would print their own lines about files that our messages name.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -121,14 +128,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, TextIOWrapper):  # names of files may have no form in its encoding
             stream.reconfigure(errors="backslashreplace")
     try:
-        _run(build_app(), sys.argv[1:] if arguments is None else list(arguments))
+        with Interrupts():
+            _run(build_app(), sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:
         # `haustra ... | head` closed the pipe, so nothing else can be shown.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         sys.exit(0)
     except KeyboardInterrupt as error:
         message = str(error) or "interrupted; files that were complete stay"
-        print(f"haustra: {message}", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be closed
+            print(f"haustra: {message}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except (CycloptsError, HaustraError, MemoryError, OSError) as error:
         if (explanation := _message_of(error)) is None:

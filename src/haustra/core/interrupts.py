@@ -14,8 +14,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """Turns a signal into `KeyboardInterrupt`: at once, or after the block of `deferred`.
 
-    A second signal does not wait. Outside the main thread, where Python allows no handlers, it
-    changes nothing.
+    A terminal that is closed (SIGHUP) counts as SIGTERM. A second signal does not wait. Outside the
+    main thread, where Python allows no handlers, it changes nothing.
     """
 
     def __init__(self) -> None:
@@ -26,6 +26,11 @@ class Interrupts:
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._answer) for number in SIGNALS}
+            # `nohup` lets a program ignore it. A server has a handler of its own for SIGTERM.
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                self._previous[signal.SIGHUP] = signal.signal(
+                    signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM)
+                )
         return self
 
     def __exit__(self, *_: object) -> None:
