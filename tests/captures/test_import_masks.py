@@ -106,7 +106,7 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     root = write_dataset(tmp_path, np.zeros((60, 40), np.uint8))
     assert import_error(root) == (
         f"{root / 'images/0.jpg'} is 60x40, but {root / 'masks/0.png'} is for an image of 40x60; "
-        "expected the same size; resize one of them as the other was"
+        "expected the same size; turn or resize one of them as the other was"
     )
     assert list((tmp_path / "captures").iterdir()) == []
 

@@ -308,19 +308,16 @@ class _Import:
     def class_problems(self, *, class_option: str) -> list[str]:
         """Return what is wrong with the classes that were found or chosen."""
         found = ", ".join(f"{name!r} ({count} boxes)" for name, count in self.classes.most_common())
-        if self.chosen is None:
-            if len(self.classes) < 2:
-                return []
+        if self.chosen is None and len(self.classes) > 1:
+            first = self.classes.most_common(1)[0][0]
             return [
                 f"the boxes have {len(self.classes)} classes: {found}; expected one; choose those "
-                f"that are polyps with {option(class_option, self.classes.most_common(1)[0][0])}"
+                f"that are polyps with {option(class_option, first)}"
             ]
-        missing = sorted(self.chosen - self.classes.keys())
-        if not missing:
-            return []
         return [
-            f"{option(class_option, ','.join(missing))}: no box has this class; expected some of "
+            f"{option(class_option, name)}: no box has this class; expected one of "
             f"{found or 'none, since there is no box at all'}"
+            for name in sorted((self.chosen or frozenset()) - self.classes.keys())
         ]
 
     def notes(self) -> list[str]:
@@ -347,18 +344,12 @@ def _check_size(
         HaustraError: They differ.
     """
     stated = annotation.size_wh
-    text = "{}x{}".format(*(value or "?" for value in stated))
-    actual = f"{frame.path} is {size_wh[0]}x{size_wh[1]}"
-    if stated == turned_wh != size_wh:
-        raise HaustraError(
-            f"{actual} after its orientation tag (EXIF) is applied, but {frame.source} is for "
-            f"{text}, as before; expected boxes on the upright image; save the image upright "
-            "without the tag, or turn the annotation"
-        )
     if any(value not in (0, own) for value, own in zip(stated, size_wh, strict=True)):
+        turned = " after its orientation tag (EXIF) is applied" if stated == turned_wh else ""
+        text = "x".join(str(value or "?") for value in stated)
         raise HaustraError(
-            f"{actual}, but {frame.source} is for an image of {text}; expected the same size; "
-            "resize one of them as the other was"
+            f"{frame.path} is {size_wh[0]}x{size_wh[1]}{turned}, but {frame.source} is for an "
+            f"image of {text}; expected the same size; turn or resize one of them as the other was"
         )
     if turned_wh is None or not annotation.boxes or (0 not in stated and turned_wh != size_wh):
         return []

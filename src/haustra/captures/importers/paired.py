@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
-from xml.etree import ElementTree
 
 from haustra.captures.importers.dataset import (
     Annotation,
@@ -95,43 +94,28 @@ def import_yolo(
     )
 
 
-def _tag(element: ElementTree.Element) -> str:
-    return element.tag.rpartition("}")[2]  # without its namespace
-
-
-def _child(element: ElementTree.Element | None, name: str) -> ElementTree.Element | None:
-    return next((item for item in element or () if _tag(item) == name), None)
-
-
-def _text(element: ElementTree.Element | None, name: str) -> str:
-    child = _child(element, name)
-    return ("" if child is None else child.text or "").strip()
-
-
 def _read_voc(path: Path, _size_wh: tuple[int, int], *, zero_based: bool) -> Annotation:
     root = read_xml(path, what="a VOC annotation")
-    objects = [item for item in root if _tag(item) == "object"]
-    boxes = [item for item in root.iter() if _tag(item) == "bndbox"]
-    of_objects = [box for item in objects for box in item.iter() if _tag(box) == "bndbox"]
-    structured = {_tag(item) for item in root if len(item)} - {"object", "size", "source", "owner"}
-    if _tag(root) != "annotation" or len(boxes) > len(of_objects) or (structured and not objects):
+    objects = root.findall("object")
+    num_boxes = sum(len(list(item.iter("bndbox"))) for item in objects)
+    structured = {item.tag for item in root if len(item)} - {"object", "size", "source", "owner"}
+    is_known = root.tag == "annotation" and len(list(root.iter("bndbox"))) == num_boxes
+    if not is_known or (structured and not objects):
         others = f" with {', '.join(sorted(structured))}" if structured else ""
         raise HaustraError(
-            f"{path} holds <{_tag(root)}>{others}, which is not understood; expected a VOC "
+            f"{path} holds <{root.tag}>{others}, which is not understood; expected a VOC "
             "annotation: <annotation> with an <object> for each box"
         )
-    size = _child(root, "size")
-    annotation = Annotation(
-        size_wh=read_size(_text(size, "width"), _text(size, "height"), source=str(path))
-    )
-    file_name = _text(root, "filename").replace("\\", "/").rpartition("/")[2]
+    sides = [(root.findtext(f"size/{side}") or "").strip() for side in ("width", "height")]
+    annotation = Annotation(size_wh=read_size(*sides, source=str(path)))
+    file_name = (root.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
     if file_name and as_text(PurePosixPath(file_name).stem) != as_text(path.stem):
         annotation.hints.append("annotation whose <filename> is another one")
     for item in objects:
-        own = [child for child in item if _tag(child) == "bndbox"]
+        own = item.findall("bndbox")
         try:
             (box,) = own
-            x0, y0, x1, y1 = (float(_text(box, side)) for side in VOC_SIDES)
+            x0, y0, x1, y1 = (float(box.findtext(side) or "") for side in VOC_SIDES)
         except ValueError:
             raise HaustraError(
                 f"{path}: an object lacks a bndbox of four numbers xmin, ymin, xmax, ymax"
@@ -144,8 +128,8 @@ def _read_voc(path: Path, _size_wh: tuple[int, int], *, zero_based: bool) -> Ann
         annotation.boxes.append(
             SourceBox(
                 box_px=[x0 - first, y0 - first, x1, y1],
-                class_name=_text(item, "name") or "(no name)",
-                lesion_id=_text(item, "unique_id") or None,
+                class_name=(item.findtext("name") or "").strip() or "(no name)",
+                lesion_id=(item.findtext("unique_id") or "").strip() or None,
             )
         )
     return annotation

@@ -58,13 +58,16 @@ def read_text(path: Path, *, what: str) -> str:
 
 
 def read_xml(path: Path, *, what: str) -> ElementTree.Element:
-    """Return the root of an XML file; messages call its kind `what`.
+    """Return the root of an XML file, without namespaces; messages call its kind `what`.
 
     Raises:
         HaustraError: The file cannot be read, or is not XML.
     """
     text = read_text(path, what=what)
     try:
-        return ElementTree.fromstring(text)  # noqa: S314 (expat limits entity expansion)
+        root = ElementTree.fromstring(text)  # noqa: S314 (expat limits entity expansion)
     except (ElementTree.ParseError, ValueError) as error:
         raise HaustraError(f"{path} is not XML ({error}); expected {what}") from None
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    return root
