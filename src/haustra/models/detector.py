@@ -86,6 +86,14 @@ def default_config(
     )
 
 
+def count_cells(config: ModelConfig, *, size_wh: tuple[int, int]) -> int:
+    """Return the number of cells of all levels for an image whose sides are multiples of 32."""
+    width, height = size_wh
+    return sum(
+        (width >> level) * (height >> level) for level in range(5, 5 - config.num_levels, -1)
+    )
+
+
 class DenseOutput(NamedTuple):
     """Proposals of all cells."""
 

@@ -113,10 +113,10 @@ def _train(prepared: Prepared, *, progress: Progress) -> TrainResult:
     keep_freed_memory()
     training = Training(prepared, state=state)
     _print_beginning(training, progress=progress)
-    write_run_files(prepared, initial_weights=training.initial_weights)
     try:
-        if training.images_grow:
+        if training.images_grow or training.is_compiled:
             try_largest_step(training)
+        write_run_files(prepared, initial_weights=training.initial_weights)
         with (
             Interrupts() as interrupts,
             Reporter(prepared.config, history=training.position.history) as reporter,

@@ -44,7 +44,7 @@ def _try_step(training: "Training", *, batch_size: int) -> None:
 
 
 def try_largest_step(training: "Training") -> None:
-    """Fail now if memory would fail later, when the images of a training have grown.
+    """Fail now if memory would fail later, when the images have grown, or compiling fails.
 
     The training does not change.
 

@@ -13,7 +13,14 @@ from haustra.core.detections import PredictSlots
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_json_atomic
 from haustra.models.checkpoint import check_kind, read_checkpoint
-from haustra.models.detector import BackboneKind, SlotDetector, build_model, default_config
+from haustra.models.detector import (
+    BackboneKind,
+    ModelConfig,
+    SlotDetector,
+    build_model,
+    count_cells,
+    default_config,
+)
 from haustra.models.efficientnet import PACKAGE, WEIGHTS_LICENSE, EfficientNetLite0
 from haustra.models.losses import DeviceBatch
 from haustra.models.predict import predict_slots
@@ -36,6 +43,7 @@ from haustra.training.optimizer import (
 from haustra.training.prepare import Prepared
 from haustra.training.state import Position, TrainingState
 from haustra.warehouse.dataset import Batch
+from haustra.warehouse.format import WarehouseManifest
 from haustra.warehouse.order import epoch_order
 
 NumberedBatch = tuple[NDArray[np.int64], Batch | DeviceBatch]
@@ -73,6 +81,22 @@ def begin_model(config: TrainConfig, *, max_boxes: int) -> tuple[SlotDetector, d
     }
 
 
+def check_slots(model: ModelConfig, *, manifest: WarehouseManifest) -> None:
+    """Check that the images have a cell for each slot of a detector.
+
+    Raises:
+        HaustraError: They are too small for so many boxes.
+    """
+    width, height = manifest.target_size_wh
+    num_cells = count_cells(model, size_wh=manifest.target_size_wh)
+    if model.num_slots > num_cells:
+        raise HaustraError(
+            f"images of {width}x{height} have {num_cells} cells for the {model.num_slots} boxes of "
+            f"BigDet; build a warehouse of larger images (`haustra etl --target-size`) or of at "
+            f"most {num_cells} boxes (`--max-boxes`)"
+        )
+
+
 class Training:
     """Model, optimizer and position of a training; it alone changes its position.
 
@@ -90,6 +114,7 @@ class Training:
             model, self.initial_weights = begin_model(config, max_boxes=split.manifest.max_boxes)
         else:
             model, self.initial_weights = build_model(state.model), state.initial_weights
+        check_slots(model.config, manifest=split.manifest)
         self.model = model.train().to(self.device)
         self.average = AveragedModel(self.model, settings=config.recipe.averaging)
         self.optimizer = DetectorOptimizer(
@@ -103,8 +128,9 @@ class Training:
         """False while a step has changed some of the training and not all."""
         num_batches = -(-len(split) // config.batch_size)
         self.steps_per_epoch = -(-num_batches // config.accumulate)
+        self.is_compiled = self._should_compile()
         self.learner = build_learner(
-            self.model, config=config, backend=self.backend, is_compiled=self._should_compile()
+            self.model, config=config, backend=self.backend, is_compiled=self.is_compiled
         )
         if state is not None:
             self._restore(state)
