@@ -1,12 +1,12 @@
 """Output of the commands: progress, lines, tables, and JSON on request."""
 
 import json
+import shutil
 import sys
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.table import Table
+from rich.cells import cell_len
 
 from haustra.core.progress_bars import TerminalProgress
 
@@ -41,15 +41,25 @@ def print_problems(problems: list[str], *, shown: int = 5) -> None:
 
 
 def print_table(columns: list[str], *, rows: list[list[str]]) -> None:
-    """Print a table with its first column aligned left and the others right."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    # A pipe has no width of its own, and rich would cut numbers to fit 80 columns.
-    width = None if sys.stdout.isatty() else 200
-    Console(highlight=False, width=width).print(table)
+    """Print a table with its first column aligned left and the others right.
+
+    Nothing is shortened: on a terminal that is too narrow, the columns that do not fit follow
+    below, beside the first column again.
+    """
+    table = [columns, *rows]
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    blocks: list[list[int]] = [[]]
+    for number in range(1, len(columns)):
+        used = widths[0] + sum(2 + widths[other] for other in blocks[-1])
+        if blocks[-1] and used + 2 + widths[number] > room:
+            blocks.append([])
+        blocks[-1].append(number)
+    for block in blocks:
+        for row in table:
+            cells = [" " * (widths[n] - cell_len(row[n])) + row[n] for n in block]
+            first = row[0] + " " * (widths[0] - cell_len(row[0]))
+            print("  ".join([first, *cells]).rstrip())
 
 
 def print_long_table(
