@@ -137,6 +137,9 @@ def test_a_recording_appears_when_its_source_ends_or_fails(
     tap = Tap()
     with running_feed(tap, tmp_path) as feed:
         record(feed)
+        if isinstance(error, OSError):
+            feed.command({"do": "pause"})
+            until(lambda: not shown(feed)["playing"])
         tap.error = error
         until(lambda: shown(feed)["recording"] is None)
         assert len(recorded(tmp_path / "recordings").frames) >= 3

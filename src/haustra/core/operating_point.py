@@ -3,6 +3,9 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from haustra.core.detections import Detections
 
 DEFAULT_OBJECTNESS, DEFAULT_IOU = 0.3, 0.5
@@ -126,3 +129,26 @@ class AlarmFilter:
     def show(self, detections: Detections, *, after_cut: bool = False) -> Detections:
         """Return the detections of the next frame to show; arguments as for `threshold_for`."""
         return detections.above(self.threshold_for(detections, after_cut=after_cut))
+
+    def thresholds_for(
+        self, top_scores: NDArray[np.float64], *, after_cut: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """Return `threshold_for` of the first frames, all at once; the next frame follows them.
+
+        Args:
+            top_scores: Highest score of each frame [N]; below 0 if nothing was found.
+            after_cut: True where there is a cut before the frame [N].
+        """
+        point, rows = self._point, np.arange(len(top_scores))
+
+        def latest(where: NDArray[np.bool_]) -> NDArray[np.intp]:
+            """Return the latest row, up to each one, where something is true; -1 for none."""
+            return np.maximum.accumulate(np.where(where, rows, -1))
+
+        begins = top_scores >= point.objectness
+        ends = ~begins & (after_cut | (top_scores < point.lower_threshold))
+        is_on = latest(begins) > latest(ends)
+        first = np.maximum(latest(~is_on) + 1, latest(after_cut))
+        nums_on = np.where(is_on, rows - first + 1, 0)
+        self._num_frames_on = int(nums_on[-1]) if len(nums_on) else 0
+        return np.where(nums_on > point.hold_off_frames, point.lower_threshold, 2.0)

@@ -80,6 +80,7 @@ class Feed:
             point,
             num_detectors=len(detectors),
             limit=None if source.seekable else MAX_LIVE_FRAMES,
+            frame_rate_hz=source.frame_rate_hz,
         )
         self._lock = threading.Lock()
         """Held while the history or the commands change."""
@@ -194,7 +195,7 @@ class Feed:
         if frame is not None:
             self._unreadable = None
             self._show(frame)
-        elif changed or (self.shot and self.shot.header["playing"] != player.playing):
+        elif changed or self._compare_again() or self._is_outdated():
             self._publish()
         else:
             wait_s = MAX_WAIT_S if self._failure else player.seconds_to_next()
@@ -276,7 +277,21 @@ class Feed:
         if frame.number not in self._history:
             raw = tuple(detector.detect(frame.image_rgb) for detector in self.detectors)
             with self._lock:
-                self._history.add(frame.number, SeenFrame(raw=raw, truth=frame.truth))
+                seen = SeenFrame(raw=raw, truth=frame.truth, seconds=frame.seconds)
+                self._history.add(frame.number, seen)
+
+    def _is_outdated(self) -> bool:
+        """Return True if the pages show a playback or a recording that is not so any more."""
+        if self.shot is None:
+            return False
+        header = self.shot.header
+        is_recording = self._recording is not None
+        is_right = (header["recording"] is not None) == is_recording
+        return header["playing"] != self._playing().playing or not is_right
+
+    def _compare_again(self) -> bool:
+        with self._lock:
+            return self._history.compare_again()
 
     def _shown(self) -> tuple[Detections, ...]:
         if self._frame is None:

@@ -26,7 +26,7 @@ export function drawTimeline(canvas, timeline, { frame, threshold }) {
   const [first, last] = range(timeline);
   const step = width / (last - first + 1);
   const at = (number) => ((number - first) / (last - first + 1)) * width;
-  const bar = Math.max(1, step);
+  const bar = Math.max(1, step * timeline.step);
   const top = (score) => (1 - score) * height * 0.84;
   timeline.frame.forEach((number, index) => {
     const x = at(number);

@@ -224,9 +224,8 @@ function showTimeline() {
   strip.setAttribute("aria-valuenow", shown.frame);
   strip.setAttribute("aria-valuetext", element("place").textContent);
   strip.classList.toggle("fixed", shown.live);
-  const begins = timeline.alarm.filter((on, at) => on && !timeline.alarm[at - 1]).length;
-  const seconds = timeline.frame.length / Math.max(rateOf(), 0.1);
-  element("alarms").textContent = seconds >= MIN_ALARM_SECONDS ? (60 * begins / seconds).toFixed(1) : "–";
+  const seconds = timeline.num_seen / Math.max(rateOf(), 0.1);
+  element("alarms").textContent = seconds >= MIN_ALARM_SECONDS ? (60 * timeline.num_alarms / seconds).toFixed(1) : "–";
 }
 
 function rateOf() {
