@@ -13,6 +13,7 @@ from haustra.captures.reader import read_run
 from haustra.captures.sources import open_source
 from haustra.captures.validation import CheckedFrame, check_frame
 from haustra.core.detections import detections_from_labels
+from haustra.core.errors import HaustraError
 from haustra.core.images import decode_image_rgb, write_png
 from haustra.inference.detector import Detector
 from haustra.view.feed import Feed
@@ -24,6 +25,7 @@ from viewing import (
     notices,
     paused_at,
     picture,
+    plays_on,
     running_feed,
     shown,
     until,
@@ -258,8 +260,6 @@ def test_a_recording_is_finished_when_the_feed_ends(tmp_path: Path) -> None:
 
 
 def test_changed_weights_are_loaded_and_broken_ones_refused(tmp_path: Path) -> None:
-    from haustra.core.errors import HaustraError
-
     weights = tmp_path / "weights.bin"
     weights.write_text("first")
 
@@ -286,6 +286,56 @@ def test_changed_weights_are_loaded_and_broken_ones_refused(tmp_path: Path) -> N
             else:
                 until(lambda: shown(feed)["detectors"][0]["name"] == text)  # noqa: B023
         assert feed.timeline()["frame"] == [1]  # detections of older weights are removed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [HaustraError("it is damaged"), KeyError("header"), RuntimeError("bad\nsize"), MemoryError()],
+)
+@pytest.mark.parametrize("fails_when_run", [False, True])
+def test_any_rubbish_in_place_of_weights_is_refused_and_shown_until_it_is_replaced(
+    tmp_path: Path, error: Exception, fails_when_run: bool
+) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_text("good")
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise error
+
+    def load() -> Detector:
+        detector = bright_detector(caption=weights.read_text())
+        if detector.caption == "rubbish":
+            if not fails_when_run:
+                raise error
+            detector.detect = failing  # type: ignore[method-assign]
+        return detector
+
+    with running_feed(Ticks(), tmp_path, WatchedDetector(load, path=weights)) as feed:
+        assert plays_on(feed)
+        assert shown(feed)["detectors"][0]["problem"] is None
+        weights.write_text("rubbish")
+        problem = until(lambda: shown(feed)["detectors"][0]["problem"])
+        assert problem.endswith("; the weights that were loaded before stay in use")
+        assert "\n" not in problem
+        assert problem in notices(feed)
+        assert shown(feed)["detectors"][0]["name"] == "good"
+        assert plays_on(feed)
+        weights.write_text("other")
+        until(lambda: shown(feed)["detectors"][0]["name"] == "other")
+        assert shown(feed)["detectors"][0]["problem"] is None
+
+
+def test_a_repeated_notice_displaces_no_other(tmp_path: Path) -> None:
+    with running_feed(Ticks(), tmp_path) as feed:
+        feed.command({"do": "record", "on": True})
+        until(lambda: (shown(feed)["recording"] or 0) > 1)
+        feed.command({"do": "record", "on": False})
+        for number in range(60):
+            feed.command({"do": "seek", "frame": number})
+            until(lambda: not feed.num_waiting_commands)
+        until(lambda: "ticks is live: it cannot go back" in notices(feed))
+        assert any(text.startswith("recorded ") for text in notices(feed))
+        assert len(notices(feed)) == 2
 
 
 def test_two_detectors_see_the_same_frame(tmp_path: Path) -> None:

@@ -504,31 +504,41 @@ def test_the_training_page_shows_curves_and_gallery(recorded: Page, training: Pa
 
 
 @pytest.mark.parametrize(
-    ("training_folder", "title", "command"),
+    ("arguments", "title", "command"),
     [
-        (None, "No training to show", "haustra view --training "),
-        ("missing.run", "missing.run does not exist", "haustra view --training "),
-        ("waiting.run", "Waiting for the first epoch", "haustra train --manifest "),
+        ([], "No training to show", "haustra view --training "),
+        (
+            ["--detector-weights", "lone.bin"],
+            "lone.bin.run does not exist",
+            "haustra view --training ",
+        ),
+        (
+            ["--training", "waiting.run"],
+            "Waiting for the first epoch",
+            "haustra train --manifest ",
+        ),
     ],
 )
 def test_the_training_page_without_epochs_says_what_to_do(
     browser: Browser,
     run_folder: Path,
     tmp_path: Path,
-    training_folder: str | None,
+    arguments: list[str],
     title: str,
     command: str,
 ) -> None:
     (tmp_path / "waiting.run").mkdir()
-    arguments = ["--training", tmp_path / training_folder] if training_folder else []
+    (tmp_path / "waiting.run" / "config.json").write_text('{"epochs": 3}')
+    shutil.copyfile(TRAINED, tmp_path / "lone.bin")
+    flag, name = arguments or ("--size", "64")
     with (
-        serving("--source", run_folder, *arguments) as address,
+        serving("--source", run_folder, flag, tmp_path / name if arguments else name) as address,
         opening(browser, f"{address}training") as page,
     ):
         until(lambda: page.locator("#empty-title").inner_text() == title)
         assert page.locator("#empty-command").inner_text().startswith(command)
         assert not page.locator("#loss").is_visible()
-        keep(page, f"training_{training_folder}")
+        keep(page, f"training_{title.split()[0]}")
 
 
 # Behind a reverse proxy.

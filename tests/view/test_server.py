@@ -409,6 +409,42 @@ def test_the_training_page_follows_a_run_folder(tmp_path: Path) -> None:
         assert page.get("/training/gallery").content == b"picture"
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("missing", "it does not exist"),
+        ("a.bin", "it is a file; did you mean {}/a.bin.run?"),
+        ("lone.bin", "it is a file"),
+        (
+            "empty",
+            "it holds no settings of a training (config.json)",
+        ),
+        (".", "it holds no settings of a training (config.json); did you mean {}/a.bin.run?"),
+        (
+            "other",
+            "it holds no settings of a training (config.json)",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_training_is_refused_in_one_line(
+    tmp_path: Path, name: str, problem: str
+) -> None:
+    for folder in ("a.bin.run", "empty", "other"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a.bin").write_text("weights")
+    (tmp_path / "lone.bin").write_text("weights")
+    (tmp_path / "a.bin.run" / "config.json").write_text('{"epochs": 9}')
+    (tmp_path / "other" / "config.json").write_text('["epochs"]')
+    source = str(write_pictures(tmp_path / "p", 0.6))
+    with pytest.raises(HaustraError) as error:
+        serve(ViewConfig(source=source, training=tmp_path / name), print_line=print)
+    assert error.value.for_command_line() == (
+        f"--training {tmp_path / name}: expected the run folder of a training, such as "
+        "checkpoints/tinydet.bin.run; "
+        + problem.format(tmp_path / name if name == "." else tmp_path)
+    )
+
+
 def test_a_taken_port_names_the_next_free_one(tmp_path: Path) -> None:
     source = str(write_pictures(tmp_path / "p", 0.6))
     with socket.socket() as taken:

@@ -260,6 +260,8 @@ class Feed:
     def _notify(self, notice: str | HaustraError) -> None:
         """Show one line on every page."""
         text = in_one_line(notice) if isinstance(notice, HaustraError) else notice
+        if self._notices and self._notices[-1]["text"] == text:
+            self._notices = self._notices[:-1]  # a repeated notice does not displace others
         self._num_notices += 1
         # A new tuple, since other threads read it.
         self._notices = (*self._notices, {"id": self._num_notices, "text": text})[-MAX_NOTICES:]

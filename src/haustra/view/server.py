@@ -339,12 +339,13 @@ def serve(
         build: Opens the feed, once the port is known to be free.
 
     Raises:
-        HaustraError: Weights or source do not open, or the port is taken.
+        HaustraError: Weights or source do not open, the port is taken, or the training is not one.
         MissingExtraError: A package is not installed.
         KeyboardInterrupt: The user ended it.
     """
     if config.output_root or config.record:
         check_outputs(config, output_root=config.output_root or DEFAULT_RECORDINGS)
+    training = TrainingFolder.beside(config)
     listening = _listen(config)
     limit_unread_time(listening)
     feed, (access, address) = build(config), open_access(config, listening)
@@ -361,7 +362,6 @@ def serve(
         if config.open_browser and (has_display or platform.system() != "Linux"):
             webbrowser.open(address)
 
-    training = TrainingFolder.beside(config)
     server = uvicorn.Server(
         uvicorn.Config(
             build_app(feed, access=access, training=training, started=started),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from haustra.core.errors import HaustraError, option
 from haustra.core.paths import run_folder_of
 from haustra.view.config import ViewConfig
 
@@ -21,10 +22,16 @@ class TrainingFolder:
 
     @classmethod
     def beside(cls, config: ViewConfig) -> "TrainingFolder":
-        """Return the folder that the config names, or the one beside the weights."""
-        weights = config.detector_weights
+        """Return the folder that the config names, or the one beside the weights.
+
+        Raises:
+            HaustraError: The config names something else than the run folder of a training.
+        """
+        weights, named = config.detector_weights, config.training
+        if named is not None:
+            _check(named)
         beside = run_folder_of(weights) if weights is not None else None
-        return cls(folder=config.training or beside)
+        return cls(folder=named or beside)
 
     def values(self) -> dict[str, Any]:
         """Return the epochs so far as JSON values."""
@@ -34,7 +41,7 @@ class TrainingFolder:
             "folder": self.folder.name if self.folder is not None else None,
             "exists": self.folder is not None and self.folder.is_dir(),
             "epochs": [epoch for epoch in epochs if epoch],
-            "num_epochs": _read_object(self._read(CONFIG_NAME) or b"").get("epochs"),
+            "num_epochs": self._config().get("epochs"),
             "seconds_ago": None if changed_ns is None else round(time.time() - changed_ns / 1e9, 1),
             "gallery": self._changed_ns(GALLERY_NAME),
         }
@@ -42,6 +49,9 @@ class TrainingFolder:
     def gallery(self) -> bytes | None:
         """Return the PNG of the validation images with boxes; None if it does not exist."""
         return self._read(GALLERY_NAME)
+
+    def _config(self) -> dict[str, Any]:
+        return _read_object(self._read(CONFIG_NAME) or b"")
 
     def _read(self, name: str) -> bytes | None:
         with suppress(OSError):  # not written yet
@@ -52,6 +62,27 @@ class TrainingFolder:
         with suppress(OSError):
             return (self.folder / name).stat().st_mtime_ns if self.folder else None
         return None
+
+
+def _check(folder: Path) -> None:
+    """Check that a folder is the run folder of a training.
+
+    Raises:
+        HaustraError: It is not.
+    """
+    if "epochs" in TrainingFolder(folder=folder)._config():
+        return
+    if folder.is_dir():
+        found = sorted(path.parent for path in folder.glob(f"*/{CONFIG_NAME}"))
+        problem = f"it holds no settings of a training ({CONFIG_NAME})"
+    else:
+        found = [beside] if (beside := run_folder_of(folder)).is_dir() else []
+        problem = "it is a file" if folder.exists() else "it does not exist"
+    remedy = f"; did you mean {found[0]}?" if found else ""
+    raise HaustraError(
+        f"{option('training', folder)}: expected the run folder of a training, such as "
+        f"checkpoints/tinydet.bin.run; {problem}{remedy}"
+    )
 
 
 def _read_object(text: bytes) -> dict[str, Any]:

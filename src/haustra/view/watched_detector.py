@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.core.detections import Detections
-from haustra.core.errors import HaustraError
 from haustra.inference.detector import Detector
+from haustra.view.state import in_one_line
 
 CHECK_EVERY_S = 0.5
 """Interval at which the file's time and size are checked."""
@@ -33,14 +33,18 @@ class WatchedDetector:
         self._stamp = self._read_stamp()
         self._checked_at = 0.0
         self._loading: threading.Thread | None = None
-        self._loaded: Detector | HaustraError | None = None
+        self._loaded: Detector | Exception | None = None
+        self._image = np.zeros((64, 64, 3), dtype=np.uint8)
+        """The last image, on which new weights are tried."""
+        self.problem: str | None = None
+        """Why the file does not load, while older weights are in use."""
         self.detector = load()
         """The detector in use."""
         self.latencies_s: deque[float] = deque(maxlen=NUM_LATENCIES)
 
     def detect(self, image_rgb: NDArray[np.uint8]) -> Detections:
         """Return all detections on an image uint8 [H,W,3], whatever their score."""
-        started = time.monotonic()
+        self._image, started = image_rgb, time.monotonic()
         found = self.detector.detect(image_rgb, objectness=0.0, iou=1.0)
         self.latencies_s.append(time.monotonic() - started)
         return found
@@ -53,9 +57,11 @@ class WatchedDetector:
         """
         if self._loaded is not None:
             loaded, self._loaded = self._loaded, None
-            if isinstance(loaded, HaustraError):
-                return f"{loaded}; the weights that were loaded before stay in use"
-            self.detector = loaded
+            if isinstance(loaded, Exception):
+                reason = in_one_line(loaded)
+                self.problem = f"{reason}; the weights that were loaded before stay in use"
+                return self.problem
+            self.detector, self.problem = loaded, None
             self.latencies_s.clear()
             return f"{self._path} has changed and was loaded"
         now = time.monotonic()
@@ -70,12 +76,13 @@ class WatchedDetector:
         return None
 
     def describe(self) -> dict[str, Any]:
-        """Return name, file and latencies as JSON values."""
+        """Return name, file, its problem and latencies as JSON values."""
         latencies_ms = np.array(self.latencies_s or [0.0]) * 1000
         p50, p95 = np.percentile(latencies_ms, [50, 95])
         return {
             "name": self.detector.caption,
             "file": self._path.name if self._path else None,
+            "problem": self.problem,
             "heuristic": self.detector.kind == "heuristic",
             "p50_ms": round(float(p50), 1),
             "p95_ms": round(float(p95), 1),
@@ -83,8 +90,10 @@ class WatchedDetector:
 
     def _load_again(self) -> None:
         try:
-            self._loaded = self._load()
-        except HaustraError as error:
+            detector = self._load()
+            detector.detect(self._image, objectness=0.0, iou=1.0)  # it may load and not run
+            self._loaded = detector
+        except Exception as error:  # noqa: BLE001 - the pages show it
             self._loaded = error
         finally:
             self._loading = None

@@ -163,6 +163,9 @@ function show() {
   element("record").setAttribute("aria-pressed", isRecording);
   element("record-text").textContent = isRecording ? "Stop" : "Record";
   element("banner").hidden = !shown.detectors.some((detector) => detector.heuristic);
+  const problems = shown.detectors.map((detector) => detector.problem).filter(Boolean);
+  element("problem").hidden = problems.length === 0;
+  element("problem").textContent = problems.join(" · ");
   showTransport();
   showSettings();
   showNumbers();
