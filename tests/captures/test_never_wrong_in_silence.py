@@ -90,7 +90,8 @@ def data(tmp_path: Path, capsys: Capture) -> Importer:
 
 def annotation(image_id: Any, box: Sequence[float] = BOX, **changes: Any) -> dict[str, Any]:
     x0, y0, x1, y1 = box
-    return {"image_id": image_id, "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0], **changes}
+    bbox = [x0, y0, x1 - x0, y1 - y0]
+    return {"image_id": image_id, "category_id": 1, "bbox": bbox, **changes}
 
 
 def voc(*boxes: list[int], size: tuple[object, object] = SIZE_WH, name: str = "polyp") -> str:
@@ -210,6 +211,16 @@ def test_pixels_where_shares_belong_and_shares_where_pixels_belong_are_refused(
     assert "has a value above 1; expected shares of the image, not pixels" in data.refusal("yolo")
     data.coco([{"id": 1, "file_name": "a.png"}], annotation(1, [0.1, 0.2, 0.5, 0.6]))
     assert "is within one pixel; expected pixels, not shares" in data.refusal("coco")
+
+
+@pytest.mark.parametrize(
+    "bbox", [[10**400, 8, 1.5, 20], [1e308, 8, 1e308, 20], ["10", 8, 20, 20], {"x": 1}, None, []]
+)
+def test_a_box_that_is_no_four_positions_is_rejected(data: Importer, bbox: Any) -> None:
+    data.image()
+    data.coco([{"id": 1, "file_name": "a.png"}], annotation(1), annotation(1, bbox=bbox))
+    result = data.run("coco")
+    assert (result["boxes"], result["rejected_boxes"]) == (1, 1)
 
 
 # Negatives
@@ -597,6 +608,12 @@ def test_labels_in_any_unicode_encoding_are_read(data: Importer, encoding: str) 
     data.label("a.json", text.encode(encoding))
     for layout in ("yolo", "voc", "coco"):
         assert data.boxes(layout) == [[BOX]]
+
+
+def test_xml_in_utf_8_that_calls_itself_utf_16_is_read(data: Importer) -> None:
+    data.image()
+    data.label("a.xml", f'<?xml version="1.0" encoding="utf-16"?>{voc(BOX, name="息肉")}')
+    assert data.run("voc")["classes"] == {"息肉": 1}
 
 
 @pytest.mark.parametrize("encoding", ["gb2312", "GBK", "big5", "shift_jis", "iso-8859-1", "cp1252"])

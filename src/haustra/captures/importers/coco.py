@@ -1,5 +1,6 @@
 """COCO annotations: one JSON file, boxes as `x,y,width,height` in pixels."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def _id(value: Any) -> str:
 def _source_box(item: dict[str, Any], *, names: dict[str, str]) -> SourceBox:
     box = item["bbox"]
     if is_four_numbers(box):  # others are passed on to be rejected
-        box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+        with suppress(OverflowError):  # a whole number that is too large is rejected as well
+            box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
     category = _id(item.get("category_id", "(none)"))
     attributes = item.get("attributes")
     own = {**attributes, **item} if isinstance(attributes, dict) else item

@@ -47,7 +47,7 @@ def _find_image(images: Path, *, name: str, files: dict[str, str], source: Path)
     base = re.split(r"[/\\=]", name)[-1]
     remedy = f"; change the file name to {files[base]!r}" if base in files else ""
     raise HaustraError(
-        f"{source}: image {name!r} {problem} {images}; expected a path inside it{remedy}"
+        f"{source}: image {name!r:.200} {problem} {images}; expected a path inside it{remedy}"
     )
 
 

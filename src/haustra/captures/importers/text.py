@@ -25,6 +25,8 @@ def _encoding_of(data: bytes) -> str:
         return "utf-16-be" if data[0] == 0 else "utf-16-le"
     declared = DECLARED.match(data)
     name = declared[1].decode().lower() if declared else "utf-8"
+    if name.startswith(("utf-16", "utf-32")):  # but the declaration is in ASCII
+        return "utf-8"
     # Tools declare these and write characters of their superset.
     return "gb18030" if name in ("gb2312", "gbk") else name
 
