@@ -141,7 +141,7 @@ def test_an_unknown_command_is_a_mistake_and_names_the_known_ones(capsys: Captur
 def test_an_unknown_layout_is_a_mistake_and_names_the_known_ones(capsys: Capture) -> None:
     assert mistake(capsys, "import", "tfrecord") == (
         'haustra: Unknown command "tfrecord". Available commands: masks, coco, yolo, voc, '
-        "cvat, label-studio, labelme, video. See --help.\n"
+        "cvat, label-studio, labelme, video, ... See --help.\n"
     )
 
 

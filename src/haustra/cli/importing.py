@@ -1,4 +1,4 @@
-"""`haustra import masks | coco | yolo | voc | cvat | label-studio | labelme | video`."""
+"""`haustra import`: a command for each annotation format, and for each public dataset."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,9 +7,10 @@ from cyclopts import App, Parameter
 
 from haustra.captures.importers.coco import CocoImportConfig, import_coco
 from haustra.captures.importers.cvat import import_cvat
-from haustra.captures.importers.dataset import ImportConfig, ImportResult
+from haustra.captures.importers.dataset import DatasetConfig, ImportConfig, ImportResult
 from haustra.captures.importers.label_studio import import_label_studio
 from haustra.captures.importers.labelme import import_labelme
+from haustra.captures.importers.layouts import LAYOUTS, LayoutName, import_layout
 from haustra.captures.importers.masks import MaskImportConfig, import_masks
 from haustra.captures.importers.paired import VocImportConfig, import_voc, import_yolo
 from haustra.captures.importers.video import VideoImportConfig, import_video
@@ -164,3 +165,33 @@ def video(
     """Import the frames of a video, with the labels of CVAT or without any."""
     result = import_video(path, config=config, progress=build_progress(as_json=as_json))
     _show(result, as_json=as_json)
+
+
+def _add_layout(name: LayoutName) -> None:
+    layout = LAYOUTS[name]
+
+    def run(
+        root: Annotated[Path, Parameter(help="Folder of the dataset as it was unpacked.")],
+        /,
+        *,
+        config: Annotated[DatasetConfig | None, Flags] = None,
+        as_json: Json = False,
+    ) -> None:
+        progress = build_progress(as_json=as_json)
+        results = import_layout(name, root, config=config, progress=progress)
+        if as_json:
+            print_json([{"run": result.folder, **result.as_json()} for result in results])
+            return
+        for result in results:
+            print_lines(
+                f"{result.folder}: {result.num_images} images, {result.num_boxes} boxes, "
+                f"{result.num_empty} without a box, {result.num_rejected} rejected"
+            )
+            print_problems([note for note in result.notes if note != layout.not_known])
+        print_lines(layout.not_known)
+
+    app.command(run, name=name, help=f"Import {layout.dataset}, one run for each video or part.")
+
+
+for layout_name in LAYOUTS:
+    _add_layout(layout_name)

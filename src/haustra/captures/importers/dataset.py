@@ -42,6 +42,7 @@ class SourceBox:
     """`x0,y0,x1,y1` in pixels as the dataset states it, not checked yet."""
     class_name: str
     lesion_id: str | None = None
+    size_mm: float | None = None
 
 
 @dataclass(kw_only=True)
@@ -103,6 +104,8 @@ class DatasetConfig(CheckedSettings):
     """Pattern searched in each image's path without its suffix; its first group (or the whole
     match) is the patient or sequence that splits may not cut. By default every image is a group
     of its own."""
+    group: str | None = None
+    """Patient or sequence of all images, instead of --group-regex."""
     frame_rate_hz: Positive | None = None
     """Frames per second, if the images, by natural order of their names, are one video."""
     allow_unlabelled: bool = False
@@ -229,6 +232,7 @@ class _Import:
     allow_unlabelled: bool
     chosen: frozenset[str] | None
     """Classes whose boxes are polyps; None for all."""
+    group: str | None
     group_regex: str | None
     num_boxes: int = 0
     num_empty: int = 0
@@ -255,7 +259,7 @@ class _Import:
         annotation = Annotation()
         if frame.annotation is not None:
             annotation = read(frame.annotation, size_wh)
-        group_id = group_of_name(group_name, group_regex=self.group_regex)
+        group_id = self.group or group_of_name(group_name, group_regex=self.group_regex)
         hints = list(annotation.hints)
         if data[:4] in (b"II*\0", b"MM\0*") and cv2.imcount(str(frame.path)) > 1:
             hints.append("file with several pages, of which the first is taken")
@@ -278,7 +282,9 @@ class _Import:
                 )
                 continue
             self.num_clipped += checked.clipped
-            truths.append(PolypTruth(bbox_px=checked.box_px, lesion_id=box.lesion_id))
+            truths.append(
+                PolypTruth(bbox_px=checked.box_px, lesion_id=box.lesion_id, size_mm=box.size_mm)
+            )
             if x0 <= 1 and y0 <= 1 and x1 >= size_wh[0] - 1 and y1 >= size_wh[1] - 1:
                 hints.append("box that fills the whole image")
         if rejected and not truths and not self.allow_unlabelled:
@@ -409,7 +415,10 @@ def import_frames(
     if classes is not None:
         chosen = frozenset(as_text(name.strip()) for name in classes.split(",") if name.strip())
     state = _Import(
-        allow_unlabelled=config.allow_unlabelled, chosen=chosen, group_regex=config.group_regex
+        allow_unlabelled=config.allow_unlabelled,
+        chosen=chosen,
+        group=config.group,
+        group_regex=config.group_regex,
     )
     with writing_run(folder, manifest=manifest, overwrite=config.overwrite) as writer:
         for frame in track(

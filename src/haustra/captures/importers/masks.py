@@ -1,5 +1,6 @@
 """Image and mask folders, the layout of Kvasir-SEG, CVC-ClinicDB, ETIS and PolypGen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,7 +52,12 @@ class MaskImportConfig(DatasetConfig):
 
 
 def import_masks(
-    images: StrPath, masks: StrPath, *, config: MaskImportConfig, progress: Progress | None = None
+    images: StrPath,
+    masks: StrPath,
+    *,
+    config: MaskImportConfig,
+    notes: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> ImportResult:
     """Import a folder of images with a folder of masks.
 
@@ -59,6 +65,13 @@ def import_masks(
     `min_pixels` pixels becomes a box. A mask of two values may have any values, in gray, color or
     alpha; the darker one is the background. Of a mask with smeared edges, as JPEG has them, the
     pixels above 127 are polyp.
+
+    Args:
+        images: Folder of the images.
+        masks: Folder of the masks.
+        config: Choice of the masks, and name, grouping and provenance of the run.
+        notes: Further notes for the result.
+        progress: Receives the progress.
 
     Raises:
         HaustraError: An image has no mask, a mask has no image, a file is unreadable, or the masks
@@ -81,6 +94,7 @@ def import_masks(
         config=config,
         classes=chosen,
         class_option="mask_values",
+        notes=notes,
         progress=progress,
     )
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -58,7 +58,7 @@ def import_voc(
         annotations,
         suffixes=(".xml",),
         noun="VOC annotation",
-        read=partial(_read_voc, zero_based=is_zero_based),
+        read=partial(read_voc, zero_based=is_zero_based),
         config=config,
         classes=config.classes,
         progress=progress,
@@ -94,7 +94,16 @@ def import_yolo(
     )
 
 
-def _read_voc(path: Path, _size_wh: tuple[int, int], *, zero_based: bool) -> Annotation:
+def read_voc(path: Path, _size_wh: tuple[int, int], *, zero_based: bool) -> Annotation:
+    """Read a file of Pascal VOC.
+
+    Args:
+        path: The file.
+        zero_based: Its coordinates are edges counted from 0, not pixels counted from 1.
+
+    Raises:
+        HaustraError: It is not such a file, or a box lacks a side.
+    """
     root = read_xml(path, what="a VOC annotation")
     objects = root.findall("object")
     num_boxes = sum(len(list(item.iter("bndbox"))) for item in objects)
@@ -242,6 +251,7 @@ def import_pairs(
     config: DatasetConfig,
     classes: str | None,
     class_option: str = "classes",
+    notes: Sequence[str] = (),
     progress: Progress | None,
 ) -> ImportResult:
     """Import a folder of images that has one annotation file of the same stem for each image.
@@ -259,6 +269,7 @@ def import_pairs(
         config: Name, grouping and provenance of the run.
         classes: Classes whose boxes are polyps, separated by commas.
         class_option: Setting that chooses the classes, for messages.
+        notes: Further notes for the result.
         progress: Receives the progress.
 
     Raises:
@@ -267,7 +278,7 @@ def import_pairs(
     images = _existing(images, holds="images")
     folder = _existing(folder, holds=f"{noun}s")
     is_one = images.resolve() == folder.resolve()
-    image_of, problems, notes = _by_stem(
+    image_of, problems, seen = _by_stem(
         images, suffixes=IMAGE_SUFFIXES, ignored=suffixes if is_one else (), without=folder
     )
     file_of, more_problems, skipped = _by_stem(
@@ -283,9 +294,9 @@ def import_pairs(
         file_of = {stem: path for stem, path in image_of.items() if stem in stems}
         image_of = {stem: path for stem, path in image_of.items() if stem not in stems}
     elif not is_one:
-        problems, notes = problems + more_problems, notes + skipped
+        problems, seen = problems + more_problems, seen + skipped
     if not image_of:
-        listed = f" ({notes[0]})" if notes else ""
+        listed = f" ({seen[0]})" if seen else ""
         raise HaustraError(f"{images} holds no image (PNG, JPEG, BMP, TIFF or WebP){listed}")
     pairs = {stem: file_of.pop(file_stem(stem), None) for stem in image_of}
     lacking = [stem for stem, file in pairs.items() if file is None]
@@ -296,9 +307,9 @@ def import_pairs(
             f"{option('allow_unlabelled', True)} to take such images as negatives"
         )
     elif lacking:
-        notes.insert(0, f"{len(lacking)} image(s) have no {noun}: taken as negatives")
+        seen.insert(0, f"{len(lacking)} image(s) have no {noun}: taken as negatives")
     if file_of:
-        listed = f" ({notes[-1]})" if notes else ""
+        listed = f" ({seen[-1]})" if seen else ""
         problems.append(
             f"{len(file_of)} {noun}(s) of {folder} have no image in {images}: "
             f"{name_some(list(file_of))}; expected an image for each {noun}, which is named "
@@ -317,7 +328,7 @@ def import_pairs(
         read=read,
         default_name=images.resolve().parent.name,
         total=len(image_of),
-        notes=notes,
+        notes=[*seen, *notes],
         problems=problems,
         config=config,
         classes=classes,
