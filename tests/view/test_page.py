@@ -10,7 +10,8 @@ import shutil
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from haustra.captures.reader import read_run
@@ -29,6 +31,7 @@ from haustra.core.paths import run_folder_of
 from haustra.simulator.live import LiveColon
 from haustra.training.config import TrainConfig
 from haustra.training.loop import train_detector
+from odd_videos import VIDEOS, number_in
 from scenes import write_warehouse
 from viewing import free_port, reverse_proxy, until
 
@@ -539,6 +542,66 @@ def test_the_training_page_without_epochs_says_what_to_do(
         assert page.locator("#empty-command").inner_text().startswith(command)
         assert not page.locator("#loss").is_visible()
         keep(page, f"training_{title.split()[0]}")
+
+
+# Videos.
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize(
+    ("name", "seconds_of"),
+    [
+        ("variable.mp4", lambda number: number / 30 if number < 30 else 1 + (number - 30) / 5),
+        ("live.webm", lambda number: number / 30),  # as browsers record: no number of frames
+        ("raw.h264", lambda number: number / 25),  # no number of frames and no times
+    ],
+)
+def test_odd_videos_play_to_their_end_and_are_sought(
+    browser: Browser, tmp_path: Path, name: str, seconds_of: Callable[[int], float]
+) -> None:
+    path, last = tmp_path / name, 59
+    VIDEOS[name](path)
+
+    def check_frame(page: Page, number: int) -> None:
+        until(lambda: shown(page)["frame"] == number)
+        assert number_in(canvas_pixels(page)) == number
+        assert shown(page)["seconds"] == pytest.approx(seconds_of(number), abs=0.002)
+        place = f"frame {number + 1} of {last + 1}, {seconds_of(number):.1f} s"
+        assert page.locator("#place").inner_text() == place
+
+    arguments = ("--source", path, "--infer-obj-thresh", 1)  # no box covers the numbers
+    with serving(*arguments) as address, opening(browser, address) as page:
+        until(lambda: is_ready(page))
+        page.evaluate("window.haustra.ask({ do: 'pause' })")
+        page.evaluate("window.haustra.ask({ do: 'seek', frame: 0 })")
+        until(lambda: shown(page)["frame"] == 0 and not shown(page)["playing"])
+        started = time.monotonic()
+        page.locator("#play").click()
+        until(lambda: shown(page)["playing"])
+        until(lambda: not shown(page)["playing"])
+        took_s = time.monotonic() - started
+        assert seconds_of(last) - 0.2 <= took_s <= seconds_of(last) + 2
+        check_frame(page, last)
+        until(lambda: page.locator("#state").inner_text().startswith("ended"))
+        strip = page.locator("#timeline").bounding_box()
+        assert strip is not None
+        for number in (45, 10, 44, 0, last):
+            x = strip["width"] * min(number / last, 0.999)
+            page.mouse.click(strip["x"] + x, strip["y"] + strip["height"] / 2)
+            check_frame(page, number)
+
+
+def canvas_pixels(page: Page) -> NDArray[np.uint8]:
+    """Return the picture on the page at the size of its frame, uint8 [H,W,3]."""
+    script = """() => {
+        const { size_wh: [width, height] } = window.haustra.shown;
+        const small = new OffscreenCanvas(width, height).getContext("2d");
+        small.drawImage(document.querySelector("#pictures canvas"), 0, 0, width, height);
+        return [...small.getImageData(0, 0, width, height).data];
+    }"""
+    width, height = shown(page)["size_wh"]
+    data = np.array(page.evaluate(script), dtype=np.uint8)
+    return data.reshape(height, width, 4)[:, :, :3]
 
 
 # Behind a reverse proxy.
