@@ -215,7 +215,8 @@ def watched_server(tmp_path: Path) -> Iterator[tuple[int, Path, "subprocess.Pope
             process.stdout.readline()
             assert "Ctrl-C ends" in process.stdout.readline()
             with connect(f"ws://127.0.0.1:{port}/feed") as page:
-                page.recv()
+                while not isinstance(page.recv(), bytes):  # until the first frame
+                    pass
             log.write_text("")  # files that it opens at the start
             yield port, log, process
         finally:

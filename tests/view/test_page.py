@@ -358,7 +358,11 @@ def test_scrubbing_stepping_and_finding_mistakes(recorded: Page) -> None:
     page.locator("#next-false").click()
     until(lambda: shown(page)["verdict"] == "false")
     assert (shown(page)["truth_px"], page.locator("#verdict").inner_text()) == ([], "false alarm")
-    assert page.locator("#timeline").get_attribute("aria-valuenow") == str(shown(page)["frame"])
+    until(
+        lambda: (
+            page.locator("#timeline").get_attribute("aria-valuenow") == str(shown(page)["frame"])
+        )
+    )
 
 
 def test_a_search_can_go_back_and_counts_frames_as_the_page_does(recorded: Page) -> None:
