@@ -34,8 +34,10 @@ from haustra.models.checkpoint import read_checkpoint, write_checkpoint
 from haustra.models.detector import ModelKind, SlotDetector
 from haustra.models.tensor_file import weights_digest
 from haustra.warehouse.dataset import Split, open_split
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.format import SplitName
-from scenes import write_warehouse
+from scenes import write_captures, write_warehouse
 
 OPSETS: dict[ModelKind, int] = {"tiny": 18, "big": 21}
 
@@ -234,6 +236,38 @@ def test_without_validation_images_the_training_images_serve_and_it_is_said(
     result = export_detector(ExportConfig(detector_weights=tiny, manifest=manifest))
     assert (result.split_name, result.num_images) == ("train", 8)
     assert result.notes == [f"{manifest} has no validation images: checked on its training images"]
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_loss_that_cannot_be_measured_is_said_and_null(
+    tmp_path: Path, tiny: Path, traced: None, capsys: pytest.CaptureFixture[str], int8: bool
+) -> None:
+    write_captures(tmp_path / "captures", num_runs=2)
+    write_captures(tmp_path / "empty", num_runs=3, frames_per_run=1)
+    shutil.move(tmp_path / "empty/run_002", tmp_path / "captures")
+    groups = {"train": ["colon_000", "colon_001"], "val": ["colon_002"], "test": []}
+    (tmp_path / "split.json").write_text(json.dumps(groups))
+    config = ETLConfig(
+        captures=tmp_path / "captures",
+        output_root=tmp_path / "warehouse",
+        target_size="64",
+        max_boxes=4,
+        split_file=tmp_path / "split.json",
+    )
+    manifest = str(build_warehouse(config).manifest_path)
+    command = ["export", "--detector-weights", str(tiny), "--manifest", manifest, "--overwrite"]
+    command += ["--int8"] * int8
+    assert run(command) == 0
+    shown = capsys.readouterr().out
+    why = "AP50 lost: not checked, because none of the 1 val images has a labeled polyp"
+    assert why in shown.splitlines()
+    assert "0.0000" not in shown.split("float32")[1].split()[3]
+    assert run([*command, "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["notes"] == [why]
+    for form in value["forms"][1:]:
+        assert form["ap50"] is form["difference"]["ap50_loss"] is None
+        assert form["difference"]["score_shift"] is not None
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,19 @@ def export(*, config: Annotated[ExportConfig, Flags], as_json: Json = False) -> 
         print_json(result.to_json())
         return
 
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
     def row(form: ExportedForm) -> list[str]:
         shown = form.difference
         return [
             form.name,
             f"{form.num_bytes / 1e6:.1f}",
-            "-" if form.ap50 is None else f"{form.ap50:.4f}",
-            "-" if form.ap50_95 is None else f"{form.ap50_95:.4f}",
-            f"{shown.ap50_loss:.4f}" if shown else "",
-            f"{shown.median_box_shift_px:.4f}" if shown else "",
-            f"{shown.max_box_shift_px:.4f}" if shown else "",
+            number(form.ap50),
+            number(form.ap50_95),
+            number(shown.ap50_loss) if shown else "",
+            number(shown.median_box_shift_px) if shown else "",
+            number(shown.max_box_shift_px) if shown else "",
             f"{form.latency_ms:.2f}",
         ]
 

@@ -37,16 +37,19 @@ class SplitAnswers:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Differences of one detector's slots from those of a reference."""
+    """Differences of one detector's slots from those of a reference.
 
-    max_box_shift_px: float
+    The first three are None if no slot has `COMPARED_SCORE`, the others if no polyp is labeled.
+    """
+
+    max_box_shift_px: float | None
     """Largest shift of a side of a box, in pixels of the letterboxed image."""
-    median_box_shift_px: float
-    score_shift: float
+    median_box_shift_px: float | None
+    score_shift: float | None
     """Largest shift of a score, except for one slot in `SLOTS_PER_TIPPING`."""
-    ap50_loss: float
-    """AP50 of the reference minus AP50 of this detector; 0 if no polyp is labeled."""
-    ap50_95_loss: float
+    ap50_loss: float | None
+    """AP50 of the reference minus AP50 of this detector."""
+    ap50_95_loss: float | None
 
 
 def answer_split(
@@ -95,16 +98,19 @@ def compare_answers(
             for found, sought in ((one, other), (other, one))
         ]
     )
-    if not len(shifts):
-        shifts = np.zeros((1, 2))
+    has_slots = len(shifts) > 0
     ours, theirs = answers.average_precision, reference.average_precision
     return Difference(
-        max_box_shift_px=float(shifts[:, 0].max()),
-        median_box_shift_px=float(np.median(shifts[:, 0])),
-        score_shift=_largest_but_tipped(shifts[:, 1]),
-        ap50_loss=(theirs.ap50 or 0.0) - (ours.ap50 or 0.0),
-        ap50_95_loss=(theirs.ap50_95 or 0.0) - (ours.ap50_95 or 0.0),
+        max_box_shift_px=float(shifts[:, 0].max()) if has_slots else None,
+        median_box_shift_px=float(np.median(shifts[:, 0])) if has_slots else None,
+        score_shift=_largest_but_tipped(shifts[:, 1]) if has_slots else None,
+        ap50_loss=_loss(theirs.ap50, ours.ap50),
+        ap50_95_loss=_loss(theirs.ap50_95, ours.ap50_95),
     )
+
+
+def _loss(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else before - after
 
 
 def _largest_but_tipped(shifts: NDArray[np.float64]) -> float:
