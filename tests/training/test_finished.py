@@ -1,6 +1,7 @@
 """The same command after the end of a training, and another one into its checkpoint."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 
 from haustra.cli.main import main
 from haustra.core.errors import HaustraError
+from haustra.core.locks import locked_folder
 from haustra.core.operating_point import OperatingPoint
+from haustra.core.paths import run_folder_of
 from haustra.core.progress import SilentProgress
 from haustra.inference.checkpoint_detector import store_operating_point
 from haustra.training.config import TrainConfig
@@ -54,8 +57,8 @@ def test_the_same_command_after_the_end_gives_the_same_result_and_changes_nothin
         assert found == finished
     assert contents(folder) == before
     assert progress.lines == 3 * [
-        f"{folder}/exp_lr0.001 holds the finished training of these settings, 2 epochs; "
-        "`haustra train --if-finished again` trains again"
+        f"{folder}/exp_lr0.001 holds the finished training of these settings; `haustra "
+        "train --if-finished again` trains again"
     ]
 
 
@@ -125,6 +128,16 @@ def test_a_fitted_operating_point_is_not_lost_by_the_same_command(
     found = train_detector(config_for(manifest, tmp_path))
     assert found.header.operating_point.objectness == 0.7
     assert found.weights_sha256 == first.weights_sha256
+
+
+def test_a_running_training_keeps_its_checkpoint_to_itself(manifest: Path, tmp_path: Path) -> None:
+    path = train_detector(config_for(manifest, tmp_path)).checkpoint
+    before = path.read_bytes()
+    with locked_folder(run_folder_of(path)), pytest.raises(HaustraError) as refused:
+        store_operating_point(path, OperatingPoint(objectness=0.7))
+    assert str(refused.value).startswith(f"{path} is being trained (process {os.getpid()} on ")
+    assert str(refused.value).endswith("; fit it after the end of the training")
+    assert path.read_bytes() == before
 
 
 def test_a_finished_training_with_damaged_weights_is_not_taken_for_one(

@@ -434,7 +434,7 @@ def test_a_dry_run_finds_mistakes_that_would_stop_the_training(
     tmp_path: Path, manifest: Path
 ) -> None:
     (tmp_path / "detector.bin").write_text("no checkpoint")
-    with pytest.raises(HaustraError, match="exists and is not a haustra checkpoint"):
+    with pytest.raises(HaustraError, match="is not a haustra checkpoint"):
         dry_run(config_for(manifest, tmp_path))
 
 

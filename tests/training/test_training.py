@@ -197,7 +197,8 @@ def test_a_checkpoint_of_the_other_kind_is_kept_without_overwrite(
     with pytest.raises(HaustraError) as caught:
         train_detector(config_for(manifest, tmp_path, model="big"))
     assert str(caught.value) == (
-        f"checkpoint_out='{path}' holds tinydet, not bigdet; expected a new name or overwrite=True"
+        f"checkpoint_out='{path}' holds tinydet, not bigdet; choose a new name, or pass "
+        "overwrite=True"
     )
     assert path.read_bytes() == before
     train_detector(config_for(manifest, tmp_path, model="big", overwrite=True))
@@ -212,8 +213,8 @@ def test_a_file_that_is_not_a_checkpoint_is_kept_without_overwrite(
     with pytest.raises(HaustraError) as caught:
         train_detector(config_for(manifest, tmp_path))
     assert str(caught.value) == (
-        f"checkpoint_out='{path}' exists and is not a haustra checkpoint; expected a new name or "
-        "overwrite=True"
+        f"checkpoint_out='{path}' is kept: {path} is not a haustra checkpoint; expected a file "
+        "that `haustra train` wrote; choose a new name, or pass overwrite=True"
     )
     assert path.read_text() == "my thesis"
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from haustra.core.backend_names import BackendFlag
-from haustra.core.errors import needs_extra
+from haustra.core.errors import HaustraError, needs_extra
+from haustra.core.locks import LockedError, locked_folder
 from haustra.core.operating_point import OperatingPoint
+from haustra.core.paths import run_folder_of
 from haustra.inference.detector import Detector
 
 
@@ -38,9 +40,20 @@ def open_checkpoint(
 
 
 def store_operating_point(path: Path, point: OperatingPoint) -> None:
-    """Write another operating point into a checkpoint's header; the weights stay."""
+    """Write another operating point into a checkpoint's header; the weights stay.
+
+    Raises:
+        HaustraError: A training writes the checkpoint now.
+    """
     from haustra.models.checkpoint import read_checkpoint, write_checkpoint
 
-    header, model = read_checkpoint(path)
-    header = replace(header, operating_point=point)
-    write_checkpoint(path, header=header, state=model.state_dict())
+    try:
+        with locked_folder(run_folder_of(path)):
+            header, model = read_checkpoint(path)
+            header = replace(header, operating_point=point)
+            write_checkpoint(path, header=header, state=model.state_dict())
+    except LockedError as error:
+        raise HaustraError(
+            f"{path} is being trained ({error.holder}), which would replace its operating point; "
+            "fit it after the end of the training"
+        ) from None

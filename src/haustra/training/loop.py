@@ -188,7 +188,7 @@ def _finished_training(prepared: Prepared, *, progress: Progress) -> TrainResult
     path, again = config.checkpoint_path, option("if_finished", "again")
     if config.overwrite or config.if_finished == "again" or not _holds_finished(path):
         return None
-    header, _ = read_checkpoint(path)
+    header, _ = read_checkpoint(path)  # and the digest of its weights
     shown = option("checkpoint_out", path)
     if differences := _differences(header, before=header.training, prepared=prepared):
         raise HaustraError(
@@ -201,8 +201,8 @@ def _finished_training(prepared: Prepared, *, progress: Progress) -> TrainResult
             f"{again} to train again"
         )
     progress.line(
-        f"{path} holds the finished training of these settings, {len(header.history)} epochs; "
-        "`haustra train --if-finished again` trains again"
+        f"{path} holds the finished training of these settings; `haustra train --if-finished "
+        "again` trains again"
     )
     return _result_of(config)
 

@@ -58,17 +58,14 @@ def _check_target(config: TrainConfig) -> None:
     path = config.checkpoint_path
     if not path.exists() or config.overwrite:
         return
-    shown, remedy = option("checkpoint_out", path), f"a new name or {option('overwrite', True)}"
+    shown = option("checkpoint_out", path)
+    remedy = f"choose a new name, or pass {option('overwrite', True)}"
     try:
         header = read_header(path)
-    except HaustraError:
-        raise HaustraError(
-            f"{shown} exists and is not a haustra checkpoint; expected {remedy}"
-        ) from None
+    except HaustraError as error:
+        raise HaustraError(f"{shown} is kept: {error.message}; {remedy}") from None
     if header.model.kind != config.model:
-        raise HaustraError(
-            f"{shown} holds {header.kind_name}, not {config.model}det; expected {remedy}"
-        )
+        raise HaustraError(f"{shown} holds {header.kind_name}, not {config.model}det; {remedy}")
 
 
 def _open_training_split(config: TrainConfig, *, warehouse: Warehouse) -> Split:
