@@ -239,6 +239,67 @@ def _existing(folder: StrPath, *, holds: str) -> Path:
     return folder
 
 
+def _pair(
+    images: Path,
+    folder: Path,
+    *,
+    suffixes: tuple[str, ...],
+    noun: str,
+    file_name: str,
+    may_lack: bool,
+    allow_unlabelled: bool,
+) -> tuple[list[SourceFrame], list[str], list[str]]:
+    """Return the images with their files, mistakes, and notes; `import_pairs` has the arguments."""
+    is_one = images.resolve() == folder.resolve()
+    image_of, problems, seen = _by_stem(
+        images, suffixes=IMAGE_SUFFIXES, ignored=suffixes if is_one else (), without=folder
+    )
+    file_of, more_problems, skipped = _by_stem(
+        folder, suffixes=suffixes, ignored=IMAGE_SUFFIXES if is_one else (), without=images
+    )
+
+    def file_stem(stem: str) -> str:
+        inside, _, name = stem.rpartition("/")
+        return f"{inside}/" * bool(inside) + file_name.replace("{stem}", name)
+
+    if is_one and suffixes == IMAGE_SUFFIXES:  # masks beside their images
+        stems = {file_stem(stem) for stem in image_of}
+        file_of = {stem: path for stem, path in image_of.items() if stem in stems}
+        image_of = {stem: path for stem, path in image_of.items() if stem not in stems}
+    elif not is_one:
+        problems, seen = problems + more_problems, seen + skipped
+    if not image_of:
+        listed = f" ({seen[0]})" if seen else ""
+        raise HaustraError(f"{images} holds no image (PNG, JPEG, BMP, TIFF or WebP){listed}")
+    pairs = {stem: file_of.pop(file_stem(stem), None) for stem in image_of}
+    lacking = [stem for stem, file in pairs.items() if file is None]
+    if lacking and not allow_unlabelled and (len(lacking) == len(pairs) or not may_lack):
+        problems.append(
+            f"{len(lacking)} image(s) of {images} have no {noun} in {folder}: "
+            f"{name_some(lacking)}; expected {noun}s named {file_name!r}, or "
+            f"{option('allow_unlabelled', True)} to take such images as negatives"
+        )
+    elif lacking:
+        seen.insert(0, f"{len(lacking)} image(s) have no {noun}: taken as negatives")
+    if file_of:
+        listed = f" ({seen[-1]})" if seen else ""
+        problems.append(
+            f"{len(file_of)} {noun}(s) of {folder} have no image in {images}: "
+            f"{name_some(list(file_of))}; expected an image for each {noun}, which is named "
+            f"{file_name!r}{listed}"
+        )
+    frames = [
+        SourceFrame(
+            path=path,
+            name=path.relative_to(images).as_posix(),
+            annotation=pairs[stem],
+            source=str(pairs[stem]),
+        )
+        for stem, path in image_of.items()
+    ]
+    return frames, problems, seen
+
+
 def import_pairs(
     images: StrPath,
     folder: StrPath,
@@ -277,57 +338,20 @@ def import_pairs(
     """
     images = _existing(images, holds="images")
     folder = _existing(folder, holds=f"{noun}s")
-    is_one = images.resolve() == folder.resolve()
-    image_of, problems, seen = _by_stem(
-        images, suffixes=IMAGE_SUFFIXES, ignored=suffixes if is_one else (), without=folder
+    frames, problems, seen = _pair(
+        images,
+        folder,
+        suffixes=suffixes,
+        noun=noun,
+        file_name=file_name,
+        may_lack=may_lack,
+        allow_unlabelled=config.allow_unlabelled,
     )
-    file_of, more_problems, skipped = _by_stem(
-        folder, suffixes=suffixes, ignored=IMAGE_SUFFIXES if is_one else (), without=images
-    )
-
-    def file_stem(stem: str) -> str:
-        inside, _, name = stem.rpartition("/")
-        return f"{inside}/" * bool(inside) + file_name.replace("{stem}", name)
-
-    if is_one and suffixes == IMAGE_SUFFIXES:  # masks beside their images
-        stems = {file_stem(stem) for stem in image_of}
-        file_of = {stem: path for stem, path in image_of.items() if stem in stems}
-        image_of = {stem: path for stem, path in image_of.items() if stem not in stems}
-    elif not is_one:
-        problems, seen = problems + more_problems, seen + skipped
-    if not image_of:
-        listed = f" ({seen[0]})" if seen else ""
-        raise HaustraError(f"{images} holds no image (PNG, JPEG, BMP, TIFF or WebP){listed}")
-    pairs = {stem: file_of.pop(file_stem(stem), None) for stem in image_of}
-    lacking = [stem for stem, file in pairs.items() if file is None]
-    if lacking and not config.allow_unlabelled and (len(lacking) == len(pairs) or not may_lack):
-        problems.append(
-            f"{len(lacking)} image(s) of {images} have no {noun} in {folder}: "
-            f"{name_some(lacking)}; expected {noun}s named {file_name!r}, or "
-            f"{option('allow_unlabelled', True)} to take such images as negatives"
-        )
-    elif lacking:
-        seen.insert(0, f"{len(lacking)} image(s) have no {noun}: taken as negatives")
-    if file_of:
-        listed = f" ({seen[-1]})" if seen else ""
-        problems.append(
-            f"{len(file_of)} {noun}(s) of {folder} have no image in {images}: "
-            f"{name_some(list(file_of))}; expected an image for each {noun}, which is named "
-            f"{file_name!r}{listed}"
-        )
     return import_frames(
-        [
-            SourceFrame(
-                path=path,
-                name=path.relative_to(images).as_posix(),
-                annotation=pairs[stem],
-                source=str(pairs[stem]),
-            )
-            for stem, path in image_of.items()
-        ],
+        frames,
         read=read,
         default_name=images.resolve().parent.name,
-        total=len(image_of),
+        total=len(frames),
         notes=[*seen, *notes],
         problems=problems,
         config=config,
