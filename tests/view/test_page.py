@@ -688,3 +688,22 @@ def test_a_page_of_another_site_gets_no_frame_through_a_tunnel(
         foreign.goto(f"http://localhost:{other_port}/")
         assert foreign.inner_text("body") == "another page"
         assert foreign.evaluate(script, tunnel_port) == "refused"
+
+
+def test_a_page_that_is_refused_behind_a_proxy_names_the_flag(
+    browser: Browser, run_folder: Path
+) -> None:
+    port = free_port()
+    with (
+        serving("--source", run_folder, port=port),
+        reverse_proxy(port, prefix="", host=f"127.0.0.1:{port}") as proxy_port,
+        browser.new_context() as context,
+    ):
+        page = context.new_page()
+        page.goto(f"http://localhost:{proxy_port}/")
+        refused = page.locator("#refused", has_text="haustra view --allow-host NAME:PORT")
+        until(refused.is_visible)
+        page.goto(f"http://localhost:{port}/")
+        until(lambda: is_ready(page))
+        page.wait_for_timeout(4000)
+        assert not refused.is_visible()

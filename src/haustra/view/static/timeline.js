@@ -14,15 +14,7 @@ export function frameAt(canvas, timeline, x) {
 }
 
 export function drawTimeline(canvas, timeline, { frame, threshold }) {
-  const scale = devicePixelRatio;
-  const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-  if (canvas.width !== Math.round(width * scale)) canvas.width = Math.round(width * scale);
-  if (canvas.height !== Math.round(height * scale)) canvas.height = Math.round(height * scale);
-  const context = canvas.getContext("2d");
-  context.setTransform(scale, 0, 0, scale, 0, 0);
-  context.clearRect(0, 0, width, height);
-  const style = getComputedStyle(document.documentElement);
-  const probe = (name) => resolve(style, name);
+  const [context, width, height] = clear(canvas);
   const [first, last] = range(timeline);
   const step = width / (last - first + 1);
   const at = (number) => ((number - first) / (last - first + 1)) * width;
@@ -30,33 +22,42 @@ export function drawTimeline(canvas, timeline, { frame, threshold }) {
   const top = (score) => (1 - score) * height * 0.84;
   timeline.frame.forEach((number, index) => {
     const x = at(number);
-    context.fillStyle = timeline.alarm[index] ? probe("--box") : probe("--quiet");
+    context.fillStyle = timeline.alarm[index] ? resolve("--box") : resolve("--quiet");
     context.fillRect(x, top(timeline.score[index]), bar, height * 0.84 - top(timeline.score[index]));
     if (timeline.polyp[index]) {
-      context.fillStyle = probe("--truth");
+      context.fillStyle = resolve("--truth");
       context.fillRect(x, height * BANDS.polyp, bar, height * 0.06);
     }
     const verdict = timeline.verdict[index];
     if (verdict === "miss" || verdict === "false") {
-      context.fillStyle = probe(`--${verdict}`);
+      context.fillStyle = resolve(`--${verdict}`);
       context.fillRect(x, height * BANDS.verdict, bar, height * 0.07);
     }
   });
-  context.strokeStyle = probe("--quiet");
+  context.strokeStyle = resolve("--quiet");
   context.setLineDash([4, 4]);
   context.beginPath();
   context.moveTo(0, top(threshold));
   context.lineTo(width, top(threshold));
   context.stroke();
   context.setLineDash([]);
-  context.fillStyle = probe("--ink");
+  context.fillStyle = resolve("--ink");
   context.fillRect(at(frame) + bar / 2 - 1, 0, 2, height);
+}
+
+// Returns the context of an empty canvas in the screen's resolution, with its size in CSS pixels.
+export function clear(canvas) {
+  const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+  [canvas.width, canvas.height] = [width * devicePixelRatio, height * devicePixelRatio];
+  const context = canvas.getContext("2d");
+  context.scale(devicePixelRatio, devicePixelRatio);
+  return [context, width, height];
 }
 
 let known = { scheme: null, colors: {} };
 
 // A canvas does not understand light-dark(), but an element does.
-export function resolve(style, name) {
+export function resolve(name) {
   const scheme = matchMedia("(prefers-color-scheme: dark)").matches;
   if (known.scheme !== scheme) known = { scheme, colors: {} };
   if (!(name in known.colors)) {

@@ -1,6 +1,6 @@
 // Follows the run folder of a training: loss, average precision, validation images.
 
-import { resolve } from "./timeline.js";
+import { clear, resolve } from "./timeline.js";
 
 const element = (id) => document.getElementById(id);
 const EVERY_MS = 2000;
@@ -71,11 +71,7 @@ function points(epochs, read) {
 }
 
 function drawChart(canvas, title, lines, top = null) {
-  const scale = devicePixelRatio;
-  const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-  [canvas.width, canvas.height] = [width * scale, height * scale];
-  const context = canvas.getContext("2d");
-  context.setTransform(scale, 0, 0, scale, 0, 0);
+  const [context, width, height] = clear(canvas);
   const all = lines.flatMap(([, , line]) => line);
   const highest = top ?? Math.max(...all.map(([, y]) => y), 1e-9);
   const lastEpoch = Math.max(...all.map(([x]) => x), 2);
@@ -83,7 +79,7 @@ function drawChart(canvas, title, lines, top = null) {
   const x = (epoch) => left + ((epoch - 1) / (lastEpoch - 1)) * (right - left);
   const y = (value) => lower - (value / highest) * (lower - upper);
   context.font = "12px system-ui, sans-serif";
-  context.fillStyle = context.strokeStyle = resolve(null, "--quiet");
+  context.fillStyle = context.strokeStyle = resolve("--quiet");
   for (const share of [0, 0.5, 1]) {
     context.globalAlpha = 0.3;
     context.beginPath();
@@ -95,13 +91,13 @@ function drawChart(canvas, title, lines, top = null) {
   }
   context.fillText("1", x(1), height - 8);
   context.fillText(`epoch ${lastEpoch}`, right - 54, height - 8);
-  context.fillStyle = resolve(null, "--ink");
+  context.fillStyle = resolve("--ink");
   context.fillText(all.length ? title : `${title}: nothing yet`, left, 18);
   const latest = lines.filter(([, , line]) => line.length)
     .map(([name, , line]) => `${name} ${line.at(-1)[1].toPrecision(3)} at epoch ${line.at(-1)[0]}`);
   canvas.setAttribute("aria-label", `${title}: ${latest.join(", ") || "nothing yet"}`);
   lines.forEach(([name, color, line], index) => {
-    context.fillStyle = context.strokeStyle = resolve(null, color);
+    context.fillStyle = context.strokeStyle = resolve(color);
     context.fillText(name, right - 60 - 70 * index, 18);
     context.lineWidth = 2;
     context.beginPath();

@@ -34,7 +34,7 @@ function connect() {
   socket = new WebSocket(feed);
   socket.binaryType = "arraybuffer";
   socket.onmessage = (event) => (typeof event.data === "string" ? takeText(event.data) : takeFrame(event.data));
-  socket.onopen = () => { lastNotice = null; };
+  socket.onopen = () => { lastNotice = null; element("refused").hidden = true; };
   socket.onclose = () => {
     takeState({ state: "lost", text: "connection lost, trying again" });
     setTimeout(connect, RECONNECT_MS);
