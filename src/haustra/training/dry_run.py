@@ -1,6 +1,5 @@
 """`haustra train --dry-run`: time, memory and disk of a training, measured in a few steps of it."""
 
-import os
 import resource
 import shutil
 import sys
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from haustra.core.allocator import keep_freed_memory
-from haustra.core.errors import HaustraError, option
 from haustra.models.backbone import count_parameters
 from haustra.training.batches import mean_share_of_pixels
 from haustra.training.config import TrainConfig
@@ -57,11 +55,10 @@ def dry_run(config: TrainConfig) -> DryRun:
     """Make every check of a training, take a few steps, and write nothing.
 
     Raises:
-        HaustraError: As from `train_detector`, or a folder cannot be written.
+        HaustraError: As from `train_detector`.
     """
     prepared = prepare_training(config)
     config, growth = prepared.config, prepared.config.recipe.growth
-    _check_writable([config.checkpoint_path, config.run_folder, config.metrics_path])
     keep_freed_memory()
     # The steps are measured at the full size.
     recipe = replace(config.recipe, growth=replace(growth, first_resolution=1.0))
@@ -117,15 +114,6 @@ def _available_memory_bytes() -> int | None:
 def _first_existing(path: Path) -> Path:
     path = path.absolute()
     return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _check_writable(paths: list[Path]) -> None:
-    for path in paths:
-        if not os.access(folder := _first_existing(path), os.W_OK):
-            raise HaustraError(
-                f"{folder} cannot be written, where {path} should go; choose another place with "
-                f"{option('checkpoint_out')}"
-            )
 
 
 def _time_steps(training: Training) -> list[float]:
