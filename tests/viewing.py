@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvicorn
 from numpy.typing import NDArray
 
 from haustra.captures.sources import Source, SourceEndedError, SourceFrame
@@ -21,7 +22,12 @@ from haustra.core.images import write_png
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.videos import writing_video
 from haustra.inference.detector import Detector
+from haustra.view.addresses import LOOPBACK
+from haustra.view.connections import TimedProtocol
 from haustra.view.feed import Feed
+from haustra.view.guard import Access
+from haustra.view.server import build_app
+from haustra.view.training_page import TrainingFolder
 from haustra.view.watched_detector import WatchedDetector
 
 
@@ -136,6 +142,32 @@ def running_feed(
         yield feed
     finally:
         feed.stop()
+
+
+@contextmanager
+def serving_feed(feed: Feed) -> Iterator[int]:
+    """Serve the page of a feed; yield the port."""
+    port = free_port()
+    access = Access(names=frozenset(LOOPBACK), token=None)
+    app = build_app(feed, access=access, training=TrainingFolder(folder=None))
+    config = uvicorn.Config(
+        app,
+        port=port,
+        http=TimedProtocol,
+        log_level="error",
+        timeout_graceful_shutdown=1,
+        ws_per_message_deflate=False,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    try:
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+        assert not thread.is_alive()
 
 
 def until(condition: Callable[[], Any], *, within_s: float = 20.0) -> Any:

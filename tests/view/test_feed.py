@@ -117,6 +117,16 @@ def test_a_slow_detector_drops_frames_and_stays_fresh() -> None:
     assert source.is_closed.is_set()
 
 
+def test_the_frame_rate_is_that_of_the_frames_shown(tmp_path: Path) -> None:
+    with running_feed(Ticks(rate_hz=100), tmp_path) as feed:
+        number, began = shown(feed)["frame"], time.monotonic()
+        time.sleep(2.5)
+        header, seconds = shown(feed), time.monotonic() - began
+    arrived = (header["frame"] - number - header["dropped"]) / seconds
+    assert header["frames_per_s"] == pytest.approx(arrived, rel=0.25)
+    assert arrived > 40
+
+
 def test_a_recorded_source_drops_frames_too(tmp_path: Path) -> None:
     source = folder_source(write_pictures(tmp_path / "p", *[0.6] * 30))
     with running_feed(source, tmp_path, watched(bright_detector(sleep_s=0.25))) as feed:

@@ -10,6 +10,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,16 +25,20 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from haustra.captures.reader import read_run
 from haustra.captures.schema import RunManifest
+from haustra.captures.sources import SourceEndedError
 from haustra.captures.writer import writing_run
 from haustra.core.boxes import iou_matrix
+from haustra.core.errors import HaustraError
 from haustra.core.images import encode_png, read_image_rgb
+from haustra.core.operating_point import OperatingPoint
 from haustra.core.paths import run_folder_of
 from haustra.simulator.live import LiveColon
 from haustra.training.config import TrainConfig
 from haustra.training.loop import train_detector
+from haustra.view.feed import Feed
 from odd_videos import VIDEOS, number_in
 from scenes import write_warehouse
-from viewing import free_port, reverse_proxy, until
+from viewing import Tap, free_port, reverse_proxy, serving_feed, until, watched
 
 TRAINED = Path(__file__).parent / "tinydet_sim.bin"
 COLON, SIZE_PX = 22, 192  # a colon that it was not trained on, with a polyp within some seconds
@@ -606,6 +611,86 @@ def canvas_pixels(page: Page) -> NDArray[np.uint8]:
     width, height = shown(page)["size_wh"]
     data = np.array(page.evaluate(script), dtype=np.uint8)
     return data.reshape(height, width, 4)[:, :, :3]
+
+
+# Sources that stall, fail and end.
+
+
+NO_NUMBER = "\N{EN DASH}"
+
+
+def is_frozen(page: Page) -> bool:
+    """Return True if the picture is dimmed below a message, and no rate or age is shown."""
+    filters = page.evaluate("getComputedStyle(document.querySelector('#pictures canvas')).filter")
+    numbers = [page.locator(name).inner_text() for name in ("#rate", "#age")]
+    return (
+        page.locator("#overlay").is_visible()
+        and filters != "none"
+        and numbers == [NO_NUMBER, NO_NUMBER]
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_picture_that_does_not_live_is_dimmed_and_says_why_in_every_tab(
+    browser: Browser, tmp_path: Path, scheme: str
+) -> None:
+    tap = Tap()
+    feed = Feed(tap, [watched()], point=OperatingPoint(), recordings=tmp_path)
+    with serving_feed(feed) as port:
+        address, options = f"http://127.0.0.1:{port}/", {"color_scheme": scheme}
+        with opening(browser, address, **options) as page:
+            state, overlay = page.locator("#state"), page.locator("#overlay")
+            until(lambda: is_ready(page) and state.inner_text() == "live")
+            assert not overlay.is_visible()
+            until(lambda: page.locator("#rate").inner_text() != NO_NUMBER)
+            tap.flows.clear()
+            until(lambda: re.fullmatch(r"no frame for \d s", overlay.inner_text()))
+            assert is_frozen(page)
+            keep(page, f"stalled_{scheme}")
+            with opening(browser, address, **options) as other:
+                until(lambda: is_ready(other))
+                assert other.locator("#overlay").inner_text().startswith("no frame for")
+                until(lambda: is_frozen(other))
+            tap.error = HaustraError("the cable of the camera is not there any more: " + 9 * "no ")
+            tap.flows.set()
+            until(lambda: overlay.inner_text().startswith("failed: the cable of the camera"))
+            assert is_frozen(page)
+            for size in (WIDE, NARROW):
+                page.set_viewport_size(size)  # type: ignore[arg-type]
+                assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+                assert [row for row in page.evaluate(CONTRAST) if row["ratio"] < 4.5] == []
+            page.locator("#play").click()
+            until(lambda: state.inner_text() == "live" and not overlay.is_visible())
+            tap.error = SourceEndedError("it has ended")
+            until(lambda: overlay.inner_text() == "ended")
+            assert is_frozen(page)
+            page.locator("#play").click()
+            until(lambda: state.inner_text() == "live")
+
+
+def test_a_server_that_hangs_or_is_gone_is_not_called_live(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = Feed(Tap(), [watched()], point=OperatingPoint(), recordings=tmp_path)
+    with browser.new_context(viewport=WIDE) as context:  # type: ignore[arg-type]
+        page = context.new_page()
+        overlay = page.locator("#overlay")
+        with serving_feed(feed) as port:
+            page.goto(f"http://127.0.0.1:{port}/")
+            until(lambda: is_ready(page) and page.locator("#state").inner_text() == "live")
+            real_state, goes_on = feed.state, threading.Event()
+
+            def hanging() -> dict[str, Any]:
+                goes_on.wait(timeout=20)  # in the server's own thread
+                return real_state()
+
+            monkeypatch.setattr(feed, "state", hanging)
+            until(lambda: overlay.inner_text().startswith("no answer from haustra for"))
+            assert is_frozen(page)
+            goes_on.set()
+            until(lambda: page.locator("#state").inner_text() == "live")
+        until(lambda: overlay.inner_text() == "connection lost, trying again")
+        assert is_frozen(page)
 
 
 # Behind a reverse proxy.

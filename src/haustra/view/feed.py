@@ -40,6 +40,7 @@ MAX_NOTICES = 20
 STOP_TIMEOUT_S = 10.0
 RATE_WINDOW_S = 2.0
 """Time over which the shown frame rate is measured."""
+MAX_RATE_HZ = 1000
 JPEG_QUALITY = 88
 
 
@@ -96,7 +97,7 @@ class Feed:
         """Error that stopped the feed, until the user plays it again or the weights change."""
         self._unreadable: str | None = None
         """Error of the latest frame, if it could not be read."""
-        self._shown_at: deque[float] = deque(maxlen=60)
+        self._shown_at: deque[float] = deque(maxlen=MAX_RATE_HZ * round(RATE_WINDOW_S))
         self._frame: SourceFrame | None = None
         self._jpeg = b""
         self._is_stopping = False

@@ -150,6 +150,7 @@ function showState() {
   const isRecording = shown !== null && shown.recording !== null;
   const text = state?.text ?? "";
   element("state").classList.toggle("recording", isRecording || !isAlive());
+  element("state").title = text; // which may be cut
   element("state").textContent = isRecording ? `● recording, ${shown.recording} frames · ${text}` : text;
   // The last picture of a film is a picture of the film, and stays bright.
   document.body.classList.toggle("frozen", !isAlive() && !(state?.state === "ended" && !state.live));
