@@ -12,7 +12,6 @@ import numpy as np
 
 from haustra.captures.sources import Source, SourceEndedError
 from haustra.core.errors import HaustraError, option
-from haustra.core.interrupts import Interrupts
 from haustra.core.operating_point import AlarmFilter, is_cut
 from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
@@ -74,7 +73,7 @@ def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> Hea
         raise AssertionError("ViewConfig requires output_root for a headless run")
     check_outputs(config)
     [detector] = open_detectors(config)
-    with Interrupts(), open_source(config.source, size_px=config.size) as source:
+    with open_source(config.source, size_px=config.size) as source:
         source.index()  # which finds the true rate of a video
         run = _HeadlessRun(config, source, detector)
         try:
