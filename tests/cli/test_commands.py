@@ -292,6 +292,26 @@ def test_eval_prints_and_stores_intervals(
     assert f"95% intervals: 20 resamples of {stored['num_groups']} groups\n" in printed
 
 
+def test_eval_gives_null_for_what_frames_without_polyps_cannot_measure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_captures(tmp_path / "captures", frames_per_run=1)
+    weights = tmp_path / "w.bin"
+    write_lively_checkpoint(weights, manifest=write_warehouse(tmp_path / "w"))
+    command = ["eval", "--captures", str(tmp_path / "captures"), "--detector-weights", str(weights)]
+    assert run([*command, "--degrade", "--report", str(tmp_path / "report")]) == 0
+    shown = capsys.readouterr().out
+    assert "recall: not measured, because no polyp is labeled" in shown
+    columns, row = (line.split() for line in shown.replace("score >=", "at").splitlines()[:2])
+    scores = dict(zip(columns, row, strict=True))
+    assert {scores[name] for name in ("AP50", "recall", "F1", "duplicates")} == {"-"}
+    assert run([*command, "--degrade", "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    unknown = [value["at_threshold"][name] for name in ("recall", "f1", "mean_matched_iou")]
+    unknown += [value["bootstrap"]["recall"], value["frames"]["f1"], value["degradations"]["worst"]]
+    assert unknown == [None] * 6
+
+
 def test_eval_refuses_an_empty_split_and_another_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

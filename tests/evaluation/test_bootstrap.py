@@ -154,6 +154,8 @@ def test_groups_widen_the_interval_of_images_that_resemble_each_other() -> None:
     predictions = [found((0.9, SMALL)) if index < 20 else found() for index in range(40)]
     alone = intervals_of(truths, predictions).recall
     grouped = intervals_of(truths, predictions, groups=[str(i // 10) for i in range(40)]).recall
+    assert alone is not None
+    assert grouped is not None
     assert grouped[1] - grouped[0] > 1.5 * (alone[1] - alone[0])
 
 
@@ -187,6 +189,7 @@ def test_what_is_not_labeled_has_no_interval_and_draws_without_labels_are_left_o
     assert undefined == [None] * 4
     assert nothing.false_positive_rate is None  # since every draw flags all
     assert nothing.precision == pytest.approx((0, 0))
+    assert nothing.recall is nothing.f1 is None
     rarely = intervals_of([truth_of(SMALL), truth_of()], [found((0.9, SMALL)), found()])
     assert rarely.ap50 == pytest.approx((1, 1))
 

@@ -33,14 +33,22 @@ def test_a_detector_does_not_differ_from_itself() -> None:
         assert difference.share_b_better == 0.5
 
 
+def test_a_metric_that_one_of_them_does_not_have_has_no_difference() -> None:
+    truths = [truth_of(BOX)] * 4
+    nothing = of(compare(truths, [found()] * 4, [found((0.9, BOX))] * 4), "precision")
+    unknown = (nothing.difference, nothing.interval, nothing.share_b_better)
+    assert (nothing.a, nothing.b, unknown) == (None, 1.0, (None,) * 3)
+
+
 def test_a_difference_by_hand() -> None:
     truths = [truth_of(BOX)] * 4
     a = [found((0.9, BOX))] * 3 + [found((0.9, FAR))]
     b = [found((0.9, BOX))] * 4
     recall = of(compare(truths, a, b), "recall")
     assert (recall.a, recall.b, recall.difference) == (0.75, 1.0, 0.25)
+    assert recall.interval is not None
     assert recall.interval[0] >= 0
-    assert recall.share_b_better > 0.5
+    assert (recall.share_b_better or 0) > 0.5
     assert of(compare(truths, b, a), "recall").difference == -0.25
 
 
@@ -49,10 +57,12 @@ def test_pairing_makes_the_interval_narrower() -> None:
     truths = [truth_of(BOX)] * 40
     a = [found((0.9, BOX) if n % 2 else (0.9, FAR)) for n in range(40)]
     b = [found((0.9, BOX) if n % 2 or n < 4 else (0.9, FAR)) for n in range(40)]
-    low, high = of(compare(truths, a, b), "recall").interval
+    interval = of(compare(truths, a, b), "recall").interval
     groups = [str(n) for n in range(40)]
     alone = bootstrap_intervals(truths, a, groups=groups, threshold=0.5, num_resamples=200).recall
-    assert high - low < (alone[1] - alone[0]) * 0.75
+    assert interval is not None
+    assert alone is not None
+    assert interval[1] - interval[0] < (alone[1] - alone[0]) * 0.75
 
 
 def test_the_same_seed_gives_the_same_interval_and_groups_are_drawn_whole() -> None:

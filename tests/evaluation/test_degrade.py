@@ -119,6 +119,7 @@ def test_recall_of_a_detector_that_only_sees_bright_images() -> None:
     assert all(recall["under-exposure", severity] == 0.0 for severity in (1, 2, 3))
     # The polyp grows with the crop, and the box of 0.55 ** 2 of its size does not match it.
     assert (recall["crop", 1], recall["crop", 3]) == (1.0, 0.0)
+    assert result.worst is not None
     assert result.worst.recall == 0.0
     assert all(score.num_truths == 1 for score in result.scores)
 

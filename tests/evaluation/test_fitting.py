@@ -105,7 +105,7 @@ def test_the_best_f1_is_the_best_of_all_thresholds(seed: int) -> None:
     except HaustraError:
         assert all(threshold_metrics(truths, predictions, threshold=s).f1 == 0 for s in scores)
         return
-    f1s = [threshold_metrics(truths, predictions, threshold=s).f1 for s in scores]
+    f1s = [threshold_metrics(truths, predictions, threshold=s).f1 or 0.0 for s in scores]
     assert f1 == pytest.approx(max(f1s))
     assert threshold_metrics(truths, predictions, threshold=threshold).f1 == pytest.approx(f1)
 

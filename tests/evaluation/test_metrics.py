@@ -93,7 +93,14 @@ def test_empty_images_with_a_detection_are_counted() -> None:
         [truth_of(), truth_of()], [found((0.9, (1, 1, 9, 9))), found()], threshold=0.5
     )
     assert (counts.empty_images, counts.empty_images_with_detection) == (2, 1)
-    assert counts.precision == counts.recall == counts.f1 == 0
+    assert counts.precision == 0
+    undefined = (counts.recall, counts.f1, counts.duplicates_per_truth, counts.mean_matched_iou)
+    assert undefined == (None,) * 4
+
+
+def test_precision_is_undefined_where_nothing_is_shown_and_f1_is_not() -> None:
+    counts = threshold_metrics([truth_of((0, 0, 50, 50))], [found()], threshold=0.5)
+    assert (counts.precision, counts.recall, counts.f1) == (None, 0, 0)
 
 
 def test_the_better_score_takes_the_truth_even_with_less_overlap() -> None:

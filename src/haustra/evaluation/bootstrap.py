@@ -48,10 +48,10 @@ class BootstrapIntervals:
     """None where nothing is labeled, as for AP75 and AP50-95."""
     ap75: Interval | None
     ap50_95: Interval | None
-    precision: Interval
-    """Precision of boxes at the score threshold, as are recall and F1."""
-    recall: Interval
-    f1: Interval
+    precision: Interval | None
+    """Precision of boxes at the score threshold, as are recall and F1; None where undefined."""
+    recall: Interval | None
+    f1: Interval | None
     sensitivity: Interval | None
     """Share of the frames with a polyp that are flagged; None where no draw changes it."""
     false_positive_rate: Interval | None
@@ -120,9 +120,8 @@ class MatchedImages:
         """
         scores = self.average_precisions(images)
         hits, misses, false_alarms = self.counts[images].sum(axis=0).tolist()
-        precision, recall, f1 = precision_recall_f1(
-            hits=hits, misses=misses, false_alarms=false_alarms
-        )
+        rates = precision_recall_f1(hits=hits, misses=misses, false_alarms=false_alarms)
+        precision, recall, f1 = (np.nan if rate is None else rate for rate in rates)
         has_polyp, flagged = self.num_truths[images] > 0, self.flagged[images]
         return {
             "ap50": float(scores[0]),
@@ -283,16 +282,16 @@ def few_groups_note(intervals: BootstrapIntervals | None) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One metric of both detectors."""
+    """One metric of both detectors; None where it is not defined."""
 
     metric: str
-    a: float
-    b: float
-    difference: float
+    a: float | None
+    b: float | None
+    difference: float | None
     """B minus A."""
-    interval: Interval
+    interval: Interval | None
     """95 % interval of the difference."""
-    share_b_better: float
+    share_b_better: float | None
     """Share of the draws in which B is better; a tie counts as half."""
 
 
@@ -305,6 +304,20 @@ class Comparison:
     num_resamples: int
     seed: int
     differences: list[Difference]
+
+
+def _difference(metric: str, a: float, b: float, *, changes: NDArray[np.float64]) -> Difference:
+    is_known = not np.isnan(b - a) and len(changes) > 0
+    return Difference(
+        metric=metric,
+        a=None if np.isnan(a) else a,
+        b=None if np.isnan(b) else b,
+        difference=b - a if is_known else None,
+        interval=percentile_interval(changes) if is_known else None,
+        share_b_better=float((changes > 0).mean() + (changes == 0).mean() / 2)
+        if is_known
+        else None,
+    )
 
 
 def compare_detectors(
@@ -321,7 +334,7 @@ def compare_detectors(
     """Compare two detectors on the same labeled frames, which have at least one box.
 
     The arguments are those of `bootstrap_intervals`, with detections and a threshold for each of A
-    and B. A draw without a labeled box is left out.
+    and B. A draw in which a metric is not defined is left out of its interval.
     """
     a, b = (
         match_images(truths, predictions, threshold=threshold)
@@ -335,7 +348,6 @@ def compare_detectors(
 
     draws = _draw(groups, count=num_resamples, seed=seed, progress=progress, description="compare")
     drawn = np.array([np.diff(measure(images), axis=0)[0] for images in draws])
-    drawn = drawn[~np.isnan(drawn).any(axis=1)]
     whole = measure(np.arange(len(truths))).T.tolist()
     return Comparison(
         num_images=len(truths),
@@ -343,14 +355,7 @@ def compare_detectors(
         num_resamples=num_resamples,
         seed=seed,
         differences=[
-            Difference(
-                metric=name,
-                a=of_a,
-                b=of_b,
-                difference=of_b - of_a,
-                interval=percentile_interval(changes),
-                share_b_better=float((changes > 0).mean() + (changes == 0).mean() / 2),
-            )
+            _difference(name, of_a, of_b, changes=changes[~np.isnan(changes)])
             for name, (of_a, of_b), changes in zip(COMPARED, whole, drawn.T, strict=True)
         ],
     )

@@ -175,7 +175,7 @@ class DegradedScore:
     kind: str  # "clean" or one of `KINDS`
     severity: int  # 0 for clean
     num_truths: int
-    recall: float  # at IoU 0.5 and the threshold
+    recall: float | None  # at IoU 0.5 and the threshold
     false_boxes_per_image: float
 
 
@@ -187,7 +187,7 @@ class DegradationResult:
     num_images: int
     clean: DegradedScore
     scores: list[DegradedScore]  # by kind and severity
-    worst: DegradedScore  # the lowest recall
+    worst: DegradedScore | None  # the lowest recall, if one is defined
 
 
 def _measure(
@@ -255,7 +255,11 @@ def measure_degradations(
         num_images=len(source),
         clean=clean,
         scores=scores,
-        worst=min(scores, key=lambda score: score.recall),
+        worst=min(
+            (score for score in scores if score.recall is not None),
+            key=lambda score: score.recall or 0.0,
+            default=None,
+        ),
     )
 
 

@@ -72,8 +72,9 @@ class FrameTier:
     specificity: float | None
     precision: float | None
     """None where no frame is flagged."""
-    f1: float
-    f2: float
+    f1: float | None
+    """None without a lesion frame, as is `f2`."""
+    f2: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +120,8 @@ def frame_tier(
         false_positive_rate=found.fpr if has_clean else None,
         specificity=found.specificity if has_clean else None,
         precision=found.precision if found.tp + found.fp else None,
-        f1=found.f1,
-        f2=found.f2,
+        f1=found.f1 if has_lesions else None,
+        f2=found.f2 if has_lesions else None,
     )
 
 

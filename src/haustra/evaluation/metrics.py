@@ -51,15 +51,19 @@ class ThresholdMetrics:
     """Counts over all images at one score threshold and IoU 0.5."""
 
     threshold: float
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    """None where no box is shown."""
+    recall: float | None
+    """None where no polyp is labeled."""
+    f1: float | None
+    """None where no polyp is labeled."""
     true_positives: int
     false_positives: int
     false_negatives: int
-    duplicates_per_truth: float
+    duplicates_per_truth: float | None
     """Extra detections that overlap a polyp that is already found by IoU 0.5, per labeled polyp."""
-    mean_matched_iou: float
+    mean_matched_iou: float | None
+    """None where no box matches."""
     empty_images_with_detection: int
     empty_images: int
 
@@ -207,11 +211,20 @@ def count_at_threshold(
     )
 
 
-def precision_recall_f1(*, hits: int, misses: int, false_alarms: int) -> tuple[float, float, float]:
-    """Return precision, recall and their harmonic mean; 0 where nothing is shown or labeled."""
-    precision = hits / max(1, hits + false_alarms)
-    recall = hits / max(1, hits + misses)
-    return precision, recall, 2 * precision * recall / max(1e-12, precision + recall)
+def _ratio(part: float, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def precision_recall_f1(
+    *, hits: int, misses: int, false_alarms: int
+) -> tuple[float | None, float | None, float | None]:
+    """Return precision, recall and their harmonic mean.
+
+    Precision is None where nothing is shown, the others where nothing is labeled.
+    """
+    num_truths = hits + misses
+    f1 = 2 * hits / (hits + num_truths + false_alarms) if num_truths else None
+    return _ratio(hits, hits + false_alarms), _ratio(hits, num_truths), f1
 
 
 def threshold_metrics(
@@ -235,8 +248,8 @@ def threshold_metrics(
         true_positives=hits,
         false_positives=false_alarms,
         false_negatives=misses,
-        duplicates_per_truth=sum(image.duplicates for image in counts) / max(1, hits + misses),
-        mean_matched_iou=sum(image.matched_iou for image in counts) / max(1, hits),
+        duplicates_per_truth=_ratio(sum(image.duplicates for image in counts), hits + misses),
+        mean_matched_iou=_ratio(sum(image.matched_iou for image in counts), hits),
         empty_images_with_detection=sum(image.false_alarms > 0 for image in empty),
         empty_images=len(empty),
     )

@@ -155,10 +155,11 @@ def draw_degradation_scores(path: StrPath, *, degradations: DegradationResult) -
 
 def _draw_degradations(axis: Any, *, degradations: DegradationResult) -> None:
     for offset, severity in enumerate(SEVERITIES):
-        values = [score.recall for score in degradations.scores if score.severity == severity]
+        of_severity = [score for score in degradations.scores if score.severity == severity]
+        values = [score.recall or 0.0 for score in of_severity]
         places = np.arange(len(KINDS)) + 0.27 * (offset - 1)
         axis.bar(places, values, 0.25, label=f"severity {severity}", alpha=0.95 - 0.2 * offset)
-    axis.axhline(degradations.clean.recall, color="black", ls="--", label="clean")
+    axis.axhline(degradations.clean.recall or 0.0, color="black", ls="--", label="clean")
     axis.set(title="recall, degraded images", ylim=(0, 1), xticks=range(len(KINDS)))
     axis.set_xticklabels(KINDS)
     axis.legend(loc="lower right", ncols=4)

@@ -73,7 +73,7 @@ def score_table(
         counted = (intervals.precision, intervals.recall, intervals.f1)
         for end, name in enumerate((f"  {LEVEL_PERCENT}% from", "  to")):
             before = [decimal(ends and ends[end]) for ends in ranking]
-            after = [decimal(ends[end]) for ends in counted]
+            after = [decimal(ends and ends[end]) for ends in counted]
             table.rows.append([name, "", "", *before, "", *after, ""])
     return table
 
@@ -179,9 +179,11 @@ def degradation_table(result: DegradationResult) -> Table:
 def worst_degradation_text(result: DegradationResult) -> str:
     """Return the degradation that costs the most recall, in one line."""
     worst = result.worst
+    if worst is None:
+        return "recall: not measured, because no polyp is labeled"
     return (
-        f"worst: {worst.kind} {worst.severity}, recall {worst.recall:.3f}; "
-        f"clean {result.clean.recall:.3f}"
+        f"worst: {worst.kind} {worst.severity}, recall {decimal(worst.recall)}; "
+        f"clean {decimal(result.clean.recall)}"
     )
 
 
@@ -195,7 +197,7 @@ def comparison_table(comparison: Comparison) -> Table:
             "metric": _METRIC_NAMES.get(row.metric, row.metric),
             "A": decimal(row.a),
             "B": decimal(row.b),
-            "B - A": f"{row.difference:+.3f}",
+            "B - A": "-" if row.difference is None else f"{row.difference:+.3f}",
             f"{LEVEL_PERCENT}% interval": interval(row.interval, text="{:+.3f}".format),
             "B better in": percent(row.share_b_better),
         }
