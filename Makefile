@@ -13,7 +13,8 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-# 200 seeded faults in warehouses, and trainings killed at random moments: a quarter of an hour. The
+# Seeded faults of every kind: warehouses, label files, checkpoints, short failing commands, trainings
+# killed or started twice, and ten minutes of actions on running views. Half an hour on two cores. The
 # tests of a full disk need root.
 stress: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m stress tests/stress
