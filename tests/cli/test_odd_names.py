@@ -118,3 +118,10 @@ def test_an_error_names_such_a_file(place: Path) -> None:
     done = run(words, folder=place, environment="ascii everywhere")
     assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
     assert rb"caf\udce9" in done.stderr
+
+
+def test_tensorboard_which_takes_no_such_name_is_refused_before_any_work(place: Path) -> None:
+    words = [b"train", b"--manifest", b"x", b"--tensorboard", os.fsencode(ODD)]
+    done = run(words, folder=place, environment="utf-8")
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert b"expected a printable name in UTF-8" in done.stderr
