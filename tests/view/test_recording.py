@@ -327,7 +327,10 @@ def test_signals_end_the_program_and_finish_its_recording(
     ) as process:
         until(lambda: list((tmp_path / "out").glob(".run_*/labels/frame_00003.json")), within_s=60)
         process.send_signal(signal_number)
-        _, errors = process.communicate(timeout=30)
+        try:
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
     run = recorded(tmp_path / "out")
     assert len(run.frames) >= 4
     if is_headless:
