@@ -87,20 +87,41 @@ def run(words: list[bytes], *, folder: Path, environment: str) -> Done:
     )
 
 
+DRIVER = """
+import sys
+from pathlib import Path
+from haustra.cli.main import main
+
+for line in filter(None, sys.argv[1].splitlines()):
+    manifest = str(next(Path().glob("*_wh/v*"), Path()))
+    words = [word.replace("WAREHOUSE", chr(0)) for word in line.split(" ")]
+    words = [word.replace("ODD", sys.argv[2]).replace(chr(0), manifest) for word in words]
+    print(chr(30), end="", flush=True)
+    try:
+        main(words)
+    except SystemExit as error:
+        if error.code:
+            print(line, file=sys.stderr)
+            raise
+"""
+"""Runs commands one after the other in one process, since loading torch takes seconds."""
+
+
 def run_all(commands: str, *, folder: Path, environment: str) -> None:
     """Run each command; its output fits the terminal's encoding, and is JSON if that was asked."""
-    for line in filter(None, commands.splitlines()):
-        manifest = next(folder.glob("*_wh/v*"), folder).relative_to(folder)
-        text = os.fsencode(line).replace(b"WAREHOUSE", b"\0")
-        words = [
-            word.replace(b"ODD", os.fsencode(ODD)).replace(b"\0", os.fsencode(manifest))
-            for word in text.split(b" ")
-        ]
-        done = run(words, folder=folder, environment=environment)
-        assert done.returncode == 0, f"{line}: {done.stderr!r}"
-        shown = done.stdout.decode("utf-8" if environment == "utf-8" else "ascii")
+    lines = list(filter(None, commands.splitlines()))
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, "\n".join(lines), os.fsencode(ODD)],
+        cwd=folder,
+        env=os.environ | ENVIRONMENTS[environment],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-1000:]
+    _, *outputs = done.stdout.decode("utf-8" if environment == "utf-8" else "ascii").split("\x1e")
+    for line, output in zip(lines, outputs, strict=True):
         if "--json" in line:
-            json.loads(shown)
+            json.loads(output)
 
 
 def test_names_of_other_encodings_are_taken(place: Path) -> None:

@@ -332,7 +332,7 @@ def test_signals_end_the_program_and_finish_its_recording(
         finally:
             process.kill()
     run = recorded(tmp_path / "out")
-    assert len(run.frames) >= 4
+    assert len(run.frames) >= 3  # the signal may come while the fourth is written
     if is_headless:
         assert process.returncode == 130
         found = re.search(r"haustra: interrupted; recorded (\d+) frames into (.*)\n", errors)
