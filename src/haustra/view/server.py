@@ -105,6 +105,36 @@ def frame_message(shot: Shot, *, round_trip_s: float = 0.0) -> bytes:
     return struct.pack(">I", len(text)) + text + shot.jpeg
 
 
+def _file_routes(root_path: str) -> list[Route]:
+    """Return the routes of the pages and their scripts, which lie below `root_path`."""
+    files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in MIME}
+    if root_path:  # URLs in the pages are relative; the page's own may lack the last slash
+        base = f'<head>\n<base href="{root_path}/">'.encode()
+        files |= {name: files[name].replace(b"<head>", base) for name in PAGES.values()}
+
+    async def file(request: Request) -> Response:
+        name = PAGES.get(request.url.path) or request.path_params.get("name", "")
+        if name not in files:
+            return PlainTextResponse("haustra: no such page\n", 404)
+        return Response(files[name], media_type=MIME[Path(name).suffix])
+
+    return [*[Route(path, file) for path in PAGES], Route("/static/{name}", file)]
+
+
+def _training_routes(training: TrainingFolder) -> list[Route]:
+    # Starlette runs both in a thread.
+    def values(_: Request) -> Response:
+        return JSONResponse(training.values())
+
+    def gallery(_: Request) -> Response:
+        image = training.gallery()
+        if image is None:
+            return PlainTextResponse("haustra: no gallery yet\n", 404)
+        return Response(image, media_type="image/png")
+
+    return [Route("/training/values", values), Route("/training/gallery", gallery)]
+
+
 def build_app(
     feed: Feed,
     *,
@@ -113,10 +143,6 @@ def build_app(
     started: Callable[[], None] = lambda: None,
 ) -> Starlette:
     """Build the ASGI app of the page; it calls `started` once it serves."""
-    files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in MIME}
-    if access.root_path:  # URLs in the pages are relative; the page's own may lack the last slash
-        base = f'<head>\n<base href="{access.root_path}/">'.encode()
-        files |= {name: files[name].replace(b"<head>", base) for name in PAGES.values()}
     pages: set[_Page] = set()
     timeline = _Timeline(feed)
 
@@ -140,25 +166,9 @@ def build_app(
         finally:
             await asyncio.to_thread(feed.stop)
 
-    async def file(request: Request) -> Response:
-        name = PAGES.get(request.url.path) or request.path_params.get("name", "")
-        if name not in files:
-            return PlainTextResponse("haustra: no such page\n", 404)
-        return Response(files[name], media_type=MIME[Path(name).suffix])
-
     async def status(_: Request) -> Response:
         state = feed.state()
         return JSONResponse(state, status_code=503 if state["state"] == "failed" else 200)
-
-    # Starlette runs these two in a thread.
-    def training_values(_: Request) -> Response:
-        return JSONResponse(training.values())
-
-    def training_gallery(_: Request) -> Response:
-        image = training.gallery()
-        if image is None:
-            return PlainTextResponse("haustra: no gallery yet\n", 404)
-        return Response(image, media_type="image/png")
 
     async def watch(websocket: WebSocket) -> None:
         if len(pages) >= MAX_PAGES:
@@ -183,11 +193,9 @@ def build_app(
 
     app = Starlette(
         routes=[
-            *[Route(path, file) for path in PAGES],
-            Route("/static/{name}", file),
+            *_file_routes(access.root_path),
+            *_training_routes(training),
             Route("/status", status),
-            Route("/training/values", training_values),
-            Route("/training/gallery", training_gallery),
             WebSocketRoute("/feed", watch),
         ],
         lifespan=lifespan,
