@@ -65,6 +65,13 @@ def test_boxes_polygons_and_masks_of_cvat_become_boxes(tmp_path: Path) -> None:
     assert (result.num_empty, result.notes) == (1, [])
 
 
+def test_boxes_that_a_program_drew_are_noted(tmp_path: Path) -> None:
+    result = run_cvat(tmp_path, images_xml(BOX.replace("/>", ' source="auto"/>'), BOX))
+    assert result.num_boxes == 2
+    assert len(result.notes) == 1
+    assert result.notes[0].startswith("box that a program drew (source auto), taken as a label: 1")
+
+
 def test_shapes_of_cvat_without_a_box_are_counted(tmp_path: Path) -> None:
     turned = BOX.replace("/>", ' rotation="30"/>')
     result = run_cvat(tmp_path, images_xml(BOX + turned, BOX + '<points points="1,2"/>'))

@@ -116,6 +116,13 @@ def test_labels_of_another_video_are_refused(
     assert not (tmp_path / "captures/run_case-12").exists()
 
 
+def test_a_missing_video_is_named_as_it_was_given(tmp_path: Path) -> None:
+    with pytest.raises(HaustraError) as caught:
+        import_video(tmp_path / "nowhere.mp4")
+    said = caught.value.for_command_line()
+    assert said == f"{tmp_path}/nowhere.mp4: expected a video file; it does not exist"
+
+
 def test_a_time_before_the_beginning_is_refused() -> None:
     with pytest.raises(HaustraError) as caught:
         VideoImportConfig(from_=2, to=1)

@@ -221,6 +221,17 @@ def test_real_colon_keeps_time_lesions_and_sizes(tmp_path: Path) -> None:
     assert (labels[1].labels[0].lesion_id, labels[1].labels[0].size_mm) == ("001-001_1", 7)
 
 
+def test_a_video_of_real_colon_without_its_row_says_that_its_rate_is_not_known(
+    tmp_path: Path,
+) -> None:
+    write_real_colon(tmp_path / "unpacked")
+    (tmp_path / "unpacked/video_info.csv").unlink()
+    config = DatasetConfig(output_root=tmp_path / "captures")
+    result, *_ = import_layout("real-colon", tmp_path / "unpacked", config=config)
+    assert "not known: frame rate, since video_info.csv lacks 001-001" in result.notes
+    assert read_run(result.folder).manifest.time_order_rate_hz is None
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_folder_of_another_layout_is_refused(tmp_path: Path, name: LayoutName) -> None:
     write_image(tmp_path / "unpacked/some/picture.png", size_wh=SIZE_WH)

@@ -186,6 +186,14 @@ def test_stored_predictions_take_their_images_from_the_captures(tmp_path: Path) 
     ]
 
 
+def test_images_without_a_label_file_are_left_out_and_counted(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "captures")
+    (run / "labels/frame_00001.json").unlink()
+    result = convert(run, to="coco", out=tmp_path / "out")
+    assert result.num_images == 2
+    assert result.problems == ["a: 1 image(s) without a label file are left out"]
+
+
 def test_an_existing_folder_is_replaced_only_on_request(tmp_path: Path) -> None:
     run = write_run(tmp_path / "captures")
     out = tmp_path / "out"

@@ -226,7 +226,7 @@ class VideoFile(Source):
 
     Args:
         path: The file.
-        setting: Name of the setting that gave the path, for messages.
+        setting: Name of the setting that gave the path, for messages; None for an argument.
 
     Raises:
         HaustraError: The file does not exist or no frame of it can be decoded.
@@ -236,13 +236,12 @@ class VideoFile(Source):
     num_frames: int | None
     frame_rate_hz: float
 
-    def __init__(self, path: StrPath, *, setting: str = "source") -> None:
+    def __init__(self, path: StrPath, *, setting: str | None = "source") -> None:
         self._path = to_path(path)
         self.name = self._path.name
+        said = str(self._path) if setting is None else option(setting, self._path)
         if not self._path.is_file():
-            raise HaustraError(
-                f"{option(setting, self._path)}: expected a video file; it does not exist"
-            )
+            raise HaustraError(f"{said}: expected a video file; it does not exist")
         self._stamps: list[float] | None = None
         """Stamps of all frames; None where frames are numbered by decoding from the start."""
         self._num_stored = 0
@@ -259,12 +258,10 @@ class VideoFile(Source):
             codec = int(self._video.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
             remark = f" (codec {codec.decode('latin-1')})" if codec.isalnum() else ""
             remark += "; it is cut short" if count_missing_bytes(self._path) else ""
-            raise HaustraError(
-                f"{option(setting, self._path)}: expected a video that OpenCV decodes{remark}"
-            )
+            raise HaustraError(f"{said}: expected a video that OpenCV decodes{remark}")
         if is_unconverted(self._path):
             raise HaustraError(
-                f"{option(setting, self._path)}: OpenCV {cv2.__version__} cannot convert its frames"
+                f"{said}: OpenCV {cv2.__version__} cannot convert its frames"
                 ", which are interlaced; run: pip install 'opencv-python-headless<4.13', or "
                 "deinterlace the video"
             )

@@ -1,5 +1,6 @@
 """`haustra import`: a command for each annotation format, and for each public dataset."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,18 @@ Settings = Annotated[ImportConfig | None, Flags]
 MaskSettings = Annotated[MaskImportConfig | None, Flags]
 
 
+def _import(
+    importer: Callable[..., ImportResult],
+    images: Path,
+    annotations: Path,
+    *,
+    config: DatasetConfig,
+    as_json: bool,
+) -> None:
+    progress = build_progress(as_json=as_json)
+    _show(importer(images, annotations, config=config, progress=progress), as_json=as_json)
+
+
 def _show(result: ImportResult, *, as_json: bool) -> None:
     if as_json:
         print_json({"run": result.folder, **result.as_json()})
@@ -54,9 +67,7 @@ def masks(
     Args:
         masks: Folder of masks with the same stems, or named by --mask-name; polyps are not black.
     """
-    progress = build_progress(as_json=as_json)
-    result = import_masks(images, masks, config=config or MaskImportConfig(), progress=progress)
-    _show(result, as_json=as_json)
+    _import(import_masks, images, masks, config=config or MaskImportConfig(), as_json=as_json)
 
 
 @app.command(name="coco")
@@ -74,9 +85,7 @@ def coco(
         images: Folder that the file names of the annotations are relative to.
         annotations: The COCO JSON file.
     """
-    config, progress = config or CocoImportConfig(), build_progress(as_json=as_json)
-    result = import_coco(images, annotations, config=config, progress=progress)
-    _show(result, as_json=as_json)
+    _import(import_coco, images, annotations, config=config or CocoImportConfig(), as_json=as_json)
 
 
 @app.command(name="yolo")
@@ -88,9 +97,7 @@ def yolo(
     Args:
         labels: Folder of text files with the same stems; an image without one is a negative.
     """
-    progress = build_progress(as_json=as_json)
-    result = import_yolo(images, labels, config=config or ImportConfig(), progress=progress)
-    _show(result, as_json=as_json)
+    _import(import_yolo, images, labels, config=config or ImportConfig(), as_json=as_json)
 
 
 @app.command(name="voc")
@@ -107,9 +114,7 @@ def voc(
     Args:
         annotations: Folder of XML files with the same stems.
     """
-    config, progress = config or VocImportConfig(), build_progress(as_json=as_json)
-    result = import_voc(images, annotations, config=config, progress=progress)
-    _show(result, as_json=as_json)
+    _import(import_voc, images, annotations, config=config or VocImportConfig(), as_json=as_json)
 
 
 @app.command(name="cvat")
@@ -121,9 +126,7 @@ def cvat(
     Args:
         annotations: The XML file.
     """
-    progress = build_progress(as_json=as_json)
-    result = import_cvat(images, annotations, config=config or ImportConfig(), progress=progress)
-    _show(result, as_json=as_json)
+    _import(import_cvat, images, annotations, config=config or ImportConfig(), as_json=as_json)
 
 
 @app.command(name="label-studio")
@@ -135,9 +138,7 @@ def label_studio(
     Args:
         tasks: The JSON file.
     """
-    progress = build_progress(as_json=as_json)
-    result = import_label_studio(images, tasks, config=config or ImportConfig(), progress=progress)
-    _show(result, as_json=as_json)
+    _import(import_label_studio, images, tasks, config=config or ImportConfig(), as_json=as_json)
 
 
 @app.command(name="labelme")
@@ -149,9 +150,7 @@ def labelme(
     Args:
         annotations: Folder of JSON files with the same stems; it may be that of the images.
     """
-    progress = build_progress(as_json=as_json)
-    result = import_labelme(images, annotations, config=config or ImportConfig(), progress=progress)
-    _show(result, as_json=as_json)
+    _import(import_labelme, images, annotations, config=config or ImportConfig(), as_json=as_json)
 
 
 @app.command(name="video")

@@ -272,10 +272,16 @@ def _read_captures(
             left out.
         progress: Receives the progress.
     """
-    frames = [frame for run in read_runs(root) for frame in run.frames]
+    runs = read_runs(root)
+    frames = [frame for run in runs for frame in run.frames]
     if boxes_by_frame is not None:
         frames = [frame for frame in frames if frame.sample_id in boxes_by_frame]
-    pictures, problems = [], []
+    pictures = []
+    problems = [
+        f"{run.run_id}: {len(run.unlabeled)} image(s) without a label file are left out"
+        for run in runs
+        if run.unlabeled and boxes_by_frame is None
+    ]
     for checked in track(
         check_frames(frames), progress=progress, description="convert", total=len(frames)
     ):
@@ -378,7 +384,7 @@ def convert_labels(
         progress: Receives the progress.
 
     Raises:
-        HaustraError: There is no usable frame, two images have one name, or the output exists.
+        HaustraError: No frame is usable, two images have the same name, or the output exists.
     """
     source = to_path(source)
     check_outputs(config, source=source)

@@ -139,6 +139,8 @@ def _read_image(image: ElementTree.Element, *, path: Path) -> tuple[str, Annotat
         if isinstance(box_px, str):
             annotation.rejected.append(box_px)
             continue
+        if shape.get("source") == "auto":
+            annotation.hints.append("box that a program drew (source auto), taken as a label")
         annotation.boxes.append(
             SourceBox(
                 box_px=box_px, class_name=shape.get("label", ""), lesion_id=_lesion_id_of(shape)

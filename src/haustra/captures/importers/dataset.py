@@ -79,7 +79,7 @@ class SourceFrame:
     name: str
     """Path of the image inside the dataset, with forward slashes."""
     annotation: Any
-    """Input of the reader, such as a path; None if there is no annotation."""
+    """Input of the reader, such as a path; None without an annotation."""
     source: str
     """Name of the annotation's file in messages."""
     video_frame: VideoFrame | None = None
@@ -322,7 +322,7 @@ class _Import:
             ]
         return [
             f"{option(class_option, name)}: no box has this class; expected one of "
-            f"{found or 'none, since there is no box at all'}"
+            f"{found or 'none: the dataset has no boxes'}"
             for name in sorted((self.chosen or frozenset()) - self.classes.keys())
         ]
 

@@ -42,6 +42,7 @@ class Part:
     group: str | None = None
     """Patient, center or sequence of all its images; None if each image is a group."""
     frame_rate_hz: float | None = None
+    notes: tuple[str, ...] = ()
     run: Callable[..., ImportResult]
     """Imports the part with a config and a progress."""
 
@@ -97,7 +98,7 @@ def import_layout(
             group=config.group or (None if config.group_regex else part.group),
             frame_rate_hz=config.frame_rate_hz or part.frame_rate_hz,
         )
-        results.append(part.run(settings, notes=[layout.not_known], progress=progress))
+        results.append(part.run(settings, notes=[layout.not_known, *part.notes], progress=progress))
     return results
 
 
@@ -282,7 +283,9 @@ def _find_real_colon(root: Path) -> list[Part]:
                 noun="VOC annotation",
                 read=partial(_read_real_colon, sizes_mm=sizes),
             )
-            parts.append(Part(name=video, group=video, frame_rate_hz=rates.get(video), run=run))
+            rate = rates.get(video)
+            notes = () if rate else (f"not known: frame rate, since video_info.csv lacks {video}",)
+            parts.append(Part(name=video, group=video, frame_rate_hz=rate, notes=notes, run=run))
     return parts
 
 

@@ -30,7 +30,7 @@ def _find_image(images: Path, *, name: str, files: dict[str, str], source: Path)
         source: The annotation file, for messages.
 
     Raises:
-        HaustraError: It is outside the folder, or there is no such file.
+        HaustraError: It is outside the folder, or does not exist.
     """
     problem = ""
     for text in (name, name.replace("\\", "/")):

@@ -58,7 +58,7 @@ def import_video(
 
     Raises:
         HaustraError: The video or the labels cannot be read, the labels are for a video of another
-            size or length, or there is no frame in the chosen time.
+            size or length, or the chosen time holds no frame.
     """
     path, config = to_path(path), config or VideoImportConfig()
     task = None if config.labels is None else read_cvat(config.labels)
@@ -68,7 +68,7 @@ def import_video(
             "`haustra import cvat` for images"
         )
     notes: list[str] = []
-    with VideoFile(path, setting="video") as video:
+    with VideoFile(path, setting=None) as video:
         times_s = video.index() or []
         wanted = _Wanted(config=config, task=task)
         kept_s = [s for number, s in enumerate(times_s) if wanted.takes(number, seconds=s)]
