@@ -20,11 +20,7 @@ def without_alias(name: str) -> str:
 
 
 def wanted_backend(flag: BackendFlag | None) -> Literal[BackendName, "auto"]:
-    """Return the backend of `--backend`, or else of HAUSTRA_BACKEND, or else `cpu`.
-
-    Raises:
-        HaustraError: One of them is not the name of a backend.
-    """
+    """Return the backend of `--backend`, or else of HAUSTRA_BACKEND, or else `cpu`."""
     value = flag or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT
     if value not in get_args(BackendFlag):
         shown = option("backend", flag) if flag else f"{ENVIRONMENT_VARIABLE}={value}"

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from haustra.core.images import ImageLike
 
-MOST_BOXES_SHOWN = 5
-"""Number of boxes that `repr` lists."""
+MOST_BOXES_SHOWN = 5  # number of boxes that `repr` lists
 
 Slots = tuple[NDArray[np.float32], NDArray[np.float32]]
 PredictSlots = Callable[[NDArray[np.uint8]], Slots]
@@ -137,11 +136,7 @@ class Detections:
         return picture
 
     def to_supervision(self) -> "supervision.Detections":
-        """Return the boxes as `supervision.Detections`, with class 0 for each.
-
-        Raises:
-            HaustraError: The package is not installed.
-        """
+        """Return the boxes as `supervision.Detections`, with class 0 for each."""
         try:
             from supervision import Detections as SupervisionDetections
         except ImportError:

@@ -59,7 +59,6 @@ def draw_boxes(
     Args:
         image_rgb: Picture, uint8 [H,W,3].
         detections: Boxes in pixels of that picture.
-        rgb: Color of boxes and text.
         labels: One text per box, instead of the scores.
     """
     drawn = image_rgb.copy()

@@ -65,11 +65,7 @@ def write_json_atomic(path: Path, *, value: Any) -> None:
 
 
 def read_json(path: Path, *, what: str) -> Any:
-    """Read a JSON file; messages call it `what`, such as "a warehouse manifest".
-
-    Raises:
-        HaustraError: The file is missing, unreadable or not JSON.
-    """
+    """Read a JSON file; messages call it `what`, such as "a warehouse manifest"."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -80,11 +76,7 @@ def read_json(path: Path, *, what: str) -> Any:
 
 
 def parse_json(data: bytes, *, name: str, what: str) -> Any:
-    """Parse the bytes of a JSON file that is called `name` in messages.
-
-    Raises:
-        HaustraError: They are not JSON.
-    """
+    """Parse the bytes of a JSON file that is called `name` in messages."""
     try:
         return json.loads(data)
     except json.JSONDecodeError as error:

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MAX_STEP_S = 60.0
-"""A longer step, and one of more than 100 usual steps, is a jump of the clock."""
+MAX_STEP_S = 60.0  # a longer step, and one of more than 100 usual steps, is a jump of the clock
 MAX_REORDERING = 16
 """Most places that a frame is stored away from its turn: the limit of H.264 and H.265."""
 MAX_SHARE_OF_GAPS = 0.02
 """With a larger share of long steps, the frame rate varies and no step is a gap."""
-MAX_RESAMPLED_HZ = 240.0
-"""Highest frame rate at which a video of variable frame rate is written."""
+MAX_RESAMPLED_HZ = 240.0  # highest frame rate at which a video of variable frame rate is written
 
 
 class FrameClock:
@@ -27,10 +25,8 @@ class FrameClock:
 
     def __init__(self, frame_rate_hz: float) -> None:
         self.frame_rate_hz = frame_rate_hz
-        self.times_s: list[float] = []
-        """Time of each frame so far."""
-        self.jumps: list[int] = []
-        """Numbers of the frames where the stamps jump."""
+        self.times_s: list[float] = []  # time of each frame so far
+        self.jumps: list[int] = []  # numbers of the frames where the stamps jump
         self._offsets: deque[float] = deque(maxlen=4)
         self._steps_s: deque[float] = deque([1 / frame_rate_hz], maxlen=31)
 

@@ -145,11 +145,7 @@ def as_image_rgb(image: ImageLike) -> NDArray[np.uint8]:
 
 
 def read_image_bytes(path: StrPath) -> bytes:
-    """Return the bytes of an image file.
-
-    Raises:
-        HaustraError: The file cannot be read.
-    """
+    """Return the bytes of an image file."""
     try:
         return to_path(path).read_bytes()
     except OSError as error:
@@ -157,11 +153,7 @@ def read_image_bytes(path: StrPath) -> bytes:
 
 
 def read_image_rgb(path: StrPath) -> NDArray[np.uint8]:
-    """Read an image file as RGB uint8 [H,W,3].
-
-    Raises:
-        HaustraError: The file is missing, truncated or not an image.
-    """
+    """Read an image file as RGB uint8 [H,W,3]."""
     return decode_image_rgb(read_image_bytes(path), name=str(path))
 
 

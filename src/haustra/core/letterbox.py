@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 ResizeMode = Literal["letterbox", "force"]
 
-PAD_VALUE = 114
-"""Gray of the padding, as in the YOLO family."""
+PAD_VALUE = 114  # gray of the padding, as in the YOLO family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +79,7 @@ def plan_letterbox(
     target_size_wh: tuple[int, int],
     mode: ResizeMode = "letterbox",
 ) -> Letterbox:
-    """Return how an image of `source_size_wh` maps into `target_size_wh` (pixels).
-
-    Raises:
-        ValueError: A size is not positive.
-    """
+    """Return how an image of `source_size_wh` maps into `target_size_wh` (pixels)."""
     if min(*source_size_wh, *target_size_wh) <= 0:
         raise ValueError(f"expected positive sizes, got {source_size_wh} and {target_size_wh}")
     resized = target_size_wh

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from haustra.core.detections import Detections
 
 DEFAULT_OBJECTNESS, DEFAULT_IOU = 0.3, 0.5
-CUT_S = 1.0
-"""A longer step from one frame to the next is a cut; no activation goes on across it."""
+CUT_S = 1.0  # a longer step from one frame to the next is a cut; no activation goes on across it
 
 
 def is_cut(step_s: float, *, frame_rate_hz: float) -> bool:
@@ -103,9 +102,6 @@ class AlarmFilter:
     An activation begins with a score of at least `objectness` and continues while there is a score
     of at least `lower_threshold`. Its first `hold_off_frames` frames are held back; after them
     these detections are shown. Without hold-off and hysteresis the filter is the threshold.
-
-    Args:
-        point: The operating point.
     """
 
     def __init__(self, point: OperatingPoint) -> None:

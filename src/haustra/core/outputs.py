@@ -14,15 +14,13 @@ from haustra.core.checked import Output, fields_with
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import temporary_sibling
 
-_PROBE = bytes(4096)
-"""Written and removed, so that a full disk is found as well."""
+_PROBE = bytes(4096)  # written and removed, so that a full disk is found as well
 
 
 def check_outputs(config: Any, **resolved: Path) -> None:
     """Check that everything that settings name as an output can be written, and leave no trace.
 
     Args:
-        config: The settings.
         **resolved: Paths of the outputs that the settings leave open, by the field's name, and of
             inputs that are no settings.
 

@@ -78,8 +78,7 @@ class NotebookProgress:
     It needs IPython alone, not ipywidgets.
     """
 
-    NUM_LINES = 12
-    """Lines kept below the bar."""
+    NUM_LINES = 12  # lines kept below the bar
 
     def __init__(self) -> None:
         self._lines: list[str] = []

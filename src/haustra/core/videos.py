@@ -24,8 +24,7 @@ HIGHEST_RATE_HZ = {".mp4": 65535, ".mov": 65535, ".mkv": 1000, ".avi": 600, ".we
 """Highest frame rate that each format keeps."""
 LOWEST_RATE_HZ = 0.1
 NUM_COMPARED_FRAMES = 8
-MIN_BYTES_PER_PIXEL = 0.005
-"""A frame that repeats the one before is stored in less."""
+MIN_BYTES_PER_PIXEL = 0.005  # a frame that repeats the one before is stored in less
 
 
 def open_capture(path: Path, *, decode: bool = True) -> cv2.VideoCapture:
@@ -83,7 +82,6 @@ class VideoWriter:
     Args:
         path: The file that is to be, for messages and its suffix.
         part: The file to write.
-        frame_rate_hz: Its frame rate.
     """
 
     def __init__(self, path: Path, *, part: Path, frame_rate_hz: float) -> None:
@@ -139,11 +137,7 @@ class VideoWriter:
 
 
 def writable_rate(frame_rate_hz: float, *, path: Path) -> float:
-    """Return a frame rate near `frame_rate_hz`, or a multiple of a low one, that the format takes.
-
-    Raises:
-        HaustraError: The format of `path` takes no rate that is so high.
-    """
+    """Return a rate near `frame_rate_hz`, or a multiple of a low one, that the format takes."""
     suffix = path.suffix.lower()
     if frame_rate_hz > HIGHEST_RATE_HZ[suffix]:
         able = [name for name, limit in HIGHEST_RATE_HZ.items() if limit >= frame_rate_hz]
