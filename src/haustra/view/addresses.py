@@ -14,8 +14,7 @@ class Address:
     """A host name or IP address, with its scheme and port if they are stated."""
 
     scheme: str | None
-    name: str
-    """As browsers send it: in lower case, ASCII, without brackets."""
+    name: str  # as browsers send it: in lower case, ASCII, without brackets
     port: int | None
 
     @classmethod

@@ -18,11 +18,7 @@ _ROOT_PATH = re.compile(r"(?!/(?:feed|static|status|training)(?:/|$))(?:/\w[\w.~
 
 @dataclass(frozen=True, kw_only=True)
 class ViewConfig(DetectorSettings):
-    """Settings of the live view.
-
-    Raises:
-        HaustraError: A value is out of range, or two settings do not fit together.
-    """
+    """Settings of the live view."""
 
     compare: Path | None = None
     """Weights of a second detector to show beside the first. Both are loaded again when their file

@@ -10,10 +10,8 @@ import time
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MAX_REQUEST_S = 10.0
-"""Time within which a connection has to send a whole request."""
-MAX_UNREAD_S = 20.0
-"""Time for which a connection, also of a page, may leave bytes unread."""
+MAX_REQUEST_S = 10.0  # time within which a connection has to send a whole request
+MAX_UNREAD_S = 20.0  # time for which a connection, also of a page, may leave bytes unread
 
 
 class TimedProtocol(H11Protocol):

@@ -32,14 +32,11 @@ from haustra.view.simulator_source import SimulatorSource
 from haustra.view.state import FeedState, in_one_line
 from haustra.view.watched_detector import WatchedDetector
 
-MAX_WAIT_S = 0.05
-"""Longest pause between two checks for changed weights."""
-MAX_LIVE_FRAMES = 3000
-"""Number of frames of a live source that are kept."""
+MAX_WAIT_S = 0.05  # longest pause between two checks for changed weights
+MAX_LIVE_FRAMES = 3000  # number of frames of a live source that are kept
 MAX_NOTICES = 20
 STOP_TIMEOUT_S = 10.0
-RATE_WINDOW_S = 2.0
-"""Time over which the shown frame rate is measured."""
+RATE_WINDOW_S = 2.0  # time over which the shown frame rate is measured
 MAX_RATE_HZ = 1000
 JPEG_QUALITY = 88
 
@@ -48,10 +45,8 @@ JPEG_QUALITY = 88
 class Shot:
     """A published frame with its boxes."""
 
-    version: int
-    """Number of the publication, from 1."""
-    header: dict[str, Any]
-    """Everything that the page shows besides the image, as JSON values."""
+    version: int  # number of the publication, from 1
+    header: dict[str, Any]  # everything that the page shows besides the image, as JSON values
     jpeg: bytes
 
 
@@ -62,7 +57,6 @@ class Feed:
         source: Source of the frames; the feed closes it.
         detectors: One detector, or two to compare.
         point: Operating point to begin with.
-        recordings: Folder that receives the recordings.
     """
 
     def __init__(

@@ -21,24 +21,18 @@ from haustra.core.operating_point import AlarmFilter, OperatingPoint, is_cut
 Verdict = Literal["clean", "hit", "miss", "false"]
 VERDICTS: tuple[Verdict | None, ...] = (None, "clean", "hit", "false", "miss")
 """From the least to the most important."""
-NOTHING = -1.0
-"""Score of a frame on which nothing was found."""
-MAX_COLUMNS = 1200
-"""Number of frames, or of groups of frames, in a timeline."""
-MAX_COMPARING_S = 0.02
-"""Time that one call of `compare_again` may take."""
+NOTHING = -1.0  # score of a frame on which nothing was found
+MAX_COLUMNS = 1200  # number of frames, or of groups of frames, in a timeline
+MAX_COMPARING_S = 0.02  # time that one call of `compare_again` may take
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SeenFrame:
     """The detections and labels of one frame."""
 
-    raw: tuple[Detections, ...]
-    """Detections of each detector, whatever their score."""
-    truth: Detections | None
-    """Labeled boxes; None where the frame has no label."""
-    seconds: float = 0.0
-    """Time since the beginning of the source."""
+    raw: tuple[Detections, ...]  # detections of each detector, whatever their score
+    truth: Detections | None  # labeled boxes; None where the frame has no label
+    seconds: float = 0.0  # time since the beginning of the source
 
     @property
     def truth_code(self) -> int:

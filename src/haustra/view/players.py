@@ -23,11 +23,7 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 30.0
 
 
 class SeekingPlayer:
-    """Plays a source whose frames can be read in any order, each at its own time.
-
-    Args:
-        source: A seekable source.
-    """
+    """Plays a source whose frames can be read in any order, each at its own time."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -37,21 +33,14 @@ class SeekingPlayer:
         self._frame_rate_hz = source.frame_rate_hz
         self._is_wanted, self._has_ended = False, False
         self._restart_clock(0)
-        self._expected_at = time.monotonic()
-        """Time at which a frame has to be shown next."""
+        self._expected_at = time.monotonic()  # time at which a frame has to be shown next
         self.playing = True
-        self.position = -1
-        """Number of the frame that was read last or is wanted next."""
+        self.position = -1  # number of the frame that was read last or is wanted next
         self.speed = 1.0
-        self.num_dropped = 0
-        """Number of frames that were passed over."""
+        self.num_dropped = 0  # number of frames that were passed over
 
     def next_frame(self) -> SourceFrame | None:
-        """Return the frame that is wanted or due now; None if there is none.
-
-        Raises:
-            HaustraError: The frame cannot be read.
-        """
+        """Return the frame that is wanted or due now; None if there is none."""
         if self._is_wanted:
             self._is_wanted = False
             frame = self._read_up_to(self.position)

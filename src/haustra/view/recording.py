@@ -33,9 +33,7 @@ class Recording:
     As a context manager it is finished at the end of the block.
 
     Args:
-        root: Folder that receives the run folder.
         stated_hz: Frame rate that the source states; None for a live source.
-        caption: Name of the detector.
 
     Raises:
         OSError: The folder cannot be made.
@@ -45,8 +43,7 @@ class Recording:
         now = time.time()
         stamp = time.strftime("%Y%m%d_%H%M%S", time.gmtime(now))
         run_id = f"view_{stamp}_{int(now * 1000) % 1000:03d}"
-        self.folder = root / f"run_{run_id}"
-        """The run folder; it appears when the recording ends."""
+        self.folder = root / f"run_{run_id}"  # the run folder; it appears when the recording ends
         self._stated_hz, self._times_s = stated_hz, list[float]()
         self._lock = threading.Lock()
         self._line: str | None = None

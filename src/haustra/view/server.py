@@ -48,17 +48,13 @@ STATIC = Path(__file__).parent / "static"
 PAGES = {"/": "view.html", "/training": "training.html"}
 MIME = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 MAX_PAGES = 32
-MAX_BAD_MESSAGES = 20
-"""Number of malformed messages after which a page is closed."""
-MAX_ACK_S = 5.0
-"""Time after which a page that does not acknowledge a frame gets the next one."""
+MAX_BAD_MESSAGES = 20  # number of malformed messages after which a page is closed
+MAX_ACK_S = 5.0  # time after which a page that does not acknowledge a frame gets the next one
 TIMELINE_EVERY_S = 0.5
 STATE_EVERY_S = 1.0
 """Interval at which a page gets the state again, so that it knows that the server is there."""
-STATE_CHECK_S = 0.2
-"""Interval at which the state is compared with the one that was sent."""
-MAX_WAITING_COMMANDS = 50
-"""Number of waiting commands above which no further message is read."""
+STATE_CHECK_S = 0.2  # interval at which the state is compared with the one that was sent
+MAX_WAITING_COMMANDS = 50  # number of waiting commands above which no further message is read
 
 
 class _Timeline:
@@ -89,8 +85,7 @@ class _Page:
         self.acknowledged.set()
         self.sent_version = 0
         self.sent_at, self.timeline_at = 0.0, 0.0
-        self.round_trip_s = 0.0
-        """Time from sending the last frame to its acknowledgment."""
+        self.round_trip_s = 0.0  # time from sending the last frame to its acknowledgment
 
 
 def frame_message(shot: Shot, *, round_trip_s: float = 0.0) -> bytes:
@@ -261,11 +256,7 @@ async def _send_frames(page: _Page, *, feed: Feed, timeline: _Timeline) -> None:
 
 
 def _listen(config: ViewConfig) -> socket.socket:
-    """Return a listening socket.
-
-    Raises:
-        HaustraError: The port is taken, or the address does not belong to this machine.
-    """
+    """Return a listening socket."""
     is_ipv6 = ":" in config.host
     ports = range(config.port, min(config.port + 1000, 65535) + 1)
     for port in ports:
@@ -314,12 +305,7 @@ def open_access(config: ViewConfig, listening: socket.socket) -> tuple[Access, s
 
 
 def build_feed(config: ViewConfig) -> Feed:
-    """Open detectors and source.
-
-    Raises:
-        HaustraError: Weights or source do not open.
-        MissingExtraError: A package that they need is not installed.
-    """
+    """Open detectors and source."""
     detectors = open_detectors(config)
     source = open_source(config.source, size_px=config.size)
     feed = Feed(
@@ -342,7 +328,6 @@ def serve(
     """Serve the page until Ctrl-C.
 
     Args:
-        config: Settings.
         print_line: Receives the lines for the user.
         build: Opens the feed, once the port is known to be free.
 

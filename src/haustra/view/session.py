@@ -25,17 +25,11 @@ from haustra.view.simulator_source import open_source
 from haustra.view.state import in_one_line
 from haustra.view.watched_detector import WatchedDetector
 
-NUMBERS_NAME = "numbers"
-"""Stem of the file in a headless run's folder."""
+NUMBERS_NAME = "numbers"  # stem of the file in a headless run's folder
 
 
 def open_detectors(config: ViewConfig) -> list[WatchedDetector]:
-    """Open the detector, and the one to compare with it.
-
-    Raises:
-        HaustraError: Weights do not load.
-        MissingExtraError: A package that runs them is not installed.
-    """
+    """Open the detector, and the one to compare with it."""
     if config.detector_weights is None:
         return [WatchedDetector(heuristic_detector, path=None)]
 
@@ -53,10 +47,8 @@ def open_detectors(config: ViewConfig) -> list[WatchedDetector]:
 class HeadlessResult:
     """Outcome of a headless run."""
 
-    folder: Path
-    """The run folder."""
-    numbers: dict[str, Any]
-    """JSON values, which are also in the folder's numbers.json."""
+    folder: Path  # the run folder
+    numbers: dict[str, Any]  # JSON values, which are also in the folder's numbers.json
 
 
 def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> HeadlessResult:

@@ -14,16 +14,7 @@ FRAME_RATE_HZ = 10.0
 
 
 class SimulatorSource(Source):
-    """Frames of a simulated colon with exact labels; an autopilot or the user drives the camera.
-
-    Args:
-        seed: Seed of the colon.
-        size_px: Width and height of the frames.
-        name: Name shown to the user.
-
-    Raises:
-        MissingExtraError: The simulator's packages are not installed.
-    """
+    """Frames of a simulated colon with exact labels; an autopilot or the user drives the camera."""
 
     seekable, num_frames, frame_rate_hz, pausable = False, None, FRAME_RATE_HZ, True
 
@@ -72,16 +63,7 @@ class SimulatorSource(Source):
 
 
 def open_source(text: str, *, size_px: int) -> Source:
-    """Open the simulator, or any source that `haustra.captures.sources` opens.
-
-    Args:
-        text: Value of `--source`.
-        size_px: Width and height of the simulator's frames.
-
-    Raises:
-        HaustraError: The text names no source, or the source cannot be opened.
-        MissingExtraError: The simulator's packages are not installed.
-    """
+    """Open the simulator, or any source that `haustra.captures.sources` opens."""
     if match := re.fullmatch(r"simulator(?::(\d+))?", text):
         return SimulatorSource(int(match[1] or DEFAULT_SEED), size_px=size_px, name=text)
     return sources.open_source(text)

@@ -5,8 +5,7 @@ from typing import Any, Literal
 
 from haustra.core.errors import HaustraError
 
-STALLED_AFTER_S = 1.0
-"""Time without a frame that was due, after which nothing is called live."""
+STALLED_AFTER_S = 1.0  # time without a frame that was due, after which nothing is called live
 MAX_CHARACTERS = 300
 
 
@@ -15,14 +14,10 @@ class FeedState:
     """The activity of the feed at a moment."""
 
     kind: Literal["playing", "paused", "stalled", "reconnecting", "ended", "failed"]
-    seconds: int | None = None
-    """Whole seconds without a frame, while stalled."""
-    attempt: int | None = None
-    """Number of the next attempt to open the source again, from 1."""
-    next_try_s: int | None = None
-    """Whole seconds until that attempt."""
-    why: str | None = None
-    """Reason in one line, if there is one."""
+    seconds: int | None = None  # whole seconds without a frame, while stalled
+    attempt: int | None = None  # number of the next attempt to open the source again, from 1
+    next_try_s: int | None = None  # whole seconds until that attempt
+    why: str | None = None  # reason in one line, if there is one
 
     def to_json(self, *, is_live: bool) -> dict[str, Any]:
         """Return the fields, and the line that a page shows, as JSON values."""

@@ -22,11 +22,7 @@ class TrainingFolder:
 
     @classmethod
     def beside(cls, config: ViewConfig) -> "TrainingFolder":
-        """Return the folder that the config names, or the one beside the weights.
-
-        Raises:
-            HaustraError: The config names something else than the run folder of a training.
-        """
+        """Return the folder that the config names, or the one beside the weights."""
         weights, named = config.detector_weights, config.training
         if named is not None:
             _check(named)
@@ -65,11 +61,7 @@ class TrainingFolder:
 
 
 def _check(folder: Path) -> None:
-    """Check that a folder is the run folder of a training.
-
-    Raises:
-        HaustraError: It is not.
-    """
+    """Check that a folder is the run folder of a training."""
     if "epochs" in TrainingFolder(folder=folder)._config():
         return
     if folder.is_dir():

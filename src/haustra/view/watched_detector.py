@@ -14,17 +14,14 @@ from haustra.core.detections import Detections
 from haustra.inference.detector import Detector
 from haustra.view.state import in_one_line
 
-CHECK_EVERY_S = 0.5
-"""Interval at which the file's time and size are checked."""
-NUM_LATENCIES = 200
-"""Number of inferences that the shown percentiles cover."""
+CHECK_EVERY_S = 0.5  # interval at which the file's time and size are checked
+NUM_LATENCIES = 200  # number of inferences that the shown percentiles cover
 
 
 class WatchedDetector:
     """Runs a detector, and loads its file again when it changes.
 
     Args:
-        load: Opens the detector.
         path: The file; None for a detector without one, which never changes.
     """
 
