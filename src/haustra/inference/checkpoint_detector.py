@@ -40,11 +40,7 @@ def open_checkpoint(
 
 
 def store_operating_point(path: Path, point: OperatingPoint) -> None:
-    """Write another operating point into a checkpoint's header; the weights stay.
-
-    Raises:
-        HaustraError: A training writes the checkpoint now.
-    """
+    """Write another operating point into a checkpoint's header; the weights stay."""
     from haustra.models.checkpoint import read_checkpoint, write_checkpoint
 
     try:

@@ -17,8 +17,7 @@ from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.core.paths import StrPath, to_path
 
 AnyImage = TypeVar("AnyImage", bound=ImageLike)
-BATCH_SIZE = 32
-"""Number of images that go through the network together."""
+BATCH_SIZE = 32  # number of images that go through the network together
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -173,7 +172,6 @@ def open_detector(
     """Open a checkpoint of `haustra train`, or an .onnx file of `haustra export`.
 
     Args:
-        path: The file.
         kind: Kind that it must have; None allows any.
         backend: Backend that runs it; by default the value of HAUSTRA_BACKEND, else the CPU.
 

@@ -15,8 +15,7 @@ from haustra.inference.detector import Detector
 WORKING_SIDE_PX = 192
 BLOB_SIGMAS_PX = (8.0, 14.0, 24.0)
 """Sizes of the blobs that are looked for, on the letterboxed image."""
-SCORE_CONTRAST = 12.0
-"""Contrast, in units of 8-bit Lab, that scores 0.5."""
+SCORE_CONTRAST = 12.0  # contrast, in units of 8-bit Lab, that scores 0.5
 
 
 def heuristic_detector() -> Detector:

@@ -27,12 +27,10 @@ FORMAT_VERSION = 2
 METADATA_KEY = "haustra"
 IR_VERSION_FIELD, OPSET_FIELD, METADATA_FIELD = 1, 8, 14
 """Numbers of fields of onnx.proto's ModelProto."""
-NO_SEAL = b"0" * 64
-"""Digits in the place of a file's SHA-256 while it is computed."""
+NO_SEAL = b"0" * 64  # digits in the place of a file's SHA-256 while it is computed
 INPUT_NAME, OUTPUT_NAMES = "images", ("boxes_xyxy", "scores")
 
-ONLY_ERRORS = 3
-"""ONNX Runtime's log severity. Its warnings concern its own choices, not the user's."""
+ONLY_ERRORS = 3  # ONNX Runtime's log severity. Its warnings concern its own choices, not the user's
 
 
 def _not_from_haustra(path: Path) -> HaustraError:
@@ -105,7 +103,6 @@ def open_session(
     """Load an ONNX model, by default on the CPU.
 
     Args:
-        path: The file.
         data: Its bytes, where they were read already.
         num_threads: Threads of one inference. None uses every core, whose threads wait actively
             between two nodes: this is faster and keeps the cores busy.
@@ -220,7 +217,6 @@ def open_onnx(
     """Open an ONNX model; arguments and errors are those of `open_detector`.
 
     Args:
-        path: The file.
         kind: Kind that it must have; None allows any.
         backend: Backend that runs it.
         num_threads: Threads of one inference, as for `open_session`.

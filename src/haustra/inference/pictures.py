@@ -26,10 +26,8 @@ from haustra.inference.heuristic import heuristic_detector
 class BoxedPicture:
     """One image's detections and the picture that shows them."""
 
-    image: Path
-    """The image file."""
-    picture: Path
-    """The file with the boxes drawn."""
+    image: Path  # the image file
+    picture: Path  # the file with the boxes drawn
     detections: Detections
 
     def to_json(self) -> dict[str, Any]:
@@ -48,12 +46,9 @@ class InferResult:
     """Pictures of a folder or an image, and the detector that drew their boxes."""
 
     pictures: list[BoxedPicture]
-    detector: Detector
-    """Its operating point is the one that was used."""
-    unreadable: list[str]
-    """A message per image of a folder that cannot be read."""
-    in_time: bool
-    """True if hold-off or hysteresis was applied."""
+    detector: Detector  # its operating point is the one that was used
+    unreadable: list[str]  # a message per image of a folder that cannot be read
+    in_time: bool  # True if hold-off or hysteresis was applied
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -87,12 +82,7 @@ def draw_picture(
 
 
 def open_configured(config: InferConfig, *, in_time_order: bool) -> Detector:
-    """Open the detector of the settings, or the heuristic, with the thresholds to use.
-
-    Raises:
-        HaustraError: The weights do not load.
-        MissingExtraError: A package that runs them is not installed.
-    """
+    """Open the detector of the settings, or the heuristic, with the thresholds to use."""
     if config.detector_weights is None:
         detector = heuristic_detector()
     else:
@@ -107,8 +97,6 @@ def operating_point(
     """Return the detector's own operating point with the user's thresholds applied.
 
     Args:
-        config: The settings.
-        detector: The detector.
         in_time_order: False drops the hold-off and hysteresis of the file.
     """
     point = detector.operating_point

@@ -22,24 +22,15 @@ from haustra.inference.pictures import describe_detector, draw_picture, open_con
 class VideoResult:
     """Detections of a video, and the detector that found them."""
 
-    video: Path
-    """The file that was read."""
-    out: Path
-    """The boxed video."""
-    frames: list[Detections]
-    """The boxes that were drawn, per frame."""
-    times_s: list[float]
-    """Time of each frame since the first one."""
-    frame_rate_hz: float
-    """Mean frame rate of the video."""
-    out_frame_rate_hz: float
-    """Frame rate of the boxed video."""
-    detector: Detector
-    """Its operating point is the one that was used."""
-    unreadable: list[str]
-    """Reasons why frames are known to be missing."""
-    notes: list[str]
-    """Oddities of the frames' times, and the number of frames that were repeated."""
+    video: Path  # the file that was read
+    out: Path  # the boxed video
+    frames: list[Detections]  # the boxes that were drawn, per frame
+    times_s: list[float]  # time of each frame since the first one
+    frame_rate_hz: float  # mean frame rate of the video
+    out_frame_rate_hz: float  # frame rate of the boxed video
+    detector: Detector  # its operating point is the one that was used
+    unreadable: list[str]  # reasons why frames are known to be missing
+    notes: list[str]  # oddities of the frames' times, and the number of frames that were repeated
 
     @property
     def num_frames_boxed(self) -> int:
