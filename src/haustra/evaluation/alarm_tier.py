@@ -12,8 +12,7 @@ from haustra.evaluation.frames import TimedRun
 from haustra.evaluation.lesion_tier import mean_of_known
 
 HOLD_OFFS = (0, 3, 6, 15)
-RUN_LENGTHS_S = (0.5, 1.0, 2.0)
-"""Limits between the classes of false activations by their length."""
+RUN_LENGTHS_S = (0.5, 1.0, 2.0)  # limits between the classes of false activations by their length
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -249,7 +249,6 @@ def bootstrap_intervals(
         num_resamples: Number of draws, at least 1. A draw without any labeled box has no average
             precision and is left out of its intervals.
         seed: Seed of the draws; more resamples begin with those of fewer.
-        progress: Display of the progress.
     """
     matched = match_images(truths, predictions, threshold=threshold)
     draws = _draw(

@@ -25,8 +25,7 @@ Image = NDArray[np.uint8]
 SEVERITIES = (1, 2, 3)
 GAMMA = 2.2
 """Gamma of the camera: light is about value ** 2.2 (ITU-R BT.709 and sRGB are close to it)."""
-LEAST_KEPT_AREA = 0.25
-"""Boxes that keep a smaller share of their area in a crop are left out."""
+LEAST_KEPT_AREA = 0.25  # boxes that keep a smaller share of their area in a crop are left out
 TEXTS = (
     *("EDOF ON", "Zoom x1.2", "SHARP A5", "Gain 3"),
     *("CVP: 1-1", "ID 0000", "11:42:07", "Iris AVE"),

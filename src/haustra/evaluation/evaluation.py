@@ -40,9 +40,6 @@ def shuffle_truths(truths: Sequence[Detections], *, seed: int) -> list[Detection
 
     The labels move one place along a random cycle, so that none stays. Their boxes are scaled to
     the new image.
-
-    Raises:
-        HaustraError: There is only one image.
     """
     if len(truths) < 2:
         raise HaustraError(
@@ -78,14 +75,9 @@ def evaluate_frames(
     """Measure a detector on frames, with boxes in pixels of the source images.
 
     Args:
-        source: The frames.
         subject: The detector, or the boxes that one has found.
         point: Operating point to apply; by default that of the detector.
         shuffle_labels_seed: Seed of a control that measures against the labels of other images.
-        progress: Receives the progress.
-
-    Raises:
-        HaustraError: No frame can be used.
     """
     point = point or subject.operating_point
     frames: list[EvalFrame] = []

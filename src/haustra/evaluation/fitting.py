@@ -23,8 +23,7 @@ from haustra.evaluation.metrics import ranked_matches
 FitRule = Literal["fpr", "f1"]
 HYSTERESIS_SHARES = (None, 0.75, 0.5)
 """Lower thresholds to try, as a share of the threshold; None turns hysteresis off."""
-MOST_DELAY_S = 0.5
-"""Largest mean delay of a lesion's first box that hold-off may cause."""
+MOST_DELAY_S = 0.5  # largest mean delay of a lesion's first box that hold-off may cause
 
 
 def best_f1_threshold(
@@ -33,9 +32,6 @@ def best_f1_threshold(
     """Return the score threshold with the best F1 at IoU 0.5, and that F1.
 
     Of equal ones the highest threshold is taken.
-
-    Raises:
-        HaustraError: No detection matches a labeled box.
     """
     falling, hits = ranked_matches(truths, predictions)
     # Detections of equal score are shown together.

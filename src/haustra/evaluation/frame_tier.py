@@ -16,10 +16,8 @@ from haustra.core.detections import Detections
 from haustra.core.errors import needs_extra
 from haustra.evaluation.metrics import to_coco
 
-FLAGGED_IOU = 0.0
-"""IoU above which a box touches a label (TRUE-Colon)."""
-LEAST_THRESHOLD = 1e-9
-"""A threshold of 0 would flag frames without a detection, whose score is 0."""
+FLAGGED_IOU = 0.0  # IoU above which a box touches a label (TRUE-Colon)
+LEAST_THRESHOLD = 1e-9  # a threshold of 0 would flag frames without a detection, whose score is 0
 FEW_CLEAN_FRAMES = 22
 """With fewer clean frames the false-positive rate is a guess.
 

@@ -26,8 +26,7 @@ BATCH_SIZE = 32
 class Lesion:
     """A polyp with an identity over time."""
 
-    lesion_id: str
-    """`run_id/` and the id of the label."""
+    lesion_id: str  # `run_id/` and the id of the label
     size_mm: float | None = None
     paris_class: str | None = None
 
@@ -170,11 +169,7 @@ def _eval_frame(checked: CheckedFrame, *, letterbox: Letterbox) -> EvalFrame:
 def open_captures(
     path: StrPath, *, target_size_wh: tuple[int, int], resize_mode: ResizeMode
 ) -> CaptureFrames:
-    """Open a run folder, or a folder of run folders, for a detector that takes such images.
-
-    Raises:
-        HaustraError: There is no run, or two runs share an id.
-    """
+    """Open a run folder, or a folder of run folders, for a detector that takes such images."""
     path = to_path(path)
     runs = [read_run(path)] if (path / "labels").is_dir() else read_runs(path)
     frames = [frame for run in runs for frame in run.frames]
@@ -199,10 +194,8 @@ class TimedRun:
 
     frame_rate_hz: float
     frames: list[EvalFrame]
-    numbers: list[int]
-    """Position of each frame in periods of the frame rate, rising."""
-    predictions: list[Detections]
-    """Detections on each frame, at every score."""
+    numbers: list[int]  # position of each frame in periods of the frame rate, rising
+    predictions: list[Detections]  # detections on each frame, at every score
 
     @property
     def after_cut(self) -> list[bool]:

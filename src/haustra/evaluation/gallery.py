@@ -19,8 +19,7 @@ from haustra.evaluation.metrics import match_detections
 
 NUM_PICTURES = 12
 NUM_MISTAKES = 8
-NEAR_FRAMES = 15
-"""Frames of a run that are less far apart look alike."""
+NEAR_FRAMES = 15  # frames of a run that are less far apart look alike
 PICTURE_SIDE_PX = 288
 
 Image = NDArray[np.uint8]

@@ -139,7 +139,6 @@ def lesion_tier(runs: Sequence[TimedRun], *, threshold: float) -> LesionTier | N
     """Follow each lesion through its run; return None where no box names a lesion.
 
     Args:
-        runs: Whole runs.
         threshold: Least score of a detection that is shown.
     """
     rows = [row for run in runs for row in _rows_of_run(run, threshold=threshold)]

@@ -188,11 +188,9 @@ class ImageCounts:
 
     hits: int
     misses: int
-    false_alarms: int
-    """Number of detections without a match, duplicates included."""
+    false_alarms: int  # number of detections without a match, duplicates included
     duplicates: int
-    matched_iou: float
-    """Sum of the IoU over the hits."""
+    matched_iou: float  # sum of the IoU over the hits
 
 
 def count_at_threshold(

@@ -40,11 +40,7 @@ class StoredPredictions:
     """False for COCO results, where a frame without an entry has no detections."""
 
     def find(self, frame: EvalFrame, *, iou: float) -> Detections:
-        """Return the boxes that were found on a frame, without overlaps above `iou`.
-
-        Raises:
-            HaustraError: The frame is not among those with predictions.
-        """
+        """Return the boxes that were found on a frame, without overlaps above `iou`."""
         scored = self.boxes_by_frame.get(frame.sample_id)
         if scored is None and self.lists_every_frame:
             raise HaustraError(
@@ -59,11 +55,7 @@ class StoredPredictions:
         return found.without_overlaps(iou)
 
     def check_frames(self, sample_ids: Sequence[str]) -> None:
-        """Check that every prediction belongs to a frame that is measured.
-
-        Raises:
-            HaustraError: One belongs to another frame, or its name is spelled differently.
-        """
+        """Check that every prediction belongs to a frame that is measured."""
         unknown = sorted(set(self.boxes_by_frame) - set(sample_ids))
         if unknown and not self.lists_every_frame:
             raise HaustraError(
@@ -100,11 +92,7 @@ def write_predictions(
 
 
 def check_scored(boxes: Any, scores: Any, *, place: str) -> Scored:
-    """Return the boxes and scores of a file's entry, which messages call `place`, as arrays.
-
-    Raises:
-        HaustraError: A box is not `x0,y0,x1,y1`, or a score is not in 0..1.
-    """
+    """Return the boxes and scores of a file's entry, which messages call `place`, as arrays."""
     for box in boxes:
         is_box = is_four_numbers(box) and np.isfinite(box).all()
         if not is_box or box[2] < box[0] or box[3] < box[1]:

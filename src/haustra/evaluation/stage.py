@@ -38,8 +38,7 @@ from haustra.warehouse.format import WarehouseManifest
 UNKNOWN_SIZE_WH = (256, 256)
 """Size of the pictures in a report about stored predictions, whose detector is not at hand."""
 
-Subject = Detector | StoredPredictions
-"""A detector, or the boxes that one has found."""
+Subject = Detector | StoredPredictions  # a detector, or the boxes that one has found
 
 
 def evaluate_detector(
@@ -50,7 +49,6 @@ def evaluate_detector(
     Args:
         config: Settings; without `detector` they name the file to measure.
         detector: An open detector, instead of a file.
-        progress: Receives the progress.
 
     Raises:
         HaustraError: There is no frame, the images are not what the detector takes, or the
@@ -93,10 +91,6 @@ def evaluate_detector(
 
 def compare_weights(config: EvalConfig, *, progress: Progress | None = None) -> Comparison:
     """Compare two detectors on the same frames; write the differences where asked.
-
-    Args:
-        config: Settings with `compare`.
-        progress: Receives the progress.
 
     Raises:
         HaustraError: As for `evaluate_detector`, or no box is labeled.
@@ -363,11 +357,7 @@ def _time_order_note(evaluation: Evaluation, *, source: FrameSource) -> str | No
 def check_images_fit(
     manifest: WarehouseManifest, *, manifest_path: Path, detector: Detector
 ) -> None:
-    """Refuse a warehouse whose images are not those that a detector takes.
-
-    Raises:
-        HaustraError: The size or the resize mode differs.
-    """
+    """Refuse a warehouse whose images are not those that a detector takes."""
     (width, height), (input_width, input_height) = manifest.target_size_wh, detector.input_size_wh
     stored = f"{width}x{height} {manifest.resize_mode}"
     taken = f"{input_width}x{input_height} {detector.resize_mode}"
