@@ -40,7 +40,6 @@ def epoch_augmentation(
     """Return how to augment an epoch.
 
     Args:
-        recipe: The recipe of the training.
         size_wh: Size of the stored images.
         done: Share of the training (0..1) that is done at the start of the epoch.
         epoch: The epoch, counted from 0.
@@ -83,10 +82,7 @@ def training_batches(
     The result depends on the split, the order, `seed`, `epoch` and `augmentation` alone.
 
     Args:
-        split: The training split.
-        order: Order of its samples in this epoch.
         batch_size: Samples in a batch; the last one may have fewer.
-        seed: Seed of the training.
         epoch: The epoch, counted from 0.
         augmentation: Strength and size; None gives the samples as they are stored.
         first_batch: Number of batches that are done.

@@ -58,9 +58,6 @@ def parse_duration_s(name: str, text: str) -> float:
     Args:
         name: Name of the setting, for the message.
         text: Its value.
-
-    Raises:
-        HaustraError: The text is not a time above zero.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     seconds = float(match[1]) * _SECONDS_PER_UNIT[match[2]] if match else 0.0
@@ -73,11 +70,7 @@ def parse_duration_s(name: str, text: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(CheckedSettings):
-    """Settings of `haustra train`.
-
-    Raises:
-        HaustraError: A value is out of its range, or two values contradict each other.
-    """
+    """Settings of `haustra train`."""
 
     manifest: str | Path
     """The warehouse's manifest.json, or its folder: a path, or with --store stream a URL."""

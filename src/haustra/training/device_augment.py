@@ -24,8 +24,7 @@ from haustra.models.losses import DeviceBatch
 from haustra.training.augment import draw_color_change
 from haustra.training.recipe import AugmentStrength
 
-BLUR_SIDE = 13
-"""Side of the blur kernels: three times the largest sigma to both sides."""
+BLUR_SIDE = 13  # side of the blur kernels: three times the largest sigma to both sides
 MAX_SIGMA_PX = 2.0
 MAX_SPECULARS = 11
 STREAM = 1
@@ -146,7 +145,6 @@ def disturb_pixels(
 
     Args:
         images: uint8 [B,H,W,3] on any device, as the result.
-        strength: Strength of the augmentation.
         rngs: Generators of the samples.
         generator: Generator of the noise's grain, on the device.
     """

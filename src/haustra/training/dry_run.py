@@ -21,8 +21,7 @@ from haustra.training.prepare import prepare_training
 from haustra.training.state import NUM_KEPT
 from haustra.training.training import Training
 
-NUM_STEPS = 4
-"""The first one is not timed: it also allocates memory that the others use again."""
+NUM_STEPS = 4  # the first one is not timed: it also allocates memory that the others use again
 NUM_VALIDATION_IMAGES = 32
 
 
@@ -52,11 +51,7 @@ class DryRun:
 
 
 def dry_run(config: TrainConfig) -> DryRun:
-    """Make every check of a training, take a few steps, and write nothing.
-
-    Raises:
-        HaustraError: As from `train_detector`.
-    """
+    """Make every check of a training, take a few steps, and write nothing."""
     prepared = prepare_training(config)
     config, growth = prepared.config, prepared.config.recipe.growth
     keep_freed_memory()

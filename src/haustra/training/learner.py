@@ -45,7 +45,6 @@ class TorchLearner:
 
     Args:
         model: The model on its device.
-        loss: The loss of the training.
         is_bfloat16: Compute the model in bfloat16.
         is_compiled: Compile the model by `torch.compile`.
     """
@@ -61,11 +60,7 @@ class TorchLearner:
             self._dense = torch.compile(model.dense, dynamic=False)
 
     def _compute_dense(self, images: torch.Tensor) -> DenseOutput:
-        """Compute the proposals of all cells.
-
-        Raises:
-            HaustraError: The model cannot be compiled.
-        """
+        """Compute the proposals of all cells."""
         if not self.compiles_each_size:
             return self._dense(images)
         from torch._dynamo.exc import ShortenTraceback

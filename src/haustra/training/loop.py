@@ -73,7 +73,6 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
     machine, interrupted or not.
 
     Args:
-        config: The settings.
         progress: Receives lines and the state of a progress bar.
 
     Raises:
@@ -130,11 +129,7 @@ def _train(prepared: Prepared, *, progress: Progress) -> TrainResult:
 
 
 def _state_to_continue(prepared: Prepared, *, progress: Progress) -> TrainingState | None:
-    """Return the state of an interrupted training, or None where a new one begins.
-
-    Raises:
-        HaustraError: It had other settings, or `resume` finds none.
-    """
+    """Return the state of an interrupted training, or None where a new one begins."""
     config = prepared.config
     states = config.run_folder / "states"
     remove_abandoned(config.checkpoint_path)
@@ -179,11 +174,7 @@ def _holds_finished(path: Path) -> bool:
 
 
 def _finished_training(prepared: Prepared, *, progress: Progress) -> TrainResult | None:
-    """Return the finished training that the checkpoint already holds; None where one begins.
-
-    Raises:
-        HaustraError: It had other settings, or `if_finished` is "error".
-    """
+    """Return the finished training that the checkpoint already holds; None where one begins."""
     config = prepared.config
     path, again = config.checkpoint_path, option("if_finished", "again")
     if config.overwrite or config.if_finished == "again" or not _holds_finished(path):

@@ -187,8 +187,7 @@ class AveragedModel:
     def __init__(self, model: SlotDetector, *, settings: AveragingSettings) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._settings = settings
-        self.steps = 0
-        """Number of steps that the average has followed."""
+        self.steps = 0  # number of steps that the average has followed
 
     @torch.no_grad()
     def update(self, model: SlotDetector) -> None:

@@ -15,20 +15,14 @@ from haustra.warehouse.dataset import Split, Warehouse, open_warehouse
 class Prepared:
     """A training whose settings and data are checked, and that has not begun."""
 
-    config: TrainConfig
-    """The resolved settings: nothing is left open."""
-    split: Split
-    """The training split."""
+    config: TrainConfig  # the resolved settings: nothing is left open
+    split: Split  # the training split
     validation_split: Split
     backend: Backend
 
 
 def prepare_training(config: TrainConfig) -> Prepared:
-    """Check settings and data, and decide what the settings leave open.
-
-    Raises:
-        HaustraError: The warehouse or a setting is wrong.
-    """
+    """Check settings and data, and decide what the settings leave open."""
     checkpoint, metrics = config.checkpoint_path, config.metrics_path
     check_outputs(config, checkpoint_out=checkpoint, metrics_out=metrics)
     check_output("checkpoint_out", config.run_folder, kind=OUTPUT_FOLDER)

@@ -84,8 +84,7 @@ class AugmentStrength(CheckedSettings):
 
 EASY = AugmentStrength(gain=0.2, channel_gain=0.08, gamma=0.2, paste=0.3, blur=0.15, noise=0.15)
 """For the first epochs: full geometry, and less of what makes frames hard to read."""
-FULL = AugmentStrength()
-"""For the epochs in between."""
+FULL = AugmentStrength()  # for the epochs in between
 LIGHT = AugmentStrength(
     scale=(0.8, 1.25),
     stretch=0.0,
@@ -198,9 +197,6 @@ def parse_recipe(value: object, *, name: str) -> Recipe:
     Args:
         value: The value, which should be an object of settings.
         name: Name of its source, for messages.
-
-    Raises:
-        HaustraError: The value has an unknown setting or a bad value.
     """
     return change_settings(Recipe(), value, where=f"{name}: ")
 

@@ -29,7 +29,6 @@ def write_run_files(prepared: Prepared, *, initial_weights: dict[str, Any]) -> N
     """Write `config.json` and `environment.json`.
 
     Args:
-        prepared: The training.
         initial_weights: Source and license of the first weights.
     """
     config, backend, manifest = prepared.config, prepared.backend, prepared.split.manifest
@@ -60,9 +59,6 @@ def draw_training_curves(path: Path, *, history: list[dict[str, Any]]) -> None:
     Args:
         path: The PNG file.
         history: One entry per epoch, at least one.
-
-    Raises:
-        MissingExtraError: The package matplotlib is not installed.
     """
     with needs_extra("train", needed_for="the curves"):
         import matplotlib as mpl
@@ -108,7 +104,6 @@ class Reporter:
     """Writes the entries of epochs and the status in between, to the files that the settings name.
 
     Args:
-        config: The settings.
         history: Entries of earlier epochs, where a training is continued.
 
     Raises:

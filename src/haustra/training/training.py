@@ -82,11 +82,7 @@ def begin_model(config: TrainConfig, *, max_boxes: int) -> tuple[SlotDetector, d
 
 
 def check_slots(model: ModelConfig, *, manifest: WarehouseManifest) -> None:
-    """Check that the images have a cell for each slot of a detector.
-
-    Raises:
-        HaustraError: They are too small for so many boxes.
-    """
+    """Check that the images have a cell for each slot of a detector."""
     width, height = manifest.target_size_wh
     num_cells = count_cells(model, size_wh=manifest.target_size_wh)
     if model.num_slots > num_cells:
