@@ -14,8 +14,7 @@ from haustra.simulator.events import Event
 
 FloatImage = NDArray[np.float32]
 ByteImage = NDArray[np.uint8]
-Window = tuple[slice, slice]
-"""Rows and columns of the picture."""
+Window = tuple[slice, slice]  # rows and columns of the picture
 
 WHOLE: Window = (slice(None), slice(None))
 

@@ -26,11 +26,7 @@ Feature = Literal["folds", "vessels", "falloff", "speculars", "fisheye", "distur
 
 @dataclass(frozen=True, kw_only=True)
 class DatagenConfig(CheckedSettings):
-    """Settings of the simulator.
-
-    Raises:
-        HaustraError: A value is out of its range; the message names the setting.
-    """
+    """Settings of the simulator."""
 
     output_root: OutputFolder = Path("captures")
     """Folder that receives the run folders."""

@@ -29,16 +29,11 @@ _RATES_AND_EPISODES_S = {
 KINDS = tuple(_RATES_AND_EPISODES_S)
 RATES = {kind: rate for kind, (rate, _) in _RATES_AND_EPISODES_S.items()}
 EPISODE_S = {kind: length_s for kind, (_, length_s) in _RATES_AND_EPISODES_S.items()}
-PROCEDURE_SHARE = 0.15
-"""Factor on `RATES` for the frames of a procedure."""
-MAX_EPISODE_SHARE = 0.08
-"""Largest mean length of an episode as a share of the run."""
-MAX_BUSY_SHARE = 0.2
-"""Largest share of a procedure's frames with events."""
-FADE_SHARE = 0.25
-"""Share of an episode in which it grows, and in which it fades."""
-MIN_STRENGTH = 0.05
-"""Weaker events are left out."""
+PROCEDURE_SHARE = 0.15  # factor on `RATES` for the frames of a procedure
+MAX_EPISODE_SHARE = 0.08  # largest mean length of an episode as a share of the run
+MAX_BUSY_SHARE = 0.2  # largest share of a procedure's frames with events
+FADE_SHARE = 0.25  # share of an episode in which it grows, and in which it fades
+MIN_STRENGTH = 0.05  # weaker events are left out
 STILL_STRENGTH = (0.25, 1.0)
 
 

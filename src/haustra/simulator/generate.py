@@ -46,10 +46,8 @@ DISTANCE_STEPS_PER_MM = 100
 class DatagenResult:
     """Run folders that `generate_runs` made or found."""
 
-    folders: list[Path]
-    """All requested runs, in the order of their seeds."""
-    num_kept: int
-    """Runs that existed already, made with the same settings."""
+    folders: list[Path]  # all requested runs, in the order of their seeds
+    num_kept: int  # runs that existed already, made with the same settings
 
 
 def generate_runs(config: DatagenConfig, *, progress: Progress = SILENT) -> DatagenResult:
@@ -60,7 +58,6 @@ def generate_runs(config: DatagenConfig, *, progress: Progress = SILENT) -> Data
     starts at the Unix epoch.
 
     Args:
-        config: Settings.
         progress: Receives the number of finished frames of all runs.
 
     Raises:

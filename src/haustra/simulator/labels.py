@@ -13,8 +13,7 @@ from haustra.simulator.render import NOTHING, View
 
 MAX_RAYS_ALONE = 8192
 """In windows with more pixels than this, only every other row and column is counted."""
-NEAR_MM = 2.0
-"""A polyp that is closer than this may surround the camera."""
+NEAR_MM = 2.0  # a polyp that is closer than this may surround the camera
 
 
 def label_view(

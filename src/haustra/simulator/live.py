@@ -11,8 +11,7 @@ from haustra.simulator.path import CLEARANCE_MM, PATH_SHARE, turned
 from haustra.simulator.plan import Eye, Frame, plan_run, take_frame
 from haustra.simulator.rays import normalized
 
-PROCEDURE_S = 90.0
-"""Time of the autopilot's path in and out; then it starts again."""
+PROCEDURE_S = 90.0  # time of the autopilot's path in and out; then it starts again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +33,7 @@ class LiveColon:
 
     Args:
         seed: Seed of the colon, its polyps, its camera and the path, as for `haustra datagen`.
-        size_px: Width and height of the pictures.
         frame_rate_hz: Frames per second of simulated time.
-
-    Raises:
-        MissingExtraError: embreex is not installed.
     """
 
     def __init__(self, seed: int, *, size_px: int = 384, frame_rate_hz: float = 10.0) -> None:
@@ -54,10 +49,8 @@ class LiveColon:
         self._number = 0
         self._stop = 0  # position on the planned path
         self._pose = self._plan.poses[0]
-        self.autopilot = True
-        """True while the camera follows its planned path."""
-        self.drive = Drive()
-        """Manual control while the autopilot is off."""
+        self.autopilot = True  # True while the camera follows its planned path
+        self.drive = Drive()  # manual control while the autopilot is off
 
     def next_frame(self) -> Frame:
         """Move the camera by the time of one frame and return what it sees."""

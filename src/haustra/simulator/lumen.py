@@ -23,16 +23,14 @@ VOXEL_MM = 2.0
 less than half a voxel, of each of its points. A line from one voxel's center to the next therefore
 cannot pass the wall unless one of the two voxels holds a vertex."""
 VOXEL_ML = VOXEL_MM**3 / 1000
-MAX_OTHER_SHARE = 0.2
-"""Largest allowed second space, as a share of the two largest."""
+MAX_OTHER_SHARE = 0.2  # largest allowed second space, as a share of the two largest
 MIN_FREE_MM = 4.0
 """Smallest distance from the centerline to the wall, on the middle `FREE_SHARE` of the line."""
 FREE_SHARE = 0.8
 SMOOTH_MM = (70.0, 40.0, 20.0)
 """Shortest wavelengths that smoothing leaves in the centerline, tried in this order until the line
 is far enough from the wall."""
-NUM_SPOKES = 32
-"""Rays across the tube that find its middle."""
+NUM_SPOKES = 32  # rays across the tube that find its middle
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,11 +64,7 @@ def _voxels(points_mm: FloatArray, *, origin_mm: FloatArray) -> IntArray:
 
 
 def find_lumen(wall_mm: FloatArray, *, caps_mm: FloatArray, path: Path) -> Lumen | None:
-    """Return the largest space that the vertices of wall and caps enclose, or None.
-
-    Raises:
-        HaustraError: A wall inside divides the colon.
-    """
+    """Return the largest space that the vertices of wall and caps enclose, or None."""
     shell_mm = np.concatenate([wall_mm, caps_mm])
     origin = shell_mm.min(axis=0) - 2 * VOXEL_MM
     shell = _voxels(shell_mm, origin_mm=origin)

@@ -30,8 +30,7 @@ from haustra.simulator.rays import rotated
 
 Mask = NDArray[np.bool_]
 
-OPAQUE = 0.5
-"""Smallest total alpha of opaque matter that hides what is behind it."""
+OPAQUE = 0.5  # smallest total alpha of opaque matter that hides what is behind it
 TISSUE_RED = 0.65
 """Typical red albedo of mucosa: red light divided by this is the light that arrives."""
 ASSUMED_FOV_DEG = 135.0

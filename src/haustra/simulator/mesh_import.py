@@ -31,8 +31,7 @@ from haustra.simulator.rays import RayMesh, dots, face_normals, normalized, vert
 from haustra.simulator.tube import MIN_RADIUS_MM, PX_PER_MM, STEP_MM, TILE_PX, Tube
 
 SUFFIXES = (".glb", ".obj", ".ply", ".stl")
-MAX_FACES = 1_500_000
-"""Largest number of faces of the wall after its long edges are halved."""
+MAX_FACES = 1_500_000  # largest number of faces of the wall after its long edges are halved
 MAX_EDGE_MM = 1.5
 MAX_VOXELS = 60_000_000
 MIN_LENGTH_MM = 60.0

@@ -9,8 +9,7 @@ from haustra.simulator.noise import FloatArray
 from haustra.simulator.scene import Scene
 from haustra.simulator.tube import STEP_MM, Tube
 
-REFRESH_MM = 50.0
-"""A camera that moves farther than this needs a new piece of the colon."""
+REFRESH_MM = 50.0  # a camera that moves farther than this needs a new piece of the colon
 BEHIND_MM, AHEAD_MM = REFRESH_MM + 40.0, REFRESH_MM + 180.0
 """Part of the colon in a moved scene, along the centerline; the rest is too dark to see."""
 BREATH_S = 4.5

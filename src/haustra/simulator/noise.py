@@ -6,8 +6,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-PX_PER_WAVE = 5.0
-"""Fewest pixels of the shortest wave in a tile that is enlarged."""
+PX_PER_WAVE = 5.0  # fewest pixels of the shortest wave in a tile that is enlarged
 
 
 def smooth_wave(

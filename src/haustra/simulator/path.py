@@ -12,30 +12,20 @@ CLEARANCE_MM = 5.0
 """Smallest distance between the camera and any tissue on the path, except in contacts."""
 CONTACT_MM = 1.8
 """Distance at which the camera touches the wall; also the smallest distance of a still."""
-MAX_SWERVE_MM = 6.0
-"""Largest distance of the camera from the centerline where the lumen allows it."""
-MAX_TURN_DEG = 40.0
-"""Largest angle between the view and the direction of the path, to each side."""
-PATH_SHARE = (0.06, 0.9)
-"""Part of the tube that the camera travels; it stays away from the ends."""
+MAX_SWERVE_MM = 6.0  # largest distance of the camera from the centerline where the lumen allows it
+MAX_TURN_DEG = 40.0  # largest angle between the view and the direction of the path, to each side
+PATH_SHARE = (0.06, 0.9)  # part of the tube that the camera travels; it stays away from the ends
 INSERTION_SHARE = 0.3
 """Share of a procedure's frames on the way in; on the way out the camera looks around."""
-MAX_DWELL = 1.5
-"""The camera is slower by this plus 1 just before a polyp on the way out."""
-MAX_INTEREST = 2.5
-"""Largest weight of a polyp in the view direction, against 1 for the path."""
-INTEREST_RANGE_MM = 28.0
-"""Distance at which that weight has fallen to a third."""
-CONTACTS_PER_M = 2.0
-"""Contacts with the wall per meter of the way out."""
+MAX_DWELL = 1.5  # the camera is slower by this plus 1 just before a polyp on the way out
+MAX_INTEREST = 2.5  # largest weight of a polyp in the view direction, against 1 for the path
+INTEREST_RANGE_MM = 28.0  # distance at which that weight has fallen to a third
+CONTACTS_PER_M = 2.0  # contacts with the wall per meter of the way out
 CONTACT_LENGTH_MM = 8.0
 
-EMPTY_STILLS = 0.12
-"""Share of stills that aim at bare wall (a polyp may still come into view)."""
-APPARENT_SHARE = (0.2, 1.1)
-"""Width of a still's polyp as a share of the picture's, drawn uniformly."""
-MAX_TILT_DEG = 80.0
-"""Largest angle between a still's view and the axis of its polyp."""
+EMPTY_STILLS = 0.12  # share of stills that aim at bare wall (a polyp may still come into view)
+APPARENT_SHARE = (0.2, 1.1)  # width of a still's polyp as a share of the picture's, drawn uniformly
+MAX_TILT_DEG = 80.0  # largest angle between a still's view and the axis of its polyp
 TRIES_PER_STILL = 40
 
 

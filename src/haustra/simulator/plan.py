@@ -113,12 +113,7 @@ def plan_run(seed: int, *, config: DatagenConfig) -> RunPlan:
 
 
 def make_tube(seed: int, *, config: DatagenConfig) -> Tube:
-    """Return the wall of a seed, or that of the user's own mesh.
-
-    Raises:
-        HaustraError: The mesh is unusable.
-        MissingExtraError: trimesh, scipy or embreex is not installed.
-    """
+    """Return the wall of a seed, or that of the user's own mesh."""
     if config.mesh is not None:
         for package in ("trimesh", "scipy", "embreex"):
             if find_spec(package) is None:
@@ -135,8 +130,7 @@ def make_tube(seed: int, *, config: DatagenConfig) -> Tube:
     return build_tube(rng, sections=sections, with_folds=config.has("folds"))
 
 
-REFRESH_S = 1.0
-"""Time between movements of the wall; each needs a new tree for the rays."""
+REFRESH_S = 1.0  # time between movements of the wall; each needs a new tree for the rays
 
 
 class Eye:

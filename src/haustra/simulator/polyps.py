@@ -22,14 +22,12 @@ AROUND = np.stack([np.cos(_AZIMUTH), np.sin(_AZIMUTH)], axis=-1)
 """Unit vectors [segments,2] across the axis."""
 NUM_EXPOSED_ROWS = 28
 BURIED_MM = 1.2
-SIZE_MM = (2.0, 30.0)
-"""Default range of widths."""
+SIZE_MM = (2.0, 30.0)  # default range of widths
 LST_MM = 10.0
 """Smallest width of a flat lesion that is called a laterally spreading tumor (Kudo 1993)."""
 MIN_CENTERLINE_GAP_MM = 6.0
 """Smallest distance of polyps from the centerline, so that a camera can always pass."""
-MIN_FACING = 0.35
-"""Smallest cosine between the polyp's axis and the normals of the wall below it."""
+MIN_FACING = 0.35  # smallest cosine between the polyp's axis and the normals of the wall below it
 TRIES_PER_SIZE = 30
 NUM_FOOT_ROWS = 5
 """Rows above the rim over which the wall's texture and slope change to the polyp's."""

@@ -19,12 +19,9 @@ from haustra.simulator.scene import WALL, Scene
 from haustra.simulator.surface import GLOSS_SCALE, RELIEF_SCALE, Coat
 from haustra.simulator.tube import TILE_PX
 
-NOTHING = -1
-"""Instance number of a pixel outside the mask, or whose ray meets nothing."""
-FAR_MM = 1000.0
-"""Distance for shading where a ray meets nothing."""
-REMAP_COLUMNS = 256
-"""Pixels per row for `cv2.remap`, which needs a rectangle."""
+NOTHING = -1  # instance number of a pixel outside the mask, or whose ray meets nothing
+FAR_MM = 1000.0  # distance for shading where a ray meets nothing
+REMAP_COLUMNS = 256  # pixels per row for `cv2.remap`, which needs a rectangle
 
 Floats = NDArray[np.float32]
 

@@ -12,8 +12,7 @@ from haustra.simulator.rays import RayMesh, dots, normalized, vertex_normals
 from haustra.simulator.surface import Surface, build_surface
 from haustra.simulator.tube import PX_PER_MM, Tube
 
-WALL = 0
-"""Instance number of the wall; polyp i of the scene is instance i + 1."""
+WALL = 0  # instance number of the wall; polyp i of the scene is instance i + 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,12 +54,7 @@ def build_scene(
     with_vessels: bool = True,
     rng: np.random.Generator,
 ) -> Scene:
-    """Place polyps on a tube, as `place_polyps` does, and draw the textures.
-
-    Raises:
-        HaustraError: The wall has no room for so many polyps of these sizes.
-        MissingExtraError: embreex is not installed.
-    """
+    """Place polyps on a tube, as `place_polyps` does, and draw the textures."""
     polyp_rng, surface_rng = rng.spawn(2)
     polyps = place_polyps(tube, num_polyps=num_polyps, sizes=sizes, size_mm=size_mm, rng=polyp_rng)
     surface = build_surface(num_polyps=num_polyps, with_vessels=with_vessels, rng=surface_rng)

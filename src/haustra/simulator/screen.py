@@ -14,10 +14,8 @@ Mask = NDArray[np.bool_]
 
 Color = tuple[int, int, int]
 
-TEXT_SHARE = 0.5
-"""Share of runs with text on the screen."""
-SQUARE_SHARE = 0.4
-"""Share of runs with the square of a scope guide."""
+TEXT_SHARE = 0.5  # share of runs with text on the screen
+SQUARE_SHARE = 0.4  # share of runs with the square of a scope guide
 TEXT_COLORS: tuple[Color, ...] = ((235, 235, 235), (190, 190, 190), (235, 225, 110))
 SQUARE_COLORS: tuple[tuple[Color, Color], ...] = (
     ((0, 0, 0), (60, 200, 120)),

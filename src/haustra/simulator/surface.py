@@ -13,15 +13,12 @@ from haustra.simulator.tube import TILE_PX
 
 FloatTile = NDArray[np.float32]
 
-GLOSS_SCALE = 1.6
-"""Gloss at the largest byte."""
-RELIEF_SCALE = 0.6
-"""Slope at the largest byte of a relief tile; 128 is flat."""
+GLOSS_SCALE = 1.6  # gloss at the largest byte
+RELIEF_SCALE = 0.6  # slope at the largest byte of a relief tile; 128 is flat
 
 HUE_SHIFT = np.array([0.02, -0.10, -0.08], dtype=np.float32)
 """Log factors on red, green and blue for one standard deviation of redness."""
-VESSEL_ABSORPTION = np.array([0.45, 0.9, 0.75], dtype=np.float32)
-"""Blood absorbs green most."""
+VESSEL_ABSORPTION = np.array([0.45, 0.9, 0.75], dtype=np.float32)  # blood absorbs green most
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,19 +11,15 @@ from haustra.simulator.noise import FloatArray, smooth_wave
 from haustra.simulator.rays import grid_faces, normalized, vertex_normals
 
 STEP_MM = 0.7
-NUM_COLUMNS = 184
-"""Vertices around the tube: about one per `STEP_MM` at the middle radius."""
+NUM_COLUMNS = 184  # vertices around the tube: about one per `STEP_MM` at the middle radius
 MIN_RADIUS_MM = 15.0
 MAX_RADIUS_MM = 30.0
 MAX_FOLD_SHARE = 0.55
 """Largest height of a fold as a share of the radius, so that the middle of the lumen is free."""
-BLEND_MM = 12.0
-"""Length of the transition between two sections."""
+BLEND_MM = 12.0  # length of the transition between two sections
 
-PX_PER_MM = 6.0
-"""Texels per millimeter of wall."""
-TILE_PX = 768
-"""Side of the texture tiles; a tile is stretched to one whole turn around the tube."""
+PX_PER_MM = 6.0  # texels per millimeter of wall
+TILE_PX = 768  # side of the texture tiles; a tile is stretched to one whole turn around the tube
 
 
 class Section(NamedTuple):
