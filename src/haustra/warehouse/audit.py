@@ -40,8 +40,7 @@ class AuditConfig(CheckedSettings):
 class NearPair:
     """Two images of different splits that look alike."""
 
-    distance: int
-    """Bits in which their hashes differ, 0 to 64."""
+    distance: int  # bits in which their hashes differ, 0 to 64
     split_a: SplitName
     sample_a: str
     split_b: SplitName
@@ -53,10 +52,8 @@ class Audit:
     """Images that look alike across splits."""
 
     num_images: int
-    num_pairs: int
-    """Number of all pairs within the distance."""
-    pairs: tuple[NearPair, ...]
-    """The nearest of them, nearest first."""
+    num_pairs: int  # number of all pairs within the distance
+    pairs: tuple[NearPair, ...]  # the nearest of them, nearest first
 
 
 def perceptual_hash(image_rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -103,11 +100,7 @@ def _hash_image(row: Row, *, stored: StoredSamples) -> NDArray[np.bool_]:
 def audit_warehouse(
     manifest: StrPath, *, config: AuditConfig | None = None, progress: Progress | None = None
 ) -> Audit:
-    """Find images that look alike in different splits, after checking all digests.
-
-    Raises:
-        HaustraError: The manifest, the table or a shard is missing or damaged.
-    """
+    """Find images that look alike in different splits, after checking all digests."""
     config = config or AuditConfig()
     stored = StoredSamples(manifest)
     rows = stored.rows

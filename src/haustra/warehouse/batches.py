@@ -11,8 +11,7 @@ from haustra.core.ahead import map_ahead
 from haustra.warehouse.dataset import Batch, Split
 from haustra.warehouse.order import EpochOrder
 
-FETCH_THREADS = 4
-"""Number of threads that fetch or check shards before their samples are read."""
+FETCH_THREADS = 4  # number of threads that fetch or check shards before their samples are read
 
 
 def iterate_batches(
@@ -30,9 +29,6 @@ def iterate_batches(
     windows, those of the next window while one is read.
 
     Args:
-        split: Split of a warehouse.
-        order: Order of the samples.
-        batch_size: Number of samples in a batch.
         first_batch: Number of batches to skip, for a training that is resumed.
         make_batch: Makes a batch from positions in the order; gathers the samples by default.
         num_workers: Number of threads that make the next batches while one is used. With 0 the

@@ -50,12 +50,9 @@ class ETLResult:
 
     manifest_path: Path
     manifest: WarehouseManifest
-    built_shards: int = 0
-    """Shards made from decoded images."""
-    reused_shards: int = 0
-    """Shards taken from another version or an interrupted ETL."""
-    notes: tuple[str, ...] = ()
-    """Lines for the user, such as a split without a group."""
+    built_shards: int = 0  # shards made from decoded images
+    reused_shards: int = 0  # shards taken from another version or an interrupted ETL
+    notes: tuple[str, ...] = ()  # lines for the user, such as a split without a group
 
     @property
     def built(self) -> bool:

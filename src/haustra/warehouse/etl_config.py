@@ -57,11 +57,7 @@ class ETLConfig(CheckedSettings):
 
 
 def parse_target_size(text: str) -> tuple[int, int]:
-    """Parse `384` or `640x480` to width and height in pixels.
-
-    Raises:
-        HaustraError: The text is anything else, or a side is not a positive multiple of 32.
-    """
+    """Parse `384` or `640x480` to width and height in pixels."""
     parts = text.lower().split("x")
     sides = (parts[0], parts[-1]) if len(parts) <= 2 else ("", "")
     if not all(side.isdecimal() and int(side) > 0 and int(side) % 32 == 0 for side in sides):
@@ -78,9 +74,6 @@ def parse_threshold(text: str, *, name: str) -> tuple[float, bool]:
     Args:
         text: Value of the setting.
         name: Name of the setting, for the message.
-
-    Raises:
-        HaustraError: The text is neither.
     """
     if text.isdecimal():
         return float(text), False

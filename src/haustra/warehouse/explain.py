@@ -51,11 +51,7 @@ class SampleExplanation:
 
 
 def explain_sample(manifest: StrPath, *, sample_id: str) -> SampleExplanation:
-    """Explain one sample of a warehouse, after checking the digests of the table and its shard.
-
-    Raises:
-        HaustraError: There is no such sample, or the manifest, the table or the shard is damaged.
-    """
+    """Explain one sample of a warehouse, after checking the digests of the table and its shard."""
     stored = StoredSamples(manifest, check_all=False)
     checked = stored.manifest
     row = next((row for row in stored.rows if row["sample_id"] == sample_id), None)

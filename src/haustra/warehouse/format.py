@@ -21,8 +21,7 @@ from haustra.core.paths import StrPath, to_path
 FORMAT_NAME: Final = "haustra-warehouse"
 FORMAT_VERSION: Final = 1
 MANIFEST_NAME = "manifest.json"
-MANIFEST_SEAL = "manifest_sha256"
-"""Field of `manifest.json` that holds the digest of all others."""
+MANIFEST_SEAL = "manifest_sha256"  # field of `manifest.json` that holds the digest of all others
 TABLE_NAME = "samples.parquet"
 CLASS_NAMES = ("polyp",)
 REBUILD_HINT = "run `haustra etl` again, which rebuilds a damaged warehouse"
@@ -152,11 +151,7 @@ def find_damage(path: Path, *, sha256: str | None, num_bytes: int | None = None)
 
 
 def check_file(path: Path, *, sha256: str | None, num_bytes: int | None = None) -> None:
-    """Check that a file is what the manifest says; the arguments are those of `find_damage`.
-
-    Raises:
-        HaustraError: The file is missing or damaged.
-    """
+    """Check that a file is what the manifest says; the arguments are those of `find_damage`."""
     damage = find_damage(path, sha256=sha256, num_bytes=num_bytes)
     if damage:
         raise HaustraError(f"{path} {damage}; {REBUILD_HINT}")
@@ -189,11 +184,7 @@ def read_manifest(manifest: StrPath) -> WarehouseManifest:
 
 
 def check_manifest(value: Any, *, name: str) -> WarehouseManifest:
-    """Check a decoded manifest that is called `name` in messages.
-
-    Raises:
-        HaustraError: It is not a warehouse manifest, has another format version, or was edited.
-    """
+    """Check a decoded manifest that is called `name` in messages."""
     if not isinstance(value, dict) or value.get("format") != FORMAT_NAME:
         raise HaustraError(
             f"{name} is not a warehouse manifest: its 'format' is not {FORMAT_NAME!r}; expected "

@@ -98,11 +98,7 @@ def _summarize(
 
 
 def write_index(building: Building, *, entries: Mapping[str, ShardEntry]) -> WarehouseManifest:
-    """Write `samples.parquet`, then `manifest.json`; `entries` are those of the shards by content.
-
-    Raises:
-        HaustraError: No frame is usable.
-    """
+    """Write `samples.parquet`, then `manifest.json`; `entries` are the shards' by content."""
     plan, folder = building.plan, building.staging / "version"
     validation, quarantined = _summarize(plan, outcomes=building.outcomes)
     rows, config = _table_rows(plan, outcomes=building.outcomes), plan.config

@@ -19,24 +19,18 @@ DEFAULT_WINDOW = 8192
 class Window:
     """Samples that are shuffled together, and the shards that hold them."""
 
-    start: int
-    """Position in the order of its first sample."""
-    stop: int
-    """Position after its last sample."""
-    shards: tuple[int, ...]
-    """Numbers of its shards."""
-    members: NDArray[np.int64]
-    """[stop - start] numbers of its samples, in ascending order."""
+    start: int  # position in the order of its first sample
+    stop: int  # position after its last sample
+    shards: tuple[int, ...]  # numbers of its shards
+    members: NDArray[np.int64]  # [stop - start] numbers of its samples, in ascending order
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EpochOrder:
     """The order of the samples of an epoch."""
 
-    samples: NDArray[np.int64]
-    """[N] every sample number once."""
-    windows: tuple[Window, ...]
-    """Windows in order; they cover all positions."""
+    samples: NDArray[np.int64]  # [N] every sample number once
+    windows: tuple[Window, ...]  # windows in order; they cover all positions
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -54,7 +48,6 @@ def epoch_order(
 
     Args:
         shard_sizes: Number of samples in each shard; samples are numbered through all shards.
-        seed: Seed of the training.
         epoch: Epoch, counted from 0.
         window_size: Largest number of samples to shuffle together; a larger shard is a window of
             its own.

@@ -105,11 +105,7 @@ def digest_image(frame: Frame) -> str | None:
 
 
 def check_planned_frame(frame: Frame, *, plan: WarehousePlan) -> CheckedFrame | FrameProblem:
-    """Check a frame whose image was digested before.
-
-    Raises:
-        HaustraError: The image is no longer what was digested.
-    """
+    """Check a frame whose image was digested before."""
     checked = check_frame(frame)
     found = checked.image_digest if isinstance(checked, CheckedFrame) else digest_image(frame)
     if found != plan.image_digests[frame.sample_id]:
@@ -195,9 +191,6 @@ def plan_warehouse(
     """Read all labels, digest all images, and plan the version and its shards.
 
     `assignment` is the split of every group, instead of the one that `config` describes.
-
-    Raises:
-        HaustraError: There is no run or no labeled frame, or a split file is wrong.
     """
     runs = read_runs(config.captures)
     frames = [frame for run in runs for frame in run.frames]

@@ -35,11 +35,7 @@ class Folder:
         return str(self.path / file)
 
     def read(self, file: str, *, sha256: str | None = None) -> bytes:
-        """Return a file's bytes, and check their digest if one is given.
-
-        Raises:
-            HaustraError: The file is missing or damaged.
-        """
+        """Return a file's bytes, and check their digest if one is given."""
         check_file(self.path / file, sha256=None)
         data = (self.path / file).read_bytes()
         if sha256 is not None and digest_bytes(data) != sha256:
@@ -51,24 +47,17 @@ class Folder:
 class RemoteFolder:
     """A warehouse behind a URL."""
 
-    url: str
-    """URL of the folder, without a slash at the end."""
+    url: str  # URL of the folder, without a slash at the end
     manifest_name: str
-    file_system: Any
-    """A file system of fsspec."""
-    path: str
-    """Path of the folder in the file system."""
+    file_system: Any  # a file system of fsspec
+    path: str  # path of the folder in the file system
 
     def name_of(self, file: str) -> str:
         """Return the full name of a file of the warehouse."""
         return f"{self.url}/{file}"
 
     def read(self, file: str, *, sha256: str | None = None) -> bytes:
-        """Return a file's bytes, and check their digest if one is given.
-
-        Raises:
-            HaustraError: There is no such file, or the server failed every time.
-        """
+        """Return a file's bytes, and check their digest if one is given."""
 
         def fetch() -> bytes:
             data: bytes = self.file_system.cat_file(f"{self.path}/{file}")
@@ -79,11 +68,7 @@ class RemoteFolder:
         return _retry(fetch, name=self.name_of(file))
 
     def download(self, file: str, *, target: Path, is_whole: Callable[[Path], bool]) -> None:
-        """Write a file to `target` in pieces, until `is_whole` accepts it.
-
-        Raises:
-            HaustraError: There is no such file, or the server failed every time.
-        """
+        """Write a file to `target` in pieces, until `is_whole` accepts it."""
 
         def fetch() -> None:
             self.file_system.get_file(f"{self.path}/{file}", str(target))
@@ -97,11 +82,7 @@ Location = Folder | RemoteFolder
 
 
 def _retry(read: Callable[[], Result], *, name: str) -> Result:
-    """Call `read` until it succeeds, at most `ATTEMPTS` times.
-
-    Raises:
-        HaustraError: There is no such file, it may not be read, or every attempt failed.
-    """
+    """Call `read` until it succeeds, at most `ATTEMPTS` times."""
     pause_s = FIRST_PAUSE_S
     for attempt in range(1, ATTEMPTS + 1):
         try:

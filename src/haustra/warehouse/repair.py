@@ -70,8 +70,6 @@ def repair_warehouse(
     Args:
         manifest: The manifest, which must be whole, or the folder that holds it.
         captures: The capture root that the warehouse was built from, wherever it is now.
-        jobs: Number of threads that decode.
-        progress: Receives the progress.
 
     Returns:
         The result of an ETL; `built` is False where nothing was broken.

@@ -43,8 +43,7 @@ class Place(NamedTuple):
         return data[self.start : self.stop].view(self.dtype).reshape(self.shape)
 
 
-Layout = tuple[Place, ...]
-"""The places of a shard's images, boxes and mask."""
+Layout = tuple[Place, ...]  # the places of a shard's images, boxes and mask
 
 
 def read_layout(
@@ -57,7 +56,6 @@ def read_layout(
     Args:
         data: The bytes of the file.
         entry: Its entry in the manifest.
-        manifest: The manifest.
     """
     (width, height), num_samples = manifest.target_size_wh, entry.num_samples
     shapes = {

@@ -144,11 +144,7 @@ class ShardCache:
             self._kept[owner] = sha256s
 
     def fetch(self, remote: RemoteFolder, *, entry: ShardEntry) -> Path:
-        """Return the file of a shard, after fetching it if it is missing or damaged.
-
-        Raises:
-            HaustraError: The server failed every time.
-        """
+        """Return the file of a shard, after fetching it if it is missing or damaged."""
 
         def is_whole(path: Path, *, sha256: str | None = entry.sha256) -> bool:
             return find_damage(path, sha256=sha256, num_bytes=entry.num_bytes) is None
@@ -186,10 +182,6 @@ class ShardStore:
     """Shards of a warehouse, each opened and checked when it is first read. Thread-safe.
 
     Args:
-        location: Place of the warehouse.
-        entries: The shards.
-        manifest: Manifest that lists them.
-        config: How to read them.
         cache: Cache for shards that are streamed from a URL.
 
     Raises:
@@ -259,11 +251,7 @@ class ShardStore:
         return ShardInMemory(tensors=tuple(place.view(data) for place in layout))
 
     def load(self, number: int) -> ShardInMemory | ShardOnDisk:
-        """Return a shard.
-
-        Raises:
-            HaustraError: The shard is missing or damaged, or its server fails.
-        """
+        """Return a shard."""
         shard = self._shards[number]
         if shard is not None:
             return shard

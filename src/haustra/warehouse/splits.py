@@ -20,11 +20,7 @@ class SplitAssignment:
 
 
 def parse_ratios(text: str) -> tuple[float, float, float]:
-    """Parse `--split`, such as `0.8,0.1,0.1`.
-
-    Raises:
-        HaustraError: The text is not three numbers of at least 0 that add up to 1.
-    """
+    """Parse `--split`, such as `0.8,0.1,0.1`."""
     try:
         train, val, test = (float(part) for part in text.split(","))
     except ValueError:
@@ -38,11 +34,7 @@ def parse_ratios(text: str) -> tuple[float, float, float]:
 
 
 def parse_rule(text: str) -> int:
-    """Parse `--split-rule`, such as `sha256:5`, and return its modulus.
-
-    Raises:
-        HaustraError: The text is anything else.
-    """
+    """Parse `--split-rule`, such as `sha256:5`, and return its modulus."""
     name, _, modulus = text.partition(":")
     if name != "sha256" or not modulus.isdecimal() or int(modulus) < 2:
         raise HaustraError(
@@ -91,11 +83,7 @@ def explain_split(group_id: str, *, split: SplitName, method: str) -> str:
 def _check_filled(
     split_of_group: dict[str, SplitName], *, wanted: list[SplitName], method: str, setting: str
 ) -> tuple[str, ...]:
-    """Return a note for every wanted split without a group.
-
-    Raises:
-        HaustraError: That split is train.
-    """
+    """Return a note for every wanted split without a group."""
     num_groups = len(split_of_group)
     empty = [name for name in wanted if name not in split_of_group.values()]
     if "train" in empty:
@@ -116,9 +104,6 @@ def split_by_ratios(groups: set[str], *, ratios: tuple[float, float, float]) -> 
 
     A group's place depends on its own name alone, so it stays when groups are added or removed. A
     split whose ratio is above 0 but that no group falls into is named in a note.
-
-    Raises:
-        HaustraError: No group falls into train, and its ratio is above 0.
     """
     split_of_group = {group: _range_at(group_position(group), ratios=ratios)[0] for group in groups}
     text = ",".join(f"{ratio:.12g}" for ratio in ratios)
@@ -131,11 +116,7 @@ def split_by_ratios(groups: set[str], *, ratios: tuple[float, float, float]) -> 
 
 
 def split_by_rule(groups: set[str], *, rule: str) -> SplitAssignment:
-    """Place each group in val if `int(sha256(group), 16) % N == 0`, else in train.
-
-    Raises:
-        HaustraError: No group falls into train.
-    """
+    """Place each group in val if `int(sha256(group), 16) % N == 0`, else in train."""
     modulus = parse_rule(rule)
     split_of_group: dict[str, SplitName] = {
         group: "val" if group_hash(group) % modulus == 0 else "train" for group in groups
@@ -146,11 +127,7 @@ def split_by_rule(groups: set[str], *, rule: str) -> SplitAssignment:
 
 
 def split_by_file(groups: set[str], *, path: Path) -> SplitAssignment:
-    """Place groups as a JSON file says: `{"train": [groups], "val": [...], "test": [...]}`.
-
-    Raises:
-        HaustraError: The file is malformed, names a group twice, or leaves a group out.
-    """
+    """Place groups as a JSON file says: `{"train": [groups], "val": [...], "test": [...]}`."""
     content = read_json(path, what="a split file")
     if (
         not isinstance(content, dict)

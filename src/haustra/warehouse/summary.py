@@ -91,9 +91,6 @@ def next_command(manifest: StrPath) -> list[str]:
 
     It trains TinyDet where no stored image has more than one box, and BigDet otherwise. Where the
     training split is empty, it evaluates a detector, whose file the user fills in.
-
-    Raises:
-        HaustraError: The manifest or the table is missing or damaged.
     """
     manifest_path = resolve_manifest_path(manifest)
     checked, rows = read_rows(manifest_path)

@@ -16,8 +16,7 @@ from haustra.warehouse.format import WarehouseManifest, check_warehouse, resolve
 from haustra.warehouse.remote import Folder
 from haustra.warehouse.shard_stores import Sample, ShardStore, StoreConfig
 
-Row = dict[str, Any]
-"""One row of the table: column to value."""
+Row = dict[str, Any]  # one row of the table: column to value
 
 TABLE_SCHEMA = pa.schema(
     [
@@ -45,12 +44,7 @@ TABLE_SCHEMA = pa.schema(
 
 
 def read_rows(manifest: StrPath) -> tuple[WarehouseManifest, list[Row]]:
-    """Read the manifest and the sample table, whose digest is checked; no shard is opened.
-
-    Raises:
-        HaustraError: The manifest or the table is missing or damaged, or a row of the table names
-            a place that no shard has.
-    """
+    """Read the manifest and the sample table, whose digest is checked; no shard is opened."""
     warehouse = open_warehouse(resolve_manifest_path(manifest))
     checked, rows = warehouse.manifest, warehouse.table.to_pylist()
     table_path = warehouse.location.name_of(checked.table.file)
@@ -81,9 +75,6 @@ class StoredSamples:
     Args:
         manifest: The manifest, or the folder that holds it.
         check_all: Check all digests first, instead of a shard's when it is first read.
-
-    Raises:
-        HaustraError: The manifest, the table or a shard is missing or damaged.
     """
 
     def __init__(self, manifest: StrPath, *, check_all: bool = True) -> None:

@@ -28,8 +28,7 @@ from haustra.warehouse.shard_file import read_layout
 from haustra.warehouse.shard_stores import map_file
 from haustra.warehouse.table import TABLE_SCHEMA, Row, count_rows
 
-NULLABLE = ("source_name",)
-"""Columns of the table that may hold null."""
+NULLABLE = ("source_name",)  # columns of the table that may hold null
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +38,11 @@ class Verification:
     manifest_path: Path
     version: str
     num_shards: int
-    num_bytes: int
-    """Bytes of all shards; this number and the next three are the manifest's."""
+    num_bytes: int  # bytes of all shards; this number and the next three are the manifest's
     num_samples: int
     num_boxes: int
     num_groups: int
-    problems: tuple[str, ...]
-    """One line each; files are named relative to the warehouse folder."""
+    problems: tuple[str, ...]  # one line each; files are named relative to the warehouse folder
 
 
 def _read_table(path: Path, *, name: str) -> tuple[list[Row] | None, list[str]]:
@@ -231,7 +228,6 @@ def verify_warehouse(manifest: StrPath, *, progress: Progress | None = None) -> 
 
     Args:
         manifest: The manifest, or the folder that holds it.
-        progress: Receives the progress.
 
     Raises:
         HaustraError: The manifest is missing or cannot be read; the result has all else.
