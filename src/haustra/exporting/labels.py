@@ -50,12 +50,10 @@ class ConvertResult:
     """The written dataset."""
 
     folder: Path
-    labels: Path
-    """The label file, or the folder of label files."""
+    labels: Path  # the label file, or the folder of label files
     num_images: int
     num_boxes: int
-    problems: list[str]
-    """A line for each frame or box that could not be written."""
+    problems: list[str]  # a line for each frame or box that could not be written
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,14 +61,11 @@ class _Picture:
     """One image of the dataset and its boxes."""
 
     image: Path
-    name: str
-    """File name of the image in the dataset."""
+    name: str  # file name of the image in the dataset
     size_wh: tuple[int, int]
-    boxes_px: NDArray[np.float64]
-    """[N,4] `x0,y0,x1,y1` in pixels."""
+    boxes_px: NDArray[np.float64]  # [N,4] `x0,y0,x1,y1` in pixels
     lesion_ids: Sequence[str | None]
-    scores: Sequence[float | None]
-    """A score for each predicted box, None for each label."""
+    scores: Sequence[float | None]  # a score for each predicted box, None for each label
 
     @property
     def stem(self) -> str:
@@ -97,8 +92,7 @@ class _Dataset:
     """The images with their boxes."""
 
     pictures: list[_Picture]
-    detector: str | None
-    """Name of the detector that predicted the boxes; None for labels."""
+    detector: str | None  # name of the detector that predicted the boxes; None for labels
     problems: list[str]
 
 
@@ -270,7 +264,6 @@ def _read_captures(
         root: A run folder or a folder of run folders.
         boxes_by_frame: Predictions by sample id, which replace the labels; a frame without any is
             left out.
-        progress: Receives the progress.
     """
     runs = read_runs(root)
     frames = [frame for run in runs for frame in run.frames]
@@ -336,11 +329,7 @@ def _read_inferred(path: Path, *, entries: list[Any]) -> list[_Picture]:
 
 
 def _read_source(source: Path, *, captures: Path | None, progress: Progress) -> _Dataset:
-    """Return the pictures of any source.
-
-    Raises:
-        HaustraError: The source is of another kind, or has no usable frame.
-    """
+    """Return the pictures of any source."""
     if source.is_dir():
         if captures is not None:
             raise HaustraError(
@@ -380,8 +369,6 @@ def convert_labels(
     Args:
         source: A run folder, a folder of run folders, a file of `haustra eval --predictions-out`,
             or the output of `haustra infer --json`.
-        config: Format and place of the dataset.
-        progress: Receives the progress.
 
     Raises:
         HaustraError: No frame is usable, two images have the same name, or the output exists.

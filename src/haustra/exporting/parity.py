@@ -31,8 +31,7 @@ class SplitAnswers:
     """Slots of a detector on every image of a split."""
 
     average_precision: AveragePrecision
-    slots: list[Slots]
-    """Boxes [S,4] in 0..1 and scores [S] of each image."""
+    slots: list[Slots]  # boxes [S,4] in 0..1 and scores [S] of each image
 
 
 @dataclass(frozen=True, kw_only=True)

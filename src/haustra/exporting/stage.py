@@ -41,8 +41,7 @@ MAX_SCORE_SHIFT = 0.001
 MAX_AP_DIFFERENCE = 0.001
 """Largest differences of a float32 graph from its checkpoint. Average precision depends only on the
 order of the scores, so the scores have a limit of their own."""
-MAX_INT8_AP50_LOSS = 0.005
-"""Largest loss of AP50 by 8 bits."""
+MAX_INT8_AP50_LOSS = 0.005  # largest loss of AP50 by 8 bits
 
 NUM_CALIBRATION_IMAGES = 256
 CALIBRATION_BATCH = 8
@@ -52,15 +51,12 @@ CALIBRATION_BATCH = 8
 class ExportedForm:
     """One form of the detector, measured on the split."""
 
-    name: str
-    """`PyTorch`, `float32` or `int8`."""
+    name: str  # `PyTorch`, `float32` or `int8`
     num_bytes: int
     ap50: float | None
     ap50_95: float | None
-    difference: Difference | None
-    """Difference from PyTorch; None for PyTorch itself."""
-    latency_ms: float
-    """Median time of one image on one thread, from stored pixels to boxes."""
+    difference: Difference | None  # difference from PyTorch; None for PyTorch itself
+    latency_ms: float  # median time of one image on one thread, from stored pixels to boxes
 
 
 @dataclass(frozen=True, kw_only=True)
