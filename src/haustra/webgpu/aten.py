@@ -20,8 +20,7 @@ from torch.export.graph_signature import InputKind
 
 from haustra.core.errors import HaustraError, option
 
-Value = Any
-"""Value of a node: a tinygrad tensor, a PyTorch constant, a number or a sequence."""
+Value = Any  # value of a node: a tinygrad tensor, a PyTorch constant, a number or a sequence
 
 DTYPES = {torch.float32: dtypes.float32, torch.uint8: dtypes.uint8, torch.bool: dtypes.bool}
 
@@ -197,8 +196,7 @@ class Program:
         self._nodes: list[Any] = [node for node in nodes if node.op == "call_function"]
         self._outputs: list[str] = [item.name for item in output.args[0]]
         self._inputs: list[str] = []
-        self._states: dict[str, str] = {}
-        """Name of the weight or statistic of each placeholder."""
+        self._states: dict[str, str] = {}  # name of the weight or statistic of each placeholder
         self._constants: dict[str, torch.Tensor] = {}
         for spec in exported.graph_signature.input_specs:
             name, target = spec.arg.name, spec.target

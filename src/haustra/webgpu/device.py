@@ -24,14 +24,12 @@ from typing import Any
 
 from haustra.core.errors import HaustraError, MissingExtraError, option
 
-DEVICE = "WEBGPU"
-"""Name of the device in tinygrad."""
+DEVICE = "WEBGPU"  # name of the device in tinygrad
 NAME_VARIABLE, BACKEND_VARIABLE = "WGPU_ADAPTER_NAME", "WGPU_BACKEND"
 GRAPHICS_BACKENDS = {"vulkan": "Vulkan", "metal": "Metal", "dx12": "D3D12", "gl": "OpenGLES"}
 """Values of WGPU_BACKEND, and their names in Dawn."""
 
-STDERR = 2
-"""File descriptor of standard error, to which C++ libraries write."""
+STDERR = 2  # file descriptor of standard error, to which C++ libraries write
 LIBRARY_VARIABLE = "WEBGPU_PATH"
 """Environment variable with the path of Dawn's library, which tinygrad reads."""
 
@@ -46,18 +44,12 @@ class Adapter:
     """A graphics card or a software renderer that WebGPU can use."""
 
     name: str
-    vendor: str
-    """Name of the vendor in WebGPU, or its PCI number."""
-    driver: str
-    """Description by the driver."""
-    graphics: str
-    """Graphics interface: vulkan, metal, dx12 or gl."""
-    kind: str
-    """Kind of the card: discrete, integrated, software or unknown."""
-    memory_bytes: int | None
-    """Size of its largest heap; None where the driver does not report it."""
-    handle: Any
-    """Adapter object of Dawn."""
+    vendor: str  # name of the vendor in WebGPU, or its PCI number
+    driver: str  # description by the driver
+    graphics: str  # graphics interface: vulkan, metal, dx12 or gl
+    kind: str  # kind of the card: discrete, integrated, software or unknown
+    memory_bytes: int | None  # size of its largest heap; None where the driver does not report it
+    handle: Any  # adapter object of Dawn
 
     @property
     def is_software(self) -> bool:
@@ -93,12 +85,7 @@ def _library_name() -> str:
 
 @functools.cache
 def _dawn() -> Any:
-    """Import tinygrad's bindings of Dawn.
-
-    Raises:
-        MissingExtraError: A package is not installed.
-        HaustraError: The library of Dawn does not load here.
-    """
+    """Import tinygrad's bindings of Dawn."""
     package = missing_package()
     if package is not None:
         raise MissingExtraError(package, extra="wgpu", needed_for=option("backend", "wgpu"))
@@ -167,9 +154,6 @@ def list_adapters() -> tuple[Adapter, ...]:
     Dawn returns one adapter per request, so each graphics interface is asked for the fast, the
     low-power and the software adapter. Two equal cards give one entry. OpenGL is asked for only
     with WGPU_BACKEND=gl, since every other interface is better.
-
-    Raises:
-        HaustraError: The extra is not installed, or Dawn does not load.
     """
     dawn = _dawn()
     webgpu = dawn.webgpu
@@ -209,11 +193,7 @@ def _choice(variable: str, allowed: tuple[str, ...]) -> str | None:
 
 
 def choose_adapter(adapters: tuple[Adapter, ...]) -> Adapter:
-    """Return the adapter that the environment asks for; by default the fastest hardware.
-
-    Raises:
-        HaustraError: There is no adapter, or none that fits; the message lists the others.
-    """
+    """Return the adapter that the environment asks for; by default the fastest hardware."""
     graphics = _choice(BACKEND_VARIABLE, tuple(GRAPHICS_BACKENDS))
     power = _choice("WGPU_POWER_PREF", ("high", "low"))
     name = os.environ.get(NAME_VARIABLE, "")
@@ -237,11 +217,7 @@ def choose_adapter(adapters: tuple[Adapter, ...]) -> Adapter:
 
 @functools.cache
 def open_device() -> Adapter:
-    """Open the chosen adapter as tinygrad's device, once in a process.
-
-    Raises:
-        HaustraError: No adapter fits, or it does not open.
-    """
+    """Open the chosen adapter as tinygrad's device, once in a process."""
     adapter = choose_adapter(list_adapters())
     dawn = _dawn()
     from tinygrad.device import Device

@@ -84,8 +84,7 @@ class _CompiledStep:
 
     predict: Callable[..., list[GpuTensor]]
     learn: Callable[..., list[GpuTensor]]
-    places: list[Tensor]
-    """Positions and sizes of the cells."""
+    places: list[Tensor]  # positions and sizes of the cells
     statistics: list[str]
     counters: list[str]
 
@@ -108,7 +107,6 @@ class WgpuLearner:
 
     Args:
         model: The model on the CPU, in float32 and in training mode.
-        loss: The loss of the training.
     """
 
     compiles_each_size = True
