@@ -86,11 +86,7 @@ def _message_of(error: Exception) -> str | None:
 
 
 def _run(app: App, arguments: Sequence[str]) -> None:
-    """Run a command.
-
-    Raises:
-        HaustraError: The user made a mistake, such as a value out of its flag's range.
-    """
+    """Run a command."""
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except ValidationError as error:  # cyclopts checks flags by pydantic, whose words are its own

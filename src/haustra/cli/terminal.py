@@ -12,8 +12,7 @@ from haustra.core.progress_bars import TerminalProgress
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON to standard output.")]
 """Flag of every command that can print JSON."""
-Flags = Parameter(name="*")
-"""Marks a settings dataclass each of whose fields is a flag."""
+Flags = Parameter(name="*")  # marks a settings dataclass each of whose fields is a flag
 
 
 def build_progress(*, as_json: bool) -> TerminalProgress:

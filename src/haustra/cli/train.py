@@ -35,11 +35,7 @@ Parameter(converter=_convert_recipe, accepts_keys=False, n_tokens=1, show_defaul
 def settings_from_file(
     _app: App, _commands: tuple[str, ...], arguments: ArgumentCollection
 ) -> None:
-    """Fill the flags that were not given from the file of `--config`, as cyclopts asks for it.
-
-    Raises:
-        HaustraError: The file does not exist, is not an object of settings, or has an unknown one.
-    """
+    """Fill the flags that were not given from the file of `--config`, as cyclopts asks for it."""
     given = {argument.name: argument for argument in arguments}
     if CONFIG_FLAG not in given or not given[CONFIG_FLAG].tokens:
         return
