@@ -127,11 +127,7 @@ def read_header(path: Path) -> CheckpointHeader:
 
 
 def check_kind(path: Path, *, header: CheckpointHeader, wanted: ModelKind | None) -> None:
-    """Check that a checkpoint has the wanted kind of model; None allows any.
-
-    Raises:
-        HaustraError: The kinds differ.
-    """
+    """Check that a checkpoint has the wanted kind of model; None allows any."""
     if wanted is not None and header.model.kind != wanted:
         raise HaustraError(
             f"{path} holds {header.kind_name}, but {option('model', wanted)} was asked for; "

@@ -30,8 +30,7 @@ WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77
 
 MEAN, STD = 127 / 255, 128 / 255
 """Preprocessing of the Lite family, on images in 0..1; folded into the stem."""
-BATCH_NORM_EPS, BATCH_NORM_MOMENTUM = 1e-3, 0.01
-"""Constants of the reference implementation."""
+BATCH_NORM_EPS, BATCH_NORM_MOMENTUM = 1e-3, 0.01  # constants of the reference implementation
 
 STEM_CHANNELS = 32
 BLOCKS = (

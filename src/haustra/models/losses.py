@@ -57,8 +57,7 @@ class DetectionLoss:
 
     matching: MatchingSettings
     settings: LossSettings
-    iou_weight: float
-    """Weight of the IoU term."""
+    iou_weight: float  # weight of the IoU term
 
     def terms(
         self,
