@@ -17,10 +17,8 @@ class Backend:
     """A backend that is available here."""
 
     name: BackendName
-    hardware: str
-    """Name of the GPU, or the CPU."""
-    why: str = ""
-    """Why `auto` chose it; empty where it was asked for."""
+    hardware: str  # name of the GPU, or the CPU
+    why: str = ""  # why `auto` chose it; empty where it was asked for
 
     def __str__(self) -> str:
         why = f" (auto: {self.why})" if self.why else ""

@@ -41,12 +41,9 @@ class PruneResult:
     """The kept and dropped frames of one run."""
 
     run_id: str
-    kept: int
-    """Number of frames that stayed; a run without any is not written."""
-    dropped: dict[str, list[str]]
-    """Dropped frames or images by reason."""
-    conflicts: list[str]
-    """Frames whose image another frame has with other boxes."""
+    kept: int  # number of frames that stayed; a run without any is not written
+    dropped: dict[str, list[str]]  # dropped frames or images by reason
+    conflicts: list[str]  # frames whose image another frame has with other boxes
 
 
 def _write_pruned(run: Run, *, kept: list[Frame], folder: Path) -> None:

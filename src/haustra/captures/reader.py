@@ -48,8 +48,7 @@ class Run:
     run_id: str
     manifest: RunManifest
     frames: tuple[Frame, ...]
-    unlabeled: tuple[str, ...]
-    """Names of images that no label file mentions."""
+    unlabeled: tuple[str, ...]  # names of images that no label file mentions
 
 
 def in_frame_order(

@@ -36,10 +36,8 @@ DEFAULT_FRAME_RATE_HZ = 10.0
 """Frame rate of image folders, and of runs and videos that do not state one."""
 MAX_FRAMES_SKIPPED = 30
 """Longest jump forward in a video that decodes the frames between instead of seeking."""
-NUM_CHECKED_FRAMES = 32
-"""Number of frames whose stored and decoded time stamps must agree."""
-MAX_FAILURES = 1000
-"""Number of frames in a row that do not decode, after which a video has ended."""
+NUM_CHECKED_FRAMES = 32  # number of frames whose stored and decoded time stamps must agree
+MAX_FAILURES = 1000  # number of frames in a row that do not decode, after which a video has ended
 STREAM_TIMEOUT_MS = 10_000
 STREAM_SETTINGS = [
     *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, STREAM_TIMEOUT_MS),
@@ -48,8 +46,7 @@ STREAM_SETTINGS = [
 """OpenCV gives up a stream that is silent for this long; by default it waits 30 s."""
 MAX_FRAMES_SHORT = 10
 """Number of frames by which a film at a URL may end before the number that it states."""
-ENDED = 2**31
-"""Position of a video after its last frame."""
+ENDED = 2**31  # position of a video after its last frame
 
 
 class SourceEndedError(HaustraError):

@@ -28,8 +28,7 @@ class FrameProblem:
     """A frame that cannot be used, and the reason."""
 
     frame: Frame
-    file: str
-    """The file at fault, inside its run folder."""
+    file: str  # the file at fault, inside its run folder
     kind: ProblemKind
     reason: str
 
@@ -39,12 +38,9 @@ class CheckedLabel:
     """A usable frame's boxes inside its image, without its pixels."""
 
     frame: Frame
-    size_wh: tuple[int, int]
-    """Width and height of the image in pixels."""
-    boxes_px: NDArray[np.float64]
-    """[N,4] `x0,y0,x1,y1` in pixels, clipped to the image."""
-    labels: tuple[PolypLabel, ...]
-    """The label of each box."""
+    size_wh: tuple[int, int]  # width and height of the image in pixels
+    boxes_px: NDArray[np.float64]  # [N,4] `x0,y0,x1,y1` in pixels, clipped to the image
+    labels: tuple[PolypLabel, ...]  # the label of each box
     num_clipped: int
     box_problems: tuple[str, ...]
 
