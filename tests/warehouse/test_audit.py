@@ -6,10 +6,11 @@ import pytest
 from numpy.typing import NDArray
 
 from builders import write_json
+from haustra.core import look_alikes
 from haustra.core.errors import HaustraError
 from haustra.core.images import encode_png
-from haustra.warehouse import audit
-from haustra.warehouse.audit import AuditConfig, audit_warehouse, near_pairs, perceptual_hash
+from haustra.core.look_alikes import near_pairs, perceptual_hash
+from haustra.warehouse.audit import AuditConfig, audit_warehouse
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 
@@ -49,7 +50,7 @@ def test_flat_pictures_hash_alike() -> None:
 def test_pairs_are_those_of_counting_every_pair(
     monkeypatch: pytest.MonkeyPatch, block_size: int, max_distance: int
 ) -> None:
-    monkeypatch.setattr(audit, "BLOCK_SIZE", block_size)
+    monkeypatch.setattr(look_alikes, "BLOCK_SIZE", block_size)
     rng = np.random.default_rng(5)
     a, b = rng.random((20, 64)) < 0.5, rng.random((31, 64)) < 0.5
     b[4], b[9] = a[3], a[7]
