@@ -25,8 +25,7 @@ class Frame:
     """One label file of a run; `label` or `problem` is set."""
 
     run_id: str
-    name: str
-    """Stem of the label file, such as `frame_00000`."""
+    name: str  # stem of the label file, such as `frame_00000`
     group_id: str
     label_path: Path
     label: FrameLabel | None = None

@@ -161,16 +161,13 @@ class ValidationSummary:
     invalid: int = 0
     missing: int = 0
     without_image: int = 0
-    empty_left_out: int = 0
-    """Negatives that `empty_ratio` leaves out; their images were not opened."""
-    empty: int = 0
-    """Usable frames without a box: the negatives."""
+    empty_left_out: int = 0  # negatives that `empty_ratio` leaves out; their images were not opened
+    empty: int = 0  # usable frames without a box: the negatives
     boxes: int = 0
     clipped_boxes: int = 0
     rejected_boxes: int = 0
     unlabelled_images: int = 0
-    quarantined: list[FrameProblem] = field(default_factory=list)
-    """The invalid and missing frames."""
+    quarantined: list[FrameProblem] = field(default_factory=list)  # the invalid and missing frames
     problems: list[str] = field(default_factory=list)
     """One line per rejected box or unlabeled image."""
 

@@ -20,8 +20,7 @@ from haustra.core.paths import StrPath, to_path
 class PolypTruth:
     """One polyp on one frame, from the producer of the run."""
 
-    bbox_px: tuple[float, float, float, float]
-    """`x0,y0,x1,y1` in pixels."""
+    bbox_px: tuple[float, float, float, float]  # `x0,y0,x1,y1` in pixels
     lesion_id: str | None = None
     center_world: tuple[float, float, float] | None = None
     visible_fraction: float | None = None
@@ -37,8 +36,7 @@ class RunWriter:
 
     folder: Path
     manifest: RunManifest
-    label_source: str | None = None
-    """Source that the labels name, instead of the run's."""
+    label_source: str | None = None  # source that the labels name, instead of the run's
     num_frames: int = field(default=0, init=False)
     manifest_fields: dict[str, Any] = field(default_factory=dict, init=False)
     """Fields of the manifest that are known only after the last frame."""
