@@ -16,21 +16,18 @@ class BackendState:
     name: BackendName
     hardware: tuple[str, ...]
     """Devices that it can use, its default first; empty where it does not run."""
-    missing: str | None
-    """The missing part and how to get it."""
+    missing: str | None  # the missing part and how to get it
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackendReport:
     """All backends of this machine."""
 
-    default: str
-    """Backend of a command without `--backend`."""
+    default: str  # backend of a command without `--backend`
     auto: str | None
     """Backend that `haustra train --backend auto` takes and why; None without torch."""
     backends: tuple[BackendState, ...]
-    adapters: tuple[webgpu.Adapter, ...]
-    """All adapters of WebGPU."""
+    adapters: tuple[webgpu.Adapter, ...]  # all adapters of WebGPU
     onnx: dict[str, bool | str]
     """For .onnx files, per backend: True, or how to get an ONNX Runtime that has it."""
 
