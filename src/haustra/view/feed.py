@@ -68,8 +68,7 @@ class Feed:
         recordings: StrPath,
     ) -> None:
         self.source, self.detectors = source, detectors
-        self.shot: Shot | None = None
-        """The latest publication."""
+        self.shot: Shot | None = None  # the latest publication
         self._point = point
         self._history = History(
             point,
@@ -77,8 +76,7 @@ class Feed:
             limit=None if source.seekable else MAX_LIVE_FRAMES,
             frame_rate_hz=source.frame_rate_hz,
         )
-        self._lock = threading.Lock()
-        """Held while the history or the commands change."""
+        self._lock = threading.Lock()  # held while the history or the commands change
         self._woken = threading.Event()
         self._simulator = source if isinstance(source, SimulatorSource) else None
         self._recordings = to_path(recordings)
@@ -89,8 +87,7 @@ class Feed:
         self._num_notices = 0
         self._failure: str | None = None
         """Error that stopped the feed, until the user plays it again or the weights change."""
-        self._unreadable: str | None = None
-        """Error of the latest frame, if it could not be read."""
+        self._unreadable: str | None = None  # error of the latest frame, if it could not be read
         self._shown_at: deque[float] = deque(maxlen=MAX_RATE_HZ * round(RATE_WINDOW_S))
         self._frame: SourceFrame | None = None
         self._jpeg = b""

@@ -27,12 +27,9 @@ class Access:
 
     names: frozenset[str]
     """Names and addresses that `Host` may have, with any port: a tunnel changes the port."""
-    public: tuple[Address, ...] = ()
-    """Addresses that `Host` and `Origin` may have besides."""
-    root_path: str = ""
-    """Prefix of every path, such as /haustra; a proxy may have removed it."""
-    token: str | None
-    """Required in the query or the cookie; None on loopback."""
+    public: tuple[Address, ...] = ()  # addresses that `Host` and `Origin` may have besides
+    root_path: str = ""  # prefix of every path, such as /haustra; a proxy may have removed it
+    token: str | None  # required in the query or the cookie; None on loopback
 
 
 class Guard:

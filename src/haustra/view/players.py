@@ -167,15 +167,12 @@ class LivePlayer:
         self._next_try_at = 0.0
         self._num_attempts = 0
         self._num_read = 0
-        self._num_steps = 0
-        """Number of frames that are still to be shown while paused."""
+        self._num_steps = 0  # number of frames that are still to be shown while paused
         self._is_wanted, self._is_closed = False, False
         self._arrived_at = self._shown_at = time.monotonic()
         self.playing = True
-        self.position = -1
-        """Number of the frame that was returned last."""
-        self.num_dropped = 0
-        """Number of frames that were replaced by a newer one."""
+        self.position = -1  # number of the frame that was returned last
+        self.num_dropped = 0  # number of frames that were replaced by a newer one
         self._thread = threading.Thread(target=self._run, name="source", daemon=True)
         self._thread.start()
 

@@ -35,8 +35,7 @@ class WatchedDetector:
         """The last image, on which new weights are tried."""
         self.problem: str | None = None
         """Why the file does not load, while older weights are in use."""
-        self.detector = load()
-        """The detector in use."""
+        self.detector = load()  # the detector in use
         self.latencies_s: deque[float] = deque(maxlen=NUM_LATENCIES)
 
     def detect(self, image_rgb: NDArray[np.uint8]) -> Detections:
