@@ -20,18 +20,15 @@ class AlarmRow:
     """False alarms, and what their suppression costs, at one hold-off."""
 
     hold_off_frames: int
-    lower_threshold: float
-    """Least score that keeps an activation on."""
+    lower_threshold: float  # least score that keeps an activation on
     false_activations: int
     """Number of unbroken series of frames with a shown box that touches no label."""
     false_activations_per_procedure: float
     false_activations_per_minute: float
-    false_time_share: float
-    """Share of all frames that have such a box."""
+    false_time_share: float  # share of all frames that have such a box
     run_lengths: list[int]
     """Number of false activations under 0.5 s, from 0.5 to 1 s, from 1 to 2 s, and from 2 s on."""
-    lesions_shown: int
-    """Number of lesions that a shown box ever touches."""
+    lesions_shown: int  # number of lesions that a shown box ever touches
     mean_delay_s: float | None
     """Mean time from a lesion's first box without hold-off to its first box with it."""
     frame_sensitivity: float | None

@@ -42,10 +42,8 @@ class BootstrapIntervals:
 
     num_resamples: int
     seed: int
-    num_groups: int
-    """Number of groups to draw from; few of them make the intervals too narrow."""
-    ap50: Interval | None
-    """None where nothing is labeled, as for AP75 and AP50-95."""
+    num_groups: int  # number of groups to draw from; few of them make the intervals too narrow
+    ap50: Interval | None  # None where nothing is labeled, as for AP75 and AP50-95
     ap75: Interval | None
     ap50_95: Interval | None
     precision: Interval | None
@@ -67,14 +65,10 @@ class MatchedImages:
 
     They have 16 bits where these are enough, since numpy sorts such numbers faster than scores.
     """
-    hits: NDArray[np.bool_]
-    """Matches [T,K] of the detections at each of `COCO_IOUS`."""
-    is_hit: NDArray[np.bool_]
-    """Matches [K] at any of them."""
-    num_detections: NDArray[np.int64]
-    """Detections per image [I]."""
-    num_truths: NDArray[np.int64]
-    """Labels per image [I]."""
+    hits: NDArray[np.bool_]  # matches [T,K] of the detections at each of `COCO_IOUS`
+    is_hit: NDArray[np.bool_]  # matches [K] at any of them
+    num_detections: NDArray[np.int64]  # detections per image [I]
+    num_truths: NDArray[np.int64]  # labels per image [I]
     counts: NDArray[np.int64]
     """Hits, misses and false alarms [I,3] at the score threshold and IoU 0.5."""
     flagged: NDArray[np.bool_]
@@ -286,12 +280,9 @@ class Difference:
     metric: str
     a: float | None
     b: float | None
-    difference: float | None
-    """B minus A."""
-    interval: Interval | None
-    """95 % interval of the difference."""
-    share_b_better: float | None
-    """Share of the draws in which B is better; a tie counts as half."""
+    difference: float | None  # B minus A
+    interval: Interval | None  # 95 % interval of the difference
+    share_b_better: float | None  # share of the draws in which B is better; a tie counts as half
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,7 @@ class ReliabilityBin:
     low: float
     high: float
     count: int
-    mean_score: float | None
-    """None where there is no box."""
+    mean_score: float | None  # None where there is no box
     share_right: float | None
 
 
@@ -36,15 +35,12 @@ class ReliabilityBin:
 class Calibration:
     """Distance between the scores of boxes and the shares of them that are right."""
 
-    num_boxes: int
-    """Boxes with a score of at least 0.05."""
+    num_boxes: int  # boxes with a score of at least 0.05
     expected_error: float | None
     """Mean of |mean score - share right| over the boxes' bins; None without any box."""
-    largest_error: float | None
-    """|mean score - share right| of the worst bin."""
+    largest_error: float | None  # |mean score - share right| of the worst bin
     bins: list[ReliabilityBin]
-    right_counts: list[int]
-    """Number of right boxes by bin."""
+    right_counts: list[int]  # number of right boxes by bin
     wrong_counts: list[int]
 
 

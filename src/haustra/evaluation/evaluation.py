@@ -22,12 +22,9 @@ class Evaluation:
     """Metrics of a set of frames, with the boxes that they were computed from."""
 
     metrics: BoxMetrics
-    truths: list[Detections]
-    """Labeled boxes of each frame."""
-    predictions: list[Detections]
-    """Detections on each frame, at every score."""
-    frames: list[EvalFrame]
-    """The frames, in the same order."""
+    truths: list[Detections]  # labeled boxes of each frame
+    predictions: list[Detections]  # detections on each frame, at every score
+    frames: list[EvalFrame]  # the frames, in the same order
 
     def with_threshold(self, threshold: float) -> "Evaluation":
         """Return the evaluation at another score threshold (0..1)."""

@@ -59,19 +59,15 @@ class FrameTier:
     threshold: float
     num_lesion_frames: int
     num_clean_frames: int
-    true_positives: int
-    """Number of lesion frames with a shown box that touches a label."""
-    false_positives: int
-    """Number of clean frames with a shown box."""
+    true_positives: int  # number of lesion frames with a shown box that touches a label
+    false_positives: int  # number of clean frames with a shown box
     sensitivity: float | None
     """Share of the lesion frames that are flagged; None without a lesion frame."""
     false_positive_rate: float | None
     """Share of the clean frames that are flagged; None without a clean frame."""
     specificity: float | None
-    precision: float | None
-    """None where no frame is flagged."""
-    f1: float | None
-    """None without a lesion frame, as is `f2`."""
+    precision: float | None  # None where no frame is flagged
+    f1: float | None  # None without a lesion frame, as is `f2`
     f2: float | None
 
 
@@ -80,10 +76,8 @@ class FrocCurves:
     """FROC and AFROC on true-colon's shared grid of thresholds, all [G]."""
 
     thresholds: list[float]
-    sensitivity: list[float]
-    """Share of the labeled boxes that are touched."""
-    false_boxes_per_image: list[float]
-    """False boxes per image, the axis of FROC."""
+    sensitivity: list[float]  # share of the labeled boxes that are touched
+    false_boxes_per_image: list[float]  # False boxes per image, the axis of FROC
     flagged_clean_share: list[float] | None
     """Share of the clean frames with a box, the axis of AFROC; None without a clean frame."""
 

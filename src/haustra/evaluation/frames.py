@@ -38,18 +38,14 @@ class EvalFrame:
     sample_id: str
     group_id: str
     run_id: str
-    number: int | None
-    """Position in the run; None where the order is not known."""
+    number: int | None  # position in the run; None where the order is not known
     seconds: float | None = None
     """Time since the run began; None where only the frame rate gives it."""
-    truth: Detections
-    """Labeled boxes in pixels of the source image."""
+    truth: Detections  # labeled boxes in pixels of the source image
     lesions: tuple[Lesion | None, ...]
     """Lesion of each labeled box; None for a box without identity."""
-    letterbox: Letterbox
-    """Mapping of the source image to the image that the detector sees."""
-    image_path: Path | None = None
-    """The source image file; None where it is not known."""
+    letterbox: Letterbox  # mapping of the source image to the image that the detector sees
+    image_path: Path | None = None  # the source image file; None where it is not known
 
 
 FrameWithPixels = tuple[EvalFrame, NDArray[np.uint8]]
@@ -102,12 +98,9 @@ class SplitFrames:
 class CaptureFrames:
     """The frames of run folders, each run in the order of its frame ids."""
 
-    name: str
-    """Name in reports."""
-    frames: list[Frame]
-    """All frames in order, including those that cannot be used."""
-    frame_rates_hz: dict[str, float]
-    """Frame rate of each run that is known to be in time order."""
+    name: str  # name in reports
+    frames: list[Frame]  # all frames in order, including those that cannot be used
+    frame_rates_hz: dict[str, float]  # frame rate of each run that is known to be in time order
     target_size_wh: tuple[int, int]
     resize_mode: ResizeMode
     problems: list[str] = field(default_factory=list)

@@ -44,10 +44,8 @@ class Examples:
     hit: int | None
     """An image with a polyp that is found and as few mistakes as any; of several such images the
     median one by its best score."""
-    misses: list[int]
-    """Images with the largest missed polyps, the largest first."""
-    false_alarms: list[int]
-    """Images with the false boxes of the highest scores, the highest first."""
+    misses: list[int]  # images with the largest missed polyps, the largest first
+    false_alarms: list[int]  # images with the false boxes of the highest scores, the highest first
 
     def titles(self) -> dict[int, str]:
         """Return one image of each kind that there is, all different, with its title."""

@@ -30,8 +30,7 @@ class LesionRow:
     num_detected_frames: int
     detected_share: float
     detected_ever: bool
-    detected_25_percent: bool
-    """True if it is detected on at least a quarter of its frames."""
+    detected_25_percent: bool  # True if it is detected on at least a quarter of its frames
     detected_50_percent: bool
     detected_within_1_s: bool
     """True if the detections in its first second in view add up to half a second."""
@@ -40,10 +39,8 @@ class LesionRow:
     first_detection_frames: int | None
     """Number of frames from its first appearance to its first detection; None without one."""
     first_detection_s: float | None
-    longest_gap_frames: int
-    """Largest number of visible frames in a row without a detection."""
-    flicker_per_s: float
-    """Changes between detected and not, per second in view."""
+    longest_gap_frames: int  # largest number of visible frames in a row without a detection
+    flicker_per_s: float  # changes between detected and not, per second in view
     size_mm: float | None
     paris_class: str | None
 

@@ -34,15 +34,11 @@ class AveragePrecision:
     ap50: float | None
     ap75: float | None
     ap50_95: float | None
-    ap_small: float | None
-    """AP50-95 of objects under 32x32 pixels of the source image."""
+    ap_small: float | None  # AP50-95 of objects under 32x32 pixels of the source image
     ap_medium: float | None
-    ap_large: float | None
-    """AP50-95 of objects of at least 96x96 pixels."""
-    ar_1: float | None
-    """Average recall with at most one detection an image."""
-    ar_10: float | None
-    """Average recall with at most ten detections an image."""
+    ap_large: float | None  # AP50-95 of objects of at least 96x96 pixels
+    ar_1: float | None  # average recall with at most one detection an image
+    ar_10: float | None  # average recall with at most ten detections an image
     ar_100: float | None
 
 
@@ -51,19 +47,15 @@ class ThresholdMetrics:
     """Counts over all images at one score threshold and IoU 0.5."""
 
     threshold: float
-    precision: float | None
-    """None where no box is shown."""
-    recall: float | None
-    """None where no polyp is labeled."""
-    f1: float | None
-    """None where no polyp is labeled."""
+    precision: float | None  # None where no box is shown
+    recall: float | None  # None where no polyp is labeled
+    f1: float | None  # None where no polyp is labeled
     true_positives: int
     false_positives: int
     false_negatives: int
     duplicates_per_truth: float | None
     """Extra detections that overlap a polyp that is already found by IoU 0.5, per labeled polyp."""
-    mean_matched_iou: float | None
-    """None where no box matches."""
+    mean_matched_iou: float | None  # None where no box matches
     empty_images_with_detection: int
     empty_images: int
 

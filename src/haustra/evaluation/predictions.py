@@ -32,8 +32,7 @@ class StoredPredictions:
     """Boxes of a detector by frame."""
 
     path: Path
-    caption: str
-    """Name of the detector."""
+    caption: str  # name of the detector
     operating_point: OperatingPoint
     boxes_by_frame: dict[str, Scored]
     lists_every_frame: bool
