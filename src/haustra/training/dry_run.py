@@ -30,19 +30,14 @@ class DryRun:
     """Predicted cost of a training."""
 
     num_parameters: int
-    num_steps: int | None
-    """Optimizer steps; None where the time decides."""
-    seconds_per_step: float
-    """Mean over the whole training, which begins with smaller images."""
-    training_s: float
-    """Total training time, or the time budget."""
-    validation_s: float
-    """Total validation time."""
+    num_steps: int | None  # optimizer steps; None where the time decides
+    seconds_per_step: float  # mean over the whole training, which begins with smaller images
+    training_s: float  # total training time, or the time budget
+    validation_s: float  # total validation time
     peak_memory_bytes: int
     """Peak of the process, with batches, validation and mapped pages of the warehouse."""
     available_memory_bytes: int | None
-    disk_bytes: int
-    """Size of the checkpoint and the saved states."""
+    disk_bytes: int  # size of the checkpoint and the saved states
     free_disk_bytes: int
 
     def to_json(self) -> dict[str, Any]:

@@ -39,30 +39,19 @@ NUM_KEPT = 2
 class Position:
     """Progress of a training. `Training` alone changes it."""
 
-    epoch: int = 0
-    """Number of finished epochs."""
-    num_batches: int = 0
-    """Number of finished batches of the epoch."""
-    num_images: int = 0
-    """Number of images in these batches."""
+    epoch: int = 0  # number of finished epochs
+    num_batches: int = 0  # number of finished batches of the epoch
+    num_images: int = 0  # number of images in these batches
     share_at_epoch_start: float = 0.0
     """Share of the training (0..1) that was done at the start of the epoch."""
-    sums: dict[str, float] = field(default_factory=dict)
-    """Loss terms, summed over these batches."""
-    rate: float = 0.0
-    """Learning rate of the last step."""
-    epoch_s: float = 0.0
-    """Seconds of training in the epoch, without validation and saving."""
-    trained_s: float = 0.0
-    """Seconds of training in all epochs."""
-    waited_s: float = 0.0
-    """Seconds of the epoch in which a step waited for its batch."""
-    history: list[dict[str, Any]] = field(default_factory=list)
-    """One entry per epoch."""
-    best_score: float | None = None
-    """Best AP50-95 on the validation split so far."""
-    best_epoch: int = 0
-    """Epoch of the best score, counted from 1; 0 before the first validation."""
+    sums: dict[str, float] = field(default_factory=dict)  # loss terms, summed over these batches
+    rate: float = 0.0  # learning rate of the last step
+    epoch_s: float = 0.0  # seconds of training in the epoch, without validation and saving
+    trained_s: float = 0.0  # seconds of training in all epochs
+    waited_s: float = 0.0  # seconds of the epoch in which a step waited for its batch
+    history: list[dict[str, Any]] = field(default_factory=list)  # one entry per epoch
+    best_score: float | None = None  # best AP50-95 on the validation split so far
+    best_epoch: int = 0  # epoch of the best score, counted from 1; 0 before the first validation
     validations_since_best: int = 0
 
 
@@ -74,11 +63,9 @@ class TrainingState:
     model: ModelConfig
     initial_weights: dict[str, Any]
     """Source, license and digest of the weights that the training began from."""
-    settings: dict[str, Any]
-    """The resolved settings."""
+    settings: dict[str, Any]  # the resolved settings
     warehouse_version: str
-    average_steps: int
-    """Number of steps that the averaged weights have followed."""
+    average_steps: int  # number of steps that the averaged weights have followed
     tensors: dict[str, Tensor]
 
 

@@ -120,8 +120,7 @@ class Training:
         self.position = Position()
         self.best: dict[str, torch.Tensor] = {}
         """With `patience` the averaged weights of the best validation."""
-        self.is_whole = True
-        """False while a step has changed some of the training and not all."""
+        self.is_whole = True  # False while a step has changed some of the training and not all
         num_batches = -(-len(split) // config.batch_size)
         self.steps_per_epoch = -(-num_batches // config.accumulate)
         self.is_compiled = self._should_compile()
