@@ -53,8 +53,7 @@ class Lighting:
     beam: float  # exponent of the cosine to the axis in the angular fall-off
     brightness: float  # target of the auto-exposure in linear light
     fill: float  # share of light that the walls reflect before it arrives
-    scatter: tuple[float, float, float]
-    """Subsurface scattering beyond the terminator, per channel."""
+    scatter: tuple[float, float, float]  # subsurface scattering beyond the terminator, per channel
     vignette: float  # loss of light in the corners, 0..1
     blur_px: float  # deviation of the lens blur at 384 pixels
     sharpening: float  # edge enhancement by the video processor
