@@ -24,27 +24,19 @@ class WarehouseDiff:
 
     version_a: str
     version_b: str
-    num_a: int
-    """Number of samples in A."""
+    num_a: int  # number of samples in A
     num_b: int
-    num_same: int
-    """Number of samples that are in both and in none of the lists."""
-    added: tuple[str, ...]
-    """Samples in B only."""
-    removed: tuple[str, ...]
-    """Samples in A only."""
+    num_same: int  # number of samples that are in both and in none of the lists
+    added: tuple[str, ...]  # samples in B only
+    removed: tuple[str, ...]  # samples in A only
     relabelled: tuple[str, ...]
     """Samples whose boxes differ; with two settings of `max_boxes`, those that both keep."""
-    changed_pixels: tuple[str, ...]
-    """Samples whose source image has other bytes."""
-    moved: tuple[tuple[str, str, str], ...]
-    """Sample, split in A, split in B."""
-    regrouped: tuple[tuple[str, str, str], ...]
-    """Sample, group in A, group in B."""
+    changed_pixels: tuple[str, ...]  # samples whose source image has other bytes
+    moved: tuple[tuple[str, str, str], ...]  # sample, split in A, split in B
+    regrouped: tuple[tuple[str, str, str], ...]  # sample, group in A, group in B
     settings: dict[str, tuple[Any, Any]]
     """Fields of the manifest that differ, with A's and B's value."""
-    sources: tuple[str, ...]
-    """Runs in both whose provenance or terms differ."""
+    sources: tuple[str, ...]  # runs in both whose provenance or terms differ
 
     @property
     def finds_nothing(self) -> bool:

@@ -17,35 +17,24 @@ FourNumbers = tuple[float, float, float, float]
 class SampleExplanation:
     """Everything that a warehouse stores about one sample."""
 
-    sample_id: str
-    """`run_id/frame`."""
+    sample_id: str  # `run_id/frame`
     run_id: str
     group_id: str
     split: SplitName
-    split_reason: str
-    """The reason why its group is in this split."""
-    source_name: str | None
-    """File name before the import; None if it was not imported."""
-    source_image: str
-    """Path of the image inside its run folder."""
+    split_reason: str  # the reason why its group is in this split
+    source_name: str | None  # file name before the import; None if it was not imported
+    source_image: str  # path of the image inside its run folder
     source_sha256: str
-    source_size_wh: tuple[int, int]
-    """Pixels."""
-    target_size_wh: tuple[int, int]
-    """Pixels of the stored image."""
+    source_size_wh: tuple[int, int]  # pixels
+    target_size_wh: tuple[int, int]  # pixels of the stored image
     resize_mode: ResizeMode
-    scale_xy: tuple[float, float]
-    """Stored pixels per source pixel."""
-    offset_xy: tuple[int, int]
-    """Padding at the left and top in stored pixels."""
-    boxes_before: int
-    """Number of usable boxes before `max_boxes` applied."""
-    boxes_after: int
-    """Number of stored boxes."""
+    scale_xy: tuple[float, float]  # stored pixels per source pixel
+    offset_xy: tuple[int, int]  # padding at the left and top in stored pixels
+    boxes_before: int  # number of usable boxes before `max_boxes` applied
+    boxes_after: int  # number of stored boxes
     boxes_xyxy: tuple[FourNumbers, ...]
     """Stored boxes, normalized to the stored image, largest first."""
-    boxes_source_px: tuple[FourNumbers, ...]
-    """The same boxes in pixels of the source image."""
+    boxes_source_px: tuple[FourNumbers, ...]  # the same boxes in pixels of the source image
     shard: str
     row: int
 

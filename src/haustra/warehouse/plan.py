@@ -77,13 +77,11 @@ class Building:
     """A version that is being built."""
 
     plan: WarehousePlan
-    staging: Path
-    """Staging folder; the shards go to its `version/shards/`."""
+    staging: Path  # staging folder; the shards go to its `version/shards/`
     expected: Mapping[str, ShardEntry]
     """Entries, by content, that the shards must equal; empty for a new version."""
     progress: Progress
-    outcomes: dict[str, Outcome]
-    """Outcome of each frame that was checked so far, by sample id."""
+    outcomes: dict[str, Outcome]  # outcome of each frame that was checked so far, by sample id
 
 
 def source_entry(run: Run) -> SourceEntry:
