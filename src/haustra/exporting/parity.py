@@ -46,8 +46,7 @@ class Difference:
     median_box_shift_px: float | None
     score_shift: float | None
     """Largest shift of a score, except for one slot in `SLOTS_PER_TIPPING`."""
-    ap50_loss: float | None
-    """AP50 of the reference minus AP50 of this detector."""
+    ap50_loss: float | None  # AP50 of the reference minus AP50 of this detector
     ap50_95_loss: float | None
 
 
