@@ -46,8 +46,7 @@ class CheckpointHeader:
     """The resolved training settings, recipe included; older checkpoints have no recipe."""
     epoch: int = 0
     """Epoch of the weights; with `patience` it may lie before the last one of the history."""
-    is_finished: bool = False
-    """True once the training has ended."""
+    is_finished: bool = False  # True once the training has ended
     initial_weights: dict[str, Any] = field(default_factory=dict)
     """Source, license and digest of the weights that the training began from."""
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -58,8 +57,7 @@ class CheckpointHeader:
     training_groups: tuple[str, ...] = ()
     """`digest_group` of each group in the training split, sorted."""
     haustra_version: str = __version__
-    weights_sha256: str = ""
-    """Digest of the weights; `write_checkpoint` computes it."""
+    weights_sha256: str = ""  # digest of the weights; `write_checkpoint` computes it
 
     @property
     def kind_name(self) -> str:

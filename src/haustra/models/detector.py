@@ -40,16 +40,13 @@ class ModelConfig:
     """Settings of a detector's architecture; stored in its checkpoint."""
 
     kind: ModelKind
-    num_slots: int
-    """Boxes in the output: 1 for tiny, the warehouse's max_boxes for big."""
+    num_slots: int  # boxes in the output: 1 for tiny, the warehouse's max_boxes for big
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     """Residual blocks at each stride from 4; for efficientnet-lite0 the number of frozen blocks and
     of trained blocks after them."""
-    num_levels: int
-    """Number of deepest maps that the pyramid and the heads use."""
-    neck: int
-    """Channels of the pyramid and the heads."""
+    num_levels: int  # number of deepest maps that the pyramid and the heads use
+    neck: int  # channels of the pyramid and the heads
     backbone: BackboneKind = "plain"
     """Kind of backbone; efficientnet-lite0 has its own stem, and ImageNet weights."""
     expansion: float = 1.0
