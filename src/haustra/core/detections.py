@@ -192,7 +192,5 @@ def detections_from_slots(
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2])
     order = np.argsort(-scores, kind="stable")
     return Detections(
-        boxes_px=boxes[order],
-        scores=scores[order].astype(np.float64),
-        image_size_wh=size_wh,
+        boxes_px=boxes[order], scores=scores[order].astype(np.float64), image_size_wh=size_wh
     ).without_overlaps(iou)

@@ -4,12 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from haustra.evaluation.alarm_tier import AlarmTier
-from haustra.evaluation.bootstrap import (
-    LEVEL_PERCENT,
-    BootstrapIntervals,
-    Comparison,
-    Interval,
-)
+from haustra.evaluation.bootstrap import LEVEL_PERCENT, BootstrapIntervals, Comparison, Interval
 from haustra.evaluation.calibration import Calibration
 from haustra.evaluation.degrade import KINDS, SEVERITIES, DegradationResult
 from haustra.evaluation.frame_tier import FrameTier

@@ -164,10 +164,7 @@ class Detector:
 
 
 def open_detector(
-    path: StrPath,
-    *,
-    kind: Literal["tiny", "big"] | None = None,
-    backend: BackendFlag | None = None,
+    path: StrPath, *, kind: Literal["tiny", "big"] | None = None, backend: BackendFlag | None = None
 ) -> Detector:
     """Open a checkpoint of `haustra train`, or an .onnx file of `haustra export`.
 

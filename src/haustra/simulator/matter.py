@@ -236,12 +236,7 @@ def _paint_bubbles(canvas: Canvas, event: Event) -> None:
 
 
 def _paint_cluster(
-    canvas: Canvas,
-    *,
-    places_px: FloatArray,
-    radii_px: FloatArray,
-    haze: float,
-    light_angle: float,
+    canvas: Canvas, *, places_px: FloatArray, radii_px: FloatArray, haze: float, light_angle: float
 ) -> None:
     """Paint bubbles with centers [N,2] and radii [N]; later ones cover earlier ones.
 

@@ -244,11 +244,7 @@ class TrainConfig(CheckedSettings):
         )
 
     def resolve(
-        self,
-        *,
-        max_boxes: int,
-        precision: Literal["float32", "bfloat16"],
-        backend: BackendName,
+        self, *, max_boxes: int, precision: Literal["float32", "bfloat16"], backend: BackendName
     ) -> "TrainConfig":
         """Return the settings with a value for everything that was left open."""
         return replace(

@@ -125,10 +125,7 @@ class DetectorOptimizer:
         self._optimizers = (
             Muon([muon_group] if kernels else [], settings=settings),
             torch.optim.AdamW(
-                adamw_groups,
-                betas=settings.adamw_betas,
-                eps=settings.adamw_epsilon,
-                fused=True,
+                adamw_groups, betas=settings.adamw_betas, eps=settings.adamw_epsilon, fused=True
             ),
         )
 

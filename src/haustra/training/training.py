@@ -34,12 +34,7 @@ from haustra.training.batches import (
 from haustra.training.config import TrainConfig
 from haustra.training.device_augment import disturbed_batches, without_pixels
 from haustra.training.learner import Terms, build_learner
-from haustra.training.optimizer import (
-    AveragedModel,
-    DetectorOptimizer,
-    learning_rate,
-    select_part,
-)
+from haustra.training.optimizer import AveragedModel, DetectorOptimizer, learning_rate, select_part
 from haustra.training.prepare import Prepared
 from haustra.training.state import Position, TrainingState
 from haustra.warehouse.dataset import Batch

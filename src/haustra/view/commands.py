@@ -34,8 +34,7 @@ COMMANDS = (
         speed=(Speed | None, None),
     ),
     _command(
-        "drive",
-        **dict.fromkeys(("ahead", "sideways", "turn_right", "turn_down"), (Axis, 0.0)),
+        "drive", **dict.fromkeys(("ahead", "sideways", "turn_right", "turn_down"), (Axis, 0.0))
     ),
     _command("record", on=(bool, ...)),
     _command("autopilot", on=(bool, ...)),
