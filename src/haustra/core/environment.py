@@ -48,16 +48,11 @@ def _git(*arguments: str) -> str | None:
 
 
 def _git_state() -> dict[str, Any] | None:
-    commit = _git("rev-parse", "HEAD")
-    return (
-        None
-        if commit is None
-        else {
-            "commit": commit,
-            "branch": _git("rev-parse", "--abbrev-ref", "HEAD"),
-            "has_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        }
-    )
+    if (commit := _git("rev-parse", "HEAD")) is None:
+        return None
+    branch = _git("rev-parse", "--abbrev-ref", "HEAD")
+    has_changes = bool(_git("status", "--porcelain", "--untracked-files=no"))
+    return {"commit": commit, "branch": branch, "has_changes": has_changes}
 
 
 def describe_environment() -> dict[str, Any]:

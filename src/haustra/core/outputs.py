@@ -35,7 +35,8 @@ def check_outputs(config: Any, **resolved: Path) -> None:
     inputs = list(_paths({name: value for name, value in values.items() if name not in kinds}))
     for name, path in outputs.items():
         for source, read in inputs:
-            if kinds[name].is_replaced and _overlap(path.resolve(), read.resolve()):
+            a, b = path.resolve(), read.resolve()
+            if kinds[name].is_replaced and (a.is_relative_to(b) or b.is_relative_to(a)):
                 raise HaustraError(
                     f"{option(name, path)} overlaps the {source} {read}; expected a folder of its "
                     "own, since the input never changes"
@@ -105,10 +106,6 @@ def _paths(values: dict[str, Any]) -> Iterator[tuple[str, Path]]:
 
 def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - links stay, `..` goes
-
-
-def _overlap(a: Path, b: Path) -> bool:
-    return a.is_relative_to(b) or b.is_relative_to(a)
 
 
 def _is_same(a: Path, b: Path) -> bool:

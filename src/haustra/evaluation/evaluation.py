@@ -1,7 +1,7 @@
 """Evaluation of a detector: its boxes on every frame against the labels."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -25,11 +25,6 @@ class Evaluation:
     truths: list[Detections]  # labeled boxes of each frame
     predictions: list[Detections]  # detections on each frame, at every score
     frames: list[EvalFrame]  # the frames, in the same order
-
-    def with_threshold(self, threshold: float) -> "Evaluation":
-        """Return the evaluation at another score threshold (0..1)."""
-        metrics = box_metrics(self.truths, self.predictions, threshold=threshold)
-        return replace(self, metrics=metrics)
 
 
 def shuffle_truths(truths: Sequence[Detections], *, seed: int) -> list[Detections]:

@@ -5,20 +5,18 @@ The gallery is spread evenly over the frames, not chosen by how good it looks; m
 boxes have their own, the worst first.
 """
 
-import base64
 import json
 import os
+from base64 import b64encode
 from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import cv2
-
 from haustra.core.environment import describe_environment
 from haustra.core.errors import needs_extra
 from haustra.core.files import write_json_atomic, write_text_atomic
-from haustra.core.images import write_png
+from haustra.core.images import encode_jpeg, write_png
 from haustra.core.paths import StrPath, to_path
 from haustra.evaluation import tables
 from haustra.evaluation.alarm_tier import operating_row
@@ -68,6 +66,7 @@ def write_report(
     _draw_plots(pictures, result=result, source=source, history=history)
     figures = _draw_frames(pictures, result=result, source=source)
     pictures = {name: path for name, path in pictures.items() if path.exists()}
+    plots = [name for name in PLOTS if name in pictures]
     value = result.summary | {
         "environment": describe_environment(),
         "sources": data_sources,
@@ -76,11 +75,7 @@ def write_report(
     write_json_atomic(folder / "report.json", value=value)
     page = template.render(
         **figures,
-        plots={
-            name: _data_uri(path.read_bytes(), kind="png")
-            for name, path in pictures.items()
-            if name in PLOTS
-        },
+        plots={name: _data_uri(pictures[name].read_bytes(), kind="png") for name in plots},
         result=result,
         alarm_row=result.alarms and operating_row(result.alarms, point=result.operating_point),
         tables=tables,
@@ -110,24 +105,20 @@ def _load_template() -> Any:
 
 
 def _data_uri(data: bytes, *, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _link(path: Path, *, folder: Path) -> str:
-    return quote(os.fsencode(os.path.relpath(path.resolve(), folder.resolve())))
+    return f"data:image/{kind};base64,{b64encode(data).decode()}"
 
 
 def _figure(
     tile: Image, *, frame: EvalFrame, folder: Path, title: str = ""
 ) -> dict[str, str | None]:
     """Return a picture as a JPEG, with its frame's id and path from the report's folder."""
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(tile, cv2.COLOR_RGB2BGR))
     path = frame.image_path
+    link = None if path is None else os.path.relpath(path.resolve(), folder.resolve())
     return {
         "title": title,
-        "uri": _data_uri(data.tobytes(), kind="jpeg"),
+        "uri": _data_uri(encode_jpeg(tile), kind="jpeg"),
         "name": frame.sample_id,
-        "link": None if path is None else _link(path, folder=folder),
+        "link": link and quote(os.fsencode(link)),
     }
 
 

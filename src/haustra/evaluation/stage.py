@@ -26,6 +26,7 @@ from haustra.evaluation.fitting import fit_operating_point
 from haustra.evaluation.frame_tier import few_clean_frames_note, frame_tier, froc_curves
 from haustra.evaluation.frames import FrameSource, SplitFrames, open_captures, timed_runs
 from haustra.evaluation.lesion_tier import lesion_tier
+from haustra.evaluation.metrics import box_metrics
 from haustra.evaluation.predictions import StoredPredictions, read_predictions, write_predictions
 from haustra.evaluation.report import write_report
 from haustra.evaluation.results import EvaluationResult
@@ -77,7 +78,9 @@ def evaluate_detector(
         )
         if subject.path is not None:
             store_operating_point(subject.path, point)
-        evaluation = evaluation.with_threshold(point.objectness)
+        truths, predictions = evaluation.truths, evaluation.predictions
+        metrics = box_metrics(truths, predictions, threshold=point.objectness)
+        evaluation = replace(evaluation, metrics=metrics)
     result = _measure(
         config,
         subject=subject,

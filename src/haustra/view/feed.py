@@ -16,13 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from haustra.captures.sources import Source, SourceFrame
 from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
+from haustra.core.images import encode_jpeg
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.paths import StrPath, to_path
 from haustra.view.history import History, SeenFrame, Verdict
@@ -219,8 +216,8 @@ class Feed:
             "seek": player.seek,
             "find": self._find,
             "set": self._set,
-            "drive": self._drive,
-            "autopilot": self._set_autopilot,
+            "drive": lambda **axes: self._driven().drive(**axes),
+            "autopilot": lambda on: self._driven().set_autopilot(on=on),
             "record": self._record,
         }
         for command in commands:
@@ -261,7 +258,7 @@ class Feed:
     def _show(self, frame: SourceFrame) -> None:
         """Detect, publish and record."""
         self._detect(frame)
-        self._frame, self._jpeg = frame, _encode_jpeg(frame.image_rgb)
+        self._frame, self._jpeg = frame, encode_jpeg(frame.image_rgb, quality=JPEG_QUALITY)
         self._shown_at.append(time.monotonic())
         self._publish()
         self._add_to_recording()
@@ -278,10 +275,8 @@ class Feed:
         """Return True if the pages show a playback or a recording that is not so any more."""
         if self.shot is None:
             return False
-        header = self.shot.header
-        is_recording = self._recording is not None
-        is_right = (header["recording"] is not None) == is_recording
-        return header["playing"] != self._playing().playing or not is_right
+        shown = self.shot.header["playing"], self.shot.header["recording"] is not None
+        return shown != (self._playing().playing, self._recording is not None)
 
     def _compare_again(self) -> bool:
         with self._lock:
@@ -378,12 +373,6 @@ class Feed:
         with self._lock:
             self._history.apply(self._point)
 
-    def _drive(self, **axes: float) -> None:
-        self._driven().drive(**axes)
-
-    def _set_autopilot(self, *, on: bool) -> None:
-        self._driven().set_autopilot(on=on)
-
     def _driven(self) -> SimulatorSource:
         if self._simulator is None:
             raise HaustraError(f"{self.source.name} cannot be driven; --source simulator can")
@@ -429,9 +418,3 @@ def _merged(first: dict[str, Any] | None, second: dict[str, Any]) -> list[dict[s
     if second["do"] == "step":
         return [{"do": "step", "by": first["by"] + second["by"]}]
     return [second]
-
-
-def _encode_jpeg(image_rgb: NDArray[np.uint8]) -> bytes:
-    image_bgr = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)
-    _, jpeg = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return jpeg.tobytes()

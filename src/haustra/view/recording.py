@@ -80,6 +80,7 @@ class Recording:
         with self._lock:
             if self._line is not None:
                 return
+            age_s = time.monotonic() - frame.captured_at
             overlay = self._building / "overlays" / f"frame_{self.num_frames:05d}.png"
             try:
                 overlay.write_bytes(encode_png(draw_boxes(frame.image_rgb, shown)))
@@ -92,7 +93,7 @@ class Recording:
                         for box, score in zip(shown.boxes_px, shown.scores, strict=True)
                     ],
                     sim_time=frame.seconds,
-                    unix_time=self._unix_time(frame),
+                    unix_time=time.time() - age_s if self._stated_hz is None else None,
                 )
             except BaseException:
                 overlay.unlink(missing_ok=True)
@@ -135,10 +136,6 @@ class Recording:
             return self._stated_hz if len(times) == 1 else None
         mean_hz = float((len(times) - 1) / times[-1])
         return constant_rate(times.tolist(), stated_hz=self._stated_hz or mean_hz) or mean_hz
-
-    def _unix_time(self, frame: SourceFrame) -> float | None:
-        is_live = self._stated_hz is None
-        return time.time() - (time.monotonic() - frame.captured_at) if is_live else None
 
     def __enter__(self) -> Self:
         return self
