@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,7 +91,7 @@ def train(
         from haustra.training.loop import train_detector
 
     if config.dry_run:
-        found = dry_run(config).to_json()
+        found = asdict(dry_run(config))
         if as_json:
             print_json(found)
         else:

@@ -207,9 +207,7 @@ class TrainConfig(CheckedSettings):
     @property
     def time_budget_s(self) -> float | None:
         """Time budget in seconds, or None where the number of epochs decides."""
-        if self.time_budget is None:
-            return None
-        return parse_duration_s("time_budget", self.time_budget)
+        return parse_duration_s("time_budget", self.time_budget) if self.time_budget else None
 
     @property
     def num_epochs(self) -> int | None:

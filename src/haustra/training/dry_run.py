@@ -5,10 +5,9 @@ import shutil
 import sys
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -39,10 +38,6 @@ class DryRun:
     available_memory_bytes: int | None
     disk_bytes: int  # size of the checkpoint and the saved states
     free_disk_bytes: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 def dry_run(config: TrainConfig) -> DryRun:
