@@ -82,11 +82,6 @@ def check_value(name: str, value: Any, *, kind: Any) -> Any:
 
     `~` at the beginning of a path is the home folder.
 
-    Args:
-        name: Name of the setting, such as `epochs`.
-        value: What was given.
-        kind: Type that declares its range, such as `CountFromOne`.
-
     Raises:
         HaustraError: The value has the wrong type or is out of its range.
     """

@@ -78,7 +78,6 @@ def turned_from_wh(data: bytes, *, image_rgb: NDArray[np.uint8]) -> tuple[int, i
     """Return the width and height of an image before its orientation tag turned it.
 
     Args:
-        data: Bytes of the file.
         image_rgb: The image as `decode_image_rgb` returns it.
 
     Returns:
@@ -94,10 +93,6 @@ def turned_from_wh(data: bytes, *, image_rgb: NDArray[np.uint8]) -> tuple[int, i
 
 def decode_image_rgb(data: bytes, *, name: str) -> NDArray[np.uint8]:
     """Decode an image file's bytes to RGB uint8 [H,W,3]; EXIF orientation is applied.
-
-    Args:
-        data: Bytes of the file.
-        name: Name of the file in messages.
 
     Raises:
         HaustraError: OpenCV cannot decode the bytes, the image is truncated, or its values would
