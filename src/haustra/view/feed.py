@@ -52,8 +52,6 @@ class Feed:
 
     Args:
         source: Source of the frames; the feed closes it.
-        detectors: One detector, or two to compare.
-        point: Operating point to begin with.
     """
 
     def __init__(
