@@ -103,7 +103,6 @@ def open_session(
     """Load an ONNX model, by default on the CPU.
 
     Args:
-        data: Its bytes, where they were read already.
         num_threads: Threads of one inference. None uses every core, whose threads wait actively
             between two nodes: this is faster and keeps the cores busy.
         providers: ONNX Runtime's names of the backends to use, the best first.
@@ -217,8 +216,6 @@ def open_onnx(
     """Open an ONNX model; arguments and errors are those of `open_detector`.
 
     Args:
-        kind: Kind that it must have; None allows any.
-        backend: Backend that runs it.
         num_threads: Threads of one inference, as for `open_session`.
     """
     data, metadata = read_model(path)
