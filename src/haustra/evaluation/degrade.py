@@ -142,7 +142,6 @@ def degrade_image(image_rgb: Image, *, kind: str, severity: int, name: str) -> I
     """Return a degraded image, uint8 [H,W,3].
 
     Args:
-        image_rgb: uint8 [H,W,3].
         kind: One of `KINDS`.
         severity: 1, 2 or 3.
         name: Name of the image; it is the seed of everything random.

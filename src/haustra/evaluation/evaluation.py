@@ -68,7 +68,6 @@ def evaluate_frames(
 
     Args:
         subject: The detector, or the boxes that one has found.
-        point: Operating point to apply; by default that of the detector.
         shuffle_labels_seed: Seed of a control that measures against the labels of other images.
     """
     point = point or subject.operating_point

@@ -109,11 +109,9 @@ def fit_operating_point(
     """Fit an operating point to a detector's predictions.
 
     Args:
-        evaluation: Evaluation of validation frames.
         rule: "fpr" takes the lowest threshold that flags at most `target_fpr` of the clean frames,
             "f1" the one with the best F1 of boxes.
         target_fpr: Largest share of the clean frames that may be flagged, 0..1.
-        iou: Overlap threshold of the operating point.
         name: Name of the frames, for messages and the record.
         frame_rates_hz: Frame rate of each run in time order. On these runs hold-off (0, 3, 6, 15
             frames) and hysteresis (none, 3/4, 1/2 of the threshold) are those with the fewest

@@ -50,7 +50,6 @@ def write_report(
 
     Args:
         folder: Where the files go; it is made if needed.
-        source: The evaluated frames, for their pictures.
         history: One entry per epoch of the training; may be empty.
         data_sources: Names, licenses and citations of the data.
 
