@@ -30,8 +30,7 @@ class EpochAugmentation(NamedTuple):
     """How the images of one epoch are augmented."""
 
     strength: AugmentStrength
-    size_wh: tuple[int, int]
-    """Size of the augmented images in pixels."""
+    size_wh: tuple[int, int]  # size of the augmented images in pixels
 
 
 def epoch_augmentation(
@@ -40,9 +39,7 @@ def epoch_augmentation(
     """Return how to augment an epoch.
 
     Args:
-        size_wh: Size of the stored images.
         done: Share of the training (0..1) that is done at the start of the epoch.
-        epoch: The epoch, counted from 0.
         halfway: Share that is done in the middle of the epoch; 1 gives images of the stored size.
     """
     settings, growth = recipe.augmentation, recipe.growth
@@ -83,9 +80,7 @@ def training_batches(
 
     Args:
         batch_size: Samples in a batch; the last one may have fewer.
-        epoch: The epoch, counted from 0.
         augmentation: Strength and size; None gives the samples as they are stored.
-        first_batch: Number of batches that are done.
     """
     width, height = split.manifest.target_size_wh
 

@@ -53,12 +53,7 @@ _SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
 
 
 def parse_duration_s(name: str, text: str) -> float:
-    """Parse `90s`, `10m` or `1.5h` to seconds.
-
-    Args:
-        name: Name of the setting, for the message.
-        text: Its value.
-    """
+    """Parse `90s`, `10m` or `1.5h` to seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     seconds = float(match[1]) * _SECONDS_PER_UNIT[match[2]] if match else 0.0
     if seconds <= 0:

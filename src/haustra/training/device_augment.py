@@ -145,7 +145,6 @@ def disturb_pixels(
 
     Args:
         images: uint8 [B,H,W,3] on any device, as the result.
-        rngs: Generators of the samples.
         generator: Generator of the noise's grain, on the device.
     """
     pixels = _color(images.permute(0, 3, 1, 2).float(), strength=strength, rngs=rngs)

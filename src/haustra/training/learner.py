@@ -41,13 +41,7 @@ def has_one_value_per_channel(images: torch.Tensor) -> bool:
 
 
 class TorchLearner:
-    """The learner of the backends cpu, cuda and mps.
-
-    Args:
-        model: The model on its device.
-        is_bfloat16: Compute the model in bfloat16.
-        is_compiled: Compile the model by `torch.compile`.
-    """
+    """The learner of the backends cpu, cuda and mps."""
 
     def __init__(
         self, model: SlotDetector, *, loss: DetectionLoss, is_bfloat16: bool, is_compiled: bool

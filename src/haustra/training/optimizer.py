@@ -30,7 +30,6 @@ def orthogonalize(matrix: Tensor, *, settings: OptimizerSettings) -> Tensor:
 
     Args:
         matrix: Float32 [M,N].
-        settings: Number and coefficients of the iterations.
     """
     rows = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     rows = rows / rows.norm().clamp(min=1e-7)
@@ -54,7 +53,6 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         groups: Kernels float32 [O,I,H,W], each seen as the matrix [O,I*H*W], and `weight_decay`.
-        settings: Constants of the algorithm.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, settings: OptimizerSettings) -> None:
@@ -97,8 +95,6 @@ class DetectorOptimizer:
 
     Args:
         model: The detector. Its weights that require a gradient are trained.
-        weight_decay: Weight decay of the kernels.
-        settings: Choice and constants of the algorithms.
     """
 
     def __init__(

@@ -192,12 +192,7 @@ class Recipe(CheckedSettings):
 
 
 def parse_recipe(value: object, *, name: str) -> Recipe:
-    """Build a recipe from a JSON value; what it leaves out has its default.
-
-    Args:
-        value: The value, which should be an object of settings.
-        name: Name of its source, for messages.
-    """
+    """Build a recipe from a JSON value; what it leaves out has its default."""
     return change_settings(Recipe(), value, where=f"{name}: ")
 
 

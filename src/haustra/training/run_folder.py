@@ -26,11 +26,7 @@ StateName = Literal["training", "validating", "done", "interrupted", "failed"]
 
 
 def write_run_files(prepared: Prepared, *, initial_weights: dict[str, Any]) -> None:
-    """Write `config.json` and `environment.json`.
-
-    Args:
-        initial_weights: Source and license of the first weights.
-    """
+    """Write `config.json` and `environment.json`."""
     config, backend, manifest = prepared.config, prepared.backend, prepared.split.manifest
     settings = {k: v for k, v in config.to_json().items() if k not in ONE_TIME_SETTINGS}
     write_json_atomic(config.run_folder / "config.json", value=settings)
@@ -54,12 +50,7 @@ def write_run_files(prepared: Prepared, *, initial_weights: dict[str, Any]) -> N
 
 
 def draw_training_curves(path: Path, *, history: list[dict[str, Any]]) -> None:
-    """Draw loss, learning rate, validation and speed by epoch.
-
-    Args:
-        path: The PNG file.
-        history: One entry per epoch, at least one.
-    """
+    """Draw loss, learning rate, validation and speed by epoch."""
     with needs_extra("train", needed_for="the curves"):
         import matplotlib as mpl
     mpl.use("Agg")
