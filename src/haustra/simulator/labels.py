@@ -26,9 +26,6 @@ def label_view(
     would cover in this image if nothing else existed.
 
     Args:
-        view: What the camera sees.
-        run_id: First part of the lesion ids.
-        min_visible_pixels: Polyps with fewer pixels get no label.
         hidden: [size,size] pixels covered by something outside the scene, such as an instrument.
     """
     instance = visible_instance(view, hidden=hidden)
