@@ -69,12 +69,7 @@ def parse_target_size(text: str) -> tuple[int, int]:
 
 
 def parse_threshold(text: str, *, name: str) -> tuple[float, bool]:
-    """Parse a count (`20`) or share (`0.1`, `10%`) to its value and whether it is a share.
-
-    Args:
-        text: Value of the setting.
-        name: Name of the setting, for the message.
-    """
+    """Parse a count (`20`) or share (`0.1`, `10%`) to its value and whether it is a share."""
     if text.isdecimal():
         return float(text), False
     try:

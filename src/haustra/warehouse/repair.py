@@ -65,11 +65,7 @@ def _assignment_in_table(manifest_path: Path, *, manifest: WarehouseManifest) ->
 def repair_warehouse(
     manifest: StrPath, *, captures: StrPath, jobs: int = 2, progress: Progress | None = None
 ) -> ETLResult:
-    """Make a warehouse's broken or missing shards and table again.
-
-    Args:
-        manifest: The manifest, which must be whole, or the folder that holds it.
-        captures: The capture root that the warehouse was built from, wherever it is now.
+    """Make a warehouse's broken or missing shards and table again; its manifest must be whole.
 
     Returns:
         The result of an ETL; `built` is False where nothing was broken.

@@ -31,10 +31,8 @@ then by name."""
 class Place(NamedTuple):
     """The place of one tensor in a shard file."""
 
-    start: int
-    """Offset of its first byte in the file."""
-    stop: int
-    """Offset after its last byte."""
+    start: int  # offset of its first byte in the file
+    stop: int  # offset after its last byte
     dtype: type[np.generic]
     shape: tuple[int, ...]
 
@@ -52,10 +50,6 @@ def read_layout(
     """Read a safetensors header: 8 bytes of its length, then JSON; the tensors follow.
 
     Returns what is wrong where the file is not the shard that the manifest describes.
-
-    Args:
-        data: The bytes of the file.
-        entry: Its entry in the manifest.
     """
     (width, height), num_samples = manifest.target_size_wh, entry.num_samples
     shapes = {

@@ -127,7 +127,6 @@ class ShardCache:
 
     Args:
         folder: Folder of the shards; by default below XDG_CACHE_HOME or ~/.cache.
-        capacity_bytes: Disk space that they may take.
     """
 
     def __init__(self, folder: Path | None, *, capacity_bytes: float) -> None:

@@ -45,7 +45,6 @@ def export_summary(manifest: StrPath, *, out: StrPath) -> Summary:
     the same float32 again, `boxes_source_px` in pixels of the source image to 0.001.
 
     Args:
-        manifest: The warehouse's manifest or its folder.
         out: File to write; `.parquet` has the boxes as lists, `.csv` as JSON text.
 
     Raises:

@@ -73,7 +73,6 @@ class StoredSamples:
     """The samples of a warehouse, read one by one.
 
     Args:
-        manifest: The manifest, or the folder that holds it.
         check_all: Check all digests first, instead of a shard's when it is first read.
     """
 

@@ -226,9 +226,6 @@ def _check_shards(
 def verify_warehouse(manifest: StrPath, *, progress: Progress | None = None) -> Verification:
     """Check everything that a warehouse says about itself, and find every problem.
 
-    Args:
-        manifest: The manifest, or the folder that holds it.
-
     Raises:
         HaustraError: The manifest is missing or cannot be read; the result has all else.
     """
