@@ -261,7 +261,6 @@ def _read_captures(
     """Return a picture for each usable frame, and the problems of the others.
 
     Args:
-        root: A run folder or a folder of run folders.
         boxes_by_frame: Predictions by sample id, which replace the labels; a frame without any is
             left out.
     """
