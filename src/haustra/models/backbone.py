@@ -30,7 +30,6 @@ class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut (He et al. 2016, basic block).
 
     Args:
-        channels: Channels of the map.
         expansion: Channels between the two convolutions, as a share of `channels`.
     """
 
@@ -52,7 +51,6 @@ class Backbone(nn.Module):
     Args:
         widths: Channels of the stages, at strides 4, 8, 16, ...
         depths: Residual blocks of the stages.
-        expansion: Expansion of the blocks.
     """
 
     def __init__(

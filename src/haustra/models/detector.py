@@ -94,32 +94,24 @@ def count_cells(config: ModelConfig, *, size_wh: tuple[int, int]) -> int:
 class DenseOutput(NamedTuple):
     """Proposals of all cells."""
 
-    objectness_logits: Tensor
-    """[B,N] scores before the sigmoid, for a polyp whose box fits."""
-    boxes_xyxy: Tensor
-    """[B,N,4] normalized to the image; may leave 0..1."""
-    cells_xy: Tensor
-    """[N,2] cell centers normalized to the image."""
-    cell_sizes: Tensor
-    """[N,2] cell widths and heights normalized to the image."""
+    objectness_logits: Tensor  # [B,N] scores before the sigmoid, for a polyp whose box fits
+    boxes_xyxy: Tensor  # [B,N,4] normalized to the image; may leave 0..1
+    cells_xy: Tensor  # [N,2] cell centers normalized to the image
+    cell_sizes: Tensor  # [N,2] cell widths and heights normalized to the image
 
 
 class Candidates(NamedTuple):
     """Cells that may become slots."""
 
-    cells: Tensor
-    """[B,K] int64 numbers of the cells, by falling objectness."""
-    logits: Tensor
-    """[B,K] scores after exclusion, before the sigmoid, for the one box of a polyp."""
+    cells: Tensor  # [B,K] int64 numbers of the cells, by falling objectness
+    logits: Tensor  # [B,K] scores after exclusion, before the sigmoid, for the one box of a polyp
 
 
 class SlotOutput(NamedTuple):
     """Output of the detector."""
 
-    logits: Tensor
-    """[B,S] scores before the sigmoid, falling."""
-    boxes_xyxy: Tensor
-    """[B,S,4] normalized to the image, inside 0..1."""
+    logits: Tensor  # [B,S] scores before the sigmoid, falling
+    boxes_xyxy: Tensor  # [B,S,4] normalized to the image, inside 0..1
 
 
 class LevelHead(nn.Module):

@@ -28,23 +28,18 @@ from haustra.models.matching import (
 class DeviceBatch(NamedTuple):
     """A batch on the device that trains. B samples, M boxes at most."""
 
-    images: Tensor
-    """uint8 [B,H,W,3]."""
+    images: Tensor  # uint8 [B,H,W,3]
     boxes_xyxy: Tensor
     """float32 [B,M,4]; rows that no image of the batch uses are left out, except the first."""
-    mask: Tensor
-    """bool [B,M]."""
+    mask: Tensor  # bool [B,M]
 
 
 class CellTargets(NamedTuple):
     """Targets of the cells; no gradient reaches them."""
 
-    scores: Tensor
-    """[B,N] in 0..1, the target of the objectness; 0 where a cell has no box."""
-    positive: Tensor
-    """[B,N] bool, true where a cell has a box."""
-    boxes_xyxy: Tensor
-    """[B,N,4] the cell's box; any box where it has none."""
+    scores: Tensor  # [B,N] in 0..1, the target of the objectness; 0 where a cell has no box
+    positive: Tensor  # [B,N] bool, true where a cell has a box
+    boxes_xyxy: Tensor  # [B,N,4] the cell's box; any box where it has none
 
 
 @dataclass(frozen=True, kw_only=True)
