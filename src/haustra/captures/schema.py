@@ -23,6 +23,7 @@ def _schema_version(value: object) -> object:
 
 
 SchemaVersion = Annotated[Literal[1], BeforeValidator(_schema_version)]
+SplitName = Literal["train", "val", "test"]
 
 
 class PolypLabel(BaseModel):
@@ -87,6 +88,8 @@ class RunManifest(BaseModel):
     dataset: str | None = None
     licence: str | None = None
     citation: str | None = None
+    split: SplitName | None = None
+    """Split that the dataset puts the run into; stored only if it states one."""
     detector: str | None = None
     """Name of the detector that made the labels; stored only if there is one."""
     import_result: dict[str, Any] | None = None

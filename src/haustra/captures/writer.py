@@ -111,7 +111,7 @@ class RunWriter:
         """
         written = {"num_frames": self.num_frames, "haustra_version": __version__}
         value = self.manifest.model_dump() | written | self.manifest_fields
-        for name in ("detector", "import_result"):
+        for name in ("split", "detector", "import_result"):
             if value[name] is None:
                 del value[name]
         write_json_atomic(self.folder / "run_manifest.json", value=value)

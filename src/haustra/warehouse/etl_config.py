@@ -6,7 +6,7 @@ from pathlib import Path
 from haustra.core.checked import CheckedSettings, CountFromOne, OutputFolder, Share
 from haustra.core.errors import HaustraError, option
 from haustra.core.letterbox import ResizeMode
-from haustra.warehouse.splits import parse_ratios, parse_rule
+from haustra.warehouse.splits import BY_DATASET, parse_ratios, parse_rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,8 @@ class ETLConfig(CheckedSettings):
     max_boxes: CountFromOne = 16
     """Largest number of boxes stored per image; the largest boxes are kept."""
     split: str = "0.8,0.1,0.1"
-    """Shares of train,val,test, which add up to 1; groups are never cut."""
+    """Shares of train,val,test, which add up to 1; groups are never cut. `dataset` takes the splits
+    that the dataset states, which `haustra import` stored."""
     split_file: Path | None = None
     """JSON file that lists the groups of each split, instead of --split."""
     split_rule: str | None = None
@@ -45,13 +46,18 @@ class ETLConfig(CheckedSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_target_size(self.target_size)
-        parse_ratios(self.split)
+        if self.split != BY_DATASET:
+            parse_ratios(self.split)
         if self.split_rule is not None:
             parse_rule(self.split_rule)
-        if self.split_rule is not None and self.split_file is not None:
-            raise HaustraError(
-                f"{option('split_rule')} and {option('split_file')}: expected one of them"
-            )
+        given = {
+            option("split", BY_DATASET): self.split == BY_DATASET,
+            option("split_rule"): self.split_rule is not None,
+            option("split_file"): self.split_file is not None,
+        }
+        if sum(given.values()) > 1:
+            names = " and ".join(name for name, is_given in given.items() if is_given)
+            raise HaustraError(f"{names}: expected one of them")
         for name in ("max_invalid", "max_missing", "max_empty"):
             parse_threshold(getattr(self, name), name=name)
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from haustra.captures.schema import SplitName as SplitName
 from haustra.core.digests import digest_file, is_sealed, seal_json
 from haustra.core.errors import HaustraError
 from haustra.core.files import read_json
@@ -27,7 +28,6 @@ CLASS_NAMES = ("polyp",)
 REBUILD_HINT = "run `haustra etl` again, which rebuilds a damaged warehouse"
 WRONG_BYTES = "does not have the SHA-256 that its manifest says: its bytes have changed"
 
-SplitName = Literal["train", "val", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
 
 

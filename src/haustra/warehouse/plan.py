@@ -5,7 +5,7 @@ shard: a digest of all that decides the shard's bytes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,11 @@ from haustra.core.progress import Progress, track
 from haustra.warehouse.etl_config import ETLConfig, parse_target_size
 from haustra.warehouse.format import FORMAT_VERSION, SPLIT_NAMES, ShardEntry, SourceEntry, SplitName
 from haustra.warehouse.splits import (
+    BY_DATASET,
     SplitAssignment,
+    note_unused_splits,
     parse_ratios,
+    split_by_dataset,
     split_by_file,
     split_by_ratios,
     split_by_rule,
@@ -136,7 +139,15 @@ def _is_left_out(frame: Frame, *, ratio: float) -> bool:
     return bool(is_negative) and not keeps_negative(frame.sample_id, ratio=ratio)
 
 
-def _assign_splits(groups: set[str], *, config: ETLConfig) -> SplitAssignment:
+def _assign_splits(runs: Sequence[Run], *, config: ETLConfig) -> SplitAssignment:
+    groups = {frame.group_id for run in runs for frame in run.frames}
+    if config.split == BY_DATASET:
+        return split_by_dataset(runs)
+    assignment = _make_splits(groups, config=config)
+    return replace(assignment, notes=assignment.notes + note_unused_splits(runs))
+
+
+def _make_splits(groups: set[str], *, config: ETLConfig) -> SplitAssignment:
     if config.split_file is not None:
         return split_by_file(groups, path=config.split_file)
     if config.split_rule is not None:
@@ -197,7 +208,7 @@ def plan_warehouse(
             f"{config.captures} holds no labeled frame; make some with `haustra datagen` or "
             "`haustra import`"
         )
-    assignment = assignment or _assign_splits({frame.group_id for frame in frames}, config=config)
+    assignment = assignment or _assign_splits(runs, config=config)
     split_of_group = assignment.split_of_group
     frames.sort(key=lambda f: (SPLIT_NAMES.index(split_of_group[f.group_id]), f.run_id, f.name))
     left_out = [frame for frame in frames if _is_left_out(frame, ratio=config.empty_ratio)]

@@ -22,7 +22,7 @@ from haustra.warehouse.format import (
 )
 from haustra.warehouse.parquet import read_parquet
 from haustra.warehouse.plan import plan_warehouse
-from haustra.warehouse.splits import SplitAssignment
+from haustra.warehouse.splits import BY_DATASET, SplitAssignment
 
 
 def _config_of(
@@ -39,7 +39,7 @@ def _config_of(
         max_boxes=manifest.max_boxes,
         samples_per_shard=manifest.samples_per_shard,
         empty_ratio=manifest.empty_ratio,
-        split=value if method == "ratios" else ETLConfig.split,
+        split={"ratios": value, BY_DATASET: BY_DATASET}.get(method, ETLConfig.split),
         split_rule=value if method == "rule" else None,
         jobs=jobs,
     )

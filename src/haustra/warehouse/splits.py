@@ -1,13 +1,19 @@
 """Assigning groups to train, val and test: deterministic, and never cutting a group."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from haustra.captures.importers.dataset import name_some
+from haustra.captures.reader import Run
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import read_json
 from haustra.warehouse.format import SPLIT_NAMES, SplitName
+
+BY_DATASET = "dataset"
+"""Value of `--split` that takes the splits stated by the runs, and the method's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +34,7 @@ def parse_ratios(text: str) -> tuple[float, float, float]:
     if not (min(train, val, test) >= 0 and abs(train + val + test - 1) < 1e-6):
         raise HaustraError(
             f"{option('split', text)}: expected three shares train,val,test of at least 0 that "
-            "add up to 1, such as 0.8,0.1,0.1"
+            f"add up to 1, such as 0.8,0.1,0.1, or {BY_DATASET!r}"
         )
     return train, val, test
 
@@ -75,6 +81,8 @@ def explain_split(group_id: str, *, split: SplitName, method: str) -> str:
         rest = group_hash(group_id) % modulus
         own = "train" if rest else "val"
         text = f"the group's hash modulo {modulus} is {rest}; 0 is val, any other train"
+    elif kind == BY_DATASET:
+        return f"the dataset puts the group's runs into {split!r}"
     else:
         return f"the split file lists the group under {split!r}"
     return text if own == split else f"{text}, but it is in {split}"
@@ -124,6 +132,61 @@ def split_by_rule(groups: set[str], *, rule: str) -> SplitAssignment:
     method, setting = f"rule {rule}", option("split_rule", rule)
     notes = _check_filled(split_of_group, wanted=["train", "val"], method=method, setting=setting)
     return SplitAssignment(split_of_group=split_of_group, method=method, notes=notes)
+
+
+def split_by_dataset(runs: Sequence[Run]) -> SplitAssignment:
+    """Place each group in the split that its runs state.
+
+    Raises:
+        HaustraError: A run states none, or the runs of a group state several.
+    """
+    other_ways = (
+        f"{option('split', '0.8,0.1,0.1')}, or list the groups of each split with "
+        f"{option('split_file')}"
+    )
+    without = [run.run_id for run in runs if run.manifest.split is None]
+    if without:
+        raise HaustraError(
+            f"{option('split', BY_DATASET)}: {len(without)} of {len(runs)} run(s) state no split: "
+            f"{name_some(without)}; import them with {option('split', 'train')}, {'val'!r} or "
+            f"{'test'!r}, or use {other_ways}"
+        )
+    first: dict[str, Run] = {}
+    cut: dict[str, str] = {}
+    for run in runs:
+        for frame in run.frames:
+            other = first.setdefault(frame.group_id, run)
+            if other.manifest.split != run.manifest.split:
+                cut[frame.group_id] = (
+                    f"{frame.group_id!r} (run {other.run_id!r} is in {other.manifest.split!r}, "
+                    f"run {run.run_id!r} in {run.manifest.split!r})"
+                )
+    if cut:
+        more = f" and {len(cut) - 10} more" if len(cut) > 10 else ""
+        raise HaustraError(
+            f"{option('split', BY_DATASET)} cuts {len(cut)} group(s): "
+            f"{', '.join(list(cut.values())[:10])}{more}; expected one split per group, since "
+            f"frames of one group look alike; use {other_ways}, or leave out the runs of one split"
+        )
+    split_of_group = {group: run.manifest.split or "train" for group, run in first.items()}
+    notes = tuple(
+        f"split {name!r} is empty: the dataset puts none of {len(first)} group(s) there"
+        for name in SPLIT_NAMES
+        if name not in split_of_group.values()
+    )
+    return SplitAssignment(split_of_group=split_of_group, method=BY_DATASET, notes=notes)
+
+
+def note_unused_splits(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return a note on the splits that runs state, for an ETL that makes its own."""
+    stated = Counter(run.manifest.split for run in runs if run.manifest.split)
+    if not stated:
+        return ()
+    counts = ", ".join(f"{name} {stated[name]}" for name in SPLIT_NAMES if stated[name])
+    return (
+        f"the dataset states splits (runs: {counts}), which are not used here; "
+        f"--split {BY_DATASET} uses them",
+    )
 
 
 def split_by_file(groups: set[str], *, path: Path) -> SplitAssignment:

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.captures.reader import slugify
-from haustra.captures.schema import RunManifest
+from haustra.captures.schema import RunManifest, SplitName
 from haustra.captures.writer import PolypTruth, RunWriter, writing_run
 from haustra.core.boxes import check_box_px
 from haustra.core.checked import CheckedSettings, OutputFolder, Positive
+from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError, option
 from haustra.core.images import (
     decode_image_rgb,
@@ -87,6 +89,26 @@ class SourceFrame:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceRun:
+    """The images of a dataset that become one run."""
+
+    frames: Iterable[SourceFrame]
+    """The images in the order of the run."""
+    total: int
+    """Number of frames, as far as known."""
+    name: str = ""
+    """Name inside the dataset, such as `train`; empty if there is one run."""
+    group: str | None = None
+    """Patient or sequence of all its images, unless the settings give another."""
+    frame_rate_hz: float | None = None
+    """Frame rate of a video, unless the settings give one."""
+    split: SplitName | None = None
+    """Split that the dataset states; None for that of the settings."""
+    notes: Sequence[str] = ()
+    """Notes that come first in the result; they may grow while the frames are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetConfig(CheckedSettings):
     """Settings that every format of `haustra import` takes."""
 
@@ -108,6 +130,8 @@ class DatasetConfig(CheckedSettings):
     """Patient or sequence of all images, instead of --group-regex."""
     frame_rate_hz: Positive | None = None
     """Frames per second, if the images, by natural order of their names, are one video."""
+    split: SplitName | None = None
+    """Split that the dataset puts these images into, for `haustra etl --split dataset`."""
     allow_unlabelled: bool = False
     """Take an image as a negative even if its annotation is missing or none of its boxes can be
     used."""
@@ -225,15 +249,18 @@ def refuse(problems: Sequence[str]) -> None:
         raise HaustraError(f"{len(problems)} mistakes: {listed}{more}")
 
 
-@dataclass(kw_only=True)
+@dataclass
 class _Import:
-    """Checks and counts the frames of one import."""
+    """Checks and counts the frames of one run."""
 
-    allow_unlabelled: bool
+    config: DatasetConfig
+    run: SourceRun
+    folder: Path
+    writer: RunWriter
     chosen: frozenset[str] | None
     """Classes whose boxes are polyps; None for all."""
-    group: str | None
-    group_regex: str | None
+    split_of_image: dict[str, SplitName]
+    """Split of each image in all runs by the digest of its bytes."""
     num_boxes: int = 0
     num_empty: int = 0
     num_clipped: int = 0
@@ -246,9 +273,9 @@ class _Import:
         frame: SourceFrame,
         *,
         read: Callable[[Any, tuple[int, int]], Annotation],
-        writer: RunWriter | None,
+        write: bool,
     ) -> None:
-        """Check and count a frame, and write it if there is a writer."""
+        """Check and count a frame, and write it on request."""
         name, video_frame = as_text(frame.name), frame.video_frame
         if video_frame is None:
             data, group_name = read_image_bytes(frame.path), name
@@ -259,8 +286,14 @@ class _Import:
         annotation = Annotation()
         if frame.annotation is not None:
             annotation = read(frame.annotation, size_wh)
-        group_id = self.group or group_of_name(group_name, group_regex=self.group_regex)
+        pattern = self.config.group_regex
+        group_id = self.config.group or (None if pattern else self.run.group)
+        group_id = group_id or group_of_name(group_name, group_regex=pattern)
         hints = list(annotation.hints)
+        if self.run.split is not None and data:
+            other = self.split_of_image.setdefault(digest_bytes(data), self.run.split)
+            if other != self.run.split:
+                hints.append(f"image with the same bytes as one of split {other!r}")
         if data[:4] in (b"II*\0", b"MM\0*") and cv2.imcount(str(frame.path)) > 1:
             hints.append("file with several pages, of which the first is taken")
         turned_wh = turned_from_wh(data, image_rgb=image)
@@ -287,7 +320,7 @@ class _Import:
             )
             if x0 <= 1 and y0 <= 1 and x1 >= size_wh[0] - 1 and y1 >= size_wh[1] - 1:
                 hints.append("box that fills the whole image")
-        if rejected and not truths and not self.allow_unlabelled:
+        if rejected and not truths and not self.config.allow_unlabelled:
             raise HaustraError(
                 f"{frame.source}: all {len(rejected)} box(es) of {name!r} are rejected "
                 f"({rejected[0]}); correct them, or pass {option('allow_unlabelled', True)} to "
@@ -299,8 +332,8 @@ class _Import:
         self.rejections += [f"{name}: {reason}" for reason in rejected]
         for hint in hints:
             self.hints.setdefault(hint, []).append(name)
-        if writer is not None:
-            writer.add_frame(
+        if write:
+            self.writer.add_frame(
                 encode_jpeg(image) if video_frame else frame.path,
                 suffix=".jpg" if video_frame else frame.path.suffix.lower(),
                 image_size_wh=size_wh,
@@ -311,22 +344,22 @@ class _Import:
                 rejected=rejected,
             )
 
-    def class_problems(self, *, class_option: str) -> list[str]:
-        """Return what is wrong with the classes that were found or chosen."""
-        found = ", ".join(f"{name!r} ({count} boxes)" for name, count in self.classes.most_common())
-        if self.chosen is None and len(self.classes) > 1:
-            first = self.classes.most_common(1)[0][0]
-            return [
-                f"the boxes have {len(self.classes)} classes: {found}; expected one; choose those "
-                f"that are polyps with {option(class_option, first)}"
-            ]
-        return [
-            f"{option(class_option, name)}: no box has this class; expected one of "
-            f"{found or 'none: the dataset has no boxes'}"
-            for name in sorted((self.chosen or frozenset()) - self.classes.keys())
-        ]
+    def result(self) -> ImportResult:
+        """Return the counts and notes, which the manifest receives."""
+        result = ImportResult(
+            folder=self.folder,
+            num_images=self.writer.num_frames,
+            num_boxes=self.num_boxes,
+            num_empty=self.num_empty,
+            num_clipped=self.num_clipped,
+            num_rejected=len(self.rejections),
+            classes=dict(self.classes.most_common()),
+            notes=[*self.run.notes, *self._notes()],
+        )
+        self.writer.manifest_fields = {"import_result": result.as_json()}
+        return result
 
-    def notes(self) -> list[str]:
+    def _notes(self) -> list[str]:
         """Return a line for each kind of remark and for each rejected box."""
         notes = []
         if self.chosen is not None:
@@ -362,82 +395,102 @@ def _check_size(
     return ["orientation tag (EXIF): the boxes are taken as drawn on the upright image"]
 
 
+def _class_problems(
+    classes: Counter[str], *, chosen: frozenset[str] | None, class_option: str
+) -> list[str]:
+    """Return what is wrong with the classes that were found or chosen."""
+    found = ", ".join(f"{name!r} ({count} boxes)" for name, count in classes.most_common())
+    if chosen is None and len(classes) > 1:
+        first = classes.most_common(1)[0][0]
+        return [
+            f"the boxes have {len(classes)} classes: {found}; expected one; choose those "
+            f"that are polyps with {option(class_option, first)}"
+        ]
+    return [
+        f"{option(class_option, name)}: no box has this class; expected one of "
+        f"{found or 'none: the dataset has no boxes'}"
+        for name in sorted((chosen or frozenset()) - classes.keys())
+    ]
+
+
 def import_frames(
     frames: Iterable[SourceFrame],
     *,
-    read: Callable[[Any, tuple[int, int]], Annotation],
-    default_name: str,
     total: int,
     notes: Sequence[str] = (),
-    problems: Sequence[str] = (),
     config: DatasetConfig,
     frame_rate_hz: float | None = None,
+    **rest: Any,
+) -> ImportResult:
+    """Write one run folder; the arguments are those of `SourceRun` and `import_runs`."""
+    if config.frame_rate_hz is not None:
+        frames = sorted(frames, key=lambda frame: natural_key(frame.name))
+    run = SourceRun(frames=frames, total=total, notes=notes, frame_rate_hz=frame_rate_hz)
+    return import_runs([run], config=config, **rest)[0]
+
+
+def import_runs(
+    runs: Sequence[SourceRun],
+    *,
+    read: Callable[[Any, tuple[int, int]], Annotation],
+    default_name: str,
+    problems: Sequence[str] = (),
+    config: DatasetConfig,
     classes: str | None,
     class_option: str = "classes",
     progress: Progress | None,
-) -> ImportResult:
-    """Write one run folder from a dataset's frames.
+) -> list[ImportResult]:
+    """Write a run folder for each run of a dataset: all of them, or none if there is a mistake.
 
     Args:
-        frames: The images in the order of the run.
+        runs: The runs.
         read: Returns the content of an annotation for an image of this size (width, height).
         default_name: Name of a run without id and dataset.
-        total: Number of frames, as far as known.
-        notes: Notes of the importer, which come first in the result. They and the problems may
-            grow while the frames are read.
         problems: Mistakes that the importer found; the frames are checked for more.
-        config: Name, grouping and provenance of the run.
-        frame_rate_hz: Frame rate of a video; that of the settings by default.
+        config: Name, grouping and provenance of the runs.
         classes: Classes whose boxes are polyps, separated by commas.
         class_option: Setting that chooses the classes, for messages.
         progress: Receives the progress.
 
     Raises:
         HaustraError: An image or annotation cannot be read, the annotations do not fit their
-            images or are ambiguous, or the run exists. The message gives the number of mistakes and
+            images or are ambiguous, or a run exists. The message gives the number of mistakes and
             the first ten.
     """
     check_outputs(config)
-    run_id = config.run_id or slugify(config.dataset or default_name)
-    folder = config.output_root / f"run_{run_id}"
     problems = list(problems)
-    if config.frame_rate_hz is not None:
-        frames = sorted(frames, key=lambda frame: natural_key(frame.name))
-    manifest = RunManifest(
-        run_id=run_id,
-        source="imported",
-        frame_rate_hz=frame_rate_hz or config.frame_rate_hz,
-        dataset=config.dataset,
-        licence=config.licence,
-        citation=config.citation,
-    )
     chosen = None
     if classes is not None:
         chosen = frozenset(as_text(name.strip()) for name in classes.split(",") if name.strip())
-    state = _Import(
-        allow_unlabelled=config.allow_unlabelled,
-        chosen=chosen,
-        group=config.group,
-        group_regex=config.group_regex,
-    )
-    with writing_run(folder, manifest=manifest, overwrite=config.overwrite) as writer:
-        for frame in track(
-            frames, progress=progress or SilentProgress(), description="import", total=total
+    states: list[_Import] = []
+    split_of_image: dict[str, SplitName] = {}
+    with ExitStack() as stack:
+        for run in runs:
+            run_id = config.run_id or slugify(config.dataset or default_name)
+            run_id = slugify(f"{run_id} {run.name}") if run.name else run_id
+            manifest = RunManifest(
+                run_id=run_id,
+                source="imported",
+                split=run.split or config.split,
+                frame_rate_hz=config.frame_rate_hz or run.frame_rate_hz,
+                dataset=config.dataset,
+                licence=config.licence,
+                citation=config.citation,
+            )
+            folder = config.output_root / f"run_{run_id}"
+            writing = writing_run(folder, manifest=manifest, overwrite=config.overwrite)
+            writer = stack.enter_context(writing)
+            states.append(_Import(config, run, folder, writer, chosen, split_of_image))
+        for state, frame in track(
+            ((of_run, frame) for of_run in states for frame in of_run.run.frames),
+            progress=progress or SilentProgress(),
+            description="import",
+            total=sum(run.total for run in runs),
         ):
             try:
-                state.add(frame, read=read, writer=None if problems else writer)
+                state.add(frame, read=read, write=not problems)
             except HaustraError as error:
                 problems.append(error.message)
-        refuse(problems + state.class_problems(class_option=class_option))
-        result = ImportResult(
-            folder=folder,
-            num_images=writer.num_frames,
-            num_boxes=state.num_boxes,
-            num_empty=state.num_empty,
-            num_clipped=state.num_clipped,
-            num_rejected=len(state.rejections),
-            classes=dict(state.classes.most_common()),
-            notes=[*notes, *state.notes()],
-        )
-        writer.manifest_fields = {"import_result": result.as_json()}
-    return result
+        found = sum((state.classes for state in states), Counter[str]())
+        refuse(problems + _class_problems(found, chosen=chosen, class_option=class_option))
+        return [of_run.result() for of_run in states]
