@@ -202,6 +202,31 @@ def test_a_clip_of_sun_seg_belongs_to_its_case_and_needs_its_masks(tmp_path: Pat
         import_layout("sun-seg", tmp_path / "unpacked", config=config)
 
 
+def test_the_folders_of_sun_seg_state_the_splits(tmp_path: Path) -> None:
+    root = tmp_path / "unpacked/SUN-SEG-Annotation"
+    for seed, inside in enumerate(
+        ("TrainDataset", "TestEasyDataset/Seen", "TestHardDataset/Seen", "TestHardDataset/Unseen")
+    ):
+        clip = f"case{seed}_1/a"
+        write_masks(
+            root / inside, images=f"Frame/{clip}{{}}.jpg", masks=f"GT/{clip}{{}}.png", seed=9 * seed
+        )
+    config = DatasetConfig(output_root=tmp_path / "captures")
+    runs = [read_run(r.folder) for r in import_layout("sun-seg", root.parent, config=config)]
+    assert {run.run_id: run.manifest.split for run in runs} == {
+        "sun-seg-traindataset-case0-1": "train",
+        "sun-seg-testeasydataset-seen-case1-1": "test",
+        "sun-seg-testharddataset-seen-case2-1": "test",
+        "sun-seg-testharddataset-unseen-case3-1": "test",
+    }
+    config = DatasetConfig(output_root=tmp_path / "part")
+    (run, *_) = import_layout("sun-seg", root / "TestHardDataset", config=config)
+    assert (run.folder.name, read_run(run.folder).manifest.split) == (
+        "run_sun-seg-seen-case2-1",
+        "test",
+    )
+
+
 def test_videos_of_ldpolypvideo_state_the_number_of_boxes(tmp_path: Path) -> None:
     run, *_ = run_import(tmp_path, "ldpolypvideo", write_ldpolypvideo)
     assert boxes_of(run) == [[list(BOX)], [], [list(BOX)]]

@@ -139,7 +139,9 @@ def _edit_source(value: dict[str, Any], case: Case) -> None:
 
 
 def _edit_split_method(value: dict[str, Any], case: Case) -> None:
-    value["split_method"] = case.rng.choice(["ratios 0.8,0.1,0.1", "rule sha256:5", "file"])
+    value["split_method"] = case.rng.choice(
+        ["ratios 0.8,0.1,0.1", "rule sha256:5", "file", "dataset"]
+    )
 
 
 def _edit_validation(value: dict[str, Any], case: Case) -> None:

@@ -115,6 +115,7 @@ def test_the_hash_of_a_group_is_its_sha256() -> None:
             "rule sha256:5",
             ("the group's hash modulo 5 is 4; 0 is val, any other train, but it is in val"),
         ),
+        ("test", "dataset", "the dataset puts the group's runs into 'test'"),
         ("test", "file", "the split file lists the group under 'test'"),
     ],
 )

@@ -145,5 +145,5 @@ def test_wrong_ratios_are_named(text: str) -> None:
         parse_ratios(text)
     assert str(caught.value) == (
         f"split={text!r}: expected three shares train,val,test of at least 0 that add up to 1, "
-        "such as 0.8,0.1,0.1"
+        "such as 0.8,0.1,0.1, or 'dataset'"
     )

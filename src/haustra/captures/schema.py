@@ -24,6 +24,11 @@ def _schema_version(value: object) -> object:
 
 SchemaVersion = Annotated[Literal[1], BeforeValidator(_schema_version)]
 SplitName = Literal["train", "val", "test"]
+OTHER_SPLIT_NAMES = {"valid": "val", "validation": "val", "dev": "val"}
+StatedSplit = Annotated[
+    SplitName,
+    BeforeValidator(lambda v: OTHER_SPLIT_NAMES.get(v, v) if isinstance(v, str) else v),
+]
 
 
 class PolypLabel(BaseModel):
@@ -88,7 +93,7 @@ class RunManifest(BaseModel):
     dataset: str | None = None
     licence: str | None = None
     citation: str | None = None
-    split: SplitName | None = None
+    split: StatedSplit | None = None
     """Split that the dataset puts the run into; stored only if it states one."""
     detector: str | None = None
     """Name of the detector that made the labels; stored only if there is one."""

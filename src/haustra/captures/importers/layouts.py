@@ -1,11 +1,12 @@
 """Public datasets as they come: each layout by its name, one run for each video or part."""
 
 import csv
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from haustra.captures.importers.dataset import (
     Annotation,
@@ -22,6 +23,7 @@ from haustra.captures.importers.masks import MaskImportConfig, import_masks
 from haustra.captures.importers.paired import import_pairs, read_voc, walk_files
 from haustra.captures.importers.text import read_text
 from haustra.captures.reader import slugify
+from haustra.captures.schema import SplitName
 from haustra.core.errors import HaustraError
 from haustra.core.files import read_json
 from haustra.core.images import IMAGE_SUFFIXES, natural_key
@@ -42,6 +44,8 @@ class Part:
     group: str | None = None
     """Patient, center or sequence of all its images; None if each image is a group."""
     frame_rate_hz: float | None = None
+    split: SplitName | None = None
+    """Split that the dataset states."""
     notes: tuple[str, ...] = ()
     run: Callable[..., ImportResult]
     """Imports the part with a config and a progress."""
@@ -97,6 +101,7 @@ def import_layout(
             run_id=slugify(f"{config.run_id or dataset} {part.name}"),
             group=config.group or (None if config.group_regex else part.group),
             frame_rate_hz=config.frame_rate_hz or part.frame_rate_hz,
+            split=config.split or part.split,
         )
         results.append(part.run(settings, notes=[layout.not_known, *part.notes], progress=progress))
     return results
@@ -222,11 +227,16 @@ def _find_sun_seg(root: Path) -> list[Part]:
     """Find the clips of each split: `Frame/case1_3` with `GT/case1_3`."""
     parts = []
     for frames in sorted(path for path in root.rglob("Frame") if path.is_dir()):
+        inside, split = list(frames.parent.relative_to(root).parts), None
+        for number, part in enumerate([root.resolve().name, *inside]):
+            if found := re.fullmatch("(train|val|test).*dataset", part.lower()):
+                # TestEasyDataset/Seen and TestHardDataset/Seen are two folders.
+                inside, split = inside[max(number - 1, 0) :], cast("SplitName", found[1])
+                break
         for clip in _subfolders(frames):
-            masks, split = frames.parent / "GT" / clip.name, frames.parent.name
-            name = clip.name if frames.parent == root else f"{split}-{clip.name}"
-            group, run = clip.name.split("_")[0], _masks(clip, masks)
-            parts.append(Part(name=name, group=group, frame_rate_hz=30.0, run=run))
+            name = "-".join([*inside, clip.name])
+            group, run = clip.name.split("_")[0], _masks(clip, frames.parent / "GT" / clip.name)
+            parts.append(Part(name=name, group=group, frame_rate_hz=30.0, split=split, run=run))
     return parts
 
 
