@@ -1,3 +1,4 @@
+import random
 import struct
 import zlib
 from pathlib import Path
@@ -11,6 +12,7 @@ from builders import encoded_image, noise_image, write_image
 from haustra.core.digests import digest_file
 from haustra.core.errors import HaustraError
 from haustra.core.images import (
+    check_image,
     decode_image_rgb,
     encode_png,
     list_images,
@@ -113,6 +115,43 @@ def test_exif_orientation_is_applied() -> None:
     data = encoded_image(size_wh=(32, 24), suffix=".jpg")
     turned = decode_image_rgb(with_exif(data, orientation=6), name="photo")
     assert np.array_equal(turned, np.rot90(decode_image_rgb(data, name="photo"), k=-1))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
+@pytest.mark.parametrize("size_wh", [(1, 1), (16, 8), (33, 41)])
+def test_a_checked_image_has_the_size_of_the_decoded_one(
+    suffix: str, size_wh: tuple[int, int]
+) -> None:
+    assert check_image(encoded_image(size_wh=size_wh, suffix=suffix), name="x") == (size_wh, None)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_checked_image_is_turned_as_the_decoded_one(orientation: int) -> None:
+    data = with_exif(encoded_image(size_wh=(33, 41), suffix=".jpg"), orientation=orientation)
+    expected = (41, 33) if orientation >= 5 else (33, 41)
+    stored = (33, 41) if orientation > 1 else None
+    assert check_image(data, name="x") == (expected, stored)
+
+
+def test_a_checked_image_is_refused_where_the_decoded_one_is() -> None:
+    draw = random.Random(0)
+    outcomes = set()
+    for _ in range(400):
+        data = bytearray(encoded_image(size_wh=(33, 41), suffix=".jpg"))
+        for _ in range(draw.randint(1, 3)):
+            data[draw.randrange(2, 700)] = draw.randrange(256)
+        try:
+            image = decode_image_rgb(bytes(data), name="x")
+            expected: object = (image.shape[1], image.shape[0])
+        except HaustraError as error:
+            expected = str(error)
+        try:
+            found: object = check_image(bytes(data), name="x")[0]
+        except HaustraError as error:
+            found = str(error)
+        assert found == expected
+        outcomes.add(expected)
+    assert len(outcomes) > 3  # sizes and messages
 
 
 def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path) -> None:

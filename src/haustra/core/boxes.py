@@ -4,6 +4,7 @@ Pixel boxes are continuous: pixel column i covers [i, i + 1), so a mask whose co
 has x0 = 3 and x1 = 6.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeGuard
 
@@ -43,7 +44,7 @@ def check_box_px(box_px: object, *, size_wh: tuple[int, int]) -> CheckedBox | st
     except OverflowError:
         return "box has a whole number too large for a position"
     text = f"[{x0:g}, {y0:g}, {x1:g}, {y1:g}]"
-    if not np.isfinite([x0, y0, x1, y1]).all():
+    if not all(map(math.isfinite, (x0, y0, x1, y1))):
         return f"box {text} has a value that is not finite"
     if x1 < x0 or y1 < y0:
         return f"box {text} is inverted: x1 < x0 or y1 < y0"

@@ -173,7 +173,8 @@ def _is_running(process_id: int) -> bool:
 def link_or_copy(source: Path, *, target: Path) -> None:
     """Hard-link `source` as `target`, or copy it if the file system cannot link."""
     try:
-        os.link(source.resolve(), target)
+        # Linux would link the link itself.
+        os.link(source.resolve() if source.is_symlink() else source, target)
     except OSError:
         shutil.copyfile(source, target)
 

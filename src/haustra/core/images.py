@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,20 +30,31 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".w
 
 ANY_DEPTH = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
 HIGHEST_OF_12_BITS = 4095
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
 """A marker after a scan; in the scan itself 0xff is followed by 0 or a restart marker."""
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Codes of the markers whose segment states the size of the image."""
+
+
+def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the code and end of each marker up to that of the image's end.
+
+    A thumbnail and whatever follows the image have markers too, which are not visited.
+    """
+    position = 2
+    while marker := _JPEG_MARKER.search(data, position):
+        code, end = marker[1][0], marker.end()
+        yield code, end
+        if code == 0xD9:
+            return
+        position = end + int.from_bytes(data[end : end + 2])
 
 
 def _is_cut_short(data: bytes) -> bool:
     """Return whether a JPEG or PNG lacks its end marker; OpenCV 4 fills the rest with gray."""
     if data.startswith(b"\xff\xd8"):
-        # Walked marker by marker: a thumbnail and whatever follows the image have markers too.
-        position = 2
-        while marker := _JPEG_MARKER.search(data, position):
-            if marker[1] == b"\xd9":
-                return False
-            position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
-        return b"\xff\xda" in data
+        codes = [code for code, _ in _jpeg_markers(data)]
+        return codes[-1:] != [0xD9] and b"\xff\xda" in data
     if data.startswith(b"\x89PNG"):
         # With its checksum, so that pixel data cannot match; other data may follow.
         return data.rfind(b"IEND\xae\x42\x60\x82") < 0
@@ -74,21 +86,39 @@ def decode_image_values(data: bytes, *, name: str) -> NDArray[Any]:
     return _decode(data, flags=flags, name=name)
 
 
-def turned_from_wh(data: bytes, *, image_rgb: NDArray[np.uint8]) -> tuple[int, int] | None:
-    """Return the width and height of an image before its orientation tag turned it.
+def check_image(data: bytes, *, name: str) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    """Check that an image file is whole, without its pixels where that saves time.
 
-    Args:
-        image_rgb: The image as `decode_image_rgb` returns it.
+    A JPEG is decoded at an eighth of its size, which reads all of its data.
 
     Returns:
-        None if the file has no such tag, or if it changes nothing.
+        Width and height of the image as `decode_image_rgb` returns it, and before its orientation
+        tag turned it; None if it has no such tag, or if that changes nothing.
+
+    Raises:
+        HaustraError: `decode_image_rgb` would refuse it.
     """
-    if not any(tag in data for tag in (b"Exif", b"eXIf", b"EXIF", b"II*\0", b"MM\0*")):
-        return None
+    head, tags = data, [b"eXIf", b"EXIF", b"II*\0", b"MM\0*"]
+    if data.startswith(b"\xff\xd8"):
+        ends = dict(_jpeg_markers(data))
+        head, tags = data[: ends.get(0xDA)], [b"Exif"]
+        if b"Exif" not in head:
+            small = _decode(data, flags=cv2.IMREAD_REDUCED_GRAYSCALE_8, name=name)
+            end = next((end for code, end in ends.items() if code in _JPEG_FRAMES), 0)
+            height, width = (int.from_bytes(data[end + n : end + n + 2]) for n in (3, 5))
+            if _size_wh(small) == ((width + 7) // 8, (height + 7) // 8):
+                return (width, height), None
+    image = decode_image_rgb(data, name=name)
+    if not any(tag in head for tag in tags):
+        return _size_wh(image), None
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    stored = _decode(data, flags=flags, name="an image that was decoded before")
-    same = np.array_equal(stored[:, :, ::-1], image_rgb)
-    return None if same else (stored.shape[1], stored.shape[0])
+    stored = _decode(data, flags=flags, name=name)
+    same = np.array_equal(stored[:, :, ::-1], image)
+    return _size_wh(image), None if same else _size_wh(stored)
+
+
+def _size_wh(image: NDArray[Any]) -> tuple[int, int]:
+    return image.shape[1], image.shape[0]
 
 
 def decode_image_rgb(data: bytes, *, name: str) -> NDArray[np.uint8]:

@@ -5,13 +5,14 @@ and written. Images are hard-linked or copied byte for byte, never encoded again
 be used is rejected and named. All other mistakes are collected, and refuse the import together.
 """
 
+import posixpath
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -26,11 +27,10 @@ from haustra.core.checked import CheckedSettings, OutputFolder, Positive
 from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError, option
 from haustra.core.images import (
-    decode_image_rgb,
+    check_image,
     encode_jpeg,
     natural_key,
     read_image_bytes,
-    turned_from_wh,
 )
 from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
@@ -198,7 +198,7 @@ def group_of_name(name: str, *, group_regex: str | None) -> str:
     Raises:
         HaustraError: The pattern does not match, or its first group is empty.
     """
-    stem = PurePosixPath(name).with_suffix("").as_posix()
+    stem, _ = posixpath.splitext(name)
     if group_regex is None:
         return stem
     match = re.search(group_regex, stem)
@@ -213,6 +213,8 @@ def group_of_name(name: str, *, group_regex: str | None) -> str:
 
 def as_text(name: str) -> str:
     """Return a name in Unicode's form NFC, with what cannot be encoded as backslash escapes."""
+    if name.isascii():
+        return name
     return unicodedata.normalize("NFC", name).encode(errors="backslashreplace").decode()
 
 
@@ -279,10 +281,10 @@ class _Import:
         name, video_frame = as_text(frame.name), frame.video_frame
         if video_frame is None:
             data, group_name = read_image_bytes(frame.path), name
-            image = decode_image_rgb(data, name=str(frame.path))
+            size_wh, turned_wh = check_image(data, name=str(frame.path))
         else:
             data, group_name, image = b"", as_text(frame.path.name), video_frame.image_rgb
-        size_wh = (image.shape[1], image.shape[0])
+            size_wh, turned_wh = (image.shape[1], image.shape[0]), None
         annotation = Annotation()
         if frame.annotation is not None:
             annotation = read(frame.annotation, size_wh)
@@ -296,7 +298,6 @@ class _Import:
                 hints.append(f"image with the same bytes as one of split {other!r}")
         if data[:4] in (b"II*\0", b"MM\0*") and cv2.imcount(str(frame.path)) > 1:
             hints.append("file with several pages, of which the first is taken")
-        turned_wh = turned_from_wh(data, image_rgb=image)
         hints += _check_size(frame, annotation, size_wh=size_wh, turned_wh=turned_wh)
         truths, rejected = [], list(annotation.rejected)
         for box in annotation.boxes:
@@ -334,7 +335,7 @@ class _Import:
             self.hints.setdefault(hint, []).append(name)
         if write:
             self.writer.add_frame(
-                encode_jpeg(image) if video_frame else frame.path,
+                encode_jpeg(video_frame.image_rgb) if video_frame else frame.path,
                 suffix=".jpg" if video_frame else frame.path.suffix.lower(),
                 image_size_wh=size_wh,
                 labels=truths if is_labeled else None,

@@ -14,7 +14,7 @@ from haustra.captures.importers.dataset import (
     import_frames,
     name_some,
 )
-from haustra.captures.importers.paired import walk_files
+from haustra.captures.importers.paired import name_inside, walk_files
 from haustra.core.errors import HaustraError, option
 from haustra.core.images import IMAGE_SUFFIXES
 from haustra.core.progress import Progress
@@ -86,14 +86,14 @@ def import_listed(
         )
     frames = []
     files = walk_files(images)
-    inside = {path.name: path.relative_to(images).as_posix() for path in files}
+    inside = {path.name: name_inside(path, folder=images) for path in files}
     for name, annotation in listed:
         try:
             path = _find_image(images, name=name, files=inside, source=annotations)
         except HaustraError as error:
             problems.append(error.message)
             continue
-        relative = path.relative_to(images).as_posix()
+        relative = name_inside(path, folder=images)
         frames.append(
             SourceFrame(path=path, name=relative, annotation=annotation, source=str(annotations))
         )
@@ -102,7 +102,7 @@ def import_listed(
             notes.append(f"{name} is listed {count} times")
     known = {frame.path for frame in frames}
     unlisted = [
-        path.relative_to(images).as_posix()
+        name_inside(path, folder=images)
         for path in files
         if path.suffix.lower() in IMAGE_SUFFIXES and path not in known
     ]
