@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 
 from haustra.captures.importers.coco import CocoImportConfig, import_coco
 from haustra.captures.importers.cvat import import_cvat
+from haustra.captures.importers.data_yaml import import_data_yaml
 from haustra.captures.importers.dataset import DatasetConfig, ImportConfig, ImportResult
 from haustra.captures.importers.label_studio import import_label_studio
 from haustra.captures.importers.labelme import import_labelme
@@ -41,6 +42,19 @@ def _import(
 ) -> None:
     progress = build_progress(as_json=as_json)
     _show(importer(images, annotations, config=config, progress=progress), as_json=as_json)
+
+
+def _show_runs(results: list[ImportResult], *, as_json: bool, hidden: str = "") -> None:
+    """Print the counts and notes of several runs, but not the note `hidden`."""
+    if as_json:
+        print_json([{"run": result.folder, **result.as_json()} for result in results])
+        return
+    for result in results:
+        print_lines(
+            f"{result.folder}: {result.num_images} images, {result.num_boxes} boxes, "
+            f"{result.num_empty} without a box, {result.num_rejected} rejected"
+        )
+        print_problems([note for note in result.notes if note != hidden])
 
 
 def _show(result: ImportResult, *, as_json: bool) -> None:
@@ -90,13 +104,24 @@ def coco(
 
 @app.command(name="yolo")
 def yolo(
-    images: Images, labels: Path, /, *, config: Settings = None, as_json: Json = False
+    images: Path,
+    labels: Path | None = None,
+    /,
+    *,
+    config: Settings = None,
+    as_json: Json = False,
 ) -> None:
-    """Import a folder of images with a folder of YOLO label files.
+    """Import a dataset of YOLO: data.yaml, or a folder of images with a folder of label files.
 
     Args:
+        images: The data.yaml or its folder, of which each split becomes a run; or, with LABELS, a
+            folder of images.
         labels: Folder of text files with the same stems; an image without one is a negative.
     """
+    if labels is None:
+        progress = build_progress(as_json=as_json)
+        _show_runs(import_data_yaml(images, config=config, progress=progress), as_json=as_json)
+        return
     _import(import_yolo, images, labels, config=config or ImportConfig(), as_json=as_json)
 
 
@@ -178,16 +203,9 @@ def _add_layout(name: LayoutName) -> None:
     ) -> None:
         progress = build_progress(as_json=as_json)
         results = import_layout(name, root, config=config, progress=progress)
-        if as_json:
-            print_json([{"run": result.folder, **result.as_json()} for result in results])
-            return
-        for result in results:
-            print_lines(
-                f"{result.folder}: {result.num_images} images, {result.num_boxes} boxes, "
-                f"{result.num_empty} without a box, {result.num_rejected} rejected"
-            )
-            print_problems([note for note in result.notes if note != layout.not_known])
-        print_lines(layout.not_known)
+        _show_runs(results, as_json=as_json, hidden=layout.not_known)
+        if not as_json:
+            print_lines(layout.not_known)
 
     app.command(run, name=name, help=f"Import {layout.dataset}, one run for each video or part.")
 

@@ -3,7 +3,7 @@
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -79,15 +79,16 @@ def import_yolo(
         HaustraError: A line is malformed, an image is unreadable, or a label has no image.
     """
     names_path = to_path(labels) / "classes.txt"
-    names: list[str] = []
+    names: dict[int, str] = {}
     if names_path.is_file():
-        names = read_text(names_path, what="a list of class names").splitlines()
+        lines = read_text(names_path, what="a list of class names").splitlines()
+        names = {number: line.strip() for number, line in enumerate(lines) if line.strip()}
     return import_pairs(
         images,
         labels,
         suffixes=(".txt",),
         noun="YOLO label file",
-        read=partial(_read_yolo, names=names),
+        read=partial(read_yolo, names=names),
         may_lack=True,
         config=config,
         classes=config.classes,
@@ -145,22 +146,24 @@ def read_voc(path: Path, _size_wh: tuple[int, int], *, zero_based: bool) -> Anno
     return annotation
 
 
-def _read_yolo(path: Path, size_wh: tuple[int, int], *, names: list[str]) -> Annotation:
+def read_yolo(path: Path, size_wh: tuple[int, int], *, names: Mapping[int, str]) -> Annotation:
+    """Read a label file of YOLO; a class without a name is called by its number.
+
+    Raises:
+        HaustraError: A line is not five numbers.
+    """
     annotation = Annotation()
     for number, line in enumerate(read_text(path, what="a YOLO label file").splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            index, cx, cy, width, height = (float(part) for part in line.split())
-            class_name = f"{int(index)}"
-            if index != int(index) or index < 0:
+            number_of_class, cx, cy, width, height = (float(part) for part in line.split())
+            if number_of_class != int(number_of_class) or number_of_class < 0:
                 raise ValueError
         except (ValueError, OverflowError):
             raise HaustraError(
                 f"{path}, line {number}: {line!r:.80}: expected the five numbers 'class cx cy w h'"
             ) from None
-        if int(index) < len(names) and names[int(index)].strip():
-            class_name = names[int(index)].strip()
         box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
         if any(value > 1.01 for value in (cx, cy, width, height)):
             annotation.rejected.append(
@@ -171,7 +174,7 @@ def _read_yolo(path: Path, size_wh: tuple[int, int], *, names: list[str]) -> Ann
         annotation.boxes.append(
             SourceBox(
                 box_px=[value * size_wh[index % 2] for index, value in enumerate(box)],
-                class_name=class_name,
+                class_name=names.get(int(number_of_class), str(int(number_of_class))),
             )
         )
     return annotation
@@ -209,6 +212,12 @@ def name_inside(path: Path, *, folder: Path) -> str:
     return str(path).removeprefix("" if start == "." else start).lstrip("/")
 
 
+def note_unread(folder: Path, counts: Counter[str]) -> list[str]:
+    """Return a note on files of a folder that are not read, given their number by suffix."""
+    listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted((+counts).items()))
+    return [f"files of {folder} that are not read: {listed}"] if listed else []
+
+
 def _by_stem(
     folder: Path, *, suffixes: tuple[str, ...], ignored: tuple[str, ...], without: Path
 ) -> tuple[dict[str, Path], list[str], list[str]]:
@@ -231,10 +240,7 @@ def _by_stem(
                 f"{other.name} and {name} of {folder} have the same stem, so they would be "
                 "confused; expected one file per stem"
             )
-    notes = []
-    if skipped := +skipped:
-        listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
-        notes.append(f"files of {folder} that are not read: {listed}")
+    notes = note_unread(folder, skipped)
     if inside and suffixes == IMAGE_SUFFIXES:
         notes.append(f"{folder}: the files of {name_some(sorted(inside))} go into one run")
     return of_stem, problems, notes
