@@ -5,7 +5,7 @@ import pytest
 
 from builders import files_in, write_image, write_json
 from haustra.captures.importers.coco import CocoImportConfig, import_coco
-from haustra.captures.importers.dataset import ImportConfig, ImportResult
+from haustra.captures.importers.dataset import ImportConfig, ImportResult, as_text
 from haustra.captures.reader import read_run
 from haustra.captures.validation import CheckedFrame, check_frame
 from haustra.core.errors import HaustraError
@@ -171,27 +171,74 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
     )
 
 
-SHAPE = "an entry of 'images' or 'annotations' has another shape"
+@pytest.mark.parametrize(
+    ("stored", "listed"),
+    [
+        ("polype\u0301.png", "polyp\u00e9.png"),
+        ("polyp\u00e9.png", "polype\u0301.png"),
+        ("c.PNG", "c.png"),
+        ("c.png", "c.PNG"),
+        ("deep/c.Png", "deep\\c.png"),
+    ],
+)
+def test_names_match_in_any_unicode_form_and_suffixes_in_any_case(
+    tmp_path: Path, stored: str, listed: str
+) -> None:
+    write_image(tmp_path / "Real Colon/frames" / stored)
+    image = {"id": 10, "file_name": listed}
+    result = run_import(tmp_path, content(annotation(10, [4, 4, 4, 4]), images=[image]))
+    (frame,) = read_run(result.folder).frames
+    assert frame.label is not None
+    assert frame.label.source_name == as_text(stored)
+
+
+def test_a_name_that_matches_two_files_is_refused(tmp_path: Path) -> None:
+    for name in ("c.PNG", "c.pNg"):
+        write_image(tmp_path / "Real Colon/frames" / name)
+    value = content(annotation(10, [4, 4, 4, 4]), images=[{"id": 10, "file_name": "c.png"}])
+    assert "image 'c.png' is not a file in" in import_error(tmp_path, value)
+
+
+def test_the_file_that_a_url_means_is_suggested(tmp_path: Path) -> None:
+    write_image(tmp_path / "Real Colon/frames/left colon.png")
+    image = {"id": 10, "file_name": "http://server/left%20colon.png"}
+    message = import_error(tmp_path, content(annotation(10, [4, 4, 4, 4]), images=[image]))
+    assert message.endswith("change the file name to 'left colon.png'")
+
+
+def test_boxes_at_the_same_place_are_noted(tmp_path: Path) -> None:
+    box = annotation(10, [4, 4, 4, 4])
+    assert (
+        run_import(tmp_path, content(box, box))
+        .notes[-1]
+        .startswith("boxes at the same place, all of which are kept: 1, first in")
+    )
+
+
+SHAPE = "is not an entry of 'images' or 'annotations', whose ids are whole numbers or text"
+LISTS = "; expected an object with lists 'images' and 'annotations'"
 
 
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ([], "; expected an object with 'images' and 'annotations'"),
-        ({"images": []}, "; expected an object with 'images' and 'annotations'"),
-        (content({"image_id": 10}), ": an entry lacks 'bbox'"),
-        (content({"bbox": [0, 0, 1, 1]}), ": an entry lacks 'image_id'"),
-        (content(images=[{"file_name": "b.png"}]), ": an entry lacks 'id'"),
-        (content(images=[{"id": 10}]), ": an entry lacks 'file_name'"),
-        (content("b.png"), f": {SHAPE}"),
-        (content(annotations=None), f": {SHAPE}"),
-        (content(annotation([10], [0, 0, 1, 1])), f": {SHAPE}"),
-        (content(images=[{"id": [10], "file_name": "b.png"}]), f": {SHAPE}"),
+        ([], LISTS),
+        ({"images": []}, LISTS),
+        (content(annotations=None), LISTS),
+        (content(images={"10": "b.png"}), LISTS),
+        (content({"image_id": 10}), ": the entry {'image_id': 10} lacks 'bbox'"),
+        (content({"bbox": [0, 1]}), ": the entry {'bbox': [0, 1]} lacks 'image_id'"),
+        (content(images=[{"file_name": "b"}]), ": the entry {'file_name': 'b'} lacks 'id'"),
+        (content(images=[{"id": 10}]), ": the entry {'id': 10} lacks 'file_name'"),
+        (content("b.png"), f": 'b.png' {SHAPE}"),
+        (content({"image_id": [10]}), f": {{'image_id': [10]}} {SHAPE}"),
+        (content(images=[{"id": None, "file_name": 7}]),
+         f": {{'id': None, 'file_name': 7}} {SHAPE}"),
         (content(categories=[{"id": 1}]), ": a category lacks its id or name"),
         (content(categories=["polyp"]), ": a category lacks its id or name"),
         (content(categories=None), ": a category lacks its id or name"),
     ],
-)
+)  # fmt: skip
 def test_a_file_of_another_shape_is_refused(tmp_path: Path, value: Any, reason: str) -> None:
     annotations = tmp_path / "instances.json"
     assert import_error(tmp_path, value) == f"{annotations} is not a COCO annotation file{reason}"

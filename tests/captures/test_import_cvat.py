@@ -1,12 +1,13 @@
 """Imports of CVAT, Label Studio and labelme: what they mean, and what is refused."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builders import write_image, write_json
+from builders import encoded_image, write_image, write_json
 from haustra.captures.importers.cvat import import_cvat, read_cvat
 from haustra.captures.importers.dataset import ImportConfig, ImportResult
 from haustra.captures.importers.label_studio import import_label_studio
@@ -125,6 +126,14 @@ def test_frames_between_keyframes_get_the_box_on_the_straight_line(tmp_path: Pat
     assert frames_of(tmp_path, every_second) == {2: [0], 4: [4], 6: [8], 8: [8]}
 
 
+def test_the_end_of_a_shape_without_a_box_is_not_counted(tmp_path: Path) -> None:
+    ellipse = '<ellipse frame="{}" outside="{}" cx="9" cy="9" rx="4" ry="4"/>'
+    shapes = ellipse.format(3, 0) + ellipse.format(5, 1)
+    path = tmp_path / "labels.xml"
+    path.write_text(video_xml(f'<track id="0" label="polyp">{shapes}</track>'))
+    assert {n: len(a.rejected) for n, a in read_cvat(path).frames.items()} == {3: 1}
+
+
 def test_tracks_of_two_tasks_are_refused(tmp_path: Path) -> None:
     tracks = [f'<track id="0" task_id="{n}" label="polyp">{box_at(0)}</track>' for n in (1, 2)]
     with pytest.raises(HaustraError, match="tracks of 2 tasks"):
@@ -195,6 +204,7 @@ def test_tasks_that_nobody_labeled_are_left_out_and_counted(tmp_path: Path) -> N
         ([{"data": {}}], "with one image in the data"),
         ({"tasks": []}, "holds no tasks"),
         ([task("0.png", [region(image_rotation=90)])], "all 1 box"),
+        ([task("0.png", [region(original_height=0)])], "task 1 states no size of its image"),
     ],
 )
 def test_tasks_that_do_not_fit_are_refused(tmp_path: Path, tasks: Any, message: str) -> None:
@@ -230,3 +240,49 @@ def test_shapes_of_labelme_become_boxes(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(HaustraError, match="is incomplete"):
         import_labelme(folder, folder, config=ImportConfig(output_root=tmp_path / "again"))
+
+
+def write_labelme(tmp_path: Path, **changes: Any) -> Path:
+    folder = tmp_path / "data/one"
+    write_image(folder / "0.png", size_wh=SIZE_WH)
+    shape = {"label": "polyp", "shape_type": "rectangle", "points": [[10, 5], [30, 20]]}
+    shape |= {name: changes.pop(name) for name in list(changes) if name in shape}
+    value = {"imagePath": "0.png", "imageData": None, "imageWidth": 80, "imageHeight": 50}
+    write_json(folder / "0.json", value | {"shapes": [shape], **changes})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"label": None}, "(none)"), ({"label": ""}, "(none)"), ({"label": 3}, "3"),
+     ({"shape_type": None}, "polyp")],
+)  # fmt: skip
+def test_a_label_of_labelme_may_be_of_any_type(tmp_path: Path, changes: Any, name: str) -> None:
+    folder, config = write_labelme(tmp_path, **changes), ImportConfig(output_root=tmp_path / "c")
+    result = import_labelme(folder, folder, config=config)
+    assert (result.classes, labels_of(result)) == ({name: 1}, [[([10, 5, 30, 20], None)]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"points": []}, "rectangle of points .*expected .x, y. each"),
+     ({"points": [[1, 2, 3], [4, 5, 6]]}, "expected .x, y. each"),
+     ({"points": [["1", "2"], ["9", "9"]]}, "is not four numbers"),
+     ({"imageData": base64.b64encode(encoded_image(size_wh=(160, 100))).decode()},
+      "was drawn on an imageData of 160x100, but its image is 80x50"),
+     ({"imageData": base64.b64encode(b"text").decode()}, "the imageData of .* is not an image"),
+     ({"imageData": "abc"}, "is incomplete")],
+)  # fmt: skip
+def test_a_labelme_file_that_does_not_fit_is_refused(
+    tmp_path: Path, changes: Any, message: str
+) -> None:
+    folder, config = write_labelme(tmp_path, **changes), ImportConfig(output_root=tmp_path / "c")
+    with pytest.raises(HaustraError, match=message):
+        import_labelme(folder, folder, config=config)
+
+
+def test_the_copy_of_the_image_in_a_labelme_file_is_compared(tmp_path: Path) -> None:
+    data = base64.b64encode(encoded_image(size_wh=SIZE_WH)).decode()
+    folder = write_labelme(tmp_path, imageData=data)
+    result = import_labelme(folder, folder, config=ImportConfig(output_root=tmp_path / "c"))
+    assert result.num_boxes == 1

@@ -25,6 +25,11 @@ TRACK = (
 )
 
 
+TRACK_OF_FRAME = (
+    '<track id="0" label="polyp"><box frame="{}" xtl="1" ytl="2" xbr="9" ybr="9"/></track>'
+)
+
+
 def write_labels(path: Path, *, meta: str = "", size: int = 60, tracks: str | None = None) -> Path:
     track = f'<track id="7" label="polyp">{TRACK}</track>' if tracks is None else tracks
     task = f"<meta><task><size>{size}</size>{meta}</task></meta>"
@@ -77,7 +82,10 @@ def test_every_from_and_to_choose_frames_by_number_and_time(tmp_path: Path, clip
 
 def test_only_frames_that_were_labeled_are_taken(tmp_path: Path, clip: Path) -> None:
     meta = "<start_frame>4</start_frame><frame_filter>step=8</frame_filter>"
-    labels = write_labels(tmp_path / "labels.xml", meta=meta, size=4)
+    box = 'xtl="12" ytl="2" xbr="32" ybr="22"'
+    track = f'<box frame="12" outside="0" {box}/><box frame="20" outside="1" {box}/>'
+    tracks = f'<track id="7" label="polyp">{track}</track>'
+    labels = write_labels(tmp_path / "labels.xml", meta=meta, size=4, tracks=tracks)
     result, run = run_import(tmp_path, clip, labels=labels)
     assert numbers_in(result.folder) == [4, 12, 20, 28]
     assert [len(frame.label.labels) for frame in run.frames if frame.label] == [0, 1, 0, 0]
@@ -100,6 +108,12 @@ def test_without_labels_the_frames_are_unlabeled_and_never_negatives(
     [
         ({"meta": "<original_size><width>320</width><height>240</height></original_size>"}, {},
          "has frames of 160x120, but .* is for 320x240"),
+        ({"meta": "<frame_filter>step=2</frame_filter>", "size": 30}, {},
+         "has shapes on 5 frame.s. outside its own start, stop and step: '11', '13', '15', '17', "
+         "'19'; expected every 2 frame.s. from 0 on"),
+        ({"size": 12}, {}, "has shapes on 8 frame.s. outside its own start, stop and step: '12'"),
+        ({"tracks": TRACK_OF_FRAME.format(-1)}, {}, "on 1 frame.s. outside .*: '-1'"),
+        ({"tracks": ""}, {}, "shows no box on any frame; expected some, or allow_unlabelled=True"),
         ({"size": 61}, {}, "is for frames up to 60, but .* has 60"),
         ({"tracks": '<track id="0" label="polyp"><box xtl="1" ytl="1" xbr="2" ybr="2"/></track>'},
          {}, "a box has no frame"),

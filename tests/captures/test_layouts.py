@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -255,6 +257,72 @@ def test_a_video_of_real_colon_without_its_row_says_that_its_rate_is_not_known(
     result, *_ = import_layout("real-colon", tmp_path / "unpacked", config=config)
     assert "not known: frame rate, since video_info.csv lacks 001-001" in result.notes
     assert read_run(result.folder).manifest.time_order_rate_hz is None
+
+
+@pytest.mark.parametrize("row", ["001-001,60,{}", "001-001,60,{}\n001-002,60,29.97"])
+@pytest.mark.parametrize("rate", ["0", "-25", "nan", "inf", "29,97", ""])
+def test_a_rate_or_size_that_is_no_number_above_0_is_not_known(
+    tmp_path: Path, row: str, rate: str
+) -> None:
+    root = tmp_path / "unpacked"
+    write_real_colon(root)
+    write_text(root / "video_info.csv", f"unique_video_name,age,fps\n{row.format(rate)}\n")
+    write_text(root / "lesion_info.csv", f"unique_object_id,size [mm]\n001-001_1,{rate}\n")
+    config = DatasetConfig(output_root=tmp_path / "captures")
+    result, *_ = import_layout("real-colon", root, config=config)
+    run = read_run(result.folder)
+    assert "not known: frame rate, since video_info.csv lacks 001-001" in result.notes
+    assert run.manifest.time_order_rate_hz is None
+    label = run.frames[-1].label
+    assert label is not None
+    assert label.labels[0].size_mm is None
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("polypgen", "data_C7/images_C7/1.jpg"),
+        ("polypgen", "data_C6/images_C6/1.jpg"),
+        ("polypgen", "sequenceData/positive/seq9/images_seq9/1.jpg"),
+        ("sun-seg", "TrainDataset/Frame/stray.jpg"),
+        ("sun-seg", "TrainDataset/GT/case9_1/image_1.png"),
+        ("ldpolypvideo", "Images/stray.jpg"),
+        ("real-colon", "004-001_frames/004-001_1.jpg"),
+        ("kvasir-seg", "more/1.jpg"),
+    ],
+)
+def test_images_of_no_part_are_counted_and_named(
+    tmp_path: Path, name: LayoutName, extra: str
+) -> None:
+    root = tmp_path / "unpacked"
+    WRITERS[name](root)
+    config = DatasetConfig(output_root=tmp_path / "captures")
+    result, *_ = import_layout(name, root, config=config)
+    assert not [note for note in result.notes if "in no part" in note]
+    write_image(root / extra, size_wh=SIZE_WH)
+    results = import_layout(name, root, config=replace(config, overwrite=True))
+    notes = [note for result in results for note in result.notes if "in no part" in note]
+    folder = extra.rpartition("/")[0]
+    assert notes == [f"1 image(s) are in no part of the layout, left out: those of '{folder}'"]
+
+
+@pytest.mark.parametrize("label", [None, 7])
+def test_boxes_of_kvasir_may_have_labels_of_any_type_and_suffixes_in_capitals(
+    tmp_path: Path, label: Any
+) -> None:
+    def write(root: Path) -> None:
+        write_kvasir_boxes(root)
+        path = next(root.rglob("*.json"))
+        content = json.loads(path.read_text())
+        for item in content.values():
+            for box in item["bbox"]:
+                box["label"] = label
+        path.write_text(json.dumps(content))
+        for image in list(root.rglob("*.jpg")):
+            image.rename(image.with_suffix(".JPG"))
+
+    (run,) = run_import(tmp_path, "kvasir-seg", write)
+    assert [list(BOX)] in boxes_of(run)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -1,6 +1,7 @@
 """The one exception for mistakes that a user can fix, and how its messages name settings."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -30,7 +31,8 @@ def option(name: str, value: object = _NO_VALUE) -> str:
     else:
         shown = str(value) if isinstance(value, PurePath) else value
         in_python = f"{parameter}={shown!r}"
-        in_shell = flag if value is None else f"{flag} {value}"
+        text = f"{value}"
+        in_shell = flag if value is None else f"{flag} {shlex.quote(text) if ' ' in text else text}"
     return f"{_OPEN}{in_python}{_BETWEEN}{in_shell}{_CLOSE}"
 
 

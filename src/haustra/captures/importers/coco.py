@@ -64,8 +64,9 @@ def _read_content(
     """Return each image's file name and annotation, mistakes, and notes."""
     content = read_json(path, what="a COCO annotation file")
     wrong = f"{path} is not a COCO annotation file"
-    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
-        raise HaustraError(f"{wrong}; expected an object with 'images' and 'annotations'")
+    lists = [isinstance(content, dict) and content.get(key) for key in ("images", "annotations")]
+    if not all(isinstance(value, list) for value in lists):
+        raise HaustraError(f"{wrong}; expected an object with lists 'images' and 'annotations'")
     categories = content.get("categories", [])
     try:
         names = {_id(item["id"]): str(item["name"]) for item in categories}
@@ -75,7 +76,7 @@ def _read_content(
     problems: list[str] = []
     if len(names) < len(categories):
         problems.append(f"{path}: two categories have the same id; expected one of each")
-    num_unknown = 0
+    num_unknown, item = 0, None
     try:
         for item in content["images"]:
             image_id, name = _id(item["id"]), item["file_name"]
@@ -93,10 +94,11 @@ def _read_content(
                 continue
             annotation.boxes.append(_source_box(item, names=names))
     except KeyError as error:
-        raise HaustraError(f"{wrong}: an entry lacks {error}") from None
+        raise HaustraError(f"{wrong}: the entry {item!r:.120} lacks {error}") from None
     except (TypeError, AttributeError):
         raise HaustraError(
-            f"{wrong}: an entry of 'images' or 'annotations' has another shape"
+            f"{wrong}: {item!r:.120} is not an entry of 'images' or 'annotations', whose ids are "
+            "whole numbers or text"
         ) from None
     if num_unknown and num_unknown == len(content["annotations"]):
         problems.append(

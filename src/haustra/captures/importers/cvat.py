@@ -39,6 +39,12 @@ class CvatTask:
     size_wh: tuple[int, int] = (0, 0)
     """Width and height of the video in pixels; 0 where the file does not say."""
 
+    def is_labeled(self, number: int) -> bool:
+        """Return True if CVAT showed this frame of the video to the person who labeled."""
+        last = number if self.last_frame is None else self.last_frame
+        is_inside = self.first_frame <= number <= last
+        return is_inside and (number - self.first_frame) % self.frame_step == 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Keyframe:
@@ -197,10 +203,11 @@ def _read_tracks(
                 frame = int(shape.get("frame", ""))
             except ValueError:
                 raise HaustraError(f"{place}: a {shape.tag} has no frame") from None
-            if isinstance(box_px, str):
-                frames.setdefault(frame, Annotation()).rejected.append(box_px)
-                continue
             is_outside = shape.get("outside") == "1"
+            if isinstance(box_px, str):
+                if not is_outside:
+                    frames.setdefault(frame, Annotation()).rejected.append(box_px)
+                continue
             keyframes.append(_Keyframe(frame=frame, is_outside=is_outside, box_px=box_px))
         lesion_id = _lesion_id_of(track) or track.get("id")
         keyframes.sort(key=lambda keyframe: keyframe.frame)

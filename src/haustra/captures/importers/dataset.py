@@ -42,7 +42,8 @@ class SourceBox:
 
     box_px: Any
     """`x0,y0,x1,y1` in pixels as the dataset states it, not checked yet."""
-    class_name: str
+    class_name: Any
+    """Class as the dataset states it; None and an empty one become `(none)`."""
     lesion_id: str | None = None
     size_mm: float | None = None
 
@@ -301,7 +302,7 @@ class _Import:
         hints += _check_size(frame, annotation, size_wh=size_wh, turned_wh=turned_wh)
         truths, rejected = [], list(annotation.rejected)
         for box in annotation.boxes:
-            class_name = as_text(box.class_name)
+            class_name = "(none)" if box.class_name in (None, "") else as_text(f"{box.class_name}")
             self.classes[class_name] += 1
             if self.chosen is not None and class_name not in self.chosen:
                 continue
@@ -321,6 +322,8 @@ class _Import:
             )
             if x0 <= 1 and y0 <= 1 and x1 >= size_wh[0] - 1 and y1 >= size_wh[1] - 1:
                 hints.append("box that fills the whole image")
+        if len({truth.bbox_px for truth in truths}) < len(truths):
+            hints.append("boxes at the same place, all of which are kept")
         if rejected and not truths and not self.config.allow_unlabelled:
             raise HaustraError(
                 f"{frame.source}: all {len(rejected)} box(es) of {name!r} are rejected "

@@ -101,6 +101,8 @@ def _add_region(annotation: Annotation, region: dict[str, Any], *, place: str) -
         return
     width, height = region["original_width"], region["original_height"]
     size_wh = read_size(width, height, source=place)
+    if 0 in size_wh:
+        raise HaustraError(f"{place} states no size of its image, but boxes in percent of it")
     if annotation.size_wh not in ((0, 0), size_wh):
         raise HaustraError(f"{place} states two sizes, {annotation.size_wh} and {size_wh}")
     annotation.size_wh = size_wh

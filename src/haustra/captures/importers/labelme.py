@@ -1,5 +1,6 @@
 """labelme: a JSON file for each image."""
 
+import base64
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from haustra.captures.importers.dataset import (
 from haustra.captures.importers.paired import import_pairs
 from haustra.core.errors import HaustraError
 from haustra.core.files import read_json
+from haustra.core.images import check_image
 from haustra.core.paths import StrPath
 from haustra.core.progress import Progress
 
@@ -42,20 +44,32 @@ def import_labelme(
     )
 
 
-def _read_labelme(path: Path, _size_wh: tuple[int, int]) -> Annotation:
+def _read_labelme(path: Path, size_wh: tuple[int, int]) -> Annotation:
     content = read_json(path, what="a file of labelme")
     try:
         size = content["imageWidth"], content["imageHeight"]
         annotation = Annotation(size_wh=read_size(*size, source=str(path)))
+        if content.get("imageData"):  # labelme draws on this copy of the image
+            data = base64.b64decode(content["imageData"])
+            drawn_wh, _ = check_image(data, name=f"the imageData of {path}")
+            if drawn_wh != size_wh:
+                raise HaustraError(
+                    f"{path} was drawn on an imageData of {drawn_wh[0]}x{drawn_wh[1]}, but its "
+                    f"image is {size_wh[0]}x{size_wh[1]}; expected the same size"
+                )
         name = re.split(r"[/\\]", content["imagePath"])[-1]
         if as_text(Path(name).stem) != as_text(path.stem):
             annotation.hints.append("file whose imagePath is another one")
         for shape in content["shapes"]:
-            kind = shape.get("shape_type", "polygon")
+            kind = shape.get("shape_type") or "polygon"
             if kind not in ("rectangle", "polygon"):
                 annotation.rejected.append(f"{kind} of labelme; expected a rectangle or polygon")
                 continue
-            xs, ys = zip(*shape["points"], strict=True)
+            points = shape["points"]
+            if not points or any(len(point) != 2 for point in points):
+                annotation.rejected.append(f"{kind} of points {points!r:.60}; expected [x, y] each")
+                continue
+            xs, ys = zip(*points, strict=True)
             box_px = [min(xs), min(ys), max(xs), max(ys)]
             annotation.boxes.append(SourceBox(box_px=box_px, class_name=shape["label"]))
     except (KeyError, TypeError, AttributeError, ValueError) as error:

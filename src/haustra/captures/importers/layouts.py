@@ -1,6 +1,7 @@
 """Public datasets as they come: each layout by its name, one run for each video or part."""
 
 import csv
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -15,7 +16,9 @@ from haustra.captures.importers.dataset import (
     ImportResult,
     SourceBox,
     SourceFrame,
+    as_text,
     import_frames,
+    name_some,
     read_size,
 )
 from haustra.captures.importers.listed import import_listed
@@ -47,6 +50,8 @@ class Part:
     split: SplitName | None = None
     """Split that the dataset states."""
     notes: tuple[str, ...] = ()
+    folders: tuple[Path, ...]
+    """Folders of its images and annotations."""
     run: Callable[..., ImportResult]
     """Imports the part with a config and a progress."""
 
@@ -91,6 +96,7 @@ def import_layout(
             f"{root} does not have the layout of {layout.dataset}; see docs/datasets.md for it"
         )
     dataset = config.dataset or layout.dataset
+    left_out = _left_out(root, parts=parts)
     results = []
     for part in parts:
         settings = replace(
@@ -103,8 +109,25 @@ def import_layout(
             frame_rate_hz=config.frame_rate_hz or part.frame_rate_hz,
             split=config.split or part.split,
         )
-        results.append(part.run(settings, notes=[layout.not_known, *part.notes], progress=progress))
+        notes = [layout.not_known, *part.notes, *left_out]
+        results.append(part.run(settings, notes=notes, progress=progress))
+        left_out = []  # of the whole dataset, so the first run alone names it
     return results
+
+
+def _left_out(root: Path, *, parts: list[Part]) -> list[str]:
+    """Return a note on the images that are in no part, if there are any."""
+    taken = {folder.resolve() for part in parts for folder in part.folders}
+    num_images: dict[str, int] = {}
+    for here, folders, names in os.walk(root):
+        if Path(here).resolve() in taken:
+            folders.clear()
+        elif num := sum(name.lower().endswith(IMAGE_SUFFIXES) for name in names if name[0] != "."):
+            num_images[Path(here).relative_to(root).as_posix()] = num
+    if not num_images:
+        return []
+    total, listed = sum(num_images.values()), name_some(list(num_images))
+    return [f"{total} image(s) are in no part of the layout, left out: those of {listed}"]
 
 
 def _folder(root: Path, *names: str) -> Path | None:
@@ -156,7 +179,13 @@ def _find_masks(root: Path) -> list[Part]:
     if images == masks and not prefixed:
         return []
     mask_name = "p{stem}" if prefixed else "{stem}"
-    return [Part(name="", run=_masks(images, masks, mask_name=mask_name))]
+    return [
+        Part(
+            name="",
+            folders=(images, masks),
+            run=_masks(images, masks, mask_name=mask_name),
+        )
+    ]
 
 
 def _find_kvasir(root: Path) -> list[Part]:
@@ -167,7 +196,9 @@ def _find_kvasir(root: Path) -> list[Part]:
     boxes = next((root / name for name in names if (root / name).is_file()), None)
     if images is None or _folder(root, "masks") or boxes is None:
         return _find_masks(root)
-    return [Part(name="", run=partial(_run_kvasir_boxes, images=images, path=boxes))]
+    return [
+        Part(name="", folders=(images,), run=partial(_run_kvasir_boxes, images=images, path=boxes))
+    ]
 
 
 def _run_kvasir_boxes(
@@ -175,7 +206,11 @@ def _run_kvasir_boxes(
 ) -> ImportResult:
     """Import Kvasir-SEG's file of boxes: corners in pixels, by the images' stems."""
     content = read_json(path, what="the boxes of Kvasir-SEG")
-    names = {file.stem: file.name for file in images.iterdir() if file.suffix in IMAGE_SUFFIXES}
+    names = {
+        as_text(file.stem): file.name
+        for file in images.iterdir()
+        if file.suffix.lower() in IMAGE_SUFFIXES
+    }
     listed = []
     try:
         for stem, item in content.items():
@@ -187,7 +222,9 @@ def _run_kvasir_boxes(
                 for box in item["bbox"]
             ]
             size_wh = read_size(item["width"], item["height"], source=f"{path}: {stem!r}")
-            listed.append((names.get(stem, stem), Annotation(boxes=boxes, size_wh=size_wh)))
+            listed.append(
+                (names.get(as_text(stem), stem), Annotation(boxes=boxes, size_wh=size_wh))
+            )
     except (KeyError, TypeError, AttributeError) as error:
         raise HaustraError(
             f"{path} is incomplete ({error!r}); expected Kvasir-SEG's boxes"
@@ -205,7 +242,8 @@ def _find_polypgen(root: Path) -> list[Part]:
         )
         if images and masks:
             run = _masks(images, masks, mask_name="{stem}_mask")
-            parts.append(Part(name=f"c{center}", group=f"c{center}", run=run))
+            name = f"c{center}"
+            parts.append(Part(name=name, group=name, folders=(images, masks), run=run))
     sequences = _folder(root, "sequencedata")
     for kind in ("positive", "negativeonly"):
         folder = sequences and _folder(sequences, kind)
@@ -219,7 +257,7 @@ def _find_polypgen(root: Path) -> list[Part]:
                 run = partial(_run_negatives, images=images)
             else:
                 continue
-            parts.append(Part(name=name, group=name, run=run))
+            parts.append(Part(name=name, group=name, folders=(sequence,), run=run))
     return parts
 
 
@@ -235,8 +273,17 @@ def _find_sun_seg(root: Path) -> list[Part]:
                 break
         for clip in _subfolders(frames):
             name = "-".join([*inside, clip.name])
-            group, run = clip.name.split("_")[0], _masks(clip, frames.parent / "GT" / clip.name)
-            parts.append(Part(name=name, group=group, frame_rate_hz=30.0, split=split, run=run))
+            folders = (clip, frames.parent / "GT" / clip.name)
+            parts.append(
+                Part(
+                    name=name,
+                    group=clip.name.split("_")[0],
+                    frame_rate_hz=30.0,
+                    split=split,
+                    folders=folders,
+                    run=_masks(*folders),
+                )
+            )
     return parts
 
 
@@ -248,6 +295,7 @@ def _find_ldpolypvideo(root: Path) -> list[Part]:
             name=video.name,
             group=f"ldpolypvideo-{video.name}",
             frame_rate_hz=30.0,
+            folders=(video, annotations / video.name),
             run=partial(
                 _run_boxes,
                 images=video,
@@ -295,7 +343,16 @@ def _find_real_colon(root: Path) -> list[Part]:
             )
             rate = rates.get(video)
             notes = () if rate else (f"not known: frame rate, since video_info.csv lacks {video}",)
-            parts.append(Part(name=video, group=video, frame_rate_hz=rate, notes=notes, run=run))
+            parts.append(
+                Part(
+                    name=video,
+                    group=video,
+                    frame_rate_hz=rate,
+                    notes=notes,
+                    folders=(frames, annotations),
+                    run=run,
+                )
+            )
     return parts
 
 
@@ -310,14 +367,17 @@ def _read_real_colon(
 
 
 def _read_table(path: Path, *, key: str, value: str) -> Iterator[tuple[str, float]]:
-    """Yield the known numbers of a column by name; a missing table has none."""
+    """Yield the numbers above 0 of a column by name; a missing table has none."""
     if not path.is_file():
         return
     for row in csv.DictReader(read_text(path, what="a table").splitlines()):
         try:
-            yield row[key], float(row[value])
+            name, number = row[key], float(row[value])
         except (KeyError, TypeError, ValueError):
             continue
+        # More cells than columns: a decimal comma may have cut a number in two.
+        if 0 < number < float("inf") and not any(row.get(None, ())):
+            yield name, number
 
 
 def _run_boxes(

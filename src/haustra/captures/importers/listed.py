@@ -2,15 +2,17 @@
 
 import posixpath
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from haustra.captures.importers.dataset import (
     Annotation,
     ImportConfig,
     ImportResult,
     SourceFrame,
+    as_text,
     import_frames,
     name_some,
 )
@@ -20,13 +22,19 @@ from haustra.core.images import IMAGE_SUFFIXES
 from haustra.core.progress import Progress
 
 
-def _find_image(images: Path, *, name: str, files: dict[str, str], source: Path) -> Path:
+def _key(name: str) -> str:
+    """Return a name in Unicode's form NFC with its suffix in lower case, to compare names by."""
+    stem, suffix = posixpath.splitext(as_text(name))
+    return stem + suffix.lower()
+
+
+def _find_image(images: Path, *, name: str, files: dict[str, list[str]], source: Path) -> Path:
     """Return the path of a listed image; links inside the folder are followed.
 
     Args:
         images: The folder.
         name: File name in the annotations.
-        files: Paths inside the folder by base name.
+        files: Paths inside the folder by their `_key`, and by that of their base name.
         source: The annotation file, for messages.
 
     Raises:
@@ -44,8 +52,11 @@ def _find_image(images: Path, *, name: str, files: dict[str, str], source: Path)
                 return images / inside
         except (OSError, UnicodeEncodeError):
             continue
-    base = re.split(r"[/\\=]", name)[-1]
-    remedy = f"; change the file name to {files[base]!r}" if base in files else ""
+        same = [file for file in files[_key(inside)] if _key(file) == _key(inside)]
+        if len(same) == 1:
+            return images / same[0]
+    bases = files[_key(re.split(r"[/\\=]", unquote(name))[-1].strip())]
+    remedy = f"; change the file name to {bases[0]!r}" if bases else ""
     raise HaustraError(
         f"{source}: image {name!r:.200} {problem} {images}; expected a path inside it{remedy}"
     )
@@ -86,10 +97,14 @@ def import_listed(
         )
     frames = []
     files = walk_files(images)
-    inside = {path.name: name_inside(path, folder=images) for path in files}
+    by_key = defaultdict[str, list[str]](list)
+    for path in files:
+        relative = name_inside(path, folder=images)
+        for key in {_key(relative), _key(path.name)}:
+            by_key[key].append(relative)
     for name, annotation in listed:
         try:
-            path = _find_image(images, name=name, files=inside, source=annotations)
+            path = _find_image(images, name=name, files=by_key, source=annotations)
         except HaustraError as error:
             problems.append(error.message)
             continue

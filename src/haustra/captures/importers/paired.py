@@ -293,6 +293,7 @@ def _pair(
             f"{len(lacking)} image(s) of {images} have no {noun} in {folder}: "
             f"{name_some(lacking)}; expected {noun}s named {file_name!r}, or "
             f"{option('allow_unlabelled', True)} to take such images as negatives"
+            + (f" ({skipped[-1]})" if skipped else "")
         )
     elif lacking:
         seen.insert(0, f"{len(lacking)} image(s) have no {noun}: taken as negatives")

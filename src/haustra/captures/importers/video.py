@@ -12,6 +12,7 @@ from haustra.captures.importers.dataset import (
     SourceFrame,
     VideoFrame,
     import_frames,
+    name_some,
 )
 from haustra.captures.sources import VideoFile
 from haustra.core.checked import CountFromOne, NonNegative
@@ -67,6 +68,8 @@ def import_video(
             f"{option('labels', config.labels)} lists images; expected a task of a video; use "
             "`haustra import cvat` for images"
         )
+    if task is not None:
+        _check_frames(task, config=config)
     notes: list[str] = []
     with VideoFile(path, setting=None) as video:
         times_s = video.index() or []
@@ -100,11 +103,7 @@ class _Wanted:
 
     def is_labeled(self, number: int) -> bool:
         """Return True if CVAT showed the frame to the person who labeled."""
-        task = self.task
-        if task is None:
-            return False
-        is_inside = task.first_frame <= number and number <= (task.last_frame or number)
-        return is_inside and (number - task.first_frame) % task.frame_step == 0
+        return self.task is not None and self.task.is_labeled(number)
 
     def takes(self, number: int, *, seconds: float) -> bool:
         config = self.config
@@ -165,6 +164,21 @@ def _read_frames(
         raise HaustraError(
             f"{path} has no such frame among its {num_frames}; change {option('from_')}, "
             f"{option('to')} or {option('every')}"
+        )
+
+
+def _check_frames(task: CvatTask, *, config: VideoImportConfig) -> None:
+    """Refuse boxes on frames that the task leaves out, and a task without any box."""
+    if strange := [str(number) for number in task.frames if not task.is_labeled(number)]:
+        raise HaustraError(
+            f"{option('labels', config.labels)} has shapes on {len(strange)} frame(s) outside its "
+            f"own start, stop and step: {name_some(strange)}; expected every {task.frame_step} "
+            f"frame(s) from {task.first_frame} on; export the task again"
+        )
+    if not task.frames and not config.allow_unlabelled:
+        raise HaustraError(
+            f"{option('labels', config.labels)} shows no box on any frame; expected some, or "
+            f"{option('allow_unlabelled', True)} if all frames are negatives"
         )
 
 
