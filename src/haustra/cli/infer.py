@@ -1,17 +1,25 @@
 """`haustra infer`."""
 
+from pathlib import Path
 from typing import Annotated
 
-from haustra.cli.terminal import Flags, Json, build_progress, print_json, print_lines
+from cyclopts import Parameter
+
+from haustra.cli.terminal import Json, build_progress, print_json, print_lines, print_table
 from haustra.core.backend_names import wanted_backend
 from haustra.core.errors import HaustraError
 from haustra.inference.config import InferConfig
 from haustra.inference.detector import Detector
 from haustra.inference.pictures import InferResult, infer_pictures
+from haustra.inference.ranking import Ranking
 from haustra.inference.video import infer_video
 
 
-def infer(*, config: Annotated[InferConfig | None, Flags] = None, as_json: Json = False) -> None:
+def infer(
+    *,
+    config: Annotated[InferConfig | None, Parameter(name="*", negative_iterable=())] = None,
+    as_json: Json = False,
+) -> None:
     """Draw boxes with scores on an image, a folder of images, a run folder or a video."""
     settings = config or InferConfig()
     if settings.video is not None:
@@ -22,7 +30,10 @@ def infer(*, config: Annotated[InferConfig | None, Flags] = None, as_json: Json 
         print_json(result.to_json())
     else:
         _print_detector(result.detector, settings=settings)
-        _print_pictures(result)
+        if result.ranking is None:
+            _print_pictures(result)
+        else:
+            _print_ranking(result.ranking, result=result)
     if result.unreadable:
         total = len(result.pictures) + len(result.unreadable)
         raise HaustraError(
@@ -75,3 +86,22 @@ def _print_pictures(result: InferResult) -> None:
     total = sum(len(picture.detections) for picture in result.pictures)
     if len(result.pictures) > 1:
         print_lines(f"drew {total} boxes on {len(result.pictures)} images")
+
+
+def _print_ranking(ranking: Ranking, *, result: InferResult) -> None:
+    rank_of: dict[Path | None, str] = {item.image: str(item.rank) for item in ranking.images}
+    rows = [
+        [
+            *(str(item.rank), str(item.image), f"{item.value:.3f}"),
+            *(str(len(picture.detections)), rank_of.get(item.looks_like, "")),
+        ]
+        for picture in result.pictures
+        if (item := picture.ranked) is not None
+    ]
+    print_table(["rank", "image", "value", "boxes", "looks like"], rows=rows)
+    total = sum(len(picture.detections) for picture in result.pictures)
+    print_lines(
+        f"ranked {ranking.num_ranked} images, of which {ranking.num_look_alikes} look like a "
+        "better one, or are within a second of it, and come last",
+        f"drew {total} boxes on {len(result.pictures)} images; the first of them: {result.sheet}",
+    )

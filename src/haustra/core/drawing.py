@@ -1,5 +1,6 @@
 """Draws boxes, scores and captions on pictures."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -70,3 +71,11 @@ def draw_boxes(
         if text:
             draw_text(drawn, text, top_left_xy=(x0, y0 - 16), rgb=rgb)
     return drawn
+
+
+def sheet_of(tiles: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return pictures of one size as one, four in a row."""
+    columns = min(4, len(tiles))
+    filled = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % columns)]
+    rows = [np.hstack(filled[start : start + columns]) for start in range(0, len(filled), columns)]
+    return np.vstack(rows)

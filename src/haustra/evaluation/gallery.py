@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from haustra.core.boxes import box_areas
 from haustra.core.detections import Detections
-from haustra.core.drawing import PREDICTION_RGB, TRUTH_RGB, draw_boxes, draw_text
+from haustra.core.drawing import (
+    PREDICTION_RGB,
+    TRUTH_RGB,
+    draw_boxes,
+    draw_text,
+    sheet_of,
+)
 from haustra.core.images import write_png
 from haustra.core.paths import StrPath
 from haustra.evaluation.evaluation import Evaluation
@@ -145,11 +151,3 @@ def draw_tiles(
         for frame, image in source.read(list(numbers))
     }
     return {index: drawn[index] for index in numbers.values()}
-
-
-def sheet_of(tiles: Sequence[Image]) -> Image:
-    """Return pictures of one size as one, four in a row."""
-    columns = min(4, len(tiles))
-    filled = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % columns)]
-    rows = [np.hstack(filled[start : start + columns]) for start in range(0, len(filled), columns)]
-    return np.vstack(rows)

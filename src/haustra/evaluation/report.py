@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from haustra.core.drawing import sheet_of
 from haustra.core.environment import describe_environment
 from haustra.core.errors import needs_extra
 from haustra.core.files import write_json_atomic, write_text_atomic
@@ -24,7 +25,7 @@ from haustra.evaluation.bootstrap import LEVEL_PERCENT, few_groups_note
 from haustra.evaluation.degrade import draw_degradations
 from haustra.evaluation.frame_tier import few_clean_frames_note
 from haustra.evaluation.frames import EvalFrame, FrameSource
-from haustra.evaluation.gallery import Image, choose_examples, draw_tiles, sheet_of, spread_evenly
+from haustra.evaluation.gallery import Image, choose_examples, draw_tiles, spread_evenly
 from haustra.evaluation.plots import draw_clinical, draw_curves, draw_degradation_scores
 from haustra.evaluation.results import EvaluationResult
 

@@ -305,7 +305,10 @@ def _picture_of(checked: CheckedFrame, *, predicted: dict[str, Scored] | None) -
 
 
 def _read_inferred(path: Path, *, entries: list[Any]) -> list[_Picture]:
-    """Return the pictures of `haustra infer --json`."""
+    """Return the pictures of `haustra infer --json`; names of ranked images begin with the rank.
+
+    Labeling tools show images by name, whatever the order in the file.
+    """
     pictures = []
     for number, entry in enumerate(entries):
         place = f"{path}: image {number}"
@@ -317,7 +320,7 @@ def _read_inferred(path: Path, *, entries: list[Any]) -> list[_Picture]:
         pictures.append(
             _Picture(
                 image=image,
-                name=image.name,
+                name=f"{entry['rank']:05d}_{image.name}" if "rank" in entry else image.name,
                 size_wh=(width, height),
                 boxes_px=boxes_px,
                 lesion_ids=[None] * len(scores),

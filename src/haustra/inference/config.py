@@ -5,11 +5,19 @@ from pathlib import Path
 from typing import Literal
 
 from haustra.core.backend_names import BackendFlag
-from haustra.core.checked import CheckedSettings, Count, OutputFile, OutputFolder, Share
+from haustra.core.checked import (
+    CheckedSettings,
+    Count,
+    CountFromOne,
+    OutputFile,
+    OutputFolder,
+    Share,
+)
 from haustra.core.errors import HaustraError, option
 from haustra.core.videos import CODEC_OF_SUFFIX
 
 BOXED_SUFFIX = "_boxed"
+RankRule = Literal["uncertain", "disagree"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,14 @@ class InferConfig(DetectorSettings):
     """Folder of the boxed pictures; by default that of the image, or FOLDER_boxed for a folder."""
     out: OutputFile | None = None
     """The boxed video; by default NAME_boxed.mp4 beside the video."""
+    rank: RankRule | None = None
+    """Order the images by how much their labels would teach, most first: uncertain, boxes near the
+    detector's own threshold; disagree, boxes that another detector, or without one the same one on
+    the mirrored image, does not find. An image that looks like one before it comes last."""
+    rank_count: CountFromOne | None = None
+    """Number of images to keep, from the first of --rank; all by default."""
+    also_detector_weights: tuple[Path, ...] = ()
+    """Other detectors for --rank disagree."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,8 +87,39 @@ class InferConfig(DetectorSettings):
                 f"{option('output_root', self.output_root)}: expected with {option('image')} only; "
                 f"a video goes to {option('out')}"
             )
+        self._check_rank()
         if self.out is not None and self.out.suffix.lower() not in CODEC_OF_SUFFIX:
             known = ", ".join(CODEC_OF_SUFFIX)
             raise HaustraError(
                 f"{option('out', self.out)}: expected a name that ends in one of {known}"
+            )
+
+    def _check_rank(self) -> None:
+        others = self.also_detector_weights
+        if others and self.rank != "disagree":
+            raise HaustraError(
+                f"{option('also_detector_weights', others[0])}: expected with "
+                f"{option('rank', 'disagree')} only"
+            )
+        if self.rank is None:
+            if self.rank_count is not None:
+                raise HaustraError(
+                    f"{option('rank_count', self.rank_count)}: expected with {option('rank')} only"
+                )
+            return
+        rank = option("rank", self.rank)
+        if self.video is not None:
+            raise HaustraError(
+                f"{rank}: expected {option('image')}; import the video first (`haustra import "
+                f"video {self.video}`), then rank the frames of its run"
+            )
+        if self.detector_weights is None:
+            raise HaustraError(
+                f"{rank}: expected {option('detector_weights')} with it; the heuristic's scores "
+                "are not confidences"
+            )
+        if self.infer_hold_off is not None:
+            raise HaustraError(
+                f"{option('infer_hold_off', self.infer_hold_off)}: expected without "
+                f"{option('rank')}, whose images are not in the order of time"
             )

@@ -13,13 +13,17 @@ from haustra.core.checked import OUTPUT_FILE
 from haustra.core.detections import Detections
 from haustra.core.drawing import PREDICTION_RGB, draw_boxes, draw_text, enlarge_for_viewing
 from haustra.core.errors import HaustraError, option
-from haustra.core.images import read_image_rgb, write_png
+from haustra.core.files import write_bytes_atomic
+from haustra.core.images import encode_jpeg, read_image_rgb, write_png
 from haustra.core.operating_point import AlarmFilter, OperatingPoint, is_cut
 from haustra.core.outputs import check_output, check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.inference.config import BOXED_SUFFIX, DetectorSettings, InferConfig
 from haustra.inference.detector import Detector, open_detector
 from haustra.inference.heuristic import heuristic_detector
+from haustra.inference.ranking import RankedImage, Ranking, draw_sheet, rank_images
+
+SHEET_NAME = f"ranked{BOXED_SUFFIX}.jpg"  # no picture has this suffix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,7 @@ class BoxedPicture:
     image: Path  # the image file
     picture: Path  # the file with the boxes drawn
     detections: Detections
+    ranked: RankedImage | None = None  # set by --rank
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -38,6 +43,7 @@ class BoxedPicture:
             "image_size_wh": list(self.detections.image_size_wh),
             "boxes_px": self.detections.boxes_px.tolist(),
             "scores": self.detections.scores.tolist(),
+            **(self.ranked.to_json() if self.ranked else {}),
         }
 
 
@@ -49,12 +55,16 @@ class InferResult:
     detector: Detector  # its operating point is the one that was used
     unreadable: list[str]  # a message per image of a folder that cannot be read
     in_time: bool  # True if hold-off or hysteresis was applied
+    ranking: Ranking | None = None  # the order of the pictures, with --rank
+    sheet: Path | None = None  # the first ranked images as one picture
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
+        ranking = {} if self.ranking is None else {"ranking": self.ranking.to_json()}
         return {
             **describe_detector(self.detector),
             "in_time": self.in_time,
+            **ranking,
             "images": [picture.to_json() for picture in self.pictures],
             "unreadable": self.unreadable,
         }
@@ -108,14 +118,14 @@ def operating_point(
     )
 
 
-def _find_images(source: Path) -> tuple[list[Path], bool, set[Path]]:
-    """Return the images to look at, True if they are in time order, and those after a cut."""
+def _find_images(source: Path) -> tuple[list[Path], dict[Path, float], set[Path]]:
+    """Return the images to look at, their times if they are in time order, those after a cut."""
     if not source.exists():
         raise HaustraError(
             f"{option('image', source)}: expected an image or a folder of images; it does not exist"
         )
     if not source.is_dir():
-        return [source], False, set()
+        return [source], {}, set()
     folder = ImageFolder(source, setting="image")
     images = [path for path in folder.images if not path.stem.endswith(BOXED_SUFFIX)]
     if not images:
@@ -126,7 +136,8 @@ def _find_images(source: Path) -> tuple[list[Path], bool, set[Path]]:
     numbers = [
         n for n in range(1, len(times_s)) if is_cut(times_s[n] - times_s[n - 1], frame_rate_hz=rate)
     ]
-    return images, folder.in_time_order, {folder.images[number] for number in numbers}
+    time_of = dict(zip(folder.images, times_s, strict=True)) if folder.in_time_order else {}
+    return images, time_of, {folder.images[number] for number in numbers}
 
 
 def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> InferResult:
@@ -138,7 +149,7 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
     source = config.image
     if source is None:
         raise AssertionError("infer_pictures takes settings with an image")
-    images, is_in_time_order, after_cut = _find_images(source)
+    images, times_s, after_cut = _find_images(source)
     folder = config.output_root or source.parent
     if source.is_dir() and config.output_root is None:
         folder = source.resolve().with_name(source.resolve().name + BOXED_SUFFIX)
@@ -147,29 +158,46 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
     written = [folder / f"{name}{BOXED_SUFFIX}.png" for name in names]
     check_outputs(config, output_root=folder)
     check_output("output_root", max(written, key=lambda path: len(str(path))), kind=OUTPUT_FILE)
+    picture_of = dict(zip(images, written, strict=True))
+    unreadable: list[str] = []
+    progress = progress or SilentProgress()
+    ranking, ranked = None, dict[Path, RankedImage]()
+    if config.rank is not None:
+        if not source.is_dir():
+            raise HaustraError(
+                f"{option('image', source)}: expected a folder of images or a run, since "
+                f"{option('rank')} orders several"
+            )
+        ranking = rank_images(images, times_s=times_s, config=config, progress=progress)
+        ranked = {item.image: item for item in ranking.images}
+        images, unreadable = list(ranked), ranking.unreadable
+    is_in_time_order = bool(times_s) and ranking is None
     detector = open_configured(config, in_time_order=is_in_time_order)
     alarm = AlarmFilter(detector.operating_point)
     pictures: list[BoxedPicture] = []
-    unreadable: list[str] = []
-    for path, picture in track(
-        zip(images, written, strict=True),
-        progress=progress or SilentProgress(),
-        description="infer",
-        total=len(images),
-    ):
+    for path in track(images, progress=progress, description="infer", total=len(images)):
         try:
             image = read_image_rgb(path)
         except HaustraError as error:
             unreadable.append(str(error))
             continue
         found = alarm.show(detector.detect(image, objectness=0.0), after_cut=path in after_cut)
-        write_png(picture, image_rgb=draw_picture(image, found, caption=detector.caption))
-        pictures.append(BoxedPicture(image=path, picture=picture, detections=found))
+        write_png(picture_of[path], image_rgb=draw_picture(image, found, caption=detector.caption))
+        pictures.append(
+            BoxedPicture(
+                image=path, picture=picture_of[path], detections=found, ranked=ranked.get(path)
+            )
+        )
     if not pictures:
         raise HaustraError(unreadable[0])
+    if ranking is not None:
+        sheet = draw_sheet([(ranked[each.image], each.detections) for each in pictures])
+        write_bytes_atomic(folder / SHEET_NAME, data=encode_jpeg(sheet))
     return InferResult(
         pictures=pictures,
         detector=detector,
         unreadable=unreadable,
         in_time=detector.operating_point.is_for_sequences,
+        ranking=ranking,
+        sheet=folder / SHEET_NAME if ranking else None,
     )
