@@ -165,9 +165,9 @@ def main() -> None:
             )
             shutil.rmtree(labels)
         if arguments.stages:
-            for command in ("prune", "etl"):
+            for command, *options in (("prune",), ("etl", "--target-size", f"{arguments.size}")):
                 folders = ("--captures", work / "captures", "--output-root", work / command)
-                elapsed, _, peak_mb = run_command(command, *folders)
+                elapsed, _, peak_mb = run_command(command, *folders, *options)
                 rows.append(
                     (command, NOTHING, f"{elapsed:.1f}", NOTHING, NOTHING, f"{peak_mb:.0f}")
                 )

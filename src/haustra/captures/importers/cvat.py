@@ -97,7 +97,8 @@ def read_cvat(path: Path) -> CvatTask:
         raise HaustraError(f"{path} has images and tracks; expected one task of one kind")
     if not images and task is None:
         raise HaustraError(
-            f"{path} has no image and no task; expected one task of CVAT, exported by itself"
+            f"{path} has {len(tracks)} track(s), no image and no task in its <meta>, so the frames "
+            "that were labeled are not known; expected one task of CVAT, exported by itself"
         )
     size = root.find("meta//original_size")
     first, last, step = _labeled_frames(task, path=path)
