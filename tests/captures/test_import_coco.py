@@ -137,7 +137,7 @@ def test_boxes_of_chosen_classes_are_taken(tmp_path: Path) -> None:
 def test_an_unknown_class_is_refused_with_those_there_are(tmp_path: Path) -> None:
     value = content(annotation(10, [4, 4, 4, 4]))
     assert import_error(tmp_path, value, classes="Polyp") == (
-        "classes='Polyp': no box has this class; expected one of 'polyp' (1 boxes)"
+        "classes='Polyp': no box has this class; expected one of 'polyp' (1 box)"
     )
 
 

@@ -146,7 +146,7 @@ def test_a_dataset_is_imported_from_its_own_folder(
     main(["import", "yolo", "data.yaml", "--output-root", "../captures"])
     assert capsys.readouterr().out == (
         "../captures/run_data-train: 2 images, 2 boxes, 0 without a box, 0 rejected\n"
-        "../captures/run_data-val: 1 images, 1 boxes, 0 without a box, 0 rejected\n"
+        "../captures/run_data-val: 1 image, 1 box, 0 without a box, 0 rejected\n"
     )
     main(["import", "yolo", ".", "--output-root", "../again", "--json"])
     assert [run["images"] for run in json.loads(capsys.readouterr().out)] == [2, 1]
@@ -232,7 +232,7 @@ def test_classes_are_chosen_by_name_or_number_over_all_splits(tmp_path: Path) ->
     path = write_dataset(tmp_path / "data", content)
     write_pair(path.parent, "images/val/d.png", "2 0.5 0.5 0.5 0.5\n1 0.25 0.5 0.5 0.5\n")
     assert import_error(path) == (
-        "the boxes have 3 classes: 'polyp' (3 boxes), 'tool' (1 boxes), 'no' (1 boxes); expected "
+        "the boxes have 3 classes: 'polyp' (3 boxes), 'tool' (1 box), 'no' (1 box); expected "
         "one; choose those that are polyps with classes='polyp'"
     )
     train, val = run_import(path, classes="0,no")

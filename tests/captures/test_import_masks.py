@@ -96,7 +96,7 @@ def test_a_mask_of_three_values_needs_a_choice(tmp_path: Path) -> None:
     mask = mask_with((0, 0, 10, 10), value=127) + mask_with((20, 20, 30, 30), value=128)
     root = write_dataset(tmp_path, mask)
     assert import_error(root) == (
-        "the boxes have 2 classes: '127' (1 boxes), '128' (1 boxes); expected one; choose those "
+        "the boxes have 2 classes: '127' (1 box), '128' (1 box); expected one; choose those "
         "that are polyps with mask_values='127'"
     )
     assert boxes_of(run_import(root, mask_values="128")) == [[[20, 20, 30, 30]]]

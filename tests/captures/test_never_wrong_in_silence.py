@@ -363,7 +363,7 @@ def test_several_values_are_classes_that_must_be_chosen(data: Importer) -> None:
     mask = painted(1)
     mask[30:46, 40:60] = 7
     data.mask(mask)
-    message = "the boxes have 2 classes: '1' (1 boxes), '7' (1 boxes)"
+    message = "the boxes have 2 classes: '1' (1 box), '7' (1 box)"
     assert message in data.refusal("masks")
     assert data.boxes("masks", "--mask-values", "7") == [[[40, 30, 60, 46]]]
     assert data.boxes("masks", "--mask-values", "1, 7") == [[BOX, [40, 30, 60, 46]]]
@@ -374,7 +374,7 @@ def test_values_that_differ_from_mask_to_mask_must_be_chosen(data: Importer) -> 
     for index, value in enumerate([255, 255, 1]):
         data.image(f"{index}.png", seed=index)
         data.mask(painted(value), f"{index}.png")
-    assert "'255' (2 boxes), '1' (1 boxes)" in data.refusal("masks")
+    assert "'255' (2 boxes), '1' (1 box)" in data.refusal("masks")
 
 
 def test_smeared_edges_are_cut_in_the_middle_but_a_third_level_is_refused(data: Importer) -> None:
@@ -454,7 +454,7 @@ def test_several_classes_are_never_merged_in_silence(data: Importer, layout: str
         categories=[{"id": 0, "name": "adenoma"}, {"id": 1, "name": "serrated"}],
     )
     assert data.refusal(layout) == (
-        "the boxes have 2 classes: 'serrated' (2 boxes), 'adenoma' (1 boxes); expected one; choose "
+        "the boxes have 2 classes: 'serrated' (2 boxes), 'adenoma' (1 box); expected one; choose "
         "those that are polyps with --classes serrated"
     )
     assert data.boxes(layout, "--classes", "adenoma") == [[BOX], [], []]

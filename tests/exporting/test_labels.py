@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from builders import files_in, write_image
-from haustra.captures.importers.coco import import_coco
+from haustra.captures.importers.coco import import_coco, import_coco_runs
 from haustra.captures.importers.cvat import import_cvat
+from haustra.captures.importers.data_yaml import import_data_yaml
 from haustra.captures.importers.dataset import ImportConfig
 from haustra.captures.importers.label_studio import import_label_studio
 from haustra.captures.importers.paired import import_voc, import_yolo
@@ -79,6 +80,75 @@ def test_labels_come_back_by_our_own_import(
     back = importer(result.folder / "images", result.labels, config=config)
     for expected, found in zip(BOXES, boxes_of(back.folder), strict=True):
         np.testing.assert_allclose(found, np.reshape(expected, (-1, 4)), atol=tolerance_px)
+
+
+def write_video(root: Path, *, run_id: str, **manifest: Any) -> None:
+    """Write a run of 12 frames, each with the box of one lesion and an image of its own."""
+    with writing_run(
+        root / f"run_{run_id}", manifest=RunManifest(run_id=run_id, **manifest)
+    ) as writer:
+        for number in range(12):
+            path = root.parent / f"images/{run_id}{number}.png"
+            write_image(path, seed=number + 100 * len(run_id), size_wh=SIZE_WH)
+            truth = PolypTruth(bbox_px=BOXES[0][0], lesion_id=f"{run_id}/polyp")
+            writer.add_frame(path, suffix=".png", image_size_wh=SIZE_WH, labels=[truth])
+
+
+def test_videos_of_coco_keep_their_order_rate_and_lesions(tmp_path: Path) -> None:
+    for run_id, rate in (("a", 25.0), ("bb", 29.97), ("stills", None)):
+        write_video(tmp_path / "captures", run_id=run_id, frame_rate_hz=rate)
+    for gone in ("run_a/labels/frame_00000.json", "run_a/labels/frame_00007.json"):
+        (tmp_path / "captures" / gone).unlink()
+    result = convert(tmp_path / "captures", to="coco", out=tmp_path / "out")
+    value = json.loads(result.labels.read_text())
+    assert value["videos"] == [
+        {"id": 1, "name": "a", "fps": 25.0},
+        {"id": 2, "name": "bb", "fps": 29.97},
+    ]
+    config = ImportConfig(output_root=tmp_path / "back", dataset="x")
+    back = import_coco_runs(result.folder / "images", result.labels, config=config)
+    runs = {run.run_id: run for run in (read_run(found.folder) for found in back)}
+    assert {run_id: run.manifest.time_order_rate_hz for run_id, run in runs.items()} == {
+        "x": None,
+        "x-a": 25.0,
+        "x-bb": 29.97,
+    }
+    labels = [frame.label for frame in runs["x-a"].frames if frame.label]
+    kept = [number for number in range(1, 12) if number != 7]
+    assert [label.source_name for label in labels] == [f"a_frame_{n:05d}.png" for n in kept]
+    assert [label.sim_time for label in labels] == pytest.approx([(n - 1) / 25 for n in kept])
+    assert {polyp.lesion_id for label in labels for polyp in label.labels} == {"a/polyp"}
+
+
+def test_pycocotools_reads_a_file_with_videos(tmp_path: Path) -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    write_video(tmp_path / "captures", run_id="a", frame_rate_hz=25.0)
+    read = coco.COCO(str(convert(tmp_path / "captures", to="coco", out=tmp_path / "out").labels))
+    assert [image["frame_id"] for image in read.loadImgs(read.getImgIds())] == list(range(12))
+    assert {image["video_id"] for image in read.loadImgs(read.getImgIds())} == {1}
+
+
+def test_a_data_yaml_keeps_the_splits_that_all_runs_state(tmp_path: Path) -> None:
+    for run_id, split in (("a", "train"), ("bb", "val"), ("ccc", "train")):
+        write_video(tmp_path / "captures", run_id=run_id, split=split)
+    result = convert(tmp_path / "captures", to="yolo", out=tmp_path / "out")
+    assert (result.folder / "data.yaml").read_text() == (
+        "train: train.txt\nval: val.txt\nnames:\n  0: polyp\n"
+    )
+    config = ImportConfig(output_root=tmp_path / "back")
+    train, val = import_data_yaml(result.folder, config=config)
+    assert (train.num_images, train.num_boxes, train.notes) == (24, 24, [])
+    assert (val.num_images, read_run(val.folder).manifest.split) == (12, "val")
+
+
+def test_a_data_yaml_of_runs_without_a_split_is_one_run(tmp_path: Path) -> None:
+    write_video(tmp_path / "captures", run_id="a", split="train")
+    write_video(tmp_path / "captures", run_id="bb")
+    result = convert(tmp_path / "captures", to="yolo", out=tmp_path / "out")
+    config = ImportConfig(output_root=tmp_path / "back")
+    (back,) = import_data_yaml(result.folder / "data.yaml", config=config)
+    assert (back.num_images, read_run(back.folder).manifest.split) == (24, None)
+    assert back.notes == ["train and val name the same images: taken once"]
 
 
 def test_pycocotools_reads_the_coco_file(tmp_path: Path) -> None:

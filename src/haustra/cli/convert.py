@@ -14,6 +14,7 @@ from haustra.cli.terminal import (
     print_lines,
     print_problems,
 )
+from haustra.core.plurals import counted
 from haustra.exporting.labels import ConvertConfig, convert_labels
 
 
@@ -35,5 +36,6 @@ def convert(
     if as_json:
         print_json(asdict(result))
         return
-    print_lines(f"wrote {result.num_boxes} boxes on {result.num_images} images: {result.labels}")
+    boxes, images = counted(result.num_boxes, "box"), counted(result.num_images, "image")
+    print_lines(f"wrote {boxes} on {images}: {result.labels}")
     print_problems(result.problems)

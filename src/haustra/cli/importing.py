@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from haustra.captures.importers.coco import CocoImportConfig, import_coco
+from haustra.captures.importers.coco import CocoImportConfig, import_coco_runs
 from haustra.captures.importers.cvat import import_cvat
 from haustra.captures.importers.data_yaml import import_data_yaml
 from haustra.captures.importers.dataset import DatasetConfig, ImportConfig, ImportResult
@@ -24,6 +24,7 @@ from haustra.cli.terminal import (
     print_lines,
     print_problems,
 )
+from haustra.core.plurals import counted
 
 app = App(name="import")
 
@@ -51,7 +52,8 @@ def _show_runs(results: list[ImportResult], *, as_json: bool, hidden: str = "") 
         return
     for result in results:
         print_lines(
-            f"{result.folder}: {result.num_images} images, {result.num_boxes} boxes, "
+            f"{result.folder}: {counted(result.num_images, 'image')}, "
+            f"{counted(result.num_boxes, 'box')}, "
             f"{result.num_empty} without a box, {result.num_rejected} rejected"
         )
         print_problems([note for note in result.notes if note != hidden])
@@ -63,9 +65,9 @@ def _show(result: ImportResult, *, as_json: bool) -> None:
         return
     classes = ", ".join(f"{name} ({count})" for name, count in result.classes.items())
     print_lines(
-        f"imported {result.num_images} images with {result.num_boxes} boxes into "
-        f"{result.folder} ({result.num_empty} without a box, {result.num_clipped} boxes "
-        f"clipped, {result.num_rejected} rejected)",
+        f"imported {counted(result.num_images, 'image')} with {counted(result.num_boxes, 'box')} "
+        f"into {result.folder} ({result.num_empty} without a box, "
+        f"{counted(result.num_clipped, 'box')} clipped, {result.num_rejected} rejected)",
         f"classes: {classes or 'none'}",
     )
     print_problems(result.notes)
@@ -93,13 +95,18 @@ def coco(
     config: Annotated[CocoImportConfig | None, Flags] = None,
     as_json: Json = False,
 ) -> None:
-    """Import images with a COCO annotation file.
+    """Import images with a COCO annotation file; each of its videos becomes a run.
 
     Args:
         images: Folder that the file names of the annotations are relative to.
         annotations: The COCO JSON file.
     """
-    _import(import_coco, images, annotations, config=config or CocoImportConfig(), as_json=as_json)
+    config, progress = config or CocoImportConfig(), build_progress(as_json=as_json)
+    results = import_coco_runs(images, annotations, config=config, progress=progress)
+    if len(results) == 1:
+        _show(results[0], as_json=as_json)
+    else:
+        _show_runs(results, as_json=as_json)
 
 
 @app.command(name="yolo")

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.captures.reader import read_runs
+from haustra.captures.reader import Run, read_runs
 from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames
 from haustra.core.checked import CheckedSettings, ReplacedFolder, Share
 from haustra.core.errors import HaustraError, option
@@ -24,6 +24,7 @@ from haustra.core.outputs import check_outputs
 from haustra.core.paths import StrPath, to_path
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.evaluation.predictions import Scored, check_scored, read_predictions
+from haustra.warehouse.format import SPLIT_NAMES
 
 LabelFormat = Literal["coco", "yolo", "voc", "cvat", "label-studio"]
 CLASS_NAME = "polyp"
@@ -66,6 +67,8 @@ class _Picture:
     boxes_px: NDArray[np.float64]  # [N,4] `x0,y0,x1,y1` in pixels
     lesion_ids: Sequence[str | None]
     scores: Sequence[float | None]  # a score for each predicted box, None for each label
+    frame_id: int = 0
+    run: Run | None = None  # the run folder that it is from
 
     @property
     def stem(self) -> str:
@@ -97,7 +100,10 @@ class _Dataset:
 
 
 def _write_coco(folder: Path, dataset: _Dataset) -> str:
-    """Write one JSON file; predicted boxes have a `score`, lesions a `track_id`."""
+    """Write one JSON file; predicted boxes have a `score`, lesions a `track_id`.
+
+    A run in time order is one of its `videos`.
+    """
     lesion_ids = sorted({lesion for p in dataset.pictures for lesion in p.lesion_ids if lesion})
     track_ids = {lesion: number for number, lesion in enumerate(lesion_ids, start=1)}
     annotations: list[dict[str, Any]] = []
@@ -114,12 +120,19 @@ def _write_coco(folder: Path, dataset: _Dataset) -> str:
             if lesion:
                 item |= {"track_id": track_ids[lesion], "attributes": {"lesion_id": lesion}}
             annotations.append(item if score is None else item | {"score": score})
+    images: list[dict[str, Any]] = []
+    videos: dict[str, dict[str, Any]] = {}
+    for image_id, picture in enumerate(dataset.pictures, start=1):
+        width, height = picture.size_wh
+        images.append({"id": image_id, "file_name": picture.name, "width": width, "height": height})
+        if (run := picture.run) and (rate := run.manifest.time_order_rate_hz):
+            video = {"id": len(videos) + 1, "name": run.run_id, "fps": rate}
+            video_id = videos.setdefault(run.run_id, video)["id"]
+            images[-1] |= {"video_id": video_id, "frame_id": picture.frame_id}
     value = {
         "info": {"description": f"boxes of {dataset.detector}" if dataset.detector else "labels"},
-        "images": [
-            {"id": number, "file_name": p.name, "width": p.size_wh[0], "height": p.size_wh[1]}
-            for number, p in enumerate(dataset.pictures, start=1)
-        ],
+        **({"videos": list(videos.values())} if videos else {}),
+        "images": images,
         "annotations": annotations,
         "categories": [{"id": 1, "name": CLASS_NAME}],
     }
@@ -137,8 +150,16 @@ def _write_yolo(folder: Path, dataset: _Dataset) -> str:
             values = [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]
             lines.append(" ".join(["0", *(f"{value:.7g}" for value in values)]) + "\n")
         (folder / "labels" / f"{picture.stem}.txt").write_text("".join(lines), encoding="utf-8")
-    text = f"train: images  # not split\nval: images\nnames:\n  0: {CLASS_NAME}\n"
-    (folder / "data.yaml").write_text(text, encoding="utf-8")
+    lists: dict[str, str] = {}
+    for picture in dataset.pictures:
+        split = picture.run.manifest.split if picture.run else None
+        lists[split or ""] = lists.get(split or "", "") + f"./images/{picture.name}\n"
+    text = "train: images  # not split\nval: images\n"
+    if "" not in lists:  # every run states its split
+        text = "".join(f"{split}: {split}.txt\n" for split in SPLIT_NAMES if split in lists)
+        for name, listed in lists.items():
+            (folder / f"{name}.txt").write_text(listed, encoding="utf-8")
+    (folder / "data.yaml").write_text(f"{text}names:\n  0: {CLASS_NAME}\n", encoding="utf-8")
     return "labels"
 
 
@@ -268,7 +289,7 @@ def _read_captures(
     frames = [frame for run in runs for frame in run.frames]
     if boxes_by_frame is not None:
         frames = [frame for frame in frames if frame.sample_id in boxes_by_frame]
-    pictures = []
+    pictures, run_of = [], {run.run_id: run for run in runs}
     problems = [
         f"{run.run_id}: {len(run.unlabeled)} image(s) without a label file are left out"
         for run in runs
@@ -281,7 +302,8 @@ def _read_captures(
             problems.append(checked.reason)
             continue
         problems.extend(checked.box_problems)
-        pictures.append(_picture_of(checked, predicted=boxes_by_frame))
+        picture = _picture_of(checked, predicted=boxes_by_frame)
+        pictures.append(replace(picture, run=run_of[checked.frame.run_id]))
     return pictures, problems
 
 
@@ -292,8 +314,8 @@ def _picture_of(checked: CheckedFrame, *, predicted: dict[str, Scored] | None) -
     if predicted is not None:
         boxes_px, found = predicted[frame.sample_id]
         lesion_ids, scores = [None] * len(found), found.tolist()
-    if frame.image_path is None:
-        raise AssertionError("a usable frame has an image")
+    if frame.image_path is None or frame.label is None:
+        raise AssertionError("a usable frame has an image and a label")
     return _Picture(
         image=frame.image_path,
         name=f"{frame.run_id}_{frame.name}{frame.image_path.suffix}",
@@ -301,6 +323,7 @@ def _picture_of(checked: CheckedFrame, *, predicted: dict[str, Scored] | None) -
         boxes_px=boxes_px,
         lesion_ids=lesion_ids,
         scores=scores,
+        frame_id=frame.label.frame_id,
     )
 
 

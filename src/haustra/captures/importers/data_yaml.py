@@ -41,12 +41,10 @@ class _DataYaml:
     """The content of the file."""
 
     path: Path
-    root: Path
-    """Folder that the entries are relative to."""
+    root: Path  # folder that the entries are relative to
     entries: dict[SplitName, list[str]]
     """Folders of images and lists of images (`.txt`) of each split."""
-    names: dict[int, str]
-    """Class names by number; empty if the file has none."""
+    names: dict[int, str]  # class names by number; empty if the file has none
     notes: list[str]
 
 

@@ -33,6 +33,7 @@ from haustra.core.images import (
     read_image_bytes,
 )
 from haustra.core.outputs import check_outputs
+from haustra.core.plurals import counted
 from haustra.core.progress import Progress, SilentProgress, track
 
 
@@ -87,24 +88,21 @@ class SourceFrame:
     """Name of the annotation's file in messages."""
     video_frame: VideoFrame | None = None
     """The frame, if `path` is a video."""
+    seconds: float | None = None
+    """Time since its video began, if the dataset states it for an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRun:
     """The images of a dataset that become one run."""
 
-    frames: Iterable[SourceFrame]
-    """The images in the order of the run."""
-    total: int
-    """Number of frames, as far as known."""
-    name: str = ""
-    """Name inside the dataset, such as `train`; empty if there is one run."""
+    frames: Iterable[SourceFrame]  # in the order of the run
+    total: int  # number of frames, as far as known
+    name: str = ""  # name inside the dataset, such as `train`; empty for a run of all
     group: str | None = None
     """Patient or sequence of all its images, unless the settings give another."""
-    frame_rate_hz: float | None = None
-    """Frame rate of a video, unless the settings give one."""
-    split: SplitName | None = None
-    """Split that the dataset states; None for that of the settings."""
+    frame_rate_hz: float | None = None  # of a video, unless the settings give one
+    split: SplitName | None = None  # split that the dataset states
     notes: Sequence[str] = ()
     """Notes that come first in the result; they may grow while the frames are read."""
 
@@ -344,7 +342,7 @@ class _Import:
                 labels=truths if is_labeled else None,
                 group_id=group_id,
                 source_name=name,
-                sim_time=video_frame.seconds if video_frame else None,
+                sim_time=video_frame.seconds if video_frame else frame.seconds,
                 rejected=rejected,
             )
 
@@ -403,7 +401,9 @@ def _class_problems(
     classes: Counter[str], *, chosen: frozenset[str] | None, class_option: str
 ) -> list[str]:
     """Return what is wrong with the classes that were found or chosen."""
-    found = ", ".join(f"{name!r} ({count} boxes)" for name, count in classes.most_common())
+    found = ", ".join(
+        f"{name!r} ({counted(count, 'box')})" for name, count in classes.most_common()
+    )
     if chosen is None and len(classes) > 1:
         first = classes.most_common(1)[0][0]
         return [

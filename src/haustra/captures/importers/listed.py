@@ -72,24 +72,51 @@ def import_listed(
     config: ImportConfig,
     progress: Progress | None,
 ) -> ImportResult:
-    """Import the images that an annotation file lists; others are named in a note.
+    """Import the images that an annotation file lists as one run.
+
+    The arguments are those of `find_listed` and `import_frames`.
+    """
+    problems, notes = list(problems), list(notes)
+    frames = find_listed(
+        images, annotations, listed=listed, problems=problems, notes=notes, config=config
+    )
+    return import_frames(
+        frames,
+        read=lambda annotation, _: annotation,
+        default_name=images.resolve().parent.name,
+        total=len(frames),
+        notes=notes,
+        problems=problems,
+        config=config,
+        classes=config.classes,
+        progress=progress,
+    )
+
+
+def find_listed(
+    images: Path,
+    annotations: Path,
+    *,
+    listed: Sequence[tuple[str, Annotation]],
+    problems: list[str],
+    notes: list[str],
+    config: ImportConfig,
+) -> list[SourceFrame]:
+    """Find the images that an annotation file lists.
 
     Args:
         images: Folder that the file names are relative to.
         annotations: The annotation file.
         listed: File name and annotation of each image.
-        problems: Mistakes that were found in the file.
-        notes: Notes about the file.
-        config: Name, grouping and provenance of the run.
-        progress: Receives the progress.
+        problems: Mistakes so far; images that are missing or outside `images` are added.
+        notes: Notes so far; one that names the images that are not listed is added.
+        config: Settings of the import.
 
     Raises:
-        HaustraError: An image is missing or outside `images`, no image is annotated, or what
-            `import_frames` raises.
+        HaustraError: No image is listed.
     """
     if not listed:
         raise HaustraError(f"{annotations} lists no image")
-    problems, notes = list(problems), list(notes)
     if not config.allow_unlabelled and not any(a.boxes or a.rejected for _, a in listed):
         problems.append(
             f"{annotations} has no annotation for any of its {len(listed)} image(s); expected "
@@ -123,14 +150,4 @@ def import_listed(
     ]
     if unlisted:
         notes.append(f"{len(unlisted)} image(s) are not listed, left out: {name_some(unlisted)}")
-    return import_frames(
-        frames,
-        read=lambda annotation, _: annotation,
-        default_name=images.resolve().parent.name,
-        total=len(frames),
-        notes=notes,
-        problems=problems,
-        config=config,
-        classes=config.classes,
-        progress=progress,
-    )
+    return frames
