@@ -89,7 +89,7 @@ def test_shapes_of_cvat_without_a_box_are_counted(tmp_path: Path) -> None:
         (images_xml(BOX, "", size='width="160" height="100"'), r"image of 160x100"),
         (images_xml(BOX, BOX, BOX), r"'sub/2.png' is not a file in"),
         (images_xml(BOX.replace('xtl="1.5"', ""), ""), r"a box lacks a coordinate"),
-        (images_xml(BOX, BOX.replace("polyp", "fold")), r"2 classes: 'polyp' \(1 boxes\), 'fold'"),
+        (images_xml(BOX, BOX.replace("polyp", "fold")), r"2 classes: 'polyp' \(1 box\), 'fold'"),
         (images_xml("", ""), r"has no annotation for any of its 2 image"),
         ("<annotation><object/></annotation>", r"has the root 'annotation'"),
         ("<annotations><boxes/></annotations>", r"has elements \['boxes'\]"),

@@ -67,7 +67,7 @@ class _Video:
 
 @dataclass(frozen=True, kw_only=True)
 class _Content:
-    """What a file says, and what is wrong or odd about it."""
+    """The content of a file, with its mistakes and what is odd about it."""
 
     path: Path
     listed: list[tuple[str, _ImageAnnotation]]
