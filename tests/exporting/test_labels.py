@@ -1,6 +1,7 @@
 """`haustra convert`: what it writes is what this project and others read."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -262,6 +263,77 @@ def test_images_without_a_label_file_are_left_out_and_counted(tmp_path: Path) ->
     result = convert(run, to="coco", out=tmp_path / "out")
     assert result.num_images == 2
     assert result.problems == ["a: 1 image(s) without a label file are left out"]
+
+
+@pytest.mark.parametrize(
+    ("to", "importer"),
+    [
+        ("voc", import_voc),
+        ("cvat", import_cvat),
+        ("label-studio", import_label_studio),
+    ],
+)
+def test_lesions_and_the_order_of_a_video_come_back(
+    tmp_path: Path, to: LabelFormat, importer: Any
+) -> None:
+    captures = tmp_path / "captures"
+    manifest = RunManifest(run_id="video", source="imported", frame_rate_hz=4.0)
+    with writing_run(captures / "run_video", manifest=manifest) as writer:
+        for number in range(12):
+            image = tmp_path / "image.png"
+            write_image(image, size_wh=SIZE_WH, seed=number)
+            truths = [PolypTruth(bbox_px=(5, 5, 20 + number, 30), lesion_id=f"v/{number // 6}")]
+            writer.add_frame(
+                image.read_bytes(),
+                suffix=".png",
+                image_size_wh=SIZE_WH,
+                labels=truths,
+                sim_time=number / 4,
+            )
+    result = convert(captures, to=to, out=tmp_path / "out")
+    config = ImportConfig(output_root=tmp_path / "back", frame_rate_hz=4.0)
+    back = read_run(importer(result.folder / "images", result.labels, config=config).folder)
+    labels = [frame.label for frame in back.frames if frame.label is not None]
+    assert [label.labels[0].bbox_px[2] for label in labels] == pytest.approx(range(20, 32), abs=0.6)
+    lesions = [label.labels[0].lesion_id for label in labels]
+    assert len(set(lesions[:6])) == len(set(lesions[6:])) == 1
+    assert lesions[0] == "v/0"
+    assert lesions[-1] == "v/1"
+    assert back.manifest.time_order_rate_hz == 4
+    if to == "label-studio":
+        tasks = json.loads(result.labels.read_text())
+        assert [task["data"]["time_s"] for task in tasks] == [number / 4 for number in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("to", "importer"), [("coco", import_coco), ("cvat", import_cvat)], ids=["coco", "cvat"]
+)
+def test_predictions_that_nobody_has_touched_are_not_taken_as_labels(
+    tmp_path: Path, to: LabelFormat, importer: Any
+) -> None:
+    result = convert(write_run(tmp_path / "captures", scores=True), to=to, out=tmp_path / "out")
+    config = ImportConfig(output_root=tmp_path / "back")
+    with pytest.raises(HaustraError) as caught:
+        importer(result.folder / "images", result.labels, config=config)
+    assert str(caught.value) == (
+        f"{result.labels} is as `haustra convert` wrote it: its 3 boxes are predictions that "
+        "nobody has confirmed; expected the export of a labeling tool, after a person has looked "
+        "at them"
+    )
+    assert not (tmp_path / "back").exists()
+    text = result.labels.read_text()
+    # A labeling tool's export lacks the mark; then the boxes of a program are counted.
+    result.labels.write_text(text.replace("predictions that nobody has confirmed", ""))
+    notes = importer(result.folder / "images", result.labels, config=config).notes
+    assert len(notes) == 2
+    assert re.match(r"box that a program drew \(.*\), taken as a label: 3, first in", notes[0])
+
+
+def test_a_box_of_voc_with_a_confidence_is_noted(tmp_path: Path) -> None:
+    result = convert(write_run(tmp_path / "captures", scores=True), to="voc", out=tmp_path / "out")
+    config = ImportConfig(output_root=tmp_path / "back")
+    notes = import_voc(result.folder / "images", result.labels, config=config).notes
+    assert notes[0].startswith("box that a program drew (it has a confidence), taken as a label: 3")
 
 
 def test_an_existing_folder_is_replaced_only_on_request(tmp_path: Path) -> None:

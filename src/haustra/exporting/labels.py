@@ -15,6 +15,8 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.captures.importers.label_studio import LESION_PREFIX
+from haustra.captures.importers.listed import UNCONFIRMED
 from haustra.captures.reader import Run, read_runs
 from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames
 from haustra.core.checked import CheckedSettings, ReplacedFolder, Share
@@ -69,6 +71,7 @@ class _Picture:
     scores: Sequence[float | None]  # a score for each predicted box, None for each label
     frame_id: int = 0
     run: Run | None = None  # the run folder that it is from
+    time_s: float | None = None  # since the run began
 
     @property
     def stem(self) -> str:
@@ -130,7 +133,9 @@ def _write_coco(folder: Path, dataset: _Dataset) -> str:
             video_id = videos.setdefault(run.run_id, video)["id"]
             images[-1] |= {"video_id": video_id, "frame_id": picture.frame_id}
     value = {
-        "info": {"description": f"boxes of {dataset.detector}" if dataset.detector else "labels"},
+        "info": {"description": f"boxes of {dataset.detector}", "haustra": UNCONFIRMED}
+        if dataset.detector is not None
+        else {"description": "labels"},
         **({"videos": list(videos.values())} if videos else {}),
         "images": images,
         "annotations": annotations,
@@ -173,7 +178,7 @@ def _write_voc(folder: Path, dataset: _Dataset) -> str:
         size = _element("size", into=root)
         for name, number in (("width", width), ("height", height), ("depth", 3)):
             _element(name, str(number), into=size)
-        for (x0, y0, x1, y1), _, score in picture.polyps:
+        for (x0, y0, x1, y1), lesion, score in picture.polyps:
             entry = _element("object", into=root)
             _element("name", CLASS_NAME, into=entry)
             _element("difficult", "0", into=entry)
@@ -186,6 +191,8 @@ def _write_voc(folder: Path, dataset: _Dataset) -> str:
                 _element(name, str(value), into=box)
             if score is not None:
                 _element("confidence", f"{score:.6g}", into=entry)
+            if lesion:
+                _element("unique_id", lesion, into=entry)
         _write_xml(root, path=folder / "annotations" / f"{picture.stem}.xml")
     return "annotations"
 
@@ -194,6 +201,8 @@ def _write_cvat(folder: Path, dataset: _Dataset) -> str:
     """Write one XML file in the format that CVAT calls "CVAT for images 1.1"."""
     root = _element("annotations")
     _element("version", "1.1", into=root)
+    if dataset.detector is not None:
+        _element("haustra", UNCONFIRMED, into=_element("meta", into=root))
     for number, picture in enumerate(dataset.pictures):
         width, height = map(str, picture.size_wh)
         image = _element("image", into=root)
@@ -237,7 +246,7 @@ def _write_label_studio(folder: Path, dataset: _Dataset) -> str:
                     "rectanglelabels": [CLASS_NAME],
                 },
             }
-            region |= {"meta": {"text": [lesion]}} if lesion else {}
+            region |= {"meta": {"text": [f"{LESION_PREFIX}{lesion}"]}} if lesion else {}
             regions.append(region if score is None else region | {"score": score})
         result: dict[str, Any] = {"result": regions}
         if dataset.detector is not None:
@@ -245,7 +254,8 @@ def _write_label_studio(folder: Path, dataset: _Dataset) -> str:
             result |= {"model_version": dataset.detector, "score": max(scores, default=0.0)}
         tasks.append(
             {
-                "data": {"image": f"/data/local-files/?d=images/{picture.name}"},
+                "data": {"image": f"/data/local-files/?d=images/{picture.name}"}
+                | ({} if picture.time_s is None else {"time_s": picture.time_s}),
                 "annotations" if dataset.detector is None else "predictions": [result],
             }
         )
@@ -324,6 +334,7 @@ def _picture_of(checked: CheckedFrame, *, predicted: dict[str, Scored] | None) -
         lesion_ids=lesion_ids,
         scores=scores,
         frame_id=frame.label.frame_id,
+        time_s=frame.label.sim_time,
     )
 
 

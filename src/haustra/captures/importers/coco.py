@@ -19,7 +19,8 @@ from haustra.captures.importers.dataset import (
     name_some,
     read_size,
 )
-from haustra.captures.importers.listed import find_listed
+from haustra.captures.importers.listed import UNCONFIRMED, find_listed, unconfirmed_error
+from haustra.captures.importers.paired import PREDICTED
 from haustra.captures.reader import in_frame_order, slugify
 from haustra.core.boxes import is_four_numbers
 from haustra.core.errors import HaustraError
@@ -164,6 +165,8 @@ def _read_content(path: Path, *, config: ImportConfig) -> _Content:
                 annotation.rejected.append("crowd region, whose box --keep-crowds takes")
                 continue
             annotation.boxes.append(_source_box(item, names=names))
+            if "score" in item:
+                annotation.hints.append(PREDICTED.format("it has a score"))
     except KeyError as error:
         raise HaustraError(f"{wrong}: the entry {item!r:.120} lacks {error}") from None
     except (TypeError, ValueError, AttributeError):
@@ -171,6 +174,9 @@ def _read_content(path: Path, *, config: ImportConfig) -> _Content:
             f"{wrong}: {item!r:.120} is not an entry of 'images' or 'annotations', whose ids are "
             "whole numbers or text"
         ) from None
+    scored, info = ["score" in item for item in content["annotations"]], content.get("info")
+    if isinstance(info, dict) and info.get("haustra") == UNCONFIRMED and scored and all(scored):
+        raise unconfirmed_error(path, num_boxes=len(scored))
     if num_unknown and num_unknown == len(content["annotations"]):
         problems.append(
             f"{path}: none of the {num_unknown} annotation(s) has the id of an image; expected "

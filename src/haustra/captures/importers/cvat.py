@@ -13,7 +13,8 @@ from haustra.captures.importers.dataset import (
     SourceBox,
     read_size,
 )
-from haustra.captures.importers.listed import import_listed
+from haustra.captures.importers.listed import UNCONFIRMED, import_listed, unconfirmed_error
+from haustra.captures.importers.paired import PREDICTED
 from haustra.captures.importers.text import read_xml
 from haustra.core.errors import HaustraError
 from haustra.core.paths import StrPath, to_path
@@ -100,6 +101,9 @@ def read_cvat(path: Path) -> CvatTask:
             f"{path} has {len(tracks)} track(s), no image and no task in its <meta>, so the frames "
             "that were labeled are not known; expected one task of CVAT, exported by itself"
         )
+    sources = [box.get("source") for box in root.iterfind("image/box")]
+    if root.findtext("meta/haustra") == UNCONFIRMED and set(sources) == {"auto"}:
+        raise unconfirmed_error(path, num_boxes=len(sources))
     size = root.find("meta//original_size")
     first, last, step = _labeled_frames(task, path=path)
     return CvatTask(
@@ -147,7 +151,7 @@ def _read_image(image: ElementTree.Element, *, path: Path) -> tuple[str, Annotat
             annotation.rejected.append(box_px)
             continue
         if shape.get("source") == "auto":
-            annotation.hints.append("box that a program drew (source auto), taken as a label")
+            annotation.hints.append(PREDICTED.format("source auto"))
         annotation.boxes.append(
             SourceBox(
                 box_px=box_px, class_name=shape.get("label", ""), lesion_id=_lesion_id_of(shape)

@@ -19,6 +19,8 @@ from haustra.core.images import IMAGE_SUFFIXES
 from haustra.core.paths import StrPath, to_path
 from haustra.core.progress import Progress
 
+LESION_PREFIX = "lesion_id: "
+"""Begins the remark (`meta.text`) by which `haustra convert` names the lesion of a region."""
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 """Label Studio puts eight digits before the name of an uploaded file."""
 
@@ -117,4 +119,12 @@ def _add_region(annotation: Annotation, region: dict[str, Any], *, place: str) -
         x, y = value["x"], value["y"]
         corners = (x, y, x + value["width"], y + value["height"])
     box_px = [corner * size_wh[n % 2] / 100 for n, corner in enumerate(corners)]
-    annotation.boxes.append(SourceBox(box_px=box_px, class_name=", ".join(names)))
+    remarks = (region.get("meta") or {}).get("text", [])
+    lesions = [text for text in remarks if text.startswith(LESION_PREFIX)]
+    annotation.boxes.append(
+        SourceBox(
+            box_px=box_px,
+            class_name=", ".join(names),
+            lesion_id=lesions[0].removeprefix(LESION_PREFIX) if lesions else None,
+        )
+    )

@@ -28,6 +28,18 @@ def _key(name: str) -> str:
     return stem + suffix.lower()
 
 
+UNCONFIRMED = "predictions that nobody has confirmed"
+"""Mark in the files of `haustra convert`; the export of a labeling tool lacks it."""
+
+
+def unconfirmed_error(path: Path, *, num_boxes: int) -> HaustraError:
+    """Return the error for a file of `haustra convert` that comes back unchanged."""
+    return HaustraError(
+        f"{path} is as `haustra convert` wrote it: its {num_boxes} boxes are {UNCONFIRMED}; "
+        "expected the export of a labeling tool, after a person has looked at them"
+    )
+
+
 def _find_image(images: Path, *, name: str, files: dict[str, list[str]], source: Path) -> Path:
     """Return the path of a listed image; links inside the folder are followed.
 

@@ -27,6 +27,8 @@ from haustra.core.images import IMAGE_SUFFIXES, natural_key
 from haustra.core.paths import StrPath, to_path
 from haustra.core.progress import Progress
 
+PREDICTED = "box that a program drew ({}), taken as a label"
+"""Hint for a box with a sign of its origin."""
 VOC_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -135,6 +137,8 @@ def read_voc(path: Path, _size_wh: tuple[int, int], *, zero_based: bool) -> Anno
             ) from None
         if 0 in (x0, y0) and not zero_based:
             annotation.hints.append("coordinate 0, though VOC counts from 1; see --zero-based")
+        if item.find("confidence") is not None:
+            annotation.hints.append(PREDICTED.format("it has a confidence"))
         first = 0 if zero_based else 1
         annotation.boxes.append(
             SourceBox(
