@@ -192,6 +192,7 @@ def test_import_prints_json_when_asked(masks: Path, capsys: Capture) -> None:
         "empty": 1,
         "clipped_boxes": 0,
         "rejected_boxes": 0,
+        "similar_images": 0,
         "classes": {"255": 2},
         "notes": [],
     }

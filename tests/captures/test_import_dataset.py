@@ -162,6 +162,7 @@ def test_rejected_boxes_are_named_in_the_result_and_in_the_run(tmp_path: Path) -
         num_empty=0,
         num_clipped=1,
         num_rejected=3,
+        num_similar=0,
         classes={"0": 4},
         notes=notes,
     )
@@ -172,6 +173,7 @@ def test_rejected_boxes_are_named_in_the_result_and_in_the_run(tmp_path: Path) -
         "empty": 0,
         "clipped_boxes": 1,
         "rejected_boxes": 3,
+        "similar_images": 0,
         "classes": {"0": 4},
         "notes": notes,
     }

@@ -562,8 +562,8 @@ def test_a_path_of_another_machine_is_refused_with_the_name_to_use(
 
 def test_images_in_subfolders_and_of_other_formats_are_read_or_named(data: Importer) -> None:
     data.image("top.png")
-    for name in ("case_1/x.png", "case_2/x.png"):
-        data.image(name, seed=len(name))
+    for seed, name in enumerate(("case_1/x.png", "case_2/x.png"), start=1):
+        data.image(name, seed=seed)
         data.label(name.replace("png", "txt"), YOLO_LINE)
     data.label("top.txt", YOLO_LINE)
     (data.root / "images/y.gif").write_bytes(b"GIF89a")

@@ -103,6 +103,12 @@ class RunWriter:
             raise
         self.num_frames += 1
 
+    def rename_group(self, number: int, *, old: str, new: str) -> None:
+        """Give a labeled frame another group than the one that it was added with."""
+        path = self.folder / f"labels/frame_{number:05d}.json"
+        was, becomes = (f'"group_id": {json.dumps(name)}' for name in (old, new))
+        path.write_text(path.read_text().replace(was, becomes, 1))
+
     def write_manifest(self) -> None:
         """Write the manifest, which makes the folder complete.
 

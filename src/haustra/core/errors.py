@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
 
@@ -65,6 +65,22 @@ class MissingExtraError(HaustraError):
             f"{needed_for} needs the package {package!r}, which is not installed; "
             f"run: pip install 'haustra[{extra}]'"
         )
+
+
+def name_some(names: Sequence[str]) -> str:
+    """Return the first ten of `names` in quotes, and how many more there are."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(repr(name) for name in names[:10]) + more
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise an error that gives the number of mistakes and the first ten, if there are any."""
+    if len(problems) == 1:
+        raise HaustraError(problems[0])
+    if problems:
+        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+        listed = "; ".join(f"({i}) {text}" for i, text in enumerate(problems[:10], start=1))
+        raise HaustraError(f"{len(problems)} mistakes: {listed}{more}")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -86,14 +86,22 @@ def decode_image_values(data: bytes, *, name: str) -> NDArray[Any]:
     return _decode(data, flags=flags, name=name)
 
 
-def check_image(data: bytes, *, name: str) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """Check that an image file is whole, without its pixels where that saves time.
+class CheckedImage(NamedTuple):
+    """An image file that is whole."""
+
+    size_wh: tuple[int, int]
+    """Width and height of the image as `decode_image_rgb` returns it."""
+    turned_wh: tuple[int, int] | None
+    """Width and height before its orientation tag turned it; None if it has no such tag, or if that
+    changes nothing."""
+    image_rgb: NDArray[np.uint8]
+    """The image, of a JPEG at an eighth of its size where that saves time."""
+
+
+def check_image(data: bytes, *, name: str) -> CheckedImage:
+    """Check that an image file is whole.
 
     A JPEG is decoded at an eighth of its size, which reads all of its data.
-
-    Returns:
-        Width and height of the image as `decode_image_rgb` returns it, and before its orientation
-        tag turned it; None if it has no such tag, or if that changes nothing.
 
     Raises:
         HaustraError: `decode_image_rgb` would refuse it.
@@ -103,18 +111,19 @@ def check_image(data: bytes, *, name: str) -> tuple[tuple[int, int], tuple[int, 
         ends = dict(_jpeg_markers(data))
         head, tags = data[: ends.get(0xDA)], [b"Exif"]
         if b"Exif" not in head:
-            small = _decode(data, flags=cv2.IMREAD_REDUCED_GRAYSCALE_8, name=name)
+            small = _decode(data, flags=cv2.IMREAD_REDUCED_COLOR_8, name=name)
             end = next((end for code, end in ends.items() if code in _JPEG_FRAMES), 0)
             height, width = (int.from_bytes(data[end + n : end + n + 2]) for n in (3, 5))
             if _size_wh(small) == ((width + 7) // 8, (height + 7) // 8):
-                return (width, height), None
+                small_rgb = np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+                return CheckedImage((width, height), None, small_rgb)
     image = decode_image_rgb(data, name=name)
     if not any(tag in head for tag in tags):
-        return _size_wh(image), None
+        return CheckedImage(_size_wh(image), None, image)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     stored = _decode(data, flags=flags, name=name)
     same = np.array_equal(stored[:, :, ::-1], image)
-    return _size_wh(image), None if same else _size_wh(stored)
+    return CheckedImage(_size_wh(image), None if same else _size_wh(stored), image)
 
 
 def _size_wh(image: NDArray[Any]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from haustra.core.checked import CheckedSettings, CountFromOne, OutputFolder, Share
 from haustra.core.errors import HaustraError, option
 from haustra.core.letterbox import ResizeMode
+from haustra.core.look_alikes import GroupBy
 from haustra.warehouse.splits import BY_DATASET, parse_ratios, parse_rule
 
 
@@ -30,6 +31,8 @@ class ETLConfig(CheckedSettings):
     """JSON file that lists the groups of each split, instead of --split."""
     split_rule: str | None = None
     """Rule instead of --split: sha256:5 puts a group in val if its sha256 modulo 5 is 0."""
+    group_by: GroupBy | None = None
+    """similar merges, before the split, groups with images that look alike; none is cut."""
     max_invalid: str = "0.1"
     """Fail if more frames are invalid: a count such as 20, or a share such as 0.1 or 10%."""
     max_missing: str = "0.1"
@@ -58,6 +61,11 @@ class ETLConfig(CheckedSettings):
         if sum(given.values()) > 1:
             names = " and ".join(name for name, is_given in given.items() if is_given)
             raise HaustraError(f"{names}: expected one of them")
+        if self.split_file is not None and self.group_by is not None:
+            raise HaustraError(
+                f"{option('split_file')} and {option('group_by', self.group_by)}: expected one of "
+                "them, since a file lists the groups as the captures state them"
+            )
         for name in ("max_invalid", "max_missing", "max_empty"):
             parse_threshold(getattr(self, name), name=name)
 

@@ -25,8 +25,10 @@ from haustra.core.letterbox import PAD_VALUE, Letterbox, plan_letterbox
 from haustra.core.progress import Progress, track
 from haustra.warehouse.etl_config import ETLConfig, parse_target_size
 from haustra.warehouse.format import FORMAT_VERSION, SPLIT_NAMES, ShardEntry, SourceEntry, SplitName
+from haustra.warehouse.similar import merge_similar_groups, note_similar
 from haustra.warehouse.splits import (
     BY_DATASET,
+    BY_SIMILAR,
     SplitAssignment,
     note_unused_splits,
     parse_ratios,
@@ -142,9 +144,13 @@ def _is_left_out(frame: Frame, *, ratio: float) -> bool:
 def _assign_splits(runs: Sequence[Run], *, config: ETLConfig) -> SplitAssignment:
     groups = {frame.group_id for run in runs for frame in run.frames}
     if config.split == BY_DATASET:
-        return split_by_dataset(runs)
-    assignment = _make_splits(groups, config=config)
-    return replace(assignment, notes=assignment.notes + note_unused_splits(runs))
+        assignment = split_by_dataset(runs)
+    else:
+        assignment = _make_splits(groups, config=config)
+        assignment = replace(assignment, notes=assignment.notes + note_unused_splits(runs))
+    if config.group_by is None:
+        return replace(assignment, notes=assignment.notes + note_similar(runs))
+    return replace(assignment, method=assignment.method + BY_SIMILAR)
 
 
 def _make_splits(groups: set[str], *, config: ETLConfig) -> SplitAssignment:
@@ -208,6 +214,9 @@ def plan_warehouse(
             f"{config.captures} holds no labeled frame; make some with `haustra datagen` or "
             "`haustra import`"
         )
+    if config.group_by is not None:
+        runs = merge_similar_groups(runs, jobs=config.jobs, progress=progress)
+        frames = [frame for run in runs for frame in run.frames]
     assignment = assignment or _assign_splits(runs, config=config)
     split_of_group = assignment.split_of_group
     frames.sort(key=lambda f: (SPLIT_NAMES.index(split_of_group[f.group_id]), f.run_id, f.name))

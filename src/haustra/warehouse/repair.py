@@ -22,7 +22,7 @@ from haustra.warehouse.format import (
 )
 from haustra.warehouse.parquet import read_parquet
 from haustra.warehouse.plan import plan_warehouse
-from haustra.warehouse.splits import BY_DATASET, SplitAssignment
+from haustra.warehouse.splits import BY_DATASET, BY_SIMILAR, SplitAssignment
 
 
 def _config_of(
@@ -30,7 +30,7 @@ def _config_of(
 ) -> ETLConfig:
     """Return the settings of the ETL that made a warehouse, as far as its manifest has them."""
     width, height = manifest.target_size_wh
-    method, _, value = manifest.split_method.partition(" ")
+    method, _, value = manifest.split_method.removesuffix(BY_SIMILAR).partition(" ")
     return ETLConfig(
         captures=captures,
         output_root=output_root,
@@ -41,6 +41,7 @@ def _config_of(
         empty_ratio=manifest.empty_ratio,
         split={"ratios": value, BY_DATASET: BY_DATASET}.get(method, ETLConfig.split),
         split_rule=value if method == "rule" else None,
+        group_by="similar" if manifest.split_method.endswith(BY_SIMILAR) else None,
         jobs=jobs,
     )
 

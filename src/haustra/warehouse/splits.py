@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from haustra.captures.importers.dataset import name_some
 from haustra.captures.reader import Run
-from haustra.core.errors import HaustraError, option
+from haustra.core.errors import HaustraError, name_some, option
 from haustra.core.files import read_json
 from haustra.warehouse.format import SPLIT_NAMES, SplitName
 
 BY_DATASET = "dataset"
 """Value of `--split` that takes the splits stated by the runs, and the method's name."""
+
+BY_SIMILAR = " similar"
+"""End of the method's name where groups with images that look alike were merged first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ def _range_at(position: float, *, ratios: Sequence[float]) -> tuple[SplitName, f
 
 def explain_split(group_id: str, *, split: SplitName, method: str) -> str:
     """Return the reason why a group is in its split, given the manifest's `split_method`."""
-    kind, _, setting = method.partition(" ")
+    kind, _, setting = method.removesuffix(BY_SIMILAR).partition(" ")
     if kind == "ratios":
         # `parse_ratios` may refuse them: the manifest rounds them, so their sum can miss 1 by more.
         ratios = [float(part) for part in setting.split(",")]

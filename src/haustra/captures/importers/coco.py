@@ -16,14 +16,13 @@ from haustra.captures.importers.dataset import (
     SourceRun,
     as_text,
     import_runs,
-    name_some,
     read_size,
 )
 from haustra.captures.importers.listed import UNCONFIRMED, find_listed, unconfirmed_error
 from haustra.captures.importers.paired import PREDICTED
 from haustra.captures.reader import in_frame_order, slugify
 from haustra.core.boxes import is_four_numbers
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, name_some
 from haustra.core.files import read_json
 from haustra.core.frame_times import output_rate
 from haustra.core.images import natural_key

@@ -20,13 +20,11 @@ from haustra.captures.importers.dataset import (
     SourceRun,
     as_text,
     import_runs,
-    name_some,
-    refuse,
 )
 from haustra.captures.importers.paired import note_unread, read_yolo, walk_files
 from haustra.captures.importers.text import read_text
 from haustra.captures.schema import OTHER_SPLIT_NAMES, SplitName
-from haustra.core.errors import HaustraError, option
+from haustra.core.errors import HaustraError, name_some, option, refuse
 from haustra.core.images import IMAGE_SUFFIXES, natural_key
 from haustra.core.paths import StrPath, to_path
 from haustra.core.progress import Progress

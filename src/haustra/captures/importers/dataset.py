@@ -19,19 +19,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from haustra.captures.importers.similar import SimilarImages
 from haustra.captures.reader import slugify
 from haustra.captures.schema import RunManifest, SplitName
 from haustra.captures.writer import PolypTruth, RunWriter, writing_run
 from haustra.core.boxes import check_box_px
 from haustra.core.checked import CheckedSettings, OutputFolder, Positive
 from haustra.core.digests import digest_bytes
-from haustra.core.errors import HaustraError, option
+from haustra.core.errors import HaustraError, option, refuse
 from haustra.core.images import (
     check_image,
     encode_jpeg,
     natural_key,
     read_image_bytes,
 )
+from haustra.core.look_alikes import GroupBy
 from haustra.core.outputs import check_outputs
 from haustra.core.plurals import counted
 from haustra.core.progress import Progress, SilentProgress, track
@@ -127,6 +129,9 @@ class DatasetConfig(CheckedSettings):
     of its own."""
     group: str | None = None
     """Patient or sequence of all images, instead of --group-regex."""
+    group_by: GroupBy | None = None
+    """similar makes one group of images that look alike, such as the frames of a sequence; groups
+    that are stated are merged, never cut."""
     frame_rate_hz: Positive | None = None
     """Frames per second, if the images, by natural order of their names, are one video."""
     split: SplitName | None = None
@@ -173,6 +178,7 @@ class ImportResult:
     num_empty: int
     num_clipped: int
     num_rejected: int
+    num_similar: int  # images that look like another one, if they were compared
     classes: dict[str, int]
     """Number of boxes of each class in the dataset, chosen or not."""
     notes: list[str]
@@ -186,6 +192,7 @@ class ImportResult:
             "empty": self.num_empty,
             "clipped_boxes": self.num_clipped,
             "rejected_boxes": self.num_rejected,
+            "similar_images": self.num_similar,
             "classes": self.classes,
             "notes": self.notes,
         }
@@ -234,22 +241,6 @@ def read_size(width: Any, height: Any, *, source: str) -> tuple[int, int]:
     )
 
 
-def name_some(names: Sequence[str]) -> str:
-    """Return the first ten of `names` in quotes, and how many more there are."""
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(repr(name) for name in names[:10]) + more
-
-
-def refuse(problems: Sequence[str]) -> None:
-    """Raise an error that gives the number of mistakes and the first ten, if there are any."""
-    if len(problems) == 1:
-        raise HaustraError(problems[0])
-    if problems:
-        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        listed = "; ".join(f"({i}) {text}" for i, text in enumerate(problems[:10], start=1))
-        raise HaustraError(f"{len(problems)} mistakes: {listed}{more}")
-
-
 @dataclass
 class _Import:
     """Checks and counts the frames of one run."""
@@ -262,6 +253,7 @@ class _Import:
     """Classes whose boxes are polyps; None for all."""
     split_of_image: dict[str, SplitName]
     """Split of each image in all runs by the digest of its bytes."""
+    similar: SimilarImages | None  # None where groups are stated and none are to be merged
     num_boxes: int = 0
     num_empty: int = 0
     num_clipped: int = 0
@@ -280,7 +272,7 @@ class _Import:
         name, video_frame = as_text(frame.name), frame.video_frame
         if video_frame is None:
             data, group_name = read_image_bytes(frame.path), name
-            size_wh, turned_wh = check_image(data, name=str(frame.path))
+            size_wh, turned_wh, image = check_image(data, name=str(frame.path))
         else:
             data, group_name, image = b"", as_text(frame.path.name), video_frame.image_rgb
             size_wh, turned_wh = (image.shape[1], image.shape[0]), None
@@ -334,6 +326,8 @@ class _Import:
         self.rejections += [f"{name}: {reason}" for reason in rejected]
         for hint in hints:
             self.hints.setdefault(hint, []).append(name)
+        if self.similar is not None and video_frame is None:
+            self.similar.add(image, group_id=group_id)
         if write:
             self.writer.add_frame(
                 encode_jpeg(video_frame.image_rgb) if video_frame else frame.path,
@@ -346,8 +340,9 @@ class _Import:
                 rejected=rejected,
             )
 
-    def result(self) -> ImportResult:
+    def result(self, *, progress: Progress | None) -> ImportResult:
         """Return the counts and notes, which the manifest receives."""
+        notes = self.similar.finish(self.writer, progress=progress) if self.similar else []
         result = ImportResult(
             folder=self.folder,
             num_images=self.writer.num_frames,
@@ -355,8 +350,9 @@ class _Import:
             num_empty=self.num_empty,
             num_clipped=self.num_clipped,
             num_rejected=len(self.rejections),
+            num_similar=self.similar.num_similar if self.similar else 0,
             classes=dict(self.classes.most_common()),
-            notes=[*self.run.notes, *self._notes()],
+            notes=[*self.run.notes, *notes, *self._notes()],
         )
         self.writer.manifest_fields = {"import_result": result.as_json()}
         return result
@@ -484,7 +480,10 @@ def import_runs(
             folder = config.output_root / f"run_{run_id}"
             writing = writing_run(folder, manifest=manifest, overwrite=config.overwrite)
             writer = stack.enter_context(writing)
-            states.append(_Import(config, run, folder, writer, chosen, split_of_image))
+            merges = config.group_by is not None
+            is_stated = config.group or config.group_regex or run.group
+            similar = SimilarImages(merges) if merges or not is_stated else None
+            states.append(_Import(config, run, folder, writer, chosen, split_of_image, similar))
         for state, frame in track(
             ((of_run, frame) for of_run in states for frame in of_run.run.frames),
             progress=progress or SilentProgress(),
@@ -497,4 +496,4 @@ def import_runs(
                 problems.append(error.message)
         found = sum((state.classes for state in states), Counter[str]())
         refuse(problems + _class_problems(found, chosen=chosen, class_option=class_option))
-        return [of_run.result() for of_run in states]
+        return [of_run.result(progress=progress) for of_run in states]

@@ -51,7 +51,7 @@ def _read_labelme(path: Path, size_wh: tuple[int, int]) -> Annotation:
         annotation = Annotation(size_wh=read_size(*size, source=str(path)))
         if content.get("imageData"):  # labelme draws on this copy of the image
             data = base64.b64decode(content["imageData"])
-            drawn_wh, _ = check_image(data, name=f"the imageData of {path}")
+            drawn_wh = check_image(data, name=f"the imageData of {path}").size_wh
             if drawn_wh != size_wh:
                 raise HaustraError(
                     f"{path} was drawn on an imageData of {drawn_wh[0]}x{drawn_wh[1]}, but its "

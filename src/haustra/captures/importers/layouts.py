@@ -18,7 +18,6 @@ from haustra.captures.importers.dataset import (
     SourceFrame,
     as_text,
     import_frames,
-    name_some,
     read_size,
 )
 from haustra.captures.importers.listed import import_listed
@@ -27,7 +26,7 @@ from haustra.captures.importers.paired import import_pairs, read_voc, walk_files
 from haustra.captures.importers.text import read_text
 from haustra.captures.reader import slugify
 from haustra.captures.schema import SplitName
-from haustra.core.errors import HaustraError
+from haustra.core.errors import HaustraError, name_some
 from haustra.core.files import read_json
 from haustra.core.images import IMAGE_SUFFIXES, natural_key
 from haustra.core.paths import StrPath, to_path
@@ -411,14 +410,14 @@ LAYOUTS: dict[LayoutName, Layout] = {
         licence="research, see its page",
         citation="Bernal et al., WM-DOVA maps for accurate polyp highlighting, CMIG 2015",
         find_parts=_find_masks,
-        not_known="not known: sequences, though neighbors look alike; use --group-regex",
+        not_known="not known: sequences, though neighbors look alike; use --group-by similar",
     ),
     "etis": Layout(
         dataset="ETIS-Larib",
         licence="research, see its page",
         citation="Silva et al., Toward embedded detection of polyps, IJCARS 2014",
         find_parts=_find_masks,
-        not_known="not known: sequences, though neighbors look alike; use --group-regex",
+        not_known="not known: sequences, though neighbors look alike; use --group-by similar",
     ),
     "polypgen": Layout(
         dataset="PolypGen",

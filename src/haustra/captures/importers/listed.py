@@ -14,10 +14,9 @@ from haustra.captures.importers.dataset import (
     SourceFrame,
     as_text,
     import_frames,
-    name_some,
 )
 from haustra.captures.importers.paired import name_inside, walk_files
-from haustra.core.errors import HaustraError, option
+from haustra.core.errors import HaustraError, name_some, option
 from haustra.core.images import IMAGE_SUFFIXES
 from haustra.core.progress import Progress
 

@@ -18,11 +18,10 @@ from haustra.captures.importers.dataset import (
     SourceFrame,
     as_text,
     import_frames,
-    name_some,
     read_size,
 )
 from haustra.captures.importers.text import read_text, read_xml
-from haustra.core.errors import HaustraError, option
+from haustra.core.errors import HaustraError, name_some, option
 from haustra.core.images import IMAGE_SUFFIXES, natural_key
 from haustra.core.paths import StrPath, to_path
 from haustra.core.progress import Progress

@@ -12,11 +12,10 @@ from haustra.captures.importers.dataset import (
     SourceFrame,
     VideoFrame,
     import_frames,
-    name_some,
 )
 from haustra.captures.sources import VideoFile
 from haustra.core.checked import CountFromOne, NonNegative
-from haustra.core.errors import HaustraError, option
+from haustra.core.errors import HaustraError, name_some, option
 from haustra.core.frame_times import output_rate
 from haustra.core.paths import StrPath, to_path
 from haustra.core.progress import Progress
