@@ -244,7 +244,7 @@ def measure_inference(captures: Path, folder: Path) -> None:
     detector = open_detector(folder / "bigdet.bin")
     path = list_images(captures / "run_sim_000000" / "images")[0]
     image = read_image_rgb(path)
-    letterbox = detector.plan_letterbox((image.shape[1], image.shape[0]))
+    letterbox = detector.letterbox(image)
     ready = letterbox.apply(image)[None]
 
     def limit() -> None:

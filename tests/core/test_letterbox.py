@@ -61,6 +61,7 @@ def test_a_wide_image_is_mapped_as_computed_by_hand() -> None:
         target_size_wh=(384, 384),
         resized_size_wh=(384, 216),
         offset_xy=(0, 84),
+        crop_px=(0, 0, 640, 360),
     )
     assert letterbox.scale_xy == (0.6, 0.6)
     there = letterbox.boxes_to_target(np.array([[64, 36, 320, 180]]))

@@ -149,7 +149,7 @@ def test_etl_and_inference_feed_the_model_identical_pixels(tmp_path: Path, manif
         path = frames[sample_id].image_path
         assert path is not None
         image = read_image_rgb(path)
-        letterbox = detector.plan_letterbox((image.shape[1], image.shape[0]))
+        letterbox = detector.letterbox(image)
         np.testing.assert_array_equal(letterbox.apply(image), pixels)
 
 

@@ -69,6 +69,8 @@ class FrameLabel(BaseModel):
     group_id: str | None = None
     labels: list[PolypLabel] = Field(validation_alias=AliasChoices("labels", "polyp_labels"))
     """Empty for a negative; required, so that an unknown spelling does not read as a negative."""
+    crop_px: tuple[int, int, int, int] | None = None
+    """Part `x0,y0,x1,y1` of the original image that an import took; stored only if there is one."""
     rejected: list[str] = []
     """A reason for each box that an import could not use; stored only if there is one."""
 
@@ -97,6 +99,8 @@ class RunManifest(BaseModel):
     """Split that the dataset puts the run into; stored only if it states one."""
     detector: str | None = None
     """Name of the detector that made the labels; stored only if there is one."""
+    crop: Literal["auto"] | None = None
+    """auto if each image is the endoscope's picture without its border; stored only then."""
     import_result: dict[str, Any] | None = None
     """Counts and notes of an import; stored only for one."""
 

@@ -53,6 +53,7 @@ class RunWriter:
         source_name: str | None = None,
         sim_time: float | None = None,
         unix_time: float | None = None,
+        crop_px: tuple[int, int, int, int] | None = None,
         rejected: Sequence[str] = (),
     ) -> None:
         """Add one frame with its label, or nothing if an error is raised.
@@ -66,6 +67,7 @@ class RunWriter:
             source_name: Name of the frame before it was added.
             sim_time: Seconds since the run began.
             unix_time: Seconds since 1970.
+            crop_px: Part of the original image that this is; stored only if there is one.
             rejected: A reason for each box that could not be used; stored only if there is one.
         """
         name = f"frame_{self.num_frames:05d}"
@@ -83,6 +85,8 @@ class RunWriter:
             "source_name": source_name,
             "group_id": group_id,
         }
+        if crop_px:
+            label["crop_px"] = list(crop_px)
         if rejected:
             label["rejected"] = list(rejected)
         values = (_label_json(truth, size_wh=image_size_wh) for truth in labels or ())
@@ -116,7 +120,7 @@ class RunWriter:
         """
         written = {"num_frames": self.num_frames, "haustra_version": __version__}
         value = self.manifest.model_dump() | written | self.manifest_fields
-        for name in ("split", "detector", "import_result"):
+        for name in ("split", "detector", "crop", "import_result"):
             if value[name] is None:
                 del value[name]
         write_json_atomic(self.folder / "run_manifest.json", value=value)

@@ -68,6 +68,8 @@ def _print_detector(detector: Detector, *, settings: InferConfig) -> None:
         print_lines(
             "no --detector-weights: a color and shape heuristic drew these boxes, not a detector"
         )
+    if detector.crops:
+        print_lines("each image is cropped to the endoscope's picture, as in the training")
     point = detector.operating_point
     if point.is_for_sequences:
         print_lines(

@@ -14,6 +14,7 @@ from haustra.captures.reader import Frame, read_run, read_runs
 from haustra.captures.validation import CheckedFrame, FrameProblem, check_frames
 from haustra.core.detections import Detections, detections_from_labels
 from haustra.core.errors import HaustraError, option
+from haustra.core.field_of_view import FieldOfView
 from haustra.core.letterbox import Letterbox, ResizeMode, plan_letterbox
 from haustra.core.operating_point import is_cut
 from haustra.core.paths import StrPath, to_path
@@ -103,6 +104,7 @@ class CaptureFrames:
     frame_rates_hz: dict[str, float]  # frame rate of each run that is known to be in time order
     target_size_wh: tuple[int, int]
     resize_mode: ResizeMode
+    crops: bool = False  # True to crop each image to the endoscope's picture
     problems: list[str] = field(default_factory=list)
     """A message per frame that could not be used, once all were read."""
 
@@ -114,13 +116,18 @@ class CaptureFrames:
         wanted = None if sample_ids is None else set(sample_ids)
         frames = [f for f in self.frames if wanted is None or f.sample_id in wanted]
         problems: list[str] = []
+        fields = {run_id: FieldOfView() for run_id in self.frame_rates_hz}
         for checked in check_frames(frames):
             if isinstance(checked, FrameProblem):
                 problems.append(checked.reason)
                 continue
             problems += checked.box_problems
+            field_of_view = fields.get(checked.frame.run_id) or FieldOfView()
             letterbox = plan_letterbox(
-                checked.size_wh, target_size_wh=self.target_size_wh, mode=self.resize_mode
+                checked.size_wh,
+                target_size_wh=self.target_size_wh,
+                mode=self.resize_mode,
+                crop_px=field_of_view.find(checked.image_rgb) if self.crops else None,
             )
             yield _eval_frame(checked, letterbox=letterbox), letterbox.apply(checked.image_rgb)
         if wanted is None:
@@ -160,7 +167,11 @@ def _eval_frame(checked: CheckedFrame, *, letterbox: Letterbox) -> EvalFrame:
 
 
 def open_captures(
-    path: StrPath, *, target_size_wh: tuple[int, int], resize_mode: ResizeMode
+    path: StrPath,
+    *,
+    target_size_wh: tuple[int, int],
+    resize_mode: ResizeMode,
+    crops: bool = False,
 ) -> CaptureFrames:
     """Open a run folder, or a folder of run folders, for a detector that takes such images."""
     path = to_path(path)
@@ -178,6 +189,7 @@ def open_captures(
         },
         target_size_wh=target_size_wh,
         resize_mode=resize_mode,
+        crops=crops,
     )
 
 

@@ -153,6 +153,7 @@ def _open_source(config: EvalConfig, *, subject: Subject) -> FrameSource:
             config.captures,
             target_size_wh=detector.input_size_wh if detector else UNKNOWN_SIZE_WH,
             resize_mode=detector.resize_mode if detector else "letterbox",
+            crops=detector.crops if detector else False,
         )
     if config.manifest is None:
         raise AssertionError("the settings name captures or a manifest")

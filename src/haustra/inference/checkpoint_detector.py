@@ -9,7 +9,7 @@ from haustra.core.errors import HaustraError, needs_extra
 from haustra.core.locks import LockedError, locked_folder
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.paths import run_folder_of
-from haustra.inference.detector import Detector
+from haustra.inference.detector import Detector, trained_on_crops
 
 
 def open_checkpoint(
@@ -35,6 +35,7 @@ def open_checkpoint(
         path=path,
         history=header.history,
         warehouse_version=header.warehouse_version,
+        crops=trained_on_crops(header.sources),
         training_groups=header.training_groups,
     )
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from haustra.captures.sources import open_source
 from haustra.core.backend_names import BackendFlag
 from haustra.core.detections import Detections, PredictSlots, detections_from_slots
+from haustra.core.field_of_view import FieldOfView
 from haustra.core.images import ImageLike, as_image_rgb
 from haustra.core.letterbox import Letterbox, ResizeMode, plan_letterbox
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
@@ -53,6 +54,8 @@ class Detector:
     """One entry per epoch of the training, as far as the file has them."""
     warehouse_version: str | None = None
     """Version of the warehouse that it was trained on; None where it is not known."""
+    crops: bool = False
+    """True if it looks at the endoscope's picture alone, without the border, as in its training."""
     training_groups: tuple[str, ...] = ()
     """`digest_group` of the groups that it was trained on; empty where they are not known."""
 
@@ -101,6 +104,7 @@ class Detector:
         *,
         objectness: float | None = None,
         iou: float | None = None,
+        field_of_view: FieldOfView | None = None,
     ) -> Detections:
         """Find polyps on an image.
 
@@ -108,9 +112,13 @@ class Detector:
             image_rgb: Image, uint8 [H,W,3].
             objectness: Lowest score; that of the operating point by default.
             iou: Largest overlap with a better box; that of the operating point by default.
+            field_of_view: Where the endoscope's picture was on earlier frames of the stream, for a
+                detector that crops; by default the image is one of its own.
         """
         point = self.operating_point.with_flags(objectness=objectness, iou=iou)
-        [found] = self._detect_at_every_score([image_rgb], iou=point.iou)
+        [found] = self._detect_at_every_score(
+            [image_rgb], iou=point.iou, field_of_view=field_of_view
+        )
         return found.above(point.objectness)
 
     def stream(self, source: StrPath | int) -> Iterator[tuple[NDArray[np.uint8], Detections]]:
@@ -130,14 +138,27 @@ class Detector:
         """
         point = self.operating_point
         with open_source(source) as frames:
+            field_of_view = FieldOfView()
             alarm = AlarmFilter(point if frames.in_time_order else point.for_single_images())
             for frame in frames:
-                found = self.detect(frame.image_rgb, objectness=0.0)
+                found = self.detect(frame.image_rgb, objectness=0.0, field_of_view=field_of_view)
                 yield frame.image_rgb, alarm.show(found)
 
-    def plan_letterbox(self, size_wh: tuple[int, int]) -> Letterbox:
-        """Return the mapping of an image of this size to the input size of the network."""
-        return plan_letterbox(size_wh, target_size_wh=self.input_size_wh, mode=self.resize_mode)
+    def letterbox(
+        self, image_rgb: NDArray[np.uint8], *, field_of_view: FieldOfView | None = None
+    ) -> Letterbox:
+        """Return the mapping of an image, uint8 [H,W,3], to the input size of the network.
+
+        Args:
+            image_rgb: The image.
+            field_of_view: As for `detect`.
+        """
+        return plan_letterbox(
+            (image_rgb.shape[1], image_rgb.shape[0]),
+            target_size_wh=self.input_size_wh,
+            mode=self.resize_mode,
+            crop_px=(field_of_view or FieldOfView()).find(image_rgb) if self.crops else None,
+        )
 
     def detect_letterboxed(
         self, images: NDArray[np.uint8], *, letterboxes: Sequence[Letterbox], iou: float
@@ -156,9 +177,13 @@ class Detector:
         ]
 
     def _detect_at_every_score(
-        self, images_rgb: Sequence[NDArray[np.uint8]], *, iou: float
+        self,
+        images_rgb: Sequence[NDArray[np.uint8]],
+        *,
+        iou: float,
+        field_of_view: FieldOfView | None = None,
     ) -> list[Detections]:
-        letterboxes = [self.plan_letterbox((i.shape[1], i.shape[0])) for i in images_rgb]
+        letterboxes = [self.letterbox(i, field_of_view=field_of_view) for i in images_rgb]
         pixels = [box.apply(image) for box, image in zip(letterboxes, images_rgb, strict=True)]
         return self.detect_letterboxed(np.stack(pixels), letterboxes=letterboxes, iou=iou)
 
@@ -190,3 +215,8 @@ def open_detector(
 def is_onnx_path(path: Path) -> bool:
     """Return True for a name that ends in .onnx."""
     return path.suffix.lower() == ".onnx"
+
+
+def trained_on_crops(sources: Sequence[dict[str, Any]]) -> bool:
+    """Return True if all data of a training was cropped to the endoscope's picture."""
+    return bool(sources) and all(source.get("crop") == "auto" for source in sources)

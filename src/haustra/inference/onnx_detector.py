@@ -17,7 +17,7 @@ from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError, needs_extra, option
 from haustra.core.files import check_version
 from haustra.core.operating_point import OperatingPoint
-from haustra.inference.detector import Detector
+from haustra.inference.detector import Detector, trained_on_crops
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -240,6 +240,7 @@ def open_onnx(
             path=path,
             history=metadata["history"],
             warehouse_version=metadata.get("warehouse_version"),
+            crops=trained_on_crops(metadata.get("sources", [])),
             training_groups=tuple(metadata.get("training_groups", ())),
         )
     except (KeyError, TypeError, ValueError) as error:

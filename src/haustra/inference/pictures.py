@@ -13,6 +13,7 @@ from haustra.core.checked import OUTPUT_FILE
 from haustra.core.detections import Detections
 from haustra.core.drawing import PREDICTION_RGB, draw_boxes, draw_text, enlarge_for_viewing
 from haustra.core.errors import HaustraError, option
+from haustra.core.field_of_view import FieldOfView
 from haustra.core.files import write_bytes_atomic
 from haustra.core.images import encode_jpeg, read_image_rgb, write_png
 from haustra.core.operating_point import AlarmFilter, OperatingPoint, is_cut
@@ -76,6 +77,7 @@ def describe_detector(detector: Detector) -> dict[str, Any]:
         "detector": detector.caption,
         "heuristic": detector.kind == "heuristic",
         "backend": detector.backend,
+        "crops": detector.crops,
         "operating_point": detector.operating_point.to_json(),
     }
 
@@ -174,6 +176,7 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
     is_in_time_order = bool(times_s) and ranking is None
     detector = open_configured(config, in_time_order=is_in_time_order)
     alarm = AlarmFilter(detector.operating_point)
+    field_of_view = FieldOfView() if is_in_time_order else None
     pictures: list[BoxedPicture] = []
     for path in track(images, progress=progress, description="infer", total=len(images)):
         try:
@@ -181,7 +184,8 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
         except HaustraError as error:
             unreadable.append(str(error))
             continue
-        found = alarm.show(detector.detect(image, objectness=0.0), after_cut=path in after_cut)
+        found = detector.detect(image, objectness=0.0, field_of_view=field_of_view)
+        found = alarm.show(found, after_cut=path in after_cut)
         write_png(picture_of[path], image_rgb=draw_picture(image, found, caption=detector.caption))
         pictures.append(
             BoxedPicture(

@@ -8,6 +8,7 @@ from typing import Any
 from haustra.captures.sources import SourceFrame, VideoFile
 from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
+from haustra.core.field_of_view import FieldOfView
 from haustra.core.frame_times import output_rate
 from haustra.core.operating_point import AlarmFilter, is_cut
 from haustra.core.outputs import check_outputs
@@ -73,7 +74,7 @@ def infer_video(config: InferConfig, *, progress: Progress | None = None) -> Vid
     check_outputs(config, out=out)
     with VideoFile(config.video, setting="video") as video:
         detector = open_configured(config, in_time_order=True)
-        alarm = AlarmFilter(detector.operating_point)
+        alarm, field_of_view = AlarmFilter(detector.operating_point), FieldOfView()
         frames: list[Detections] = []
         times_s, unreadable = list[float](), list[str]()
         known_s, stated_hz = video.index() or [], video.frame_rate_hz
@@ -87,7 +88,7 @@ def infer_video(config: InferConfig, *, progress: Progress | None = None) -> Vid
             ):
                 step_s = frame.seconds - times_s[-1] if times_s else 0.0
                 found = alarm.show(
-                    detector.detect(frame.image_rgb, objectness=0.0),
+                    detector.detect(frame.image_rgb, objectness=0.0, field_of_view=field_of_view),
                     after_cut=is_cut(step_s, frame_rate_hz=video.frame_rate_hz),
                 )
                 picture = draw_picture(frame.image_rgb, found, caption=detector.caption)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haustra.core.detections import Detections
+from haustra.core.field_of_view import FieldOfView
 from haustra.inference.detector import Detector
 from haustra.view.state import in_one_line
 
@@ -31,6 +32,7 @@ class WatchedDetector:
         self._checked_at = 0.0
         self._loading: threading.Thread | None = None
         self._loaded: Detector | Exception | None = None
+        self._field_of_view = FieldOfView()
         self._image = np.zeros((64, 64, 3), dtype=np.uint8)
         """The last image, on which new weights are tried."""
         self.problem: str | None = None
@@ -41,7 +43,9 @@ class WatchedDetector:
     def detect(self, image_rgb: NDArray[np.uint8]) -> Detections:
         """Return all detections on an image uint8 [H,W,3], whatever their score."""
         self._image, started = image_rgb, time.monotonic()
-        found = self.detector.detect(image_rgb, objectness=0.0, iou=1.0)
+        found = self.detector.detect(
+            image_rgb, objectness=0.0, iou=1.0, field_of_view=self._field_of_view
+        )
         self.latencies_s.append(time.monotonic() - started)
         return found
 

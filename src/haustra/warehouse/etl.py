@@ -44,6 +44,16 @@ Tensors = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]
 """Images [N,H,W,3], boxes [N,M,4] and mask [N,M] of a shard."""
 
 
+def _note_crops(plan: WarehousePlan) -> tuple[str, ...]:
+    cropped = sum(run.manifest.crop is not None for run in plan.runs)
+    if cropped in (0, len(plan.runs)):
+        return ()
+    return (
+        f"{cropped} of {len(plan.runs)} runs are cropped to the endoscope's picture: a detector "
+        "trained on all of them will not crop",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ETLResult:
     """A warehouse and how it was built."""
@@ -260,7 +270,7 @@ def build_warehouse(config: ETLConfig, *, progress: Progress | None = None) -> E
     plan = plan_warehouse(config, progress=progress)
     folder = config.output_root / f"v{plan.version}"
     manifest_path = folder / MANIFEST_NAME
-    notes = plan.assignment.notes
+    notes = (*plan.assignment.notes, *_note_crops(plan))
     if manifest_path.exists():
         try:
             manifest = check_warehouse(manifest_path)

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from haustra.captures.schema import SplitName as SplitName
 from haustra.core.digests import digest_file, is_sealed, seal_json
@@ -77,6 +84,15 @@ class SourceEntry(Strict):
     dataset: str | None
     licence: str | None
     citation: str | None
+    crop: Literal["auto"] | None = None
+    """auto if the images are the endoscope's picture without its border; stored only then."""
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        value: dict[str, Any] = dump(self)
+        if self.crop is None:
+            value.pop("crop", None)
+        return value
 
 
 class QuarantinedFrame(Strict):

@@ -243,7 +243,7 @@ def plan_warehouse(
         "empty_ratio": config.empty_ratio,
         "left_out": [[frame.sample_id, split_of_group[frame.group_id]] for frame in left_out],
     }
-    origins = [[source_entry(run).model_dump(), run.unlabeled] for run in runs]
+    origins = [[source_entry(run).model_dump(exclude_defaults=True), run.unlabeled] for run in runs]
     contents = [
         _frame_content(f, split=split_of_group[f.group_id], image_digest=image_digests[f.sample_id])
         for f in frames

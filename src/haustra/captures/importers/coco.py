@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from haustra.captures.importers.dataset import (
-    Annotation,
     ImportConfig,
     ImportResult,
-    SourceBox,
-    SourceFrame,
-    SourceRun,
     as_text,
     import_runs,
     read_size,
 )
 from haustra.captures.importers.listed import UNCONFIRMED, find_listed, unconfirmed_error
 from haustra.captures.importers.paired import PREDICTED
+from haustra.captures.importers.records import Annotation, SourceBox, SourceFrame, SourceRun
 from haustra.captures.reader import in_frame_order, slugify
 from haustra.core.boxes import is_four_numbers
 from haustra.core.errors import HaustraError, name_some

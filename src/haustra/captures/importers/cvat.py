@@ -6,15 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
-from haustra.captures.importers.dataset import (
-    Annotation,
-    ImportConfig,
-    ImportResult,
-    SourceBox,
-    read_size,
-)
+from haustra.captures.importers.dataset import ImportConfig, ImportResult, read_size
 from haustra.captures.importers.listed import UNCONFIRMED, import_listed, unconfirmed_error
 from haustra.captures.importers.paired import PREDICTED
+from haustra.captures.importers.records import Annotation, SourceBox
 from haustra.captures.importers.text import read_xml
 from haustra.core.errors import HaustraError
 from haustra.core.paths import StrPath, to_path

@@ -13,15 +13,13 @@ from pathlib import Path
 import yaml
 
 from haustra.captures.importers.dataset import (
-    Annotation,
     ImportConfig,
     ImportResult,
-    SourceFrame,
-    SourceRun,
     as_text,
     import_runs,
 )
 from haustra.captures.importers.paired import note_unread, read_yolo, walk_files
+from haustra.captures.importers.records import Annotation, SourceFrame, SourceRun
 from haustra.captures.importers.text import read_text
 from haustra.captures.schema import OTHER_SPLIT_NAMES, SplitName
 from haustra.core.errors import HaustraError, name_some, option, refuse

@@ -11,14 +11,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
+from haustra.captures.importers.cropping import Picture, crop_picture, field_of_view_of_images
+from haustra.captures.importers.records import Annotation, SourceFrame, SourceRun
 from haustra.captures.importers.similar import SimilarImages
 from haustra.captures.reader import slugify
 from haustra.captures.schema import RunManifest, SplitName
@@ -27,8 +27,10 @@ from haustra.core.boxes import check_box_px
 from haustra.core.checked import CheckedSettings, OutputFolder, Positive
 from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError, option, refuse
+from haustra.core.field_of_view import BoxPx
 from haustra.core.images import (
     check_image,
+    decode_image_rgb,
     encode_jpeg,
     natural_key,
     read_image_bytes,
@@ -37,76 +39,6 @@ from haustra.core.look_alikes import GroupBy
 from haustra.core.outputs import check_outputs
 from haustra.core.plurals import counted
 from haustra.core.progress import Progress, SilentProgress, track
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceBox:
-    """One box of a dataset."""
-
-    box_px: Any
-    """`x0,y0,x1,y1` in pixels as the dataset states it, not checked yet."""
-    class_name: Any
-    """Class as the dataset states it; None and an empty one become `(none)`."""
-    lesion_id: str | None = None
-    size_mm: float | None = None
-
-
-@dataclass(kw_only=True)
-class Annotation:
-    """The content of one image's annotation."""
-
-    boxes: list[SourceBox] = field(default_factory=list)
-    size_wh: tuple[int, int] = (0, 0)
-    """Width and height that the annotation states for its image; 0 where it states none."""
-    rejected: list[str] = field(default_factory=list)
-    """A reason for each box that could not be read as one."""
-    hints: list[str] = field(default_factory=list)
-    """Remarks; equal ones of all images are counted and become one note."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class VideoFrame:
-    """A decoded frame of a video."""
-
-    image_rgb: NDArray[np.uint8]
-    """Image, uint8 [H,W,3]."""
-    seconds: float
-    """Time since the video began."""
-    is_labeled: bool
-    """False for a frame that nobody has looked at: it gets no label file."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SourceFrame:
-    """An image of a dataset and where its annotation is."""
-
-    path: Path
-    """The image file, or the video that the image is from."""
-    name: str
-    """Path of the image inside the dataset, with forward slashes."""
-    annotation: Any
-    """Input of the reader, such as a path; None without an annotation."""
-    source: str
-    """Name of the annotation's file in messages."""
-    video_frame: VideoFrame | None = None
-    """The frame, if `path` is a video."""
-    seconds: float | None = None
-    """Time since its video began, if the dataset states it for an image."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceRun:
-    """The images of a dataset that become one run."""
-
-    frames: Iterable[SourceFrame]  # in the order of the run
-    total: int  # number of frames, as far as known
-    name: str = ""  # name inside the dataset, such as `train`; empty for a run of all
-    group: str | None = None
-    """Patient or sequence of all its images, unless the settings give another."""
-    frame_rate_hz: float | None = None  # of a video, unless the settings give one
-    split: SplitName | None = None  # split that the dataset states
-    notes: Sequence[str] = ()
-    """Notes that come first in the result; they may grow while the frames are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +66,9 @@ class DatasetConfig(CheckedSettings):
     that are stated are merged, never cut."""
     frame_rate_hz: Positive | None = None
     """Frames per second, if the images, by natural order of their names, are one video."""
+    crop: Literal["auto"] | None = None
+    """auto crops each image, or all of a video alike, to the endoscope's picture: without black
+    border, text beside it and small inserts."""
     split: SplitName | None = None
     """Split that the dataset puts these images into, for `haustra etl --split dataset`."""
     allow_unlabelled: bool = False
@@ -312,6 +247,10 @@ class _Import:
             )
             if x0 <= 1 and y0 <= 1 and x1 >= size_wh[0] - 1 and y1 >= size_wh[1] - 1:
                 hints.append("box that fills the whole image")
+        picture = self._picture(frame, data, size_wh=size_wh, truths=truths)
+        truths, rejected = picture.truths, rejected + list(picture.outside)
+        hints += picture.hints
+        self.num_clipped += picture.num_clipped
         if len({truth.bbox_px for truth in truths}) < len(truths):
             hints.append("boxes at the same place, all of which are kept")
         if rejected and not truths and not self.config.allow_unlabelled:
@@ -330,15 +269,35 @@ class _Import:
             self.similar.add(image, group_id=group_id)
         if write:
             self.writer.add_frame(
-                encode_jpeg(video_frame.image_rgb) if video_frame else frame.path,
-                suffix=".jpg" if video_frame else frame.path.suffix.lower(),
-                image_size_wh=size_wh,
+                picture.content,
+                suffix=picture.suffix,
+                image_size_wh=picture.size_wh,
                 labels=truths if is_labeled else None,
                 group_id=group_id,
                 source_name=name,
                 sim_time=video_frame.seconds if video_frame else frame.seconds,
+                crop_px=picture.crop_px,
                 rejected=rejected,
             )
+
+    def _picture(
+        self,
+        frame: SourceFrame,
+        data: bytes,
+        *,
+        size_wh: tuple[int, int],
+        truths: list[PolypTruth],
+    ) -> Picture:
+        """Return a frame as it is written: a file, or its bytes where it is new or cropped."""
+        suffix, video_frame = frame.path.suffix.lower(), frame.video_frame
+        content: Path | bytes = frame.path
+        if video_frame is not None:
+            content, suffix = encode_jpeg(video_frame.image_rgb), ".jpg"
+        picture = Picture(content=content, suffix=suffix, size_wh=size_wh, truths=truths)
+        if self.config.crop is None:
+            return picture
+        image = video_frame.image_rgb if video_frame else decode_image_rgb(data, name=frame.name)
+        return crop_picture(picture, image, field_of_view=self.run.field_of_view)
 
     def result(self, *, progress: Progress | None) -> ImportResult:
         """Return the counts and notes, which the manifest receives."""
@@ -420,12 +379,19 @@ def import_frames(
     notes: Sequence[str] = (),
     config: DatasetConfig,
     frame_rate_hz: float | None = None,
+    field_of_view: BoxPx | None = None,
     **rest: Any,
 ) -> ImportResult:
     """Write one run folder; the arguments are those of `SourceRun` and `import_runs`."""
     if config.frame_rate_hz is not None:
         frames = sorted(frames, key=lambda frame: natural_key(frame.name))
-    run = SourceRun(frames=frames, total=total, notes=notes, frame_rate_hz=frame_rate_hz)
+    run = SourceRun(
+        frames=frames,
+        total=total,
+        notes=notes,
+        frame_rate_hz=frame_rate_hz,
+        field_of_view=field_of_view,
+    )
     return import_runs([run], config=config, **rest)[0]
 
 
@@ -466,16 +432,21 @@ def import_runs(
     split_of_image: dict[str, SplitName] = {}
     with ExitStack() as stack:
         for run in runs:
+            rate = config.frame_rate_hz or run.frame_rate_hz
+            if config.crop and rate and isinstance(run.frames, Sequence):
+                paths = [frame.path for frame in run.frames]
+                run = replace(run, field_of_view=field_of_view_of_images(paths))
             run_id = config.run_id or slugify(config.dataset or default_name)
             run_id = slugify(f"{run_id} {run.name}") if run.name else run_id
             manifest = RunManifest(
                 run_id=run_id,
                 source="imported",
                 split=run.split or config.split,
-                frame_rate_hz=config.frame_rate_hz or run.frame_rate_hz,
+                frame_rate_hz=rate,
                 dataset=config.dataset,
                 licence=config.licence,
                 citation=config.citation,
+                crop=config.crop,
             )
             folder = config.output_root / f"run_{run_id}"
             writing = writing_run(folder, manifest=manifest, overwrite=config.overwrite)

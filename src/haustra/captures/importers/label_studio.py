@@ -5,14 +5,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from haustra.captures.importers.dataset import (
-    Annotation,
-    ImportConfig,
-    ImportResult,
-    SourceBox,
-    read_size,
-)
+from haustra.captures.importers.dataset import ImportConfig, ImportResult, read_size
 from haustra.captures.importers.listed import import_listed
+from haustra.captures.importers.records import Annotation, SourceBox
 from haustra.core.errors import HaustraError
 from haustra.core.files import read_json
 from haustra.core.images import IMAGE_SUFFIXES

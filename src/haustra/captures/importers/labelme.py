@@ -4,15 +4,9 @@ import base64
 import re
 from pathlib import Path
 
-from haustra.captures.importers.dataset import (
-    Annotation,
-    ImportConfig,
-    ImportResult,
-    SourceBox,
-    as_text,
-    read_size,
-)
+from haustra.captures.importers.dataset import ImportConfig, ImportResult, as_text, read_size
 from haustra.captures.importers.paired import import_pairs
+from haustra.captures.importers.records import Annotation, SourceBox
 from haustra.core.errors import HaustraError
 from haustra.core.files import read_json
 from haustra.core.images import check_image

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from haustra.captures.importers.dataset import (
-    Annotation,
     DatasetConfig,
     ImportConfig,
     ImportResult,
-    SourceBox,
-    SourceFrame,
     as_text,
     import_frames,
     read_size,
@@ -23,6 +20,7 @@ from haustra.captures.importers.dataset import (
 from haustra.captures.importers.listed import import_listed
 from haustra.captures.importers.masks import MaskImportConfig, import_masks
 from haustra.captures.importers.paired import import_pairs, read_voc, walk_files
+from haustra.captures.importers.records import Annotation, SourceBox, SourceFrame
 from haustra.captures.importers.text import read_text
 from haustra.captures.reader import slugify
 from haustra.captures.schema import SplitName

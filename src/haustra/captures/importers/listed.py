@@ -8,14 +8,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from haustra.captures.importers.dataset import (
-    Annotation,
     ImportConfig,
     ImportResult,
-    SourceFrame,
     as_text,
     import_frames,
 )
 from haustra.captures.importers.paired import name_inside, walk_files
+from haustra.captures.importers.records import Annotation, SourceFrame
 from haustra.core.errors import HaustraError, name_some, option
 from haustra.core.images import IMAGE_SUFFIXES
 from haustra.core.progress import Progress

@@ -10,13 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.captures.importers.dataset import (
-    Annotation,
-    DatasetConfig,
-    ImportResult,
-    SourceBox,
-)
+from haustra.captures.importers.dataset import DatasetConfig, ImportResult
 from haustra.captures.importers.paired import import_pairs
+from haustra.captures.importers.records import Annotation, SourceBox
 from haustra.core.checked import CountFromOne
 from haustra.core.errors import HaustraError, option
 from haustra.core.images import IMAGE_SUFFIXES, decode_image_values, read_image_bytes

@@ -10,16 +10,14 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from haustra.captures.importers.dataset import (
-    Annotation,
     DatasetConfig,
     ImportConfig,
     ImportResult,
-    SourceBox,
-    SourceFrame,
     as_text,
     import_frames,
     read_size,
 )
+from haustra.captures.importers.records import Annotation, SourceBox, SourceFrame
 from haustra.captures.importers.text import read_text, read_xml
 from haustra.core.errors import HaustraError, name_some, option
 from haustra.core.images import IMAGE_SUFFIXES, natural_key

@@ -4,15 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from haustra.captures.importers.cropping import field_of_view_of_video
 from haustra.captures.importers.cvat import CvatTask, read_cvat
-from haustra.captures.importers.dataset import (
-    Annotation,
-    ImportConfig,
-    ImportResult,
-    SourceFrame,
-    VideoFrame,
-    import_frames,
-)
+from haustra.captures.importers.dataset import ImportConfig, ImportResult, import_frames
+from haustra.captures.importers.records import Annotation, SourceFrame, VideoFrame
 from haustra.captures.sources import VideoFile
 from haustra.core.checked import CountFromOne, NonNegative
 from haustra.core.errors import HaustraError, name_some, option
@@ -83,6 +78,7 @@ def import_video(
             notes=notes,
             config=config,
             frame_rate_hz=rate,
+            field_of_view=field_of_view_of_video(path) if config.crop else None,
             classes=config.classes,
             progress=progress,
         )

@@ -1,0 +1,83 @@
+"""Images of a dataset and the content of their annotations, as its reader yields them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haustra.captures.schema import SplitName
+from haustra.core.field_of_view import BoxPx
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceBox:
+    """One box of a dataset."""
+
+    box_px: Any
+    """`x0,y0,x1,y1` in pixels as the dataset states it, not checked yet."""
+    class_name: Any
+    """Class as the dataset states it; None and an empty one become `(none)`."""
+    lesion_id: str | None = None
+    size_mm: float | None = None
+
+
+@dataclass(kw_only=True)
+class Annotation:
+    """The content of one image's annotation."""
+
+    boxes: list[SourceBox] = field(default_factory=list)
+    size_wh: tuple[int, int] = (0, 0)
+    """Width and height that the annotation states for its image; 0 where it states none."""
+    rejected: list[str] = field(default_factory=list)
+    """A reason for each box that could not be read as one."""
+    hints: list[str] = field(default_factory=list)
+    """Remarks; equal ones of all images are counted and become one note."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoFrame:
+    """A decoded frame of a video."""
+
+    image_rgb: NDArray[np.uint8]
+    """Image, uint8 [H,W,3]."""
+    seconds: float
+    """Time since the video began."""
+    is_labeled: bool
+    """False for a frame that nobody has looked at: it gets no label file."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SourceFrame:
+    """An image of a dataset and where its annotation is."""
+
+    path: Path
+    """The image file, or the video that the image is from."""
+    name: str
+    """Path of the image inside the dataset, with forward slashes."""
+    annotation: Any
+    """Input of the reader, such as a path; None without an annotation."""
+    source: str
+    """Name of the annotation's file in messages."""
+    video_frame: VideoFrame | None = None
+    """The frame, if `path` is a video."""
+    seconds: float | None = None
+    """Time since its video began, if the dataset states it for an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRun:
+    """The images of a dataset that become one run."""
+
+    frames: Iterable[SourceFrame]  # in the order of the run
+    total: int  # number of frames, as far as known
+    name: str = ""  # name inside the dataset, such as `train`; empty for a run of all
+    group: str | None = None
+    """Patient or sequence of all its images, unless the settings give another."""
+    frame_rate_hz: float | None = None  # of a video, unless the settings give one
+    split: SplitName | None = None  # split that the dataset states
+    field_of_view: BoxPx | None = None  # that of a video, where it is to be cropped
+    notes: Sequence[str] = ()
+    """Notes that come first in the result; they may grow while the frames are read."""
