@@ -325,15 +325,16 @@ def test_predictions_that_nobody_has_touched_are_not_taken_as_labels(
     # A labeling tool's export lacks the mark; then the boxes of a program are counted.
     result.labels.write_text(text.replace("predictions that nobody has confirmed", ""))
     notes = importer(result.folder / "images", result.labels, config=config).notes
-    assert len(notes) == 2
-    assert re.match(r"box that a program drew \(.*\), taken as a label: 3, first in", notes[0])
+    pattern = r"box that a program drew \(.*\), taken as a label: 3, first in"
+    assert sum(bool(re.match(pattern, note)) for note in notes) == 1
 
 
 def test_a_box_of_voc_with_a_confidence_is_noted(tmp_path: Path) -> None:
     result = convert(write_run(tmp_path / "captures", scores=True), to="voc", out=tmp_path / "out")
     config = ImportConfig(output_root=tmp_path / "back")
     notes = import_voc(result.folder / "images", result.labels, config=config).notes
-    assert notes[0].startswith("box that a program drew (it has a confidence), taken as a label: 3")
+    expected = "box that a program drew (it has a confidence), taken as a label: 3"
+    assert sum(note.startswith(expected) for note in notes) == 1
 
 
 def test_an_existing_folder_is_replaced_only_on_request(tmp_path: Path) -> None:
