@@ -225,28 +225,7 @@ class _Import:
         if data[:4] in (b"II*\0", b"MM\0*") and cv2.imcount(str(frame.path)) > 1:
             hints.append("file with several pages, of which the first is taken")
         hints += _check_size(frame, annotation, size_wh=size_wh, turned_wh=turned_wh)
-        truths, rejected = [], list(annotation.rejected)
-        for box in annotation.boxes:
-            class_name = "(none)" if box.class_name in (None, "") else as_text(f"{box.class_name}")
-            self.classes[class_name] += 1
-            if self.chosen is not None and class_name not in self.chosen:
-                continue
-            checked = check_box_px(box.box_px, size_wh=size_wh)
-            if isinstance(checked, str):
-                rejected.append(checked)
-                continue
-            x0, y0, x1, y1 = checked.box_px
-            if x1 <= 1 and y1 <= 1:
-                rejected.append(
-                    f"box {box.box_px} is within one pixel; expected pixels, not shares"
-                )
-                continue
-            self.num_clipped += checked.clipped
-            truths.append(
-                PolypTruth(bbox_px=checked.box_px, lesion_id=box.lesion_id, size_mm=box.size_mm)
-            )
-            if x0 <= 1 and y0 <= 1 and x1 >= size_wh[0] - 1 and y1 >= size_wh[1] - 1:
-                hints.append("box that fills the whole image")
+        truths, rejected = self._check_boxes(annotation, size_wh=size_wh, hints=hints)
         picture = self._picture(frame, data, size_wh=size_wh, truths=truths)
         truths, rejected = picture.truths, rejected + list(picture.outside)
         hints += picture.hints
@@ -279,6 +258,34 @@ class _Import:
                 crop_px=picture.crop_px,
                 rejected=rejected,
             )
+
+    def _check_boxes(
+        self, annotation: Annotation, *, size_wh: tuple[int, int], hints: list[str]
+    ) -> tuple[list[PolypTruth], list[str]]:
+        """Return the polyps of an image, and a reason for each box that is none; add to `hints`."""
+        truths, rejected = list[PolypTruth](), list(annotation.rejected)
+        for box in annotation.boxes:
+            class_name = "(none)" if box.class_name in (None, "") else as_text(f"{box.class_name}")
+            self.classes[class_name] += 1
+            if self.chosen is not None and class_name not in self.chosen:
+                continue
+            checked = check_box_px(box.box_px, size_wh=size_wh)
+            if isinstance(checked, str):
+                rejected.append(checked)
+                continue
+            x0, y0, x1, y1 = checked.box_px
+            if x1 <= 1 and y1 <= 1:
+                rejected.append(
+                    f"box {box.box_px} is within one pixel; expected pixels, not shares"
+                )
+                continue
+            self.num_clipped += checked.clipped
+            truths.append(
+                PolypTruth(bbox_px=checked.box_px, lesion_id=box.lesion_id, size_mm=box.size_mm)
+            )
+            if x0 <= 1 and y0 <= 1 and x1 >= size_wh[0] - 1 and y1 >= size_wh[1] - 1:
+                hints.append("box that fills the whole image")
+        return truths, rejected
 
     def _picture(
         self,
