@@ -78,6 +78,10 @@ def swap_numbers(data: bytes, draw: random.Random) -> bytes:
     return data[:a] + data[c:d] + data[b:c] + data[a:b] + data[d:]
 
 
+def keep(data: bytes, _draw: random.Random) -> bytes:
+    return data
+
+
 MUTATIONS: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "truncated": truncate,
     "flipped": flip_bytes,
@@ -100,7 +104,7 @@ def judge(layout: str, kind: str, *, seed: int, folder: Path, capsys: Capture) -
     draw = random.Random(f"{layout} {kind} {seed}")
     files, arguments = write_dataset(folder, layout)
     file = draw.choice([p for p in files if len(NUMBER.findall(p.read_bytes())) > 1] or files)
-    data = MUTATIONS[kind](file.read_bytes(), draw)
+    data = {"unchanged": keep, **MUTATIONS}[kind](file.read_bytes(), draw)
     file.write_bytes(data)
     about = f"{layout} {kind} {seed}: {file.name} {data[:2000]!r}"
     output = ["--output-root", str(folder / "captures"), "--run-id", "x"]
@@ -111,6 +115,7 @@ def judge(layout: str, kind: str, *, seed: int, folder: Path, capsys: Capture) -
         stopped = stop.code
     shown = capsys.readouterr()
     if stopped is not None:
+        assert kind != "unchanged", about + shown.err
         assert (stopped, shown.out) == (2, ""), about
         assert re.fullmatch(r"haustra: [^\n]+\n", shown.err), about
         assert not list((folder / "captures").glob("*")), about
@@ -156,6 +161,11 @@ every_mutation = pytest.mark.parametrize(
     ("layout", "kind"),
     [(layout, kind) for layout in FORMATS for kind in MUTATIONS],
 )
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+def test_unchanged_label_files_are_imported(tmp_path: Path, capsys: Capture, layout: str) -> None:
+    judge(layout, "unchanged", seed=0, folder=tmp_path, capsys=capsys)
 
 
 @every_mutation
