@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -261,3 +262,105 @@ def test_the_settings_decide_where_the_files_go() -> None:
     assert config.metrics_path == Path("checkpoints/bigdet.bin.run/metrics.jsonl")
     assert config.num_epochs == 60
     assert TrainConfig(manifest=Path("m"), time_budget="1.5m").time_budget_s == 90
+
+
+DISTRIBUTION: dict[str, tuple[list[float], list[float], int, list[float]]] = {
+    "full": (
+        [113.27, 85.06, 74.62, 60.08, 47.27, 44.04, 23.93],
+        [20.58, 18.49, 15.256, 12.634],
+        1266,
+        [25.55, 24.9, 51.3, 52.0],
+    ),
+    "light": (
+        [113.96, 81.53, 69.82, 55.45, 40.31, 36.85, 24.66],
+        [20.783, 17.969, 14.691, 12.326],
+        600,
+        [33.4, 33.18, 47.24, 46.55],
+    ),
+}
+"""Mean and deviation of the channels and mean deviation of an image; logarithms of the spectrum's
+power in four rings; number of boxes; mean sides and corners. Measured on 2026-11-27 of the version
+that drew each pixel's noise and warped three channels."""
+
+
+def smooth_scene(index: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Return a blurred random picture of colon-like colors, and a box."""
+    rng = np.random.default_rng(index)
+    coarse = rng.integers(0, 256, size=(12, 12, 3)) * (0.9, 0.6, 0.5)
+    image = cv2.resize(coarse.astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    corner, side = rng.uniform(10, 60, size=2), rng.uniform(15, 50, size=2)
+    return np.asarray(image, dtype=np.uint8), np.concatenate([corner, corner + side])[None]
+
+
+def test_the_stored_samples_stay_as_they_are() -> None:
+    samples = [smooth_scene(index) for index in range(4)]
+    for image, boxes in samples:
+        image.flags.writeable = boxes.flags.writeable = False
+    chances: Any = dict.fromkeys(("blur", "noise", "compression", "speculars", "text"), 1.0)
+    for strength in (
+        FULL,
+        GEOMETRY,
+        dataclasses.replace(GEOMETRY, paste=1.0),
+        dataclasses.replace(FULL, **chances),
+    ):
+        for seed in range(10):
+            augment(samples.__getitem__, strength=strength, seed=seed, num_samples=4)
+
+
+def test_noise_is_new_in_each_sample_and_as_strong_as_before() -> None:
+    gray = np.full((SIDE, SIDE, 3), 128, dtype=np.uint8)
+    still = dataclasses.replace(GEOMETRY, scale=(1.0, 1.0), shift=0.0, noise=1.0)
+    noises = [
+        augment(lambda index: (gray, np.zeros((0, 4))), strength=still, seed=seed)[0] - 128.0
+        for seed in range(200)
+    ]
+    deviations = np.array([noise.std() for noise in noises])
+    neighbors = np.array([(n[:, 1:] * n[:, :-1]).mean() / n.var() for n in noises])
+    assert max(abs(noise.mean()) for noise in noises) < 0.5
+    is_coarse = neighbors > 0.3
+    assert 0.4 < is_coarse.mean() < 0.6
+    assert abs(neighbors[~is_coarse]).max() < 0.05
+    # Uniform from 3 to 12; enlarging by two leaves 0.62 of it.
+    for measured in (deviations[~is_coarse], deviations[is_coarse] / 0.62):
+        assert 2.9 < measured.min() < 3.6
+        assert 11 < measured.max() < 12.3
+        assert measured.mean() == pytest.approx(7.5, abs=0.6)
+    flat = np.array([noise.ravel() / noise.std() for noise in noises[:60]])
+    correlations = np.abs(flat @ flat.T / flat.shape[1] - np.eye(60))
+    # Two samples in a thousand may take nearly the same part of the stored noise.
+    assert np.quantile(correlations, 0.998) < 0.05
+
+
+@pytest.mark.parametrize(("name", "strength"), [("full", FULL), ("light", LIGHT)])
+def test_images_and_boxes_are_distributed_as_ever(name: str, strength: AugmentStrength) -> None:
+    results = [
+        augment_sample(
+            smooth_scene,
+            index % 40,
+            partners=np.arange(40),
+            strength=strength,
+            rng=np.random.default_rng([5, index]),
+        )
+        for index in range(600)
+    ]
+    images = np.stack([image for image, _ in results]).astype(np.float64)
+    boxes = np.concatenate([boxes for _, boxes in results])
+    gray = images.mean(axis=3)
+    spectrum = np.abs(np.fft.rfft2(gray - gray.mean(axis=(1, 2), keepdims=True))) ** 2
+    radius = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))
+    edges = (0.01, 0.05, 0.1, 0.2, 0.5)
+    bands = [
+        np.log(spectrum[:, (radius >= low) & (radius < high)].mean())
+        for low, high in itertools.pairwise(edges)
+    ]
+    levels = [
+        *images.mean(axis=(0, 1, 2)),
+        *images.std(axis=(0, 1, 2)),
+        gray.std(axis=(1, 2)).mean(),
+    ]
+    sides = [*(boxes[:, 2:] - boxes[:, :2]).mean(axis=0), *boxes[:, :2].mean(axis=0)]
+    expected_levels, expected_bands, expected_boxes, expected_sides = DISTRIBUTION[name]
+    np.testing.assert_allclose(levels, expected_levels, rtol=0.01)
+    np.testing.assert_allclose(bands, expected_bands, atol=0.05)
+    assert len(boxes) == pytest.approx(expected_boxes, rel=0.02)
+    np.testing.assert_allclose(sides, expected_sides, rtol=0.02)

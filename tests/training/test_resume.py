@@ -25,7 +25,7 @@ from haustra.training.loop import TrainResult, train_detector
 from haustra.training.state import list_states, read_state
 from scenes import write_warehouse
 
-TIMES = {"seconds", "images_per_s", "stall"}
+TIMES = {"seconds", "images_per_s", "data_cpu", "stall"}
 
 
 class StopAfter(SilentProgress):

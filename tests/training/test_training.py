@@ -14,6 +14,7 @@ import torch
 from haustra.captures.reader import read_runs
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
+from haustra.core.progress import SilentProgress
 from haustra.evaluation.evaluation import Evaluation, evaluate_frames
 from haustra.evaluation.frames import SplitFrames
 from haustra.inference.detector import open_detector
@@ -438,6 +439,16 @@ def test_training_stops_at_a_changed_shard_and_keeps_the_last_checkpoint(tmp_pat
     train_detector(config_for(manifest, tmp_path, verify=False, if_finished="again"))
 
 
-def test_the_stall_of_each_epoch_is_reported(tmp_path: Path, manifest: Path) -> None:
-    history = train_detector(config_for(manifest, tmp_path, epochs=2)).header.history
-    assert all(0 <= entry["stall"] <= 1 for entry in history)
+def test_each_epoch_reports_its_share_of_data_and_its_stall(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed: list[str] = []
+    progress = SilentProgress()
+    monkeypatch.setattr(progress, "line", printed.append)
+    result = train_detector(config_for(manifest, tmp_path, epochs=2), progress=progress)
+    lines = [line for line in printed if line.startswith("epoch ")]
+    for entry, line in zip(result.header.history, lines, strict=True):
+        assert 0 < entry["data_cpu"] < 1
+        assert 0 <= entry["stall"] <= 1
+        shares = f"data {entry['data_cpu']:.1%} of CPU time, stall {entry['stall']:.1%}"
+        assert shares in line

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from haustra.core.ahead import CpuClock
 from haustra.models.losses import DeviceBatch
 from haustra.training.augment import (
     Boxes,
@@ -73,6 +74,7 @@ def training_batches(
     epoch: int,
     augmentation: EpochAugmentation | None,
     first_batch: int = 0,
+    clock: CpuClock | None = None,
 ) -> Generator[tuple[NDArray[np.int64], Batch], None, None]:
     """Yield the sample numbers and the samples of each batch of an epoch.
 
@@ -81,6 +83,7 @@ def training_batches(
     Args:
         batch_size: Samples in a batch; the last one may have fewer.
         augmentation: Strength and size; None gives the samples as they are stored.
+        clock: Counts the CPU time of loading and augmenting.
     """
     width, height = split.manifest.target_size_wh
 
@@ -109,6 +112,7 @@ def training_batches(
         first_batch=first_batch,
         make_batch=None if augmentation is None else augmented,
         num_workers=min(MAX_WORKERS, max(1, (os.cpu_count() or 1) // 2)),
+        clock=clock,
     )
 
 

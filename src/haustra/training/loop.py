@@ -312,7 +312,8 @@ class _Loop:
         training, config = self.training, self.config
         entry = training.epoch_entry()
         text = f"epoch {entry['epoch']}: loss {entry['loss']:.4f}, lr {entry['lr']:.2e}"
-        text += f", {entry['images_per_s']:.0f} images/s, stall {entry['stall']:.1%}"
+        text += f", {entry['images_per_s']:.0f} images/s"
+        text += f", data {entry['data_cpu']:.1%} of CPU time, stall {entry['stall']:.1%}"
         if training.share_done >= 1 or entry["epoch"] % config.val_every == 0:
             is_better = True
             if len(self.training.validation_split):

@@ -49,6 +49,8 @@ class Position:
     epoch_s: float = 0.0  # seconds of training in the epoch, without validation and saving
     trained_s: float = 0.0  # seconds of training in all epochs
     waited_s: float = 0.0  # seconds of the epoch in which a step waited for its batch
+    cpu_s: float = 0.0  # CPU seconds of all threads during the steps of the epoch
+    data_cpu_s: float = 0.0  # CPU seconds that loading and augmenting its images took
     history: list[dict[str, Any]] = field(default_factory=list)  # one entry per epoch
     best_score: float | None = None  # best AP50-95 on the validation split so far
     best_epoch: int = 0  # epoch of the best score, counted from 1; 0 before the first validation

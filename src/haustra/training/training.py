@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from haustra.core.ahead import CpuClock
 from haustra.core.detections import PredictSlots
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_json_atomic
@@ -113,6 +114,7 @@ class Training:
         )
         self.uploader = Uploader(self.device)
         self.position = Position()
+        self.data_clock = CpuClock()
         self.best: dict[str, torch.Tensor] = {}
         """With `patience` the averaged weights of the best validation."""
         self.is_whole = True  # False while a step has changed some of the training and not all
@@ -205,6 +207,7 @@ class Training:
             epoch=epoch,
             augmentation=for_cpu,
             first_batch=position.num_batches,
+            clock=self.data_clock,
         )
         if not on_gpu:
             return batches
@@ -223,7 +226,7 @@ class Training:
         Raises:
             HaustraError: The loss or the gradient is not finite; the weights have not moved.
         """
-        started = time.monotonic()
+        started, cpu_started = time.monotonic(), time.process_time()
         config, position = self.config, self.position
         left = -(-len(self.split) // config.batch_size) - position.num_batches
         if not left:
@@ -260,6 +263,8 @@ class Training:
         seconds = time.monotonic() - started
         position.epoch_s += seconds
         position.trained_s += seconds
+        position.cpu_s += time.process_time() - cpu_started
+        position.data_cpu_s += self.data_clock.take()
         self.is_whole = True
         return sums["loss"] / len(taken)
 
@@ -277,6 +282,7 @@ class Training:
             "step": self.step,
             "seconds": round(position.trained_s, 3),
             "images_per_s": round(position.num_images / position.epoch_s, 2),
+            "data_cpu": round(position.data_cpu_s / max(position.cpu_s, 1e-9), 4),
             "stall": round(position.waited_s / position.epoch_s, 4),
             "lr": position.rate,
             **{name: value / position.num_batches for name, value in position.sums.items()},

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.core.ahead import map_ahead
+from haustra.core.ahead import CpuClock, map_ahead
 from haustra.warehouse.dataset import Batch, Split
 from haustra.warehouse.order import EpochOrder
 
@@ -22,6 +23,7 @@ def iterate_batches(
     first_batch: int = 0,
     make_batch: Callable[[range], Batch] | None = None,
     num_workers: int = 0,
+    clock: CpuClock | None = None,
 ) -> Generator[tuple[NDArray[np.int64], Batch], None, None]:
     """Yield the sample numbers and samples of each batch.
 
@@ -34,6 +36,7 @@ def iterate_batches(
         num_workers: Number of threads that make the next batches while one is used. With 0 the
             calling thread makes them, which is the fastest way to copy from memory or from the
             page cache. The result does not depend on it.
+        clock: Counts the CPU time of loading and making, whichever thread does it.
     """
 
     def gather(positions: range) -> Batch:
@@ -43,6 +46,7 @@ def iterate_batches(
         range(start, min(start + batch_size, len(order)))
         for start in range(first_batch * batch_size, len(order), batch_size)
     ]
+    clock = clock or CpuClock()
     fetching = ThreadPoolExecutor(FETCH_THREADS)
 
     def entering_windows() -> Iterator[range]:
@@ -55,10 +59,10 @@ def iterate_batches(
                 split.store.keep({shard for window in near for shard in window.shards})
                 for window in order.windows[entered : entered + 2]:
                     for shard in window.shards:
-                        fetching.submit(split.store.load, shard)
+                        fetching.submit(clock.timed, split.store.load, shard)
             yield chunk
 
-    make = make_batch or gather
+    make = partial(clock.timed, make_batch or gather)
     making = (
         map_ahead(make, entering_windows(), threads=num_workers, num_ahead=num_workers + 1)
         if num_workers
