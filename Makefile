@@ -39,6 +39,7 @@ bench: $(READY)
 bench-warehouse: $(READY)
 	$(BIN)/python -m benchmarks.etl_reuse
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.import_frames --stages
 
 # Hours; it can be stopped, and continues when it is called again.
 bench-kvasir: $(READY)

@@ -5,8 +5,9 @@
 Makes small JPEG frames with a label each in a temporary folder and imports them in a process of
 its own. The limit is to read every image and label file once and to compute its SHA-256, in one
 thread; the files are in the page cache for both. Prints the ratio of the elapsed times and of the
-CPU times (1 is as fast as the limit), the peak of resident memory, and, with `--stages`, the memory
-of `prune` and `etl` on the last run. Everything is deleted afterwards.
+CPU times, import over hashing, the peak of resident memory, and, with `--stages`, the memory
+of `prune` and `etl` on the last run. Everything is deleted afterwards. `--work` may name a folder
+in memory: a disk may take longer for a new file than the import for a frame.
 """
 
 import json
