@@ -221,3 +221,11 @@ def test_two_images_with_the_same_stem_are_refused(tmp_path: Path) -> None:
         f"b.jpg and b.png of {root / 'images'} have the same stem, so they would be confused; "
         "expected one file per stem"
     )
+
+
+def test_a_run_stores_the_split_that_the_user_states_and_no_other(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path, "a.png")
+    assert read_run(run_import(root, split="val").folder).manifest.split == "val"
+    plain = run_import(root, run_id="plain").folder / "run_manifest.json"
+    assert '"split"' not in plain.read_text()
+    assert import_error(root, split="valid") == "split='valid': expected one of train, val, test"
