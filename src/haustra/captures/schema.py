@@ -45,6 +45,9 @@ class PolypLabel(BaseModel):
     """Share of the polyp's pixels in the image that nothing hides, 0 to 1."""
     size_mm: float | None = None
     paris_class: str | None = None
+    histology: str | None = None
+    site: str | None = None
+    """Part of the colon. This and the histology are as the dataset states them; most state none."""
     score: float | None = Field(default=None, ge=0, le=1)
     """Score of a detection that was written as a label; None for ground truth."""
 

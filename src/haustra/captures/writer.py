@@ -23,6 +23,8 @@ class PolypTruth:
     visible_fraction: float | None = None
     size_mm: float | None = None
     paris_class: str | None = None
+    histology: str | None = None
+    site: str | None = None  # part of the colon
     score: float | None = None
     """Score of a detection that is written as a label; None for ground truth."""
 
@@ -140,7 +142,8 @@ def _label_json(truth: PolypTruth, *, size_wh: tuple[int, int]) -> dict[str, Any
         "size_mm": truth.size_mm,
         "paris_class": truth.paris_class,
     }
-    return value if truth.score is None else {**value, "score": truth.score}
+    extra = {"histology": truth.histology, "site": truth.site, "score": truth.score}
+    return value | {name: stated for name, stated in extra.items() if stated is not None}
 
 
 @contextmanager

@@ -280,9 +280,7 @@ class _Import:
                 )
                 continue
             self.num_clipped += checked.clipped
-            truths.append(
-                PolypTruth(bbox_px=checked.box_px, lesion_id=box.lesion_id, size_mm=box.size_mm)
-            )
+            truths.append(PolypTruth(bbox_px=checked.box_px, lesion_id=box.lesion_id, **box.facts))
             if x0 <= 1 and y0 <= 1 and x1 >= size_wh[0] - 1 and y1 >= size_wh[1] - 1:
                 hints.append("box that fills the whole image")
         return truths, rejected

@@ -85,7 +85,7 @@ def import_masks(
         masks,
         suffixes=IMAGE_SUFFIXES,
         noun="mask",
-        read=partial(_read_mask, min_pixels=config.min_pixels, chosen=values or None),
+        read=partial(read_mask, min_pixels=config.min_pixels, chosen=values or None),
         file_name=config.mask_name,
         config=config,
         classes=chosen,
@@ -95,9 +95,18 @@ def import_masks(
     )
 
 
-def _read_mask(
-    path: Path, _size_wh: tuple[int, int], *, min_pixels: int, chosen: frozenset[str] | None
+def read_mask(
+    path: Path,
+    _size_wh: tuple[int, int],
+    *,
+    min_pixels: int = MaskImportConfig.min_pixels,
+    chosen: frozenset[str] | None = None,
 ) -> Annotation:
+    """Read the boxes of a mask; `import_masks` has the arguments.
+
+    Raises:
+        HaustraError: The mask is unreadable, or has too many values to be one of classes.
+    """
     data = read_image_bytes(path)
     pixels = _without_alpha(decode_image_values(data, name=str(path)))
     is_lossy = data.startswith(b"\xff\xd8") or (data.startswith(b"RIFF") and b"VP8 " in data)

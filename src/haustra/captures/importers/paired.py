@@ -220,7 +220,12 @@ def note_unread(folder: Path, counts: Counter[str]) -> list[str]:
 
 
 def _by_stem(
-    folder: Path, *, suffixes: tuple[str, ...], ignored: tuple[str, ...], without: Path
+    folder: Path,
+    *,
+    suffixes: tuple[str, ...],
+    ignored: tuple[str, ...],
+    without: Path,
+    keep: Callable[[str], bool],
 ) -> tuple[dict[str, Path], list[str], list[str]]:
     """Return the files of a folder by their path there without suffix, mistakes, and notes."""
     of_stem: dict[str, Path] = {}
@@ -231,7 +236,7 @@ def _by_stem(
         suffix = suffix.lower()
         if suffix not in suffixes:
             skipped[suffix or "(no suffix)"] += suffix not in ignored
-        if suffix not in suffixes or path.name == "classes.txt":
+        if suffix not in suffixes or path.name == "classes.txt" or not keep(stem):
             continue
         if "/" in name:
             inside.add(name.rpartition("/")[0])
@@ -262,16 +267,25 @@ def _pair(
     suffixes: tuple[str, ...],
     noun: str,
     file_name: str,
+    keep: Callable[[str], bool],
     may_lack: bool,
     allow_unlabelled: bool,
 ) -> tuple[list[SourceFrame], list[str], list[str]]:
     """Return the images with their files, mistakes, and notes; `import_pairs` has the arguments."""
     is_one = images.resolve() == folder.resolve()
     image_of, problems, seen = _by_stem(
-        images, suffixes=IMAGE_SUFFIXES, ignored=suffixes if is_one else (), without=folder
+        images,
+        suffixes=IMAGE_SUFFIXES,
+        ignored=suffixes if is_one else (),
+        without=folder,
+        keep=keep,
     )
     file_of, more_problems, skipped = _by_stem(
-        folder, suffixes=suffixes, ignored=IMAGE_SUFFIXES if is_one else (), without=images
+        folder,
+        suffixes=suffixes,
+        ignored=IMAGE_SUFFIXES if is_one else (),
+        without=images,
+        keep=keep,
     )
 
     def file_stem(stem: str) -> str:
@@ -289,6 +303,9 @@ def _pair(
         raise HaustraError(f"{images} holds no image (PNG, JPEG, BMP, TIFF or WebP){listed}")
     pairs = {stem: file_of.pop(file_stem(stem), None) for stem in image_of}
     lacking = [stem for stem, file in pairs.items() if file is None]
+    for stem in lacking:  # PolypGen has C3_EndoCV2021_00489_.jpg
+        pairs[stem] = file_of.pop(file_stem(stem.rstrip("_")), None)
+    lacking = [stem for stem in lacking if pairs[stem] is None]
     if lacking and not allow_unlabelled and (len(lacking) == len(pairs) or not may_lack):
         problems.append(
             f"{len(lacking)} image(s) of {images} have no {noun} in {folder}: "
@@ -325,6 +342,7 @@ def import_pairs(
     noun: str,
     read: Callable[[Path, tuple[int, int]], Annotation],
     file_name: str = "{stem}",
+    keep: Callable[[str], bool] = bool,
     may_lack: bool = False,
     config: DatasetConfig,
     classes: str | None,
@@ -342,7 +360,9 @@ def import_pairs(
         suffixes: Suffixes of the annotation files, in lower case.
         noun: What such a file is called in messages, such as `mask`.
         read: Returns the content of a file for an image of this size.
-        file_name: Stem of an annotation file, with `{stem}` for the image's.
+        file_name: Stem of an annotation file, with `{stem}` for the image's, whose last `_` may be
+            missing.
+        keep: Returns True for the path without suffix of an image or file that is to be read.
         may_lack: An image without a file is a negative if others have one, instead of a mistake.
         config: Name, grouping and provenance of the run.
         classes: Classes whose boxes are polyps, separated by commas.
@@ -361,6 +381,7 @@ def import_pairs(
         suffixes=suffixes,
         noun=noun,
         file_name=file_name,
+        keep=keep,
         may_lack=may_lack,
         allow_unlabelled=config.allow_unlabelled,
     )

@@ -1,6 +1,6 @@
 """Images of a dataset and the content of their annotations, as its reader yields them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ class SourceBox:
     class_name: Any
     """Class as the dataset states it; None and an empty one become `(none)`."""
     lesion_id: str | None = None
-    size_mm: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Other fields of `PolypTruth` that the dataset states, such as `size_mm`."""
 
 
 @dataclass(kw_only=True)
