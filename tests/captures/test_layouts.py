@@ -410,9 +410,7 @@ def test_lines_of_sun_may_share_an_image_state_no_polyp_or_leave_images_out(tmp_
     notes = (run.manifest.import_result or {})["notes"]
     assert "1 image(s) are not listed, left out: 'i4.jpg'" in notes
     assert "frame of class 1, which shows no polyp: 1, first in 'i3.jpg'" in notes
-    assert "frame with several boxes, whose lesions are not told apart: 2, first in 'i1.jpg'" in (
-        notes
-    )
+    assert "frame with several boxes, of which none gets a lesion: 2, first in 'i1.jpg'" in (notes)
 
 
 @pytest.mark.parametrize("line", ["i1.jpg 1,2,3,4,2", "i1.jpg 1,2,3,4", "i1.jpg", "i1.jpg a,b,c"])
@@ -508,7 +506,7 @@ def test_listed_boxes_of_sun_seg_without_any_mask_say_so(tmp_path: Path) -> None
 
     runs = run_import(tmp_path, "sun-seg", write)
     assert [boxes_of(run) for run in runs] == [[[list(BOX)]] * 3] * 5
-    assert "no mask is there to tell" in str(runs[0].manifest.import_result)
+    assert "no mask was there to check it" in str(runs[0].manifest.import_result)
 
 
 def test_listed_boxes_of_sun_seg_that_fit_no_mask_are_refused(tmp_path: Path) -> None:

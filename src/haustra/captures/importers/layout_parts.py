@@ -160,7 +160,7 @@ def add_facts(
         image: Stem of the image.
     """
     if lesion_id is not None and len(annotation.boxes) > 1:
-        annotation.hints.append("frame with several boxes, whose lesions are not told apart")
+        annotation.hints.append("frame with several boxes, of which none gets a lesion")
         return annotation
     annotation.boxes[:] = [
         replace(

@@ -275,7 +275,9 @@ def _set_corners(lists: Mapping[Path, _ListedBoxes], *, masks_of: Mapping[Path, 
         ]
     evidence = f"as {num_fitting} of {len(checked)} masks of other clips show"
     if not checked:
-        evidence = f"in which {num_inside(order)} are inside their images; no mask is there to tell"
+        evidence = (
+            f"in which {num_inside(order)} are inside their images; no mask was there to check it"
+        )
     return f"boxes of bbox_annotation.json are read as {order}, {evidence}"
 
 
