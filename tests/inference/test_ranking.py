@@ -24,7 +24,7 @@ from haustra.inference.config import InferConfig
 from haustra.inference.detector import Detector, open_detector
 from haustra.inference.pictures import InferResult, infer_pictures
 from haustra.inference.ranking import (
-    confidences,
+    as_confidences,
     disagreement,
     find_look_alikes,
     uncertainty,
@@ -44,12 +44,6 @@ def found(*scores: float, boxes: Boxes | None = None) -> Detections:
         boxes_px=np.reshape(places, (-1, 4)).astype(float)[order],
         scores=np.array(scores, dtype=float)[order],
         image_size_wh=SIZE_WH,
-    )
-
-
-def differ(one: Detections, other: Detections) -> float:
-    return disagreement(
-        one, other, confidence_one=one.scores.copy(), confidence_other=other.scores.copy()
     )
 
 
@@ -77,7 +71,7 @@ def test_a_box_at_the_threshold_has_half_the_confidence_and_the_order_stays(
     threshold: float, scores: list[float]
 ) -> None:
     detections = found(*scores, threshold)
-    scaled = confidences(detections, threshold=threshold)
+    scaled = as_confidences(detections, threshold=threshold).scores
     assert ((scaled >= 0) & (scaled <= 1)).all()
     assert (np.diff(scaled) <= 0).all()
     np.testing.assert_allclose(scaled[detections.scores == threshold], 0.5)
@@ -85,12 +79,12 @@ def test_a_box_at_the_threshold_has_half_the_confidence_and_the_order_stays(
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
 def test_the_ends_of_the_scale_are_thresholds_too(threshold: float) -> None:
-    assert np.isfinite(confidences(found(0.0, 0.3, 1.0), threshold=threshold)).all()
+    assert np.isfinite(as_confidences(found(0.0, 0.3, 1.0), threshold=threshold).scores).all()
 
 
 def test_an_image_is_uncertain_by_its_boxes_at_the_threshold_not_by_sure_or_faint_ones() -> None:
     def value(*scores: float, threshold: float = 0.3) -> float:
-        return uncertainty(confidences(found(*scores), threshold=threshold))
+        return uncertainty(as_confidences(found(*scores), threshold=threshold))
 
     assert value(0.3) == pytest.approx(1)
     assert value() == 0
@@ -102,16 +96,16 @@ def test_an_image_is_uncertain_by_its_boxes_at_the_threshold_not_by_sure_or_fain
 
 
 def test_views_that_agree_differ_by_nothing_and_a_box_of_one_view_by_its_weight() -> None:
-    assert differ(found(0.9, 0.4), found(0.9, 0.4)) == pytest.approx(0)
-    assert differ(found(), found()) == 0
-    assert differ(found(1.0), found()) == pytest.approx(1)
-    assert differ(found(0.5), found()) == pytest.approx(0.25)
+    assert disagreement(found(0.9, 0.4), found(0.9, 0.4)) == pytest.approx(0)
+    assert disagreement(found(), found()) == 0
+    assert disagreement(found(1.0), found()) == pytest.approx(1)
+    assert disagreement(found(0.5), found()) == pytest.approx(0.25)
     away: Boxes = [(60, 60, 90, 70)]
-    assert differ(found(1.0), found(1.0, boxes=away)) == pytest.approx(2)
+    assert disagreement(found(1.0), found(1.0, boxes=away)) == pytest.approx(2)
     shifted: Boxes = [(30.0, 20.0, 70.0, 60.0)]  # IoU 1/3
-    assert differ(found(1.0), found(1.0, boxes=shifted)) == pytest.approx(2 - 2 / 3)
+    assert disagreement(found(1.0), found(1.0, boxes=shifted)) == pytest.approx(2 - 2 / 3)
     # Two boxes on one polyp: one of them is matched.
-    assert differ(found(1.0, 0.8), found(1.0)) == pytest.approx(0.64)
+    assert disagreement(found(1.0, 0.8), found(1.0)) == pytest.approx(0.64)
 
 
 boxes_of_view = st.lists(
@@ -128,9 +122,9 @@ def test_disagreement_is_symmetric_and_within_the_weight_of_all_boxes(
         found(*(s for *_, s in view), boxes=[(x, y, x + w, y + w) for x, y, w, _ in view])
         for view in (one, other)
     )
-    assert differ(a, b) == pytest.approx(differ(b, a))
-    assert 0 <= differ(a, b) <= (a.scores**2).sum() + (b.scores**2).sum() + 1e-9
-    assert differ(a, a) == pytest.approx(0)
+    assert disagreement(a, b) == pytest.approx(disagreement(b, a))
+    assert 0 <= disagreement(a, b) <= (a.scores**2).sum() + (b.scores**2).sum() + 1e-9
+    assert disagreement(a, a) == pytest.approx(0)
 
 
 def test_one_detector_disagrees_with_itself_on_the_mirrored_image() -> None:

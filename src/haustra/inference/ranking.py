@@ -67,30 +67,25 @@ class Ranking:
         }
 
 
-def confidences(found: Detections, *, threshold: float) -> NDArray[np.float64]:
-    """Return the scores [N] on a scale that has 0.5 at the detector's threshold."""
+def as_confidences(found: Detections, *, threshold: float) -> Detections:
+    """Return the detections with scores on a scale that has 0.5 at the detector's threshold."""
     odds = np.clip(threshold, 1e-6, 1 - 1e-6)
     odds /= 1 - odds
-    return np.asarray(found.scores / (found.scores + odds * (1 - found.scores)))
+    scaled = found.scores / (found.scores + odds * (1 - found.scores))
+    return replace(found, scores=np.minimum.accumulate(scaled))  # against rounding
 
 
-def uncertainty(confidence: NDArray[np.float64]) -> float:
+def uncertainty(found: Detections) -> float:
     """Return the sum of the boxes' squared closeness to the threshold.
 
     A box of confidence c adds (1 - |2c - 1|)^2: 1 at the threshold, next to nothing if the detector
     is sure of it or sees nothing there. Source: C.-A. Brust, C. Käding, J. Denzler, "Active
     Learning for Deep Object Detection", VISAPP 2019: the "1-vs-2" margin, aggregated by sum.
     """
-    return float(np.square(1 - np.abs(2 * confidence - 1)).sum())
+    return float(np.square(1 - np.abs(2 * found.scores - 1)).sum())
 
 
-def disagreement(
-    one: Detections,
-    other: Detections,
-    *,
-    confidence_one: NDArray[np.float64],
-    confidence_other: NDArray[np.float64],
-) -> float:
+def disagreement(one: Detections, other: Detections) -> float:
     """Return the weight of the boxes that two views of one image do not share.
 
     Boxes weigh their squared confidence, so that many faint ones add little. Two boxes share the
@@ -99,15 +94,14 @@ def disagreement(
     "Query by Committee", COLT 1992; for views mirrored as in I. Elezi et al., "Not All Labels Are
     Equal", CVPR 2022.
     """
-    weight_one, weight_other = np.square(confidence_one), np.square(confidence_other)
-    shares = np.minimum.outer(weight_one, weight_other)
-    shares *= iou_matrix(one.boxes_px, other.boxes_px)
+    weights, others = np.square(one.scores), np.square(other.scores)
+    shares = np.minimum.outer(weights, others) * iou_matrix(one.boxes_px, other.boxes_px)
     shared = 0.0
     while shares.size and shares.max() > 0:
         row, column = np.unravel_index(shares.argmax(), shares.shape)
         shared += float(shares[row, column])
         shares[row], shares[:, column] = 0, 0
-    return max(0.0, float(weight_one.sum() + weight_other.sum()) - 2 * shared)
+    return max(0.0, float(weights.sum() + others.sum()) - 2 * shared)
 
 
 def _detect_mirrored(detector: Detector, image_rgb: NDArray[np.uint8]) -> Detections:
@@ -128,20 +122,16 @@ def value_of(
             one with itself on the mirrored image, and takes the mean over the pairs.
         detectors: At their own operating points.
     """
-    views = [(d.detect(image_rgb, objectness=0.0), d) for d in detectors]
+    views = [(detector, detector.detect(image_rgb, objectness=0.0)) for detector in detectors]
     if rule == "disagree" and len(views) == 1:
-        views.append((_detect_mirrored(detectors[0], image_rgb), detectors[0]))
+        views.append((detectors[0], _detect_mirrored(detectors[0], image_rgb)))
     scaled = [
-        (found, confidences(found, threshold=detector.operating_point.objectness))
-        for found, detector in views
+        as_confidences(found, threshold=detector.operating_point.objectness)
+        for detector, found in views
     ]
     if rule == "uncertain":
-        return uncertainty(scaled[0][1])
-    values = [
-        disagreement(one, other, confidence_one=own, confidence_other=others)
-        for (one, own), (other, others) in combinations(scaled, 2)
-    ]
-    return float(np.mean(values))
+        return uncertainty(scaled[0])
+    return float(np.mean([disagreement(one, other) for one, other in combinations(scaled, 2)]))
 
 
 def find_look_alikes(
