@@ -16,8 +16,9 @@ WEIGHTS = Path(__file__).parents[1] / "view/tinydet_sim.bin"
 
 
 def write_ward_video() -> None:
-    """Write a simulated procedure as a video of 12 seconds, and other captures with labels."""
+    """Write a simulated procedure as a video of 12 seconds, and captures that are labeled."""
     main(["datagen", "--seed", "14", "--runs", "6", "--frames", "6", "--size", "128"])
+    main(["etl", "--captures", "captures", "--target-size", "192", "--output-root", "earlier"])
     procedure = ["--preset", "procedure", "--seed", "301", "--frames", "120", "--size", "128"]
     main(["datagen", *procedure, "--output-root", "simulated"])
     codec = cv2.VideoWriter.fourcc(*"MJPG")
@@ -55,8 +56,11 @@ def masked(text: str) -> str:
 
 def run_line(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, bool]:
     """Run a command of the page; return its output with its error, and True if it failed."""
-    [manifest] = [*Path("artifacts/tensor_warehouse").glob("*/manifest.json")] or [Path()]
-    words = shlex.split(line.replace("MANIFEST", str(manifest)))
+    for name, root in (("EARLIER", "earlier"), ("MANIFEST", "artifacts/tensor_warehouse")):
+        if name in line:
+            [manifest] = Path(root).glob("*/manifest.json")
+            line = line.replace(name, str(manifest))
+    words = shlex.split(line)
     assert words.pop(0) == "haustra"
     target = Path(words[words.index(">") + 1]) if ">" in words else None
     capsys.readouterr()
@@ -92,7 +96,14 @@ def test_the_loop_of_the_page_runs_and_prints_what_the_page_shows(
         missing = [text for text in lines if masked(text) not in masked(printed)]
         assert not missing, f"docs/labelling.md: `{line}` prints:\n{printed}"
     assert commands == [
-        *("import video", "infer --image", "infer --image", "convert found.json", "import cvat"),
+        *(
+            "eval --manifest",
+            "import video",
+            "infer --image",
+            "infer --image",
+            "convert found.json",
+            "import cvat",
+        ),
         *("prune", "etl --target-size", "train --manifest", "eval --manifest"),
         *("convert found.json", "import label-studio", "import cvat"),
     ]

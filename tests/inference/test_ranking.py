@@ -264,7 +264,18 @@ def test_two_detectors_are_compared_and_named(tmp_path: Path) -> None:
         "detectors": [str(one), str(other)],
         "num_ranked": 3,
         "num_look_alikes": 0,
+        "notes": [
+            f"{path}: threshold 0.3 is the default, not fitted, and the order depends on it; "
+            "fit it first: haustra eval --fit --fit-by f1"
+            for path in (one, other)
+        ],
     }
+    fitted = OperatingPoint(objectness=0.3, fitted={"fitted_on": "val"})
+    for path in (one, other):
+        store_operating_point(path, fitted)
+    again = rank(tmp_path / "frames", one, rank="disagree", also_detector_weights=(other,))
+    assert again.ranking is not None
+    assert again.ranking.notes == []
     twice = rank(tmp_path / "frames", one, rank="disagree", also_detector_weights=(one,))
     assert [p.ranked.value for p in twice.pictures if p.ranked] == pytest.approx([0, 0, 0])
 

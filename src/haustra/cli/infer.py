@@ -106,4 +106,5 @@ def _print_ranking(ranking: Ranking, *, result: InferResult) -> None:
         f"ranked {ranking.num_ranked} images, of which {ranking.num_look_alikes} look like a "
         "better one, or are within a second of it, and come last",
         f"drew {total} boxes on {len(result.pictures)} images; the first of them: {result.sheet}",
+        *ranking.notes,
     )

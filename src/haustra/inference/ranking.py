@@ -56,6 +56,7 @@ class Ranking:
     num_ranked: int  # images with a value, of which `images` may be the first only
     num_look_alikes: int  # images of all that look like a better one
     unreadable: list[str]  # a message per image
+    notes: list[str]  # a line per detector whose threshold is not fitted
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the images as JSON values."""
@@ -64,6 +65,7 @@ class Ranking:
             "detectors": self.detectors,
             "num_ranked": self.num_ranked,
             "num_look_alikes": self.num_look_alikes,
+            "notes": self.notes,
         }
 
 
@@ -215,6 +217,12 @@ def rank_images(
         num_ranked=len(readable),
         num_look_alikes=int((like >= 0).sum()),
         unreadable=unreadable,
+        notes=[
+            f"{detector.path}: threshold {point.objectness:.3g} is {point.origin}, and the order "
+            "depends on it; fit it first: haustra eval --fit --fit-by f1"
+            for detector in detectors
+            if (point := detector.operating_point).fitted is None
+        ],
     )
 
 
