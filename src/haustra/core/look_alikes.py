@@ -5,6 +5,7 @@ also survives another tint. The thumbnail is the better judge of frames from one
 which the tint is a mark.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -95,17 +96,16 @@ def merge_look_alikes(
         groups: Group of each image.
         thumbnails: Thumbnail of each image.
         runs: Run of each image, whose images stand in its order.
-        neighbors_only: Compare only images that are neighbors in a run, which takes no time.
+        neighbors_only: Compare only images that are neighbors in a run.
         progress: Receives the progress.
 
     Returns:
         The name of the merged group for each group that was merged with another one: the first of
         its groups' names in natural order.
     """
-    names = sorted(set(groups), key=natural_key)
-    number_of = {name: number for number, name in enumerate(names)}
+    number_of = {name: number for number, name in enumerate(dict.fromkeys(groups))}
     group_of = np.array([number_of[name] for name in groups])
-    first_of = np.arange(len(names))  # a group of lower number that it is merged with, or itself
+    first_of = np.arange(len(number_of))  # a group that it is merged with, or itself
 
     def find_first(group: int) -> int:
         while first_of[group] != group:
@@ -134,12 +134,14 @@ def merge_look_alikes(
             if len(found) > 64:  # many copies of one image: none of them is looked at again
                 merged = merged_of_images()
     merged_of_images()
-    sizes = np.bincount(first_of, minlength=len(names))
-    return {
-        name: names[first]
-        for name, first in zip(names, first_of.tolist(), strict=True)
-        if sizes[first] > 1
-    }
+    names_of = defaultdict(list)
+    for name, first in zip(number_of, first_of.tolist(), strict=True):
+        names_of[first].append(name)
+    merged_names: dict[str, str] = {}
+    for names in names_of.values():
+        if len(names) > 1:
+            merged_names |= dict.fromkeys(names, min(names, key=natural_key))
+    return merged_names
 
 
 def _unit_vectors(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -10,9 +10,9 @@ from haustra.core.look_alikes import merge_look_alikes, thumbnail
 from haustra.core.plurals import counted
 from haustra.core.progress import Progress
 
-MAX_NOTED = 20_000
-"""Largest number of images that are all compared only for a note, which takes half a second. Above
-it, a note compares neighbors."""
+MAX_NOTED = 5_000
+"""Largest number of images that are all compared only for a note, which takes a tenth of a second.
+Above it, a note compares neighbors."""
 
 
 @dataclass
