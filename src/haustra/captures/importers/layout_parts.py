@@ -52,61 +52,36 @@ class Part:
     run: Run
 
 
-def run_masks(
+def run_pairs(
     images: Path,
-    masks: Path,
+    folder: Path,
     *,
-    mask_name: str = "{stem}",
-    keep: Callable[[str], bool] = bool,
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
+    noun: str = "mask",
     read: Read = read_mask,
+    file_name: str = "{stem}",
+    keep: Callable[[str], bool] = bool,
 ) -> Run:
-    """Return the import of images with masks; see `import_pairs` for the arguments."""
+    """Return the import of images with a mask or file of boxes each, as `import_pairs` does it."""
 
     def run(config: DatasetConfig, **rest: Any) -> ImportResult:
-        if config.allow_unlabelled and not masks.is_dir():
+        if config.allow_unlabelled and not folder.is_dir():
             return run_negatives(images).start(config, **rest)
         return import_pairs(
             images,
-            masks,
-            suffixes=IMAGE_SUFFIXES,
-            noun="mask",
-            read=read,
-            file_name=mask_name,
-            keep=keep,
-            config=config,
-            classes=None,
-            class_option="mask_values",
-            **rest,
-        )
-
-    return Run((images, masks), run)
-
-
-def run_boxes(
-    images: Path,
-    annotations: Path,
-    *,
-    suffix: str,
-    noun: str,
-    read: Read,
-    file_name: str = "{stem}",
-) -> Run:
-    """Return the import of images with a file of boxes each."""
-
-    def run(config: DatasetConfig, **rest: Any) -> ImportResult:
-        return import_pairs(
-            images,
-            annotations,
-            suffixes=(suffix,),
+            folder,
+            suffixes=suffixes,
             noun=noun,
             read=read,
             file_name=file_name,
+            keep=keep,
             config=config,
             classes=None,
+            class_option="mask_values" if noun == "mask" else "classes",
             **rest,
         )
 
-    return Run((images, annotations), run)
+    return Run((images, folder), run)
 
 
 def run_negatives(images: Path) -> Run:

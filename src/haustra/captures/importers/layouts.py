@@ -15,10 +15,9 @@ from haustra.captures.importers.layout_parts import (
     find_folder,
     image_stems,
     read_rows,
-    run_boxes,
     run_listed,
-    run_masks,
     run_negatives,
+    run_pairs,
     subfolders,
 )
 from haustra.captures.importers.records import Annotation, SourceBox
@@ -153,7 +152,7 @@ def _find_masks(root: Path) -> list[Part]:
     """Find a folder of images with one of masks, or `p1.tif` beside `1.tif`."""
     images, masks = _image_folders(find_folder(root, "segmented-images") or root)
     mask_name = _mask_name(images, masks)
-    return [Part(name="", run=run_masks(images, masks, mask_name=mask_name))] if mask_name else []
+    return [Part(name="", run=run_pairs(images, masks, file_name=mask_name))] if mask_name else []
 
 
 def _find_cvc(root: Path) -> list[Part]:
@@ -163,7 +162,7 @@ def _find_cvc(root: Path) -> list[Part]:
     for video in (folder for folder in subfolders(images) if folder.name.isdecimal()):
         own = video if masks == images else masks / video.name
         name = (_mask_name(video, own) if own.is_dir() else None) or "{stem}_mask"
-        run = run_masks(video, own, mask_name=name)
+        run = run_pairs(video, own, file_name=name)
         parts.append(Part(name=video.name, group=f"cvc-{video.name}", run=run))
     mask_name = None if parts else _mask_name(images, masks)
     if mask_name is None:
@@ -185,10 +184,10 @@ def _find_cvc(root: Path) -> list[Part]:
     if extra := sequences.count(None):
         notes.append(f"{extra} file(s) s1, c1 and so on, of regions and contours: not taken")
     for sequence in sorted({name for name in sequences if name is not None}, key=natural_key):
-        run = run_masks(
+        run = run_pairs(
             images,
             masks,
-            mask_name=mask_name,
+            file_name=mask_name,
             keep=lambda stem, sequence=sequence: sequence_of(stem) == sequence,  # type: ignore[misc]
         )
         group = f"cvc-{sequence}" if sequence else None
@@ -254,14 +253,14 @@ def _polypgen_run(folder: Path, *, name: str) -> Run | None:
     masks = find_folder(folder, f"masks_{name}", "masks")
     boxes = find_folder(folder, f"bbox_{name}", "bbox")
     if masks:
-        return run_masks(images, masks, mask_name="{stem}_mask")
+        return run_pairs(images, masks, file_name="{stem}_mask")
     if boxes is None:
         return None
     ends = any(path.stem.endswith("_mask") for path in boxes.iterdir())
-    return run_boxes(
+    return run_pairs(
         images,
         boxes,
-        suffix=".txt",
+        suffixes=(".txt",),
         noun="file of boxes",
         read=_read_polypgen,
         file_name="{stem}_mask" if ends else "{stem}",

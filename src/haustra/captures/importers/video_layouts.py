@@ -1,8 +1,7 @@
 """Public datasets of videos: SUN, SUN-SEG, LDPolypVideo and REAL-Colon."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from haustra.captures.importers.layout_parts import (
     place_of,
     read_number,
     read_rows,
-    run_boxes,
     run_listed,
-    run_masks,
     run_negatives,
+    run_pairs,
     subfolders,
 )
 from haustra.captures.importers.masks import read_mask
@@ -35,6 +33,8 @@ from haustra.core.files import read_json
 
 Facts = dict[str, dict[str, Any]]
 """Fields of `PolypTruth` by lesion, or by the stem of an image."""
+_Listed = dict[Path, tuple[Path, dict[str, Annotation]]]
+"""File that lists the boxes, and the boxes by the stem of their image, for each clip."""
 CASES_FILE = "INFO_POSITIVE_CASES.md"
 """Table of the cases of SUN in the repository GewelsJI/VPS."""
 SITES = {
@@ -134,15 +134,6 @@ def _read_sun(path: Path) -> dict[str, Annotation]:
     return boxes_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ListedBoxes:
-    """The boxes of `bbox_annotation.json`."""
-
-    path: Path
-    boxes_of: dict[str, dict[str, Annotation]]
-    """Boxes of each image by clip and by the image's stem."""
-
-
 def find_sun_seg(root: Path) -> list[Part]:
     """Find the clips of each split: `Frame/case1_3` with `GT/case1_3`, or with listed boxes.
 
@@ -160,31 +151,25 @@ def find_sun_seg(root: Path) -> list[Part]:
         clip: (find_folder(clip.parent.parent, "gt") or clip.parent.parent / "GT") / clip.name
         for clip in clips
     }
-    lists: dict[Path, _ListedBoxes] = {}
+    listed: _Listed = {}
     note = ""
     if not all(masks.is_dir() for masks in masks_of.values()):
-        lists = _read_lists({clip.parent.parent for clip in clips}, root=root)
-        note = _set_corners(lists, masks_of=masks_of)
+        listed = _read_lists(clips, root=root)
+        note = _set_corners(listed, masks_of=masks_of)
     parts = []
     for clip, masks in masks_of.items():
         inside, split = place_of(clip.parent.parent, root=root)
         case = clip.name.split("_")[0].lower()
-        listed = lists.get(clip.parent.parent)
-        own = listed.boxes_of.get(clip.name) if listed and not masks.is_dir() else None
-        run = run_masks(clip, masks, read=_with_facts(read_mask, facts=facts, lesion_id=case))
-        if listed and own:
-            for stem, annotation in own.items():
+        notes: tuple[str, ...] = ()
+        run = run_pairs(clip, masks, read=_with_facts(read_mask, facts=facts, lesion_id=case))
+        if clip in listed and not masks.is_dir():
+            path, boxes_of = listed[clip]
+            for stem, annotation in boxes_of.items():
                 add_facts(annotation, facts, lesion_id=case, image=stem)
-            run = run_listed(clip, listed.path, boxes_of=own)
+            run, notes = run_listed(clip, path, boxes_of=boxes_of), (note,)
+        name = "-".join([*inside, clip.name])
         parts.append(
-            Part(
-                name="-".join([*inside, clip.name]),
-                group=case,
-                frame_rate_hz=30.0,
-                split=split,
-                notes=(note,) if own else (),
-                run=run,
-            )
+            Part(name=name, group=case, frame_rate_hz=30.0, split=split, notes=notes, run=run)
         )
     return parts
 
@@ -199,20 +184,24 @@ def _with_facts(read: Read, *, facts: Facts, lesion_id: str | None = None) -> Re
     return read_more
 
 
-def _read_lists(splits: set[Path], *, root: Path) -> dict[Path, _ListedBoxes]:
-    """Return the boxes of each folder of a split that lists some, or whose parent does."""
-    read: dict[Path, _ListedBoxes] = {}
-    found = {}
-    for split in sorted(splits):
-        places = [split] if split == root else [split, split.parent]
-        for place in (inside for folder in places for inside in (folder, folder / "Detection")):
-            path = place / "bbox_annotation.json"
-            if split not in found and path.is_file():
-                read[path] = found[split] = read.get(path) or _read_list(path)
-    return found
+def _read_lists(clips: list[Path], *, root: Path) -> _Listed:
+    """Return the boxes of the clips whose split, or the folder around it, lists some."""
+    read: dict[Path, dict[str, dict[str, Annotation]]] = {}
+    listed: _Listed = {}
+    for clip in clips:
+        split = clip.parent.parent
+        folders = [split] if split == root else [split, split.parent]
+        places = [inside for folder in folders for inside in (folder, folder / "Detection")]
+        paths = (place / "bbox_annotation.json" for place in places)
+        if path := next((path for path in paths if path.is_file()), None):
+            read[path] = read.get(path) or _read_list(path)
+            if clip.name in read[path]:
+                listed[clip] = (path, read[path][clip.name])
+    return listed
 
 
-def _read_list(path: Path) -> _ListedBoxes:
+def _read_list(path: Path) -> dict[str, dict[str, Annotation]]:
+    """Return the boxes of each image by clip and by the image's stem, with four numbers each."""
     content = read_json(path, what="boxes of SUN-SEG")
     boxes_of: dict[str, dict[str, Annotation]] = {}
     try:
@@ -234,10 +223,10 @@ def _read_list(path: Path) -> _ListedBoxes:
             f"{path} is incomplete ({error!r}); expected SUN-SEG's 'images' with id, case_name, "
             "file_name, width and height, and 'annotation' with the same id and a bbox"
         ) from None
-    return _ListedBoxes(path=path, boxes_of=boxes_of)
+    return boxes_of
 
 
-def _set_corners(lists: Mapping[Path, _ListedBoxes], *, masks_of: Mapping[Path, Path]) -> str:
+def _set_corners(listed: _Listed, *, masks_of: Mapping[Path, Path]) -> str:
     """Turn the boxes into corners, and return a note on the order of numbers that they had.
 
     The documentation of SUN-SEG gives another order than its own example has. So the order is the
@@ -246,9 +235,16 @@ def _set_corners(lists: Mapping[Path, _ListedBoxes], *, masks_of: Mapping[Path, 
     Raises:
         HaustraError: There are masks, and no order fits one.
     """
-    checked = list(islice(_boxes_with_masks(lists, masks_of=masks_of), MOST_CHECKED))
-    files = {id(file): file for file in lists.values()}.values()
-    images = [image for file in files for clip in file.boxes_of.values() for image in clip.values()]
+    with_masks = (
+        (annotation.boxes[0].box_px, mask.boxes[0].box_px)
+        for clip, (_, boxes_of) in listed.items()
+        for stem, annotation in boxes_of.items()
+        if len(annotation.boxes) == 1
+        and (path := masks_of[clip] / f"{stem}.png").is_file()
+        and len((mask := read_mask(path, annotation.size_wh)).boxes) == 1
+    )
+    checked = list(islice(with_masks, MOST_CHECKED))
+    images = [image for _, boxes_of in listed.values() for image in boxes_of.values()]
 
     def overlaps(order: str) -> list[float]:
         pairs = [np.array([[CORNERS[order](*box)], [mask_px]]) for box, mask_px in checked]
@@ -265,8 +261,8 @@ def _set_corners(lists: Mapping[Path, _ListedBoxes], *, masks_of: Mapping[Path, 
     num_fitting = sum(overlap > 0.5 for overlap in overlaps(order))
     if checked and not num_fitting:
         raise HaustraError(
-            f"{next(iter(files)).path}: no box overlaps the mask of its image in any of the orders "
-            f"{', '.join(CORNERS)}; expected boxes of these images"
+            f"{next(iter(listed.values()))[0]}: no box overlaps the mask of its image in any of "
+            f"the orders {', '.join(CORNERS)}; expected boxes of these images"
         )
     for image in images:
         image.boxes[:] = [
@@ -281,20 +277,6 @@ def _set_corners(lists: Mapping[Path, _ListedBoxes], *, masks_of: Mapping[Path, 
     return f"boxes of bbox_annotation.json are read as {order}, {evidence}"
 
 
-def _boxes_with_masks(
-    lists: Mapping[Path, _ListedBoxes], *, masks_of: Mapping[Path, Path]
-) -> Iterator[tuple[list[float], list[float]]]:
-    """Yield the stated numbers of single boxes with the corners of their masks."""
-    for clip, masks in masks_of.items():
-        listed = lists.get(clip.parent.parent)
-        for stem, annotation in listed.boxes_of.get(clip.name, {}).items() if listed else ():
-            path = masks / f"{stem}.png"
-            if len(annotation.boxes) == 1 and path.is_file():
-                mask = read_mask(path, annotation.size_wh)
-                if len(mask.boxes) == 1:
-                    yield annotation.boxes[0].box_px, mask.boxes[0].box_px
-
-
 def find_ldpolypvideo(root: Path) -> list[Part]:
     """Find the videos: `Images/1` with `Annotations/1`, also inside `TrainValid` and `Test`."""
     parts = []
@@ -305,10 +287,10 @@ def find_ldpolypvideo(root: Path) -> list[Part]:
             continue
         for video in subfolders(images):
             name = "-".join([*inside, video.name])
-            run = run_boxes(
+            run = run_pairs(
                 video,
                 annotations / video.name,
-                suffix=".txt",
+                suffixes=(".txt",),
                 noun="LDPolypVideo annotation",
                 read=_read_ldpolypvideo,
             )
@@ -352,7 +334,9 @@ def find_real_colon(root: Path) -> list[Part]:
         video = frames.name.removesuffix("_frames")
         annotations = find_folder(root, f"{video}_annotations", f"{video}_annotation")
         if video != frames.name and annotations:
-            run = run_boxes(frames, annotations, suffix=".xml", noun="VOC annotation", read=read)
+            run = run_pairs(
+                frames, annotations, suffixes=(".xml",), noun="VOC annotation", read=read
+            )
             rate = rates.get(video)
             notes = [f"not known: frame rate, since video_info.csv lacks {video}"] * (not rate)
             if others := [name for name in no_polyps if name.startswith(f"{video}_")]:
