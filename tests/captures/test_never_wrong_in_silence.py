@@ -341,14 +341,19 @@ def test_a_mask_with_a_palette_works(data: Importer, bits: int) -> None:
         return struct.pack(">I", len(body)) + kind + body + check
 
     header = struct.pack(">IIBBBBB", *SIZE_WH, bits, 3, 0, 0, 0)
-    data.label(
-        "a.png",
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"PLTE", bytes([0, 0, 0, 0, 0, 128]))
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b""),
-    )
+
+    def mask(palette: bytes) -> bytes:
+        return (
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", header)
+            + chunk(b"PLTE", palette)
+            + chunk(b"IDAT", zlib.compress(rows))
+            + chunk(b"IEND", b"")
+        )
+
+    data.label("a.png", mask(bytes(6)))
+    assert "palette of several colors that are all black" in data.refusal("masks")
+    data.label("a.png", mask(bytes([0, 0, 0, 0, 0, 128])))
     assert data.boxes("masks") == [[BOX]]
     assert data.run("masks")["classes"] == {"000080": 1}
 

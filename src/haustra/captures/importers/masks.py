@@ -109,6 +109,11 @@ def read_mask(
     """
     data = read_image_bytes(path)
     pixels = _without_alpha(decode_image_values(data, name=str(path)))
+    if not pixels.any() and _has_black_palette(data):
+        raise HaustraError(
+            f"{path} has a palette of several colors that are all black, which hides its values; "
+            "expected a palette that shows them; save the mask in gray"
+        )
     is_lossy = data.startswith(b"\xff\xd8") or (data.startswith(b"RIFF") and b"VP8 " in data)
     annotation = Annotation(size_wh=(pixels.shape[1], pixels.shape[0]))
     if data[:4] in (b"II*\0", b"MM\0*") and cv2.imcount(str(path)) > 1:
@@ -126,6 +131,15 @@ def read_mask(
     if num_small and not annotation.boxes:
         annotation.hints.append("mask with such components only, taken as a negative")
     return annotation
+
+
+def _has_black_palette(data: bytes) -> bool:
+    """Return True for a PNG file whose palette has several colors, all of them black."""
+    start = data.find(b"PLTE")
+    if not data.startswith(b"\x89PNG") or start < 4:
+        return False
+    size = int.from_bytes(data[start - 4 : start])
+    return size > 3 and not any(data[start + 4 : start + 4 + size])
 
 
 def _without_alpha(pixels: NDArray[Any]) -> NDArray[Any]:
