@@ -11,6 +11,7 @@ from haustra.captures.importers.dataset import ImportResult
 from haustra.captures.importers.video import VideoImportConfig, import_video
 from haustra.captures.reader import read_run
 from haustra.captures.schema import FrameLabel
+from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.core.videos import writing_video
 from haustra.evaluation.frames import open_captures
@@ -106,6 +107,18 @@ def test_all_images_of_a_video_are_cropped_alike(tmp_path: Path) -> None:
     [crop] = crops
     assert crop is not None
     assert crop[2] >= 288
+
+
+def test_an_unreadable_image_of_a_video_is_named_as_ever(tmp_path: Path) -> None:
+    images = {f"{n}.png": screen(seed=n) for n in range(3)}
+    run_import(tmp_path, images, {"0.png": [[120, 60, 50, 40]]}, frame_rate_hz=25)
+    (tmp_path / "images/1.png").write_bytes(b"no image")
+    with pytest.raises(HaustraError, match=r"1\.png is not an image"):
+        import_coco(
+            tmp_path / "images",
+            tmp_path / "coco.json",
+            config=CocoImportConfig(output_root=tmp_path / "again", crop="auto", frame_rate_hz=25),
+        )
 
 
 def test_a_video_is_cropped_to_one_place(tmp_path: Path) -> None:

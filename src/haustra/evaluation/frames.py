@@ -105,6 +105,7 @@ class CaptureFrames:
     target_size_wh: tuple[int, int]
     resize_mode: ResizeMode
     crops: bool = False  # True to crop each image to the endoscope's picture
+    cropped_runs: frozenset[str] = frozenset()  # runs whose images were cropped at their import
     problems: list[str] = field(default_factory=list)
     """A message per frame that could not be used, once all were read."""
 
@@ -122,12 +123,14 @@ class CaptureFrames:
                 problems.append(checked.reason)
                 continue
             problems += checked.box_problems
-            field_of_view = fields.get(checked.frame.run_id) or FieldOfView()
+            run_id = checked.frame.run_id
+            crops = self.crops and run_id not in self.cropped_runs
+            field_of_view = fields.get(run_id) or FieldOfView()
             letterbox = plan_letterbox(
                 checked.size_wh,
                 target_size_wh=self.target_size_wh,
                 mode=self.resize_mode,
-                crop_px=field_of_view.find(checked.image_rgb) if self.crops else None,
+                crop_px=field_of_view.find(checked.image_rgb) if crops else None,
             )
             yield _eval_frame(checked, letterbox=letterbox), letterbox.apply(checked.image_rgb)
         if wanted is None:
@@ -190,6 +193,7 @@ def open_captures(
         target_size_wh=target_size_wh,
         resize_mode=resize_mode,
         crops=crops,
+        cropped_runs=frozenset(run.run_id for run in runs if run.manifest.crop),
     )
 
 

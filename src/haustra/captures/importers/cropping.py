@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from haustra.captures.writer import PolypTruth
 from haustra.core.boxes import check_box_px
+from haustra.core.errors import HaustraError
 from haustra.core.field_of_view import BoxPx, common_field_of_view, find_field_of_view
 from haustra.core.images import encode_jpeg, encode_png, read_image_rgb
 
@@ -79,9 +80,12 @@ def crop_picture(
 def field_of_view_of_images(paths: Sequence[Path]) -> BoxPx | None:
     """Return the place of the endoscope's picture on the images of one video."""
     step = max(1, len(paths) // NUM_LOOKED_AT)
-    images = (read_image_rgb(path) for path in paths[step // 2 :: step][:NUM_LOOKED_AT])
     found: dict[tuple[int, int], list[BoxPx | None]] = {}
-    for image in images:
+    for path in paths[step // 2 :: step][:NUM_LOOKED_AT]:
+        try:
+            image = read_image_rgb(path)
+        except HaustraError:
+            continue  # the import names it, when it comes to it
         found.setdefault((image.shape[1], image.shape[0]), []).append(find_field_of_view(image))
     # Images of several sizes have no common place.
     return common_field_of_view(next(iter(found.values()))) if len(found) == 1 else None
