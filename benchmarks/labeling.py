@@ -64,7 +64,7 @@ def simulate(folder: Path, *, seed: int) -> dict[str, list[Frame]]:
 def write_part(root: Path, *, name: str, frames: Sequence[Frame]) -> Path:
     """Write frames with their labels as one run, whose group is its name."""
     manifest = RunManifest(run_id=name, source="imported", group_id=name)
-    with writing_run(root / f"run_{name}", manifest=manifest) as writer:
+    with writing_run(root / f"run_{name}", manifest=manifest, overwrite=True) as writer:
         for frame in frames:
             checked = check_frame(frame)
             if not isinstance(checked, CheckedFrame) or frame.image_path is None:
