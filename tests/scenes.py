@@ -1,6 +1,7 @@
 """Small seeded captures: pink noise with bright discs as polyps, learnt in seconds."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ from haustra.captures import validation
 from haustra.captures.schema import RunManifest
 from haustra.captures.writer import PolypTruth, writing_run
 from haustra.core.images import decode_image_rgb, encode_png
-from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl import ETLResult, build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
 
 
@@ -87,6 +88,14 @@ def write_warehouse(
         samples_per_shard=8,
     )
     return build_warehouse(config).manifest_path
+
+
+def build_beside(captures: Path, **settings: Any) -> ETLResult:
+    """Build a warehouse of 64x64 images in the folder `warehouse` beside the captures."""
+    root = captures.parent / "warehouse"
+    return build_warehouse(
+        ETLConfig(captures=captures, output_root=root, target_size="64", **settings)
+    )
 
 
 def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:

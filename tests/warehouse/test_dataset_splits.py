@@ -11,11 +11,12 @@ from builders import files_in, write_run
 from haustra.captures.prune import PruneConfig, prune_captures
 from haustra.cli.main import main
 from haustra.core.errors import HaustraError
-from haustra.warehouse.etl import ETLResult, build_warehouse
+from haustra.warehouse.etl import ETLResult
 from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.explain import explain_sample
 from haustra.warehouse.repair import repair_warehouse
 from haustra.warehouse.table import StoredSamples
+from scenes import build_beside
 
 BOX = (2, 2, 20, 16)
 STATED = {"ward-a": "train", "ward-b": "train", "ward-c": "val", "ward-d": "test"}
@@ -29,13 +30,7 @@ def write_runs(root: Path, stated: Mapping[str, str | None], **manifest: Any) ->
 
 
 def build(captures: Path, **settings: Any) -> ETLResult:
-    config = ETLConfig(
-        captures=captures,
-        output_root=captures.parent / "warehouse",
-        target_size="64",
-        **{"split": "dataset", **settings},
-    )
-    return build_warehouse(config)
+    return build_beside(captures, **{"split": "dataset", **settings})
 
 
 def splits_in(result: ETLResult) -> dict[str, str]:

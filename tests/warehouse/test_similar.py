@@ -13,11 +13,12 @@ from haustra.captures.importers.dataset import ImportConfig
 from haustra.captures.importers.paired import import_yolo
 from haustra.core.errors import HaustraError
 from haustra.core.images import encode_jpeg
-from haustra.warehouse.etl import ETLResult, build_warehouse
+from haustra.warehouse.etl import ETLResult
 from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.explain import explain_sample
 from haustra.warehouse.repair import repair_warehouse
 from haustra.warehouse.table import StoredSamples
+from scenes import build_beside
 
 ADVICE = (
     "24 images look like another one of their import, and may be in another split; --group-by "
@@ -50,13 +51,7 @@ def run_import(root: Path, captures: Path, **settings: Any) -> None:
 
 
 def build(captures: Path, **settings: Any) -> ETLResult:
-    config = ETLConfig(
-        captures=captures,
-        output_root=captures.parent / "warehouse",
-        target_size="64",
-        **{"split": "0.5,0.25,0.25", **settings},
-    )
-    return build_warehouse(config)
+    return build_beside(captures, **{"split": "0.5,0.25,0.25", **settings})
 
 
 def groups_in(result: ETLResult) -> dict[str, str]:

@@ -27,7 +27,7 @@ class ReliabilityBin:
     low: float
     high: float
     count: int
-    mean_score: float | None  # None where there is no box
+    mean_score: float | None  # None for a bin without boxes
     share_right: float | None
 
 

@@ -22,8 +22,8 @@ LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 class Picture:
     """An image as it is written."""
 
-    content: Path | bytes
-    """The image file, or the bytes of a new one."""
+    content: Path | NDArray[np.uint8]
+    """The image file, or the pixels of a new one, uint8 RGB [H,W,3]."""
     suffix: str
     size_wh: tuple[int, int]
     truths: list[PolypTruth]
@@ -31,6 +31,12 @@ class Picture:
     num_clipped: int = 0
     outside: tuple[str, ...] = ()  # a reason for each box that the crop has lost
     hints: tuple[str, ...] = ()
+
+    def encoded(self) -> Path | bytes:
+        """Return the image file, or the bytes of a new one: JPEG of quality 95, or PNG."""
+        if isinstance(self.content, Path):
+            return self.content
+        return encode_jpeg(self.content) if self.suffix == ".jpg" else encode_png(self.content)
 
 
 def crop_picture(
@@ -63,11 +69,9 @@ def crop_picture(
             continue
         num_clipped += checked.clipped
         truths.append(replace(truth, bbox_px=checked.box_px))
-    part = np.ascontiguousarray(image_rgb[y0:y1, x0:x1])
-    is_lossy = picture.suffix in LOSSY_SUFFIXES
     return Picture(
-        content=encode_jpeg(part) if is_lossy else encode_png(part),
-        suffix=".jpg" if is_lossy else ".png",
+        content=np.ascontiguousarray(image_rgb[y0:y1, x0:x1]),
+        suffix=".jpg" if picture.suffix in LOSSY_SUFFIXES else ".png",
         size_wh=size_wh,
         truths=truths,
         crop_px=crop_px,

@@ -219,7 +219,7 @@ def _find_images(
     """Return the images of a split, in natural order.
 
     Raises:
-        HaustraError: A folder, a list or an image does not exist, or there is no image.
+        HaustraError: Something that an entry names does not exist, or no image is found.
     """
     found: list[Path] = []
     for entry in entries:

@@ -31,7 +31,6 @@ from haustra.core.field_of_view import BoxPx
 from haustra.core.images import (
     check_image,
     decode_image_rgb,
-    encode_jpeg,
     natural_key,
     read_image_bytes,
 )
@@ -248,7 +247,7 @@ class _Import:
             self.similar.add(image, group_id=group_id)
         if write:
             self.writer.add_frame(
-                picture.content,
+                picture.encoded(),
                 suffix=picture.suffix,
                 image_size_wh=picture.size_wh,
                 labels=truths if is_labeled else None,
@@ -293,15 +292,18 @@ class _Import:
         size_wh: tuple[int, int],
         truths: list[PolypTruth],
     ) -> Picture:
-        """Return a frame as it is written: a file, or its bytes where it is new or cropped."""
-        suffix, video_frame = frame.path.suffix.lower(), frame.video_frame
-        content: Path | bytes = frame.path
-        if video_frame is not None:
-            content, suffix = encode_jpeg(video_frame.image_rgb), ".jpg"
-        picture = Picture(content=content, suffix=suffix, size_wh=size_wh, truths=truths)
+        """Return a frame as it is written: a file, or its pixels where it is new or cropped."""
+        image = frame.video_frame.image_rgb if frame.video_frame else None
+        picture = Picture(
+            content=frame.path if image is None else image,
+            suffix=frame.path.suffix.lower() if image is None else ".jpg",
+            size_wh=size_wh,
+            truths=truths,
+        )
         if self.config.crop is None:
             return picture
-        image = video_frame.image_rgb if video_frame else decode_image_rgb(data, name=frame.name)
+        if image is None:
+            image = decode_image_rgb(data, name=frame.name)
         return crop_picture(picture, image, field_of_view=self.run.field_of_view)
 
     def result(self, *, progress: Progress | None) -> ImportResult:
