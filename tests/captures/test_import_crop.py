@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from builders import write_json
 from haustra.captures.importers.coco import CocoImportConfig, import_coco
@@ -11,6 +12,7 @@ from haustra.captures.importers.dataset import ImportResult
 from haustra.captures.importers.video import VideoImportConfig, import_video
 from haustra.captures.reader import read_run
 from haustra.captures.schema import FrameLabel
+from haustra.core.detections import Slots
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb, write_png
 from haustra.core.videos import writing_video
@@ -169,6 +171,10 @@ def test_a_detector_trained_on_crops_crops_what_it_sees(tmp_path: Path) -> None:
     )
 
 
+def nothing(images: NDArray[np.uint8]) -> Slots:
+    return np.zeros((len(images), 0, 4), np.float32), np.zeros((len(images), 0), np.float32)
+
+
 def test_a_detector_that_crops_sees_captures_so(tmp_path: Path) -> None:
     images = {f"{n}.png": screen(seed=n) for n in range(2)}
     result = run_import(tmp_path, images, {"0.png": [[120, 60, 50, 40]]}, crop=None)
@@ -181,7 +187,7 @@ def test_a_detector_that_crops_sees_captures_so(tmp_path: Path) -> None:
 
     assert letterboxes(crops=False) == [(0, 0, *SIZE_WH)] * 2
     detector = Detector(
-        predict_slots=lambda _: (np.zeros((1, 0, 4), np.float32), np.zeros((1, 0), np.float32)),
+        predict_slots=nothing,
         kind="tiny",
         caption="t",
         input_size_wh=(64, 64),

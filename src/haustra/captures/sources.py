@@ -85,6 +85,7 @@ class Source(Protocol):
     frame_rate_hz: float | None
     """Frames per second to show it at; None for as many as arrive."""
     in_time_order: bool = True
+    is_cropped: bool = False  # True for a run whose images were cropped at their import
     """False for images that do not follow each other in time."""
     pausable: bool = False
     """True for a live source that makes no frames while nobody reads."""
@@ -170,6 +171,7 @@ class ImageFolder(Source):
             self.name = run.run_id
             self.frame_rate_hz = run.manifest.frame_rate_hz or DEFAULT_FRAME_RATE_HZ
             self.in_time_order = run.manifest.time_order_rate_hz is not None
+            self.is_cropped = run.manifest.crop is not None
             self._labeled = {
                 frame.image_path: frame
                 for frame in run.frames

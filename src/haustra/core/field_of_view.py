@@ -71,14 +71,21 @@ def common_field_of_view(found: Iterable[BoxPx | None]) -> BoxPx | None:
 
 
 class FieldOfView:
-    """Follows the picture of one stream; a dark frame or a menu over it does not move it."""
+    """Follows the picture of one stream; a dark frame or a menu over it does not move it.
 
-    def __init__(self) -> None:
+    Args:
+        is_cropped: True where the frames are the picture already: nothing is searched then.
+    """
+
+    def __init__(self, *, is_cropped: bool = False) -> None:
+        self._is_cropped = is_cropped
         self._found: deque[BoxPx] = deque(maxlen=NUM_REMEMBERED)
         self._size_wh = (0, 0)
 
     def find(self, image_rgb: NDArray[np.uint8]) -> BoxPx | None:
         """Return the rectangle around the picture on the stream's next frame, uint8 [H,W,3]."""
+        if self._is_cropped:
+            return None
         size_wh = (image_rgb.shape[1], image_rgb.shape[0])
         if size_wh != self._size_wh:
             self._found.clear()

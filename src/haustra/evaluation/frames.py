@@ -118,19 +118,18 @@ class CaptureFrames:
         frames = [f for f in self.frames if wanted is None or f.sample_id in wanted]
         problems: list[str] = []
         fields = {run_id: FieldOfView() for run_id in self.frame_rates_hz}
+        fields |= {run_id: FieldOfView(is_cropped=True) for run_id in self.cropped_runs}
         for checked in check_frames(frames):
             if isinstance(checked, FrameProblem):
                 problems.append(checked.reason)
                 continue
             problems += checked.box_problems
-            run_id = checked.frame.run_id
-            crops = self.crops and run_id not in self.cropped_runs
-            field_of_view = fields.get(run_id) or FieldOfView()
+            field_of_view = fields.get(checked.frame.run_id) or FieldOfView()
             letterbox = plan_letterbox(
                 checked.size_wh,
                 target_size_wh=self.target_size_wh,
                 mode=self.resize_mode,
-                crop_px=field_of_view.find(checked.image_rgb) if crops else None,
+                crop_px=field_of_view.find(checked.image_rgb) if self.crops else None,
             )
             yield _eval_frame(checked, letterbox=letterbox), letterbox.apply(checked.image_rgb)
         if wanted is None:

@@ -138,7 +138,7 @@ class Detector:
         """
         point = self.operating_point
         with open_source(source) as frames:
-            field_of_view = FieldOfView()
+            field_of_view = FieldOfView(is_cropped=frames.is_cropped)
             alarm = AlarmFilter(point if frames.in_time_order else point.for_single_images())
             for frame in frames:
                 found = self.detect(frame.image_rgb, objectness=0.0, field_of_view=field_of_view)

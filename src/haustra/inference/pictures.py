@@ -120,14 +120,14 @@ def operating_point(
     )
 
 
-def _find_images(source: Path) -> tuple[list[Path], dict[Path, float], set[Path]]:
-    """Return the images to look at, their times if they are in time order, those after a cut."""
+def _find_images(source: Path) -> tuple[list[Path], dict[Path, float], set[Path], bool]:
+    """Return the images, their times if they are in time order, those after a cut, if cropped."""
     if not source.exists():
         raise HaustraError(
             f"{option('image', source)}: expected an image or a folder of images; it does not exist"
         )
     if not source.is_dir():
-        return [source], {}, set()
+        return [source], {}, set(), False
     folder = ImageFolder(source, setting="image")
     images = [path for path in folder.images if not path.stem.endswith(BOXED_SUFFIX)]
     if not images:
@@ -139,7 +139,7 @@ def _find_images(source: Path) -> tuple[list[Path], dict[Path, float], set[Path]
         n for n in range(1, len(times_s)) if is_cut(times_s[n] - times_s[n - 1], frame_rate_hz=rate)
     ]
     time_of = dict(zip(folder.images, times_s, strict=True)) if folder.in_time_order else {}
-    return images, time_of, {folder.images[number] for number in numbers}
+    return images, time_of, {folder.images[number] for number in numbers}, folder.is_cropped
 
 
 def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> InferResult:
@@ -151,7 +151,7 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
     source = config.image
     if source is None:
         raise AssertionError("infer_pictures takes settings with an image")
-    images, times_s, after_cut = _find_images(source)
+    images, times_s, after_cut, is_cropped = _find_images(source)
     folder = config.output_root or source.parent
     if source.is_dir() and config.output_root is None:
         folder = source.resolve().with_name(source.resolve().name + BOXED_SUFFIX)
@@ -176,7 +176,8 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
     is_in_time_order = bool(times_s) and ranking is None
     detector = open_configured(config, in_time_order=is_in_time_order)
     alarm = AlarmFilter(detector.operating_point)
-    field_of_view = FieldOfView() if is_in_time_order else None
+    stream = FieldOfView(is_cropped=is_cropped)
+    field_of_view = stream if is_in_time_order or is_cropped else None
     pictures: list[BoxedPicture] = []
     for path in track(images, progress=progress, description="infer", total=len(images)):
         try:

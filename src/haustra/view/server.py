@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from haustra.core.errors import HaustraError, needs_extra, option
+from haustra.core.field_of_view import FieldOfView
 from haustra.core.outputs import check_outputs
 from haustra.inference.pictures import operating_point
 from haustra.view.addresses import LOOPBACK, Address, plain_name
@@ -308,6 +309,8 @@ def build_feed(config: ViewConfig) -> Feed:
     """Open detectors and source."""
     detectors = open_detectors(config)
     source = open_source(config.source, size_px=config.size)
+    for detector in detectors:
+        detector.field_of_view = FieldOfView(is_cropped=source.is_cropped)
     feed = Feed(
         source,
         detectors,

@@ -12,6 +12,7 @@ import numpy as np
 
 from haustra.captures.sources import Source, SourceEndedError
 from haustra.core.errors import HaustraError, option
+from haustra.core.field_of_view import FieldOfView
 from haustra.core.operating_point import AlarmFilter, is_cut
 from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
@@ -66,6 +67,7 @@ def run_headless(config: ViewConfig, *, progress: Progress | None = None) -> Hea
     check_outputs(config)
     [detector] = open_detectors(config)
     with open_source(config.source, size_px=config.size) as source:
+        detector.field_of_view = FieldOfView(is_cropped=source.is_cropped)
         source.index()  # which finds the true rate of a video
         run = _HeadlessRun(config, source, detector)
         try:

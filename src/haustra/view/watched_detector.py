@@ -32,7 +32,7 @@ class WatchedDetector:
         self._checked_at = 0.0
         self._loading: threading.Thread | None = None
         self._loaded: Detector | Exception | None = None
-        self._field_of_view = FieldOfView()
+        self.field_of_view = FieldOfView()  # of the source, for a detector that crops
         self._image = np.zeros((64, 64, 3), dtype=np.uint8)
         """The last image, on which new weights are tried."""
         self.problem: str | None = None
@@ -44,7 +44,7 @@ class WatchedDetector:
         """Return all detections on an image uint8 [H,W,3], whatever their score."""
         self._image, started = image_rgb, time.monotonic()
         found = self.detector.detect(
-            image_rgb, objectness=0.0, iou=1.0, field_of_view=self._field_of_view
+            image_rgb, objectness=0.0, iou=1.0, field_of_view=self.field_of_view
         )
         self.latencies_s.append(time.monotonic() - started)
         return found
