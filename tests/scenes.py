@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from builders import write_json
 from haustra.captures import validation
 from haustra.captures.schema import RunManifest
 from haustra.captures.writer import PolypTruth, writing_run
@@ -108,3 +109,33 @@ def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(validation, "decode_image_rgb", counted)
     return names
+
+
+def smooth_picture(seed: int, *, size_wh: tuple[int, int] = (80, 64)) -> NDArray[np.uint8]:
+    """A picture of soft blobs, as a colon's light and folds are."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(coarse, size_wh, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+
+
+def write_pictures(root: Path, pictures: dict[str, list[NDArray[np.uint8]]]) -> Path:
+    """Write a run per group and build the warehouse, whose splits the groups' names begin with."""
+    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for group, images in pictures.items():
+        folder = root / "captures" / group
+        (folder / "images").mkdir(parents=True)
+        for index, image in enumerate(images):
+            name = f"frame_{index:05d}"
+            (folder / f"images/{name}.png").write_bytes(encode_png(image))
+            label = {"schema_version": 1, "frame_id": index, "image": f"images/{name}.png"}
+            write_json(folder / f"labels/{name}.json", label | {"labels": []})
+        write_json(folder / "run_manifest.json", {"schema_version": 1, "run_id": group})
+        splits[group.split("_")[0]].append(group)
+    write_json(root / "splits.json", splits)
+    return build_warehouse(
+        ETLConfig(
+            captures=root / "captures",
+            output_root=root / "warehouse",
+            target_size="64",
+            split_file=root / "splits.json",
+        )
+    ).manifest_path

@@ -10,7 +10,7 @@ from builders import write_frame
 from haustra.cli.main import main
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
-from scenes import write_captures, write_warehouse
+from scenes import smooth_picture, write_captures, write_pictures, write_warehouse
 
 
 @pytest.fixture(scope="module")
@@ -171,23 +171,30 @@ def test_command_prints_a_line_that_a_shell_takes(
 
 
 def test_audit_names_pairs_and_fails_only_when_strict(
-    sound: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("audit", sound, "--strict", "--max-distance", 0) == 0
-    assert capsys.readouterr().out == ("32 images, 0 pair(s) across splits within distance 0\n")
-    near = ("audit", sound, "--max-distance", 24, "--max-pairs", 3)
-    assert run(*near) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in shown] == ["distance"] * 3 + ["...", "32"]
-    assert run(*near, "--strict", "--json") == 2
+    twins = [smooth_picture(1), smooth_picture(2)]
+    pictures = {"train_a": twins, "train_b": twins, "val_a": [*twins, smooth_picture(3)]}
+    manifest = write_pictures(tmp_path, pictures)
+    assert run("audit", manifest, "--max-pairs", 3) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "difference 0.0000: train train_a/frame_00000, val val_a/frame_00000",
+        "difference 0.0000: train train_a/frame_00001, val val_a/frame_00001",
+        "difference 0.0000: train train_b/frame_00000, val val_a/frame_00000",
+        "... and 1 more",
+        "7 images, 4 pair(s) across splits look alike",
+    ]
+    assert run("audit", manifest, "--strict", "--json") == 2
     result = capsys.readouterr()
     found = json.loads(result.out)
-    assert len(found["pairs"]) == 3
+    assert (found["num_pairs"], len(found["pairs"])) == (4, 4)
     assert result.err == (
-        f"haustra: {found['num_pairs']} pair(s) of images in different splits are within "
-        "--max-distance 24; expected none with --strict; give each pair one group, or remove one "
-        "of the two, and run `haustra etl` again\n"
+        "haustra: 4 pair(s) of images in different splits look alike; expected none with --strict; "
+        "give each pair one group, or remove one of the two, and run `haustra etl` again\n"
     )
+    alone = write_pictures(tmp_path / "alone", {"train_a": twins, "val_a": [smooth_picture(3)]})
+    assert run("audit", alone, "--strict") == 0
+    assert capsys.readouterr().out == "3 images, 0 pair(s) across splits look alike\n"
 
 
 @pytest.mark.parametrize(
@@ -202,8 +209,8 @@ def test_audit_names_pairs_and_fails_only_when_strict(
             "--max-names -1: expected a whole number of at least 0",
         ),
         (
-            ["audit", "m.json", "--max-distance", "65"],
-            "--max-distance 65: expected a whole number from 0 to 64",
+            ["audit", "m.json", "--max-pairs", "0"],
+            "--max-pairs 0: expected a whole number of at least 1",
         ),
         (
             ["export", "m.json", "--out", "summary.txt"],

@@ -1,8 +1,5 @@
-"""Groups of images that look alike; the hash is tested with `haustra warehouse audit`."""
-
 import itertools
 
-import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -10,14 +7,9 @@ from numpy.typing import NDArray
 from haustra.core import look_alikes
 from haustra.core.images import check_image, encode_jpeg, encode_png
 from haustra.core.look_alikes import merge_look_alikes, thumbnail
+from scenes import smooth_picture
 
 Image = NDArray[np.uint8]
-
-
-def scene(seed: int, *, size_wh: tuple[int, int] = (120, 96)) -> Image:
-    """A picture of soft blobs, as a colon's light and folds are."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return np.asarray(cv2.resize(coarse, size_wh, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
 
 
 def moved(image: Image, *, by_px: int) -> Image:
@@ -37,11 +29,11 @@ def merge(
 
 
 def test_copies_of_other_size_compression_and_brightness_are_merged_and_others_are_not() -> None:
-    picture = scene(1)
+    picture = smooth_picture(1)
     jpeg = check_image(encode_jpeg(picture, quality=60), name="x").image_rgb
     images = {
-        "small": scene(1, size_wh=(60, 48)),
-        **{f"other{seed}": scene(seed) for seed in range(10, 60)},
+        "small": smooth_picture(1, size_wh=(60, 48)),
+        **{f"other{seed}": smooth_picture(seed) for seed in range(10, 60)},
         "dark": (picture * 0.7).astype(np.uint8),
         "flipped": picture[:, ::-1].copy(),
         "jpeg": jpeg,
@@ -53,7 +45,7 @@ def test_copies_of_other_size_compression_and_brightness_are_merged_and_others_a
 def test_a_merged_group_has_the_first_name_in_natural_order_whatever_the_order() -> None:
     names = ["x_10", "x_9", "x_2"]
     for order in itertools.permutations(names):
-        images = {name: scene(1) for name in order} | {"x_1": scene(2)}
+        images = {name: smooth_picture(1) for name in order} | {"x_1": smooth_picture(2)}
         assert merge(images) == dict.fromkeys(names, "x_2")
 
 
@@ -61,7 +53,7 @@ def test_frames_of_a_sequence_are_merged_though_its_ends_differ() -> None:
     """Each sequence pans over a scene; neighbors are alike, its first and last frame are not."""
     images: dict[str, Image] = {}
     for sequence in range(6):
-        wide = scene(sequence, size_wh=(300, 96))
+        wide = smooth_picture(sequence, size_wh=(300, 96))
         for number in range(26):
             images[f"{10 * sequence + number // 10}_{number}"] = moved(wide, by_px=4 * number)
     first, last = (thumbnail(images[name]).astype(float).ravel() for name in ("0_0", "2_25"))
@@ -75,15 +67,16 @@ def test_frames_of_a_sequence_are_merged_though_its_ends_differ() -> None:
 
 def test_neighbors_are_compared_strictly_where_the_names_have_no_order() -> None:
     """Two images that are alike enough for a sequence only are no cluster among stills."""
-    wide = scene(0, size_wh=(300, 96))
+    wide = smooth_picture(0, size_wh=(300, 96))
     pair = {"a_1": moved(wide, by_px=0), "a_2": moved(wide, by_px=7)}
     a, b = (thumbnail(image).astype(float).ravel() for image in pair.values())
     difference = 1 - np.corrcoef(a, b)[0, 1]
     assert look_alikes.MAX_DIFFERENCE < difference < look_alikes.MAX_NEIGHBOR_DIFFERENCE
-    stills = {f"s_{seed}": scene(seed) for seed in range(10, 80)}
+    stills = {f"s_{seed}": smooth_picture(seed) for seed in range(10, 80)}
     assert merge(pair | stills) == {}
     frames = {
-        f"v_{number}": moved(scene(99, size_wh=(300, 96)), by_px=number) for number in range(9)
+        f"v_{number}": moved(smooth_picture(99, size_wh=(300, 96)), by_px=number)
+        for number in range(9)
     }
     in_order = pair | stills | frames
     assert merge(in_order) == {"a_1": "a_1", "a_2": "a_1"} | dict.fromkeys(frames, "v_0")
@@ -95,13 +88,19 @@ def test_flat_images_look_like_none() -> None:
     flat = {str(n): np.full((40, 48, 3), 10 * n, np.uint8) for n in range(5)}
     almost = {f"n{n}": (60 + np.roll(noise, n, axis=0)).astype(np.uint8) for n in range(5)}
     assert merge(flat | almost) == {}
-    assert merge({"one": scene(0)}) == {}
+    assert merge({"one": smooth_picture(0)}) == {}
 
 
 def test_groups_are_merged_through_a_third_one_and_never_cut() -> None:
     """`p` holds two scenes; a copy of each, elsewhere, joins it."""
     groups = ["p", "p", "a", "b", "c"]
-    images = [scene(1), scene(2), scene(2), scene(3), scene(1)]
+    images = [
+        smooth_picture(1),
+        smooth_picture(2),
+        smooth_picture(2),
+        smooth_picture(3),
+        smooth_picture(1),
+    ]
     thumbnails = [thumbnail(image) for image in images]
     runs = ["r", "r", "s", "s", "t"]
     merged = merge_look_alikes(groups, thumbnails, runs=runs)
@@ -133,5 +132,5 @@ def test_every_pair_that_is_near_enough_is_found(
 
 def test_many_copies_take_one_look() -> None:
     names = [str(number) for number in range(3000)]
-    merged = merge_look_alikes(names, [thumbnail(scene(0))] * 3000, runs=names)
+    merged = merge_look_alikes(names, [thumbnail(smooth_picture(0))] * 3000, runs=names)
     assert merged == dict.fromkeys(names, "0")

@@ -149,18 +149,16 @@ def test_several_detectors_disagree_by_pairs_each_at_its_own_threshold() -> None
     assert value_of(image, rule="uncertain", detectors=[a, blind]) == pytest.approx(1)
 
 
-def test_look_alikes_are_found_by_hash_and_by_time_and_only_with_those_that_look_like_none() -> (
+def test_look_alikes_are_found_by_look_and_by_time_and_only_with_those_that_look_like_none() -> (
     None
 ):
-    hashes = np.random.default_rng(0).integers(0, 2, (5, 64)).astype(bool)
-    hashes[2] = hashes[0]
-    hashes[2, :6] ^= True
-    hashes[3] = hashes[0]
-    hashes[3, 10:17] ^= True  # 7 bits from the first, and 13 from the third
+    near, far = np.arccos(1 - 0.015), np.arccos(1 - 0.03)  # angles of differences around 0.02
+    angles = np.array([0.0, 3.0, near, near + far, 1.5])
+    looks = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     never = np.full(5, np.inf)
-    assert find_look_alikes(hashes, times_s=never).tolist() == [-1, -1, 0, -1, -1]
+    assert find_look_alikes(looks, times_s=never).tolist() == [-1, -1, 0, -1, -1]
     times = np.array([5.0, 7.0, 9.0, 7.9, 4.0])
-    assert find_look_alikes(hashes, times_s=times).tolist() == [-1, -1, 0, 1, -1]
+    assert find_look_alikes(looks, times_s=times).tolist() == [-1, -1, 0, 1, -1]
 
 
 def write_lively(folder: Path, *, seed: int = 0) -> Path:

@@ -207,14 +207,13 @@ def audit(
     Args:
         strict: Fail if there is any such pair.
     """
-    config = config or AuditConfig()
     found = audit_warehouse(manifest, config=config, progress=build_progress(as_json=as_json))
     if as_json:
         print_json(asdict(found))
     else:
         print_lines(
             *(
-                f"distance {pair.distance}: {pair.split_a} {pair.sample_a}, "
+                f"difference {pair.difference:.4f}: {pair.split_a} {pair.sample_a}, "
                 f"{pair.split_b} {pair.sample_b}"
                 for pair in found.pairs
             )
@@ -222,13 +221,11 @@ def audit(
         if found.num_pairs > len(found.pairs):
             print_lines(f"... and {found.num_pairs - len(found.pairs)} more")
         print_lines(
-            f"{found.num_images} images, {found.num_pairs} pair(s) across splits within "
-            f"distance {config.max_distance}"
+            f"{found.num_images} images, {found.num_pairs} pair(s) across splits look alike"
         )
     if strict and found.num_pairs:
         raise HaustraError(
-            f"{found.num_pairs} pair(s) of images in different splits are within "
-            f"{option('max_distance', config.max_distance)}; expected none with "
-            f"{option('strict')}; give each pair one group, or remove one of the two, and run "
+            f"{found.num_pairs} pair(s) of images in different splits look alike; expected none "
+            f"with {option('strict')}; give each pair one group, or remove one of the two, and run "
             "`haustra etl` again"
         )

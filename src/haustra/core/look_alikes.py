@@ -1,8 +1,7 @@
-"""Finding images that look alike, by a perceptual hash or a tiny thumbnail.
+"""Finding images that look alike, by thumbnails of 8x8 colors.
 
-Both survive another resizing, compression or brightness, but no flip, rotation or crop. The hash
-also survives another tint. The thumbnail is the better judge of frames from one procedure, of
-which the tint is a mark.
+Those survive another resizing, compression or brightness, but no flip, rotation, crop or tint. A
+tint is a mark of frames from one procedure.
 """
 
 from collections import defaultdict
@@ -19,15 +18,10 @@ from haustra.core.progress import Progress, SilentProgress, track
 GroupBy = Literal["similar"]
 """Ways to make groups: similar merges those with images that look alike."""
 
-HASH_BITS = 64
-BLOCK_SIZE = 1024
-"""Hashes of each side that are compared at once: a million distances, 9 MiB with their bits."""
-
 THUMBNAIL_SIZE = 8
 MAX_DIFFERENCE = 0.02
 """Largest difference (1 - correlation) of thumbnails that look alike. Among Kvasir-SEG's 497,503
-pairs it names 7, all of them real; 0.03 names 11, and 64 bits of hash within a distance of 6 name
-33, of which 5 are real."""
+pairs it names 7, all of them real; 0.03 names 11."""
 MAX_NEIGHBOR_DIFFERENCE = 0.08
 """The same for neighbors in a run of sequences. It joins 98 % of simulated frames that are 0.2 s
 apart with their sequence, and would join 0.4 % of unrelated neighbors."""
@@ -40,42 +34,8 @@ ROWS_AT_ONCE = 256
 """Thumbnails that are compared with all others at once: 100 MB for 100,000 images."""
 
 
-def perceptual_hash(image_rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the 64 bits of an image's DCT hash: the low frequencies that exceed their median.
-
-    The image, uint8 [H,W,3], is shrunk to 32x32 gray pixels. The hash uses the 8x8 lowest
-    frequencies of its cosine transform, without those that are constant along an axis. Source: C.
-    Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section
-    3.2.1.
-    """
-    gray = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
-    # Rounding gives zeros for a flat image instead of the signs of rounding errors.
-    low = np.asarray(cv2.dct(small))[1:9, 1:9].round(2).ravel()
-    return np.asarray(low > np.median(low))
-
-
-def near_pairs(
-    hashes_a: NDArray[np.bool_], hashes_b: NDArray[np.bool_], *, max_distance: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield, block by block, the pairs of hashes [N,64] and [M,64] within a Hamming distance.
-
-    Yields:
-        Indices into `hashes_a`, indices into `hashes_b` and distances, [num_pairs] each.
-    """
-    words_a, words_b = (
-        np.packbits(bits, axis=1).view(np.uint64).ravel() for bits in (hashes_a, hashes_b)
-    )
-    for start_a in range(0, len(words_a), BLOCK_SIZE):
-        block_a = words_a[start_a : start_a + BLOCK_SIZE, None]
-        for start_b in range(0, len(words_b), BLOCK_SIZE):
-            distances = np.bitwise_count(block_a ^ words_b[start_b : start_b + BLOCK_SIZE])
-            index_a, index_b = np.nonzero(distances <= max_distance)
-            yield index_a + start_a, index_b + start_b, distances[index_a, index_b].astype(np.int64)
-
-
 def thumbnail(image_rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image, uint8 [H,W,3], as 8x8 RGB pixels, for `merge_look_alikes`."""
+    """Return an image, uint8 [H,W,3], as 8x8 RGB pixels, for `unit_vectors`."""
     step = max(1, min(image_rgb.shape[:2]) // (8 * THUMBNAIL_SIZE))
     side = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
     small = cv2.resize(image_rgb[::step, ::step], side, interpolation=cv2.INTER_AREA)
@@ -122,12 +82,12 @@ def merge_look_alikes(
             first_of[:] = first_of[first_of]
         return np.asarray(first_of[group_of])
 
-    looks = _unit_vectors(np.stack(thumbnails))
+    looks = unit_vectors(thumbnails)
     for index, following in zip(*_neighbors_alike(looks, runs=runs), strict=True):
         merge(group_of[index], group_of[following])
     if not neighbors_only:
         merged = merged_of_images()
-        for index, others in _each_alike(looks, progress=progress):
+        for index, others in each_alike(looks, progress=progress):
             found = set(merged[others[merged[others] != merged[index]]].tolist())
             for other in found:
                 merge(merged[index], other)
@@ -144,9 +104,9 @@ def merge_look_alikes(
     return merged_names
 
 
-def _unit_vectors(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return thumbnails [N,8,8,3] as vectors [N,192] whose products are correlations."""
-    looks = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+def unit_vectors(thumbnails: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Return thumbnails as vectors [N,192] whose products are correlations; flat ones as zeros."""
+    looks = np.reshape(thumbnails, (len(thumbnails), -1)).astype(np.float32)
     looks -= looks.mean(axis=1, keepdims=True)
     contrast = looks.std(axis=1, keepdims=True)
     looks *= contrast >= MIN_CONTRAST
@@ -173,10 +133,10 @@ def _neighbors_alike(
     return first[alike], second[alike]
 
 
-def _each_alike(
+def each_alike(
     looks: NDArray[np.float32], *, progress: Progress | None
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield each image that looks like later ones, and these.
+    """Yield each image that looks like others, and those; each pair once, in either order.
 
     Images are sorted along the direction in which they differ most. Two that look alike are near
     each other in any direction, so that most pairs need no comparison.
@@ -196,5 +156,6 @@ def _each_alike(
     ):
         rows = looks[start : start + ROWS_AT_ONCE]
         alike = rows @ looks[start : ends[start + len(rows) - 1]].T >= 1 - MAX_DIFFERENCE
-        for row in np.flatnonzero(alike.sum(axis=1) > 1):  # the image itself is one
+        alike = np.triu(alike, k=1)  # not with itself or an earlier one
+        for row in np.flatnonzero(alike.any(axis=1)):
             yield order[start + row], order[start + np.flatnonzero(alike[row])]

@@ -19,14 +19,12 @@ from haustra.core.drawing import PREDICTION_RGB, draw_boxes, draw_text, sheet_of
 from haustra.core.errors import HaustraError
 from haustra.core.images import read_image_rgb
 from haustra.core.letterbox import plan_letterbox
-from haustra.core.look_alikes import perceptual_hash
+from haustra.core.look_alikes import MAX_DIFFERENCE, thumbnail, unit_vectors
 from haustra.core.progress import Progress, track
 from haustra.inference.config import InferConfig, RankRule
 from haustra.inference.detector import Detector, open_detector
 
-LOOK_ALIKE_BITS, LOOK_ALIKE_S = 6, 1.0
-"""Images whose hashes differ by at most so many of 64 bits look alike, and so do frames of a video
-that are nearer in time. At 6 bits 5 % of Kvasir-SEG's images are near to another, at 8 14 %."""
+LOOK_ALIKE_S = 1.0  # frames of a video that are nearer in time look alike
 NUM_TILES = 12
 TILE_SIZE_WH = (288, 288)
 
@@ -137,28 +135,25 @@ def value_of(
 
 
 def find_look_alikes(
-    hashes: NDArray[np.bool_], *, times_s: NDArray[np.float64]
+    looks: NDArray[np.float32], *, times_s: NDArray[np.float64]
 ) -> NDArray[np.int64]:
     """Return for each image the first one before it that it looks like, or -1, [N].
 
     Only images that look like none themselves are compared with.
 
     Args:
-        hashes: Perceptual hashes [N,64].
+        looks: Thumbnails as `unit_vectors` [N,192].
         times_s: Times in one video [N]; infinite without one.
     """
-    words = np.packbits(hashes, axis=1).view(np.uint64).ravel()
-    firsts: list[int] = []
-    found = np.full(len(words), -1)
-    for number, word in enumerate(words):
-        near = np.bitwise_count(words[firsts] ^ word) <= LOOK_ALIKE_BITS
-        near |= (times_s[firsts] > times_s[number] - LOOK_ALIKE_S) & (
-            times_s[firsts] < times_s[number] + LOOK_ALIKE_S
+    found = np.full(len(looks), -1)
+    for number, (look, time_s) in enumerate(zip(looks, times_s, strict=True)):
+        near = looks[:number] @ look >= 1 - MAX_DIFFERENCE
+        near |= (times_s[:number] > time_s - LOOK_ALIKE_S) & (
+            times_s[:number] < time_s + LOOK_ALIKE_S
         )
+        near &= found[:number] < 0
         if near.any():
-            found[number] = firsts[int(near.argmax())]
-        else:
-            firsts.append(number)
+            found[number] = near.argmax()
     return found
 
 
@@ -186,7 +181,7 @@ def rank_images(
     detectors += [open_detector(p, backend=config.backend) for p in config.also_detector_weights]
     for detector in detectors:
         detector.operating_point = detector.operating_point.with_flags(iou=config.infer_iou_thresh)
-    readable, values, hashes, unreadable = [], [], [], []
+    readable, values, thumbnails, unreadable = [], [], [], []
     for path in track(images, progress=progress, description="rank", total=len(images)):
         try:
             image = read_image_rgb(path)
@@ -195,12 +190,12 @@ def rank_images(
             continue
         readable.append(path)
         values.append(value_of(image, rule=config.rank, detectors=detectors))
-        hashes.append(perceptual_hash(image))
+        thumbnails.append(thumbnail(image))
     if not readable:
         raise HaustraError(unreadable[0])
     by_value = np.argsort(-np.array(values), kind="stable")
     times = np.array([times_s.get(path, np.inf) for path in readable])
-    like = find_look_alikes(np.array(hashes)[by_value], times_s=times[by_value])
+    like = find_look_alikes(unit_vectors(thumbnails)[by_value], times_s=times[by_value])
     order = np.argsort(like >= 0, kind="stable")
     return Ranking(
         images=[

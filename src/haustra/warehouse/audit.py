@@ -1,20 +1,18 @@
-"""Finding near-duplicates across splits: images that look alike by a perceptual hash.
+"""Finding near-duplicates across splits: images that look alike as thumbnails.
 
 Splits by group cannot detect a procedure that was imported twice, under two names or from two
-datasets. The hash detects it, also after another resizing, compression or brightness. It does not
-detect a flip, a rotation or a crop. A pair that it names need not be a duplicate: look at both.
+datasets. The thumbnails detect it, also after another resizing, compression or brightness, but not
+a flip, a rotation or a crop. A pair that is named need not be a duplicate: look at both.
 """
 
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Annotated
+from heapq import nsmallest
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from haustra.core.checked import CheckedSettings, CountFromOne, Whole
-from haustra.core.look_alikes import HASH_BITS, near_pairs, perceptual_hash
+from haustra.core.checked import CheckedSettings, CountFromOne
+from haustra.core.look_alikes import each_alike, thumbnail, unit_vectors
 from haustra.core.paths import StrPath
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.warehouse.format import SPLIT_NAMES, SplitName
@@ -25,8 +23,6 @@ from haustra.warehouse.table import Row, StoredSamples
 class AuditConfig(CheckedSettings):
     """Settings of `haustra warehouse audit`."""
 
-    max_distance: Annotated[Whole, Field(ge=0, le=HASH_BITS)] = 6
-    """Largest number of the 64 bits in which two hashes may differ; 0 finds nearly equal images."""
     max_pairs: CountFromOne = 1000
     """Largest number of pairs to name, nearest first; all are counted."""
 
@@ -35,7 +31,7 @@ class AuditConfig(CheckedSettings):
 class NearPair:
     """Two images of different splits that look alike."""
 
-    distance: int  # bits in which their hashes differ, 0 to 64
+    difference: float  # 1 - correlation of their thumbnails
     split_a: SplitName
     sample_a: str
     split_b: SplitName
@@ -47,52 +43,47 @@ class Audit:
     """Images that look alike across splits."""
 
     num_images: int
-    num_pairs: int  # number of all pairs within the distance
+    num_pairs: int  # number of all pairs that look alike
     pairs: tuple[NearPair, ...]  # the nearest of them, nearest first
 
 
-def _hash_image(row: Row, *, stored: StoredSamples) -> NDArray[np.bool_]:
-    """Return the hash of a stored image without its padding."""
+def _thumbnail_of(row: Row, *, stored: StoredSamples) -> NDArray[np.uint8]:
+    """Return the thumbnail of a stored image without its padding."""
     letterbox = stored.manifest.letterbox_of(row)
     (left, top), (width, height) = letterbox.offset_xy, letterbox.resized_size_wh
-    return perceptual_hash(stored.read(row).image[top : top + height, left : left + width])
+    return thumbnail(stored.read(row).image[top : top + height, left : left + width])
 
 
 def audit_warehouse(
     manifest: StrPath, *, config: AuditConfig | None = None, progress: Progress | None = None
 ) -> Audit:
     """Find images that look alike in different splits, after checking all digests."""
-    config = config or AuditConfig()
+    config, progress = config or AuditConfig(), progress or SilentProgress()
     stored = StoredSamples(manifest)
     rows = stored.rows
-    tracked = track(
-        rows, progress=progress or SilentProgress(), description="hash", total=len(rows)
-    )
-    hashes = np.array([_hash_image(row, stored=stored) for row in tracked])
-    split_of_row = np.array([row["split"] for row in rows])
+    tracked = track(rows, progress=progress, description="shrink", total=len(rows))
+    looks = unit_vectors([_thumbnail_of(row, stored=stored) for row in tracked])
+    split_of = np.array([SPLIT_NAMES.index(row["split"]) for row in rows])
     num_pairs = 0
-    nearest = np.zeros((0, 3), dtype=np.int64)  # distance, row of a, row of b
-    for split_a, split_b in combinations(SPLIT_NAMES, 2):
-        rows_a, rows_b = (np.flatnonzero(split_of_row == name) for name in (split_a, split_b))
-        for index_a, index_b, distances in near_pairs(
-            hashes[rows_a], hashes[rows_b], max_distance=config.max_distance
-        ):
-            num_pairs += len(distances)
-            found = np.stack([distances, rows_a[index_a], rows_b[index_b]], axis=1)
-            nearest = np.concatenate([nearest, found])
-            order = np.lexsort((nearest[:, 2], nearest[:, 1], nearest[:, 0]))
-            nearest = nearest[order[: config.max_pairs]]
+    nearest = list[tuple[float, int, int]]()  # difference, row of a, row of b
+    for one, others in each_alike(looks, progress=progress):
+        pairs = []
+        for other in others[split_of[others] != split_of[one]].tolist():
+            row_a, row_b = sorted((one, other), key=lambda row: int(split_of[row]))
+            pairs.append((max(0.0, round(1 - float(looks[one] @ looks[other]), 4)), row_a, row_b))
+        num_pairs += len(pairs)
+        nearest = nsmallest(config.max_pairs, nearest + pairs) if pairs else nearest
     return Audit(
         num_images=len(rows),
         num_pairs=num_pairs,
         pairs=tuple(
             NearPair(
-                distance=distance,
+                difference=difference,
                 split_a=rows[row_a]["split"],
                 sample_a=rows[row_a]["sample_id"],
                 split_b=rows[row_b]["split"],
                 sample_b=rows[row_b]["sample_id"],
             )
-            for distance, row_a, row_b in nearest.tolist()
+            for difference, row_a, row_b in nearest
         ),
     )
