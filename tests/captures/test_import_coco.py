@@ -38,7 +38,8 @@ def write_dataset(tmp_path: Path, value: Any) -> tuple[Path, Path]:
 def run_import(tmp_path: Path, value: Any, **changes: Any) -> ImportResult:
     images, annotations = write_dataset(tmp_path, value)
     config = CocoImportConfig(**{"output_root": tmp_path / "captures", **changes})
-    return import_coco(images, annotations, config=config)
+    [result] = import_coco(images, annotations, config=config)
+    return result
 
 
 def import_error(tmp_path: Path, value: Any, **changes: Any) -> str:
@@ -85,7 +86,8 @@ def test_a_pattern_can_take_the_folder_as_the_group(tmp_path: Path) -> None:
     config = ImportConfig(
         output_root=tmp_path / "captures", group_regex="^(.+)/", allow_unlabelled=True
     )
-    run = read_run(import_coco(images, annotations, config=config).folder)
+    [result] = import_coco(images, annotations, config=config)
+    run = read_run(result.folder)
     assert [frame.group_id for frame in run.frames] == ["sub"]
 
 

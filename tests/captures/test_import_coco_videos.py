@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from builders import files_in, write_image, write_json
-from haustra.captures.importers.coco import CocoImportConfig, import_coco, import_coco_runs
+from haustra.captures.importers.coco import CocoImportConfig, import_coco
 from haustra.captures.importers.dataset import ImportResult
 from haustra.captures.reader import Run, read_run
 from haustra.cli.main import main
@@ -54,7 +54,7 @@ def write_dataset(root: Path, value: dict[str, Any]) -> tuple[Path, Path]:
 def run_import(root: Path, value: dict[str, Any], **changes: Any) -> list[ImportResult]:
     images, annotations = write_dataset(root, value)
     config = CocoImportConfig(output_root=root / "captures", **changes)
-    return import_coco_runs(images, annotations, config=config)
+    return import_coco(images, annotations, config=config)
 
 
 def import_error(root: Path, value: dict[str, Any]) -> str:
@@ -203,12 +203,6 @@ def test_classes_hold_for_all_videos(tmp_path: Path) -> None:
     assert "the boxes have 2 classes: 'polyp' (3 boxes)" in import_error(tmp_path, value)
     results = run_import(tmp_path, value, classes="tool")
     assert [result.num_boxes for result in results] == [0, 1]
-
-
-def test_a_caller_that_expects_one_run_is_told_of_the_videos(tmp_path: Path) -> None:
-    images, annotations = write_dataset(tmp_path, content())
-    with pytest.raises(HaustraError, match=r"has 2 video\(s\), of which each becomes a run; use"):
-        import_coco(images, annotations, config=CocoImportConfig(output_root=tmp_path))
 
 
 def test_the_command_prints_a_line_for_each_video(

@@ -61,7 +61,9 @@ def run_import(
     path = tmp_path / "coco.json"
     write_json(path, value)
     settings = {"output_root": tmp_path / "captures", "crop": "auto"} | more
-    return import_coco(tmp_path / "images", path, config=CocoImportConfig(**settings))  # type: ignore[arg-type]
+    config = CocoImportConfig(**settings)  # type: ignore[arg-type]
+    [result] = import_coco(tmp_path / "images", path, config=config)
+    return result
 
 
 def labels_of(result: ImportResult) -> list[FrameLabel]:

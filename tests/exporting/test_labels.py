@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from builders import files_in, write_image
-from haustra.captures.importers.coco import import_coco, import_coco_runs
+from haustra.captures.importers.coco import import_coco
 from haustra.captures.importers.cvat import import_cvat
 from haustra.captures.importers.data_yaml import import_data_yaml
-from haustra.captures.importers.dataset import ImportConfig
+from haustra.captures.importers.dataset import ImportConfig, ImportResult
 from haustra.captures.importers.label_studio import import_label_studio
 from haustra.captures.importers.paired import import_voc, import_yolo
 from haustra.captures.reader import read_run
@@ -62,10 +62,16 @@ def boxes_of(run_folder: Path) -> list[NDArray[np.float64]]:
     return [frame.boxes_px for frame in checked if isinstance(frame, CheckedFrame)]
 
 
+def import_one_of_coco(*arguments: Any, **settings: Any) -> ImportResult:
+    """Import a COCO file that makes one run."""
+    [result] = import_coco(*arguments, **settings)
+    return result
+
+
 @pytest.mark.parametrize(
     ("to", "importer", "tolerance_px"),
     [
-        ("coco", import_coco, 1e-9),
+        ("coco", import_one_of_coco, 1e-9),
         ("yolo", import_yolo, 1e-4),
         ("voc", import_voc, 0.61),
         ("cvat", import_cvat, 0.006),
@@ -107,7 +113,7 @@ def test_videos_of_coco_keep_their_order_rate_and_lesions(tmp_path: Path) -> Non
         {"id": 2, "name": "bb", "fps": 29.97},
     ]
     config = ImportConfig(output_root=tmp_path / "back", dataset="x")
-    back = import_coco_runs(result.folder / "images", result.labels, config=config)
+    back = import_coco(result.folder / "images", result.labels, config=config)
     runs = {run.run_id: run for run in (read_run(found.folder) for found in back)}
     assert {run_id: run.manifest.time_order_rate_hz for run_id, run in runs.items()} == {
         "x": None,
@@ -306,7 +312,7 @@ def test_lesions_and_the_order_of_a_video_come_back(
 
 
 @pytest.mark.parametrize(
-    ("to", "importer"), [("coco", import_coco), ("cvat", import_cvat)], ids=["coco", "cvat"]
+    ("to", "importer"), [("coco", import_one_of_coco), ("cvat", import_cvat)], ids=["coco", "cvat"]
 )
 def test_predictions_that_nobody_has_touched_are_not_taken_as_labels(
     tmp_path: Path, to: LabelFormat, importer: Any

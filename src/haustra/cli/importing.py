@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from haustra.captures.importers.coco import CocoImportConfig, import_coco_runs
+from haustra.captures.importers.coco import CocoImportConfig, import_coco
 from haustra.captures.importers.cvat import import_cvat
 from haustra.captures.importers.data_yaml import import_data_yaml
 from haustra.captures.importers.dataset import DatasetConfig, ImportConfig, ImportResult
@@ -102,7 +102,7 @@ def coco(
         annotations: The COCO JSON file.
     """
     config, progress = config or CocoImportConfig(), build_progress(as_json=as_json)
-    results = import_coco_runs(images, annotations, config=config, progress=progress)
+    results = import_coco(images, annotations, config=config, progress=progress)
     if len(results) == 1:
         _show(results[0], as_json=as_json)
     else:

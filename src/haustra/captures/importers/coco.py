@@ -194,27 +194,6 @@ def import_coco(
     *,
     config: ImportConfig,
     progress: Progress | None = None,
-) -> ImportResult:
-    """Import images with a COCO annotation file as one run.
-
-    Raises:
-        HaustraError: The file makes several runs, or what `import_coco_runs` raises.
-    """
-    content = _read_content(to_path(annotations), config=config)
-    if content.videos:
-        raise HaustraError(
-            f"{annotations} has {len(content.videos)} video(s), of which each becomes a run; use "
-            "import_coco_runs"
-        )
-    return _import(content, to_path(images), config=config, progress=progress)[0]
-
-
-def import_coco_runs(
-    images: StrPath,
-    annotations: StrPath,
-    *,
-    config: ImportConfig,
-    progress: Progress | None = None,
 ) -> list[ImportResult]:
     """Import images with a COCO annotation file: a run for each of its `videos`, or one run.
 
@@ -226,17 +205,16 @@ def import_coco_runs(
         HaustraError: The file is not a COCO file, its ids or sizes do not fit, or an image is
             missing or outside `images`.
     """
-    content = _read_content(to_path(annotations), config=config)
-    return _import(content, to_path(images), config=config, progress=progress)
-
-
-def _import(
-    content: _Content, images: Path, *, config: ImportConfig, progress: Progress | None
-) -> list[ImportResult]:
-    annotations, problems, notes = content.path, content.problems, content.notes
-    frames = find_listed(
-        images, annotations, listed=content.listed, problems=problems, notes=notes, config=config
+    images, annotations = to_path(images), to_path(annotations)
+    content = _read_content(annotations, config=config)
+    found = find_listed(
+        images,
+        annotations,
+        listed=content.listed,
+        allow_unlabelled=config.allow_unlabelled,
     )
+    frames, notes = list(found.frames), [*content.notes, *found.notes]
+    problems = [*content.problems, *found.problems]
     if config.frame_rate_hz is not None:
         frames.sort(key=lambda frame: natural_key(frame.name))
     frames_of: dict[str | None, list[SourceFrame]] = {
@@ -271,17 +249,10 @@ def _import(
             f"{len(outside)} image(s) belong to no video, and are a run of their own: {names}"
         )
     if outside or not runs:
-        runs.insert(0, SourceRun(frames=outside, total=len(outside)))
-    runs[0] = replace(runs[0], notes=[*notes, *runs[0].notes])
-    return import_runs(
-        runs,
-        read=lambda annotation, _: annotation,
-        default_name=images.resolve().parent.name,
-        problems=problems,
-        config=config,
-        classes=config.classes,
-        progress=progress,
-    )
+        runs.insert(0, SourceRun(frames=outside))
+    runs[0] = replace(runs[0], notes=[*notes, *runs[0].notes], problems=problems)
+    name = images.resolve().parent.name
+    return import_runs(runs, default_name=name, config=config, progress=progress)
 
 
 def _video_run(
@@ -313,7 +284,6 @@ def _video_run(
         rate = output_rate(times, stated_hz=rate)
     return SourceRun(
         frames=frames,
-        total=len(frames),
         name=slugify(video.name),
         group=video.name,
         frame_rate_hz=rate,

@@ -6,7 +6,7 @@ Paths are found as Ultralytics finds them: relative to `path`, or to the folder 
 import os
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -98,7 +98,6 @@ def import_data_yaml(
         runs.append(
             SourceRun(
                 frames=frames,
-                total=len(frames),
                 name="" if is_only else split,
                 split=None if is_only else split,
                 notes=[*(data.notes if not runs else ()), *notes[split]],
@@ -106,13 +105,12 @@ def import_data_yaml(
         )
     if not runs:
         refuse(problems)
+    runs[0] = replace(runs[0], problems=problems)
     return import_runs(
         runs,
         read=partial(_read, data=data),
         default_name=path.resolve().parent.name,
-        problems=problems,
-        config=config,
-        classes=_by_name(config.classes, names=data.names),
+        config=replace(config, classes=_by_name(config.classes, names=data.names)),
         progress=progress,
     )
 

@@ -9,7 +9,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import cv2
 
 from haustra.captures.importers.cropping import Picture, crop_picture, field_of_view_of_images
-from haustra.captures.importers.records import Annotation, SourceFrame, SourceRun
+from haustra.captures.importers.records import Annotation, Read, SourceFrame, SourceRun, read_as_is
 from haustra.captures.importers.similar import SimilarImages
 from haustra.captures.reader import slugify
 from haustra.captures.schema import RunManifest, SplitName
@@ -27,7 +27,6 @@ from haustra.core.boxes import check_box_px
 from haustra.core.checked import CheckedSettings, OutputFolder, Positive
 from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError, option, refuse
-from haustra.core.field_of_view import BoxPx
 from haustra.core.images import (
     check_image,
     decode_image_rgb,
@@ -76,6 +75,13 @@ class DatasetConfig(CheckedSettings):
     overwrite: bool = False
     """Replace a run folder of the same name."""
 
+    class_option = "classes"  # setting that chooses the classes, for messages
+
+    @property
+    def chosen_classes(self) -> frozenset[str] | None:
+        """Classes whose boxes are polyps; None for the only one."""
+        return None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.group_regex is not None:
@@ -100,6 +106,11 @@ class ImportConfig(DatasetConfig):
     classes: str | None = None
     """Classes whose boxes are polyps, separated by commas. Needed if boxes have several classes;
     boxes of other classes are left out."""
+
+    @property
+    def chosen_classes(self) -> frozenset[str] | None:
+        """Classes whose boxes are polyps; None for the only one."""
+        return None if self.classes is None else split_names(self.classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +162,11 @@ def group_of_name(name: str, *, group_regex: str | None) -> str:
     return group
 
 
+def split_names(text: str) -> frozenset[str]:
+    """Return the names in a text that commas separate."""
+    return frozenset(as_text(name.strip()) for name in text.split(",") if name.strip())
+
+
 def as_text(name: str) -> str:
     """Return a name in Unicode's form NFC, with what cannot be encoded as backslash escapes."""
     if name.isascii():
@@ -183,8 +199,6 @@ class _Import:
     run: SourceRun
     folder: Path
     writer: RunWriter
-    chosen: frozenset[str] | None
-    """Classes whose boxes are polyps; None for all."""
     split_of_image: dict[str, SplitName]
     """Split of each image in all runs by the digest of its bytes."""
     similar: SimilarImages | None  # None where groups are stated and none are to be merged
@@ -195,13 +209,7 @@ class _Import:
     classes: Counter[str] = field(default_factory=Counter)
     hints: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(
-        self,
-        frame: SourceFrame,
-        *,
-        read: Callable[[Any, tuple[int, int]], Annotation],
-        write: bool,
-    ) -> None:
+    def add(self, frame: SourceFrame, *, read: Read, write: bool) -> None:
         """Check and count a frame, and write it on request."""
         name, video_frame = as_text(frame.name), frame.video_frame
         if video_frame is None:
@@ -263,10 +271,11 @@ class _Import:
     ) -> tuple[list[PolypTruth], list[str]]:
         """Return the polyps of an image, and a reason for each box that is none; add to `hints`."""
         truths, rejected = list[PolypTruth](), list(annotation.rejected)
+        chosen = self.config.chosen_classes
         for box in annotation.boxes:
             class_name = "(none)" if box.class_name in (None, "") else as_text(f"{box.class_name}")
             self.classes[class_name] += 1
-            if self.chosen is not None and class_name not in self.chosen:
+            if chosen is not None and class_name not in chosen:
                 continue
             checked = check_box_px(box.box_px, size_wh=size_wh)
             if isinstance(checked, str):
@@ -325,9 +334,9 @@ class _Import:
 
     def _notes(self) -> list[str]:
         """Return a line for each kind of remark and for each rejected box."""
-        notes = []
-        if self.chosen is not None:
-            for name in sorted(self.classes.keys() - self.chosen):
+        notes, chosen = [], self.config.chosen_classes
+        if chosen is not None:
+            for name in sorted(self.classes.keys() - chosen):
                 notes.append(f"{self.classes[name]} box(es) of class {name!r} are left out")
         for hint, names in self.hints.items():
             notes.append(f"{hint}: {len(names)}, first in {names[0]!r}")
@@ -359,10 +368,9 @@ def _check_size(
     return ["orientation tag (EXIF): the boxes are taken as drawn on the upright image"]
 
 
-def _class_problems(
-    classes: Counter[str], *, chosen: frozenset[str] | None, class_option: str
-) -> list[str]:
+def _class_problems(classes: Counter[str], *, config: DatasetConfig) -> list[str]:
     """Return what is wrong with the classes that were found or chosen."""
+    chosen, setting = config.chosen_classes, config.class_option
     found = ", ".join(
         f"{name!r} ({counted(count, 'box')})" for name, count in classes.most_common()
     )
@@ -370,59 +378,47 @@ def _class_problems(
         first = classes.most_common(1)[0][0]
         return [
             f"the boxes have {len(classes)} classes: {found}; expected one; choose those "
-            f"that are polyps with {option(class_option, first)}"
+            f"that are polyps with {option(setting, first)}"
         ]
     return [
-        f"{option(class_option, name)}: no box has this class; expected one of "
+        f"{option(setting, name)}: no box has this class; expected one of "
         f"{found or 'none: the dataset has no boxes'}"
         for name in sorted((chosen or frozenset()) - classes.keys())
     ]
 
 
-def import_frames(
-    frames: Iterable[SourceFrame],
+def import_run(
+    run: SourceRun,
     *,
-    total: int,
-    notes: Sequence[str] = (),
+    read: Read = read_as_is,
+    default_name: str,
     config: DatasetConfig,
-    frame_rate_hz: float | None = None,
-    field_of_view: BoxPx | None = None,
-    **rest: Any,
+    progress: Progress | None,
 ) -> ImportResult:
-    """Write one run folder; the arguments are those of `SourceRun` and `import_runs`."""
+    """Write one run folder, as `import_runs` does; a frame rate makes its images a video."""
     if config.frame_rate_hz is not None:
-        frames = sorted(frames, key=lambda frame: natural_key(frame.name))
-    run = SourceRun(
-        frames=frames,
-        total=total,
-        notes=notes,
-        frame_rate_hz=frame_rate_hz,
-        field_of_view=field_of_view,
+        run = replace(run, frames=sorted(run.frames, key=lambda frame: natural_key(frame.name)))
+    [result] = import_runs(
+        [run], read=read, default_name=default_name, config=config, progress=progress
     )
-    return import_runs([run], config=config, **rest)[0]
+    return result
 
 
 def import_runs(
     runs: Sequence[SourceRun],
     *,
-    read: Callable[[Any, tuple[int, int]], Annotation],
+    read: Read = read_as_is,
     default_name: str,
-    problems: Sequence[str] = (),
     config: DatasetConfig,
-    classes: str | None,
-    class_option: str = "classes",
     progress: Progress | None,
 ) -> list[ImportResult]:
     """Write a run folder for each run of a dataset: all of them, or none if there is a mistake.
 
     Args:
         runs: The runs.
-        read: Returns the content of an annotation for an image of this size (width, height).
+        read: Reader of the frames' annotations.
         default_name: Name of a run without id and dataset.
-        problems: Mistakes that the importer found; the frames are checked for more.
         config: Name, grouping and provenance of the runs.
-        classes: Classes whose boxes are polyps, separated by commas.
-        class_option: Setting that chooses the classes, for messages.
         progress: Receives the progress.
 
     Raises:
@@ -431,10 +427,7 @@ def import_runs(
             the first ten.
     """
     check_outputs(config)
-    problems = list(problems)
-    chosen = None
-    if classes is not None:
-        chosen = frozenset(as_text(name.strip()) for name in classes.split(",") if name.strip())
+    problems = [problem for run in runs for problem in run.problems]
     states: list[_Import] = []
     split_of_image: dict[str, SplitName] = {}
     with ExitStack() as stack:
@@ -461,17 +454,17 @@ def import_runs(
             merges = config.group_by is not None
             is_stated = config.group or config.group_regex or run.group
             similar = SimilarImages(merges) if merges or not is_stated else None
-            states.append(_Import(config, run, folder, writer, chosen, split_of_image, similar))
+            states.append(_Import(config, run, folder, writer, split_of_image, similar))
         for state, frame in track(
             ((of_run, frame) for of_run in states for frame in of_run.run.frames),
             progress=progress or SilentProgress(),
             description="import",
-            total=sum(run.total for run in runs),
+            total=sum(run.num_frames for run in runs),
         ):
             try:
                 state.add(frame, read=read, write=not problems)
             except HaustraError as error:
                 problems.append(error.message)
         found = sum((state.classes for state in states), Counter[str]())
-        refuse(problems + _class_problems(found, chosen=chosen, class_option=class_option))
+        refuse(problems + _class_problems(found, config=config))
         return [of_run.result(progress=progress) for of_run in states]

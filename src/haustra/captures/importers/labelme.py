@@ -33,7 +33,6 @@ def import_labelme(
         noun="labelme file",
         read=_read_labelme,
         config=config,
-        classes=config.classes,
         progress=progress,
     )
 

@@ -4,37 +4,36 @@ import csv
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from haustra.captures.importers.dataset import (
-    DatasetConfig,
-    ImportConfig,
-    ImportResult,
-    as_text,
-    import_frames,
-)
-from haustra.captures.importers.listed import import_listed
+from haustra.captures.importers.dataset import DatasetConfig, as_text
+from haustra.captures.importers.listed import find_listed
 from haustra.captures.importers.masks import read_mask
-from haustra.captures.importers.paired import import_pairs, walk_files
-from haustra.captures.importers.records import Annotation, SourceFrame
+from haustra.captures.importers.paired import find_pairs, walk_files
+from haustra.captures.importers.records import (
+    Annotation,
+    Read,
+    SourceFrame,
+    SourceRun,
+    read_as_is,
+)
 from haustra.captures.importers.text import read_text
 from haustra.captures.schema import SplitName
 from haustra.core.images import IMAGE_SUFFIXES, natural_key
 
-Read = Callable[[Path, tuple[int, int]], Annotation]
-"""Reads an annotation file for an image of this width and height."""
-
 
 @dataclass(frozen=True)
 class Run:
-    """The import of a part."""
+    """The images of a part."""
 
     folders: tuple[Path, ...]
     """Folders of its images and annotations."""
-    start: Callable[..., ImportResult]
-    """Imports with a config, notes and a progress."""
+    find: Callable[[DatasetConfig], SourceRun]
+    """Finds them, by the settings of the import."""
+    read: Read = read_as_is
+    """Reader of their annotations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,64 +58,46 @@ def run_pairs(
     suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
     noun: str = "mask",
     read: Read = read_mask,
-    file_name: str = "{stem}",
-    keep: Callable[[str], bool] = bool,
+    **how: Any,
 ) -> Run:
-    """Return the import of images with a mask or file of boxes each, as `import_pairs` does it."""
+    """Return images with a mask or file of boxes each; the arguments are those of `find_pairs`."""
 
-    def run(config: DatasetConfig, **rest: Any) -> ImportResult:
-        if config.allow_unlabelled and not folder.is_dir():
-            return run_negatives(images).start(config, **rest)
-        return import_pairs(
-            images,
-            folder,
-            suffixes=suffixes,
-            noun=noun,
-            read=read,
-            file_name=file_name,
-            keep=keep,
-            config=config,
-            classes=None,
-            class_option="mask_values" if noun == "mask" else "classes",
-            **rest,
+    def find(config: DatasetConfig) -> SourceRun:
+        may_lack = config.allow_unlabelled
+        if may_lack and not folder.is_dir():
+            return _find_negatives(images)
+        return find_pairs(
+            images, folder, suffixes=suffixes, noun=noun, allow_unlabelled=may_lack, **how
         )
 
-    return Run((images, folder), run)
+    return Run((images, folder), find, read)
 
 
 def run_negatives(images: Path) -> Run:
-    """Return the import of images of which the dataset says that none shows a polyp."""
+    """Return images of which the dataset says that none shows a polyp."""
+    return Run((images,), lambda _: _find_negatives(images))
 
-    def run(config: DatasetConfig, **rest: Any) -> ImportResult:
-        frames = [
+
+def _find_negatives(images: Path) -> SourceRun:
+    paths = (path for path in walk_files(images) if path.suffix.lower() in IMAGE_SUFFIXES)
+    return SourceRun(
+        frames=[
             SourceFrame(path=path, name=path.name, annotation=None, source=str(path))
-            for path in walk_files(images)
-            if path.suffix.lower() in IMAGE_SUFFIXES
+            for path in paths
         ]
-        return import_frames(
-            frames,
-            read=lambda _annotation, _size_wh: Annotation(),
-            default_name=images.name,
-            total=len(frames),
-            config=config,
-            classes=None,
-            **rest,
-        )
-
-    return Run((images,), run)
+    )
 
 
 def run_listed(images: Path, source: Path, *, boxes_of: Mapping[str, Annotation]) -> Run:
-    """Return the import of the images whose annotations are given by stem or file name."""
+    """Return images whose annotations are given by stem or file name."""
 
-    def run(config: DatasetConfig, **rest: Any) -> ImportResult:
+    def find(config: DatasetConfig) -> SourceRun:
         paths = (path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         names = {as_text(path.stem): path.name for path in paths}
         listed = [(names.get(as_text(name), name), found) for name, found in boxes_of.items()]
-        shared = {item.name: getattr(config, item.name) for item in fields(DatasetConfig)}
-        return import_listed(images, source, listed=listed, config=ImportConfig(**shared), **rest)
+        return find_listed(images, source, listed=listed, allow_unlabelled=config.allow_unlabelled)
 
-    return Run((images,), run)
+    return Run((images,), find)
 
 
 def add_facts(

@@ -8,7 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from haustra.captures.importers.dataset import DatasetConfig, ImportResult, read_size
+from haustra.captures.importers.dataset import (
+    DatasetConfig,
+    ImportResult,
+    import_run,
+    read_size,
+)
 from haustra.captures.importers.layout_parts import (
     Part,
     Run,
@@ -110,8 +115,13 @@ def import_layout(
             frame_rate_hz=config.frame_rate_hz or part.frame_rate_hz,
             split=config.split or part.split,
         )
-        notes = [layout.not_known, *part.notes, *left_out]
-        results.append(part.run.start(config=settings, notes=notes, progress=progress))
+        run = part.run.find(settings)
+        run = replace(run, notes=[layout.not_known, *part.notes, *left_out, *run.notes])
+        results.append(
+            import_run(
+                run, read=part.run.read, default_name=name, config=settings, progress=progress
+            )
+        )
         left_out = []  # of the whole dataset, so the first run alone names it
     return results
 
@@ -188,7 +198,7 @@ def _find_cvc(root: Path) -> list[Part]:
             images,
             masks,
             file_name=mask_name,
-            keep=lambda stem, sequence=sequence: sequence_of(stem) == sequence,  # type: ignore[misc]
+            keep=lambda stem, sequence=sequence: sequence_of(stem) == sequence,
         )
         group = f"cvc-{sequence}" if sequence else None
         parts.append(Part(name=sequence, group=group, notes=() if parts else tuple(notes), run=run))

@@ -4,17 +4,13 @@ import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
-from haustra.captures.importers.dataset import (
-    ImportConfig,
-    ImportResult,
-    as_text,
-    import_frames,
-)
+from haustra.captures.importers.dataset import ImportConfig, ImportResult, as_text, import_run
 from haustra.captures.importers.paired import name_inside, walk_files
-from haustra.captures.importers.records import Annotation, SourceFrame
+from haustra.captures.importers.records import Annotation, SourceFrame, SourceRun
 from haustra.core.errors import HaustraError, name_some, option
 from haustra.core.images import IMAGE_SUFFIXES
 from haustra.core.progress import Progress
@@ -77,30 +73,15 @@ def import_listed(
     annotations: Path,
     *,
     listed: Sequence[tuple[str, Annotation]],
-    problems: Sequence[str] = (),
     notes: Sequence[str] = (),
     config: ImportConfig,
     progress: Progress | None,
 ) -> ImportResult:
-    """Import the images that an annotation file lists as one run.
-
-    The arguments are those of `find_listed` and `import_frames`.
-    """
-    problems, notes = list(problems), list(notes)
-    frames = find_listed(
-        images, annotations, listed=listed, problems=problems, notes=notes, config=config
-    )
-    return import_frames(
-        frames,
-        read=lambda annotation, _: annotation,
-        default_name=images.resolve().parent.name,
-        total=len(frames),
-        notes=notes,
-        problems=problems,
-        config=config,
-        classes=config.classes,
-        progress=progress,
-    )
+    """Import the images that an annotation file lists as one run, after notes of the importer."""
+    run = find_listed(images, annotations, listed=listed, allow_unlabelled=config.allow_unlabelled)
+    run = replace(run, notes=[*notes, *run.notes])
+    name = images.resolve().parent.name
+    return import_run(run, default_name=name, config=config, progress=progress)
 
 
 def find_listed(
@@ -108,31 +89,27 @@ def find_listed(
     annotations: Path,
     *,
     listed: Sequence[tuple[str, Annotation]],
-    problems: list[str],
-    notes: list[str],
-    config: ImportConfig,
-) -> list[SourceFrame]:
+    allow_unlabelled: bool,
+) -> SourceRun:
     """Find the images that an annotation file lists.
 
     Args:
         images: Folder that the file names are relative to.
         annotations: The annotation file.
         listed: File name and annotation of each image.
-        problems: Mistakes so far; images that are missing or outside `images` are added.
-        notes: Notes so far; one that names the images that are not listed is added.
-        config: Settings of the import.
+        allow_unlabelled: All images may be negatives.
 
     Raises:
         HaustraError: No image is listed.
     """
     if not listed:
         raise HaustraError(f"{annotations} lists no image")
-    if not config.allow_unlabelled and not any(a.boxes or a.rejected for _, a in listed):
+    frames, problems, notes = list[SourceFrame](), list[str](), list[str]()
+    if not allow_unlabelled and not any(a.boxes or a.rejected for _, a in listed):
         problems.append(
             f"{annotations} has no annotation for any of its {len(listed)} image(s); expected "
             f"some, or {option('allow_unlabelled', True)} if all of them are negatives"
         )
-    frames = []
     files = walk_files(images)
     by_key = defaultdict[str, list[str]](list)
     for path in files:
@@ -160,4 +137,4 @@ def find_listed(
     ]
     if unlisted:
         notes.append(f"{len(unlisted)} image(s) are not listed, left out: {name_some(unlisted)}")
-    return frames
+    return SourceRun(frames=frames, problems=problems, notes=notes)

@@ -1,6 +1,5 @@
 """Image and mask folders, the layout of Kvasir-SEG, CVC-ClinicDB, ETIS and PolypGen."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.captures.importers.dataset import DatasetConfig, ImportResult
+from haustra.captures.importers.dataset import DatasetConfig, ImportResult, split_names
 from haustra.captures.importers.paired import import_pairs
 from haustra.captures.importers.records import Annotation, SourceBox
 from haustra.core.checked import CountFromOne
@@ -39,6 +38,14 @@ class MaskImportConfig(DatasetConfig):
     mask_name: str = "{stem}"
     """File name of a mask without its suffix, with {stem} for the image's: '{stem}_mask'."""
 
+    class_option = "mask_values"
+
+    @property
+    def chosen_classes(self) -> frozenset[str] | None:
+        """Mask values that are polyp; None for the only one."""
+        values = self.mask_values and self.mask_values.lower().replace("#", "")
+        return split_names(values) if values else None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mask_name.count("{stem}") != 1 or "/" in self.mask_name:
@@ -52,7 +59,6 @@ def import_masks(
     masks: StrPath,
     *,
     config: MaskImportConfig,
-    notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ImportResult:
     """Import a folder of images with a folder of masks.
@@ -66,7 +72,6 @@ def import_masks(
         images: Folder of the images.
         masks: Folder of the masks.
         config: Choice of the masks, and name, grouping and provenance of the run.
-        notes: Further notes for the result.
         progress: Receives the progress.
 
     Raises:
@@ -78,19 +83,14 @@ def import_masks(
             f"{masks} is the folder of the images as well; expected two folders, or "
             f"{option('mask_name', '{stem}_mask')} for masks beside their images"
         )
-    chosen = config.mask_values and config.mask_values.lower().replace("#", "")
-    values = chosen and frozenset(value.strip() for value in chosen.split(","))
     return import_pairs(
         images,
         masks,
         suffixes=IMAGE_SUFFIXES,
         noun="mask",
-        read=partial(read_mask, min_pixels=config.min_pixels, chosen=values or None),
+        read=partial(read_mask, min_pixels=config.min_pixels, chosen=config.chosen_classes),
         file_name=config.mask_name,
         config=config,
-        classes=chosen,
-        class_option="mask_values",
-        notes=notes,
         progress=progress,
     )
 

@@ -3,21 +3,21 @@
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from haustra.captures.importers.dataset import (
     DatasetConfig,
     ImportConfig,
     ImportResult,
     as_text,
-    import_frames,
+    import_run,
     read_size,
 )
-from haustra.captures.importers.records import Annotation, SourceBox, SourceFrame
+from haustra.captures.importers.records import Annotation, Read, SourceBox, SourceFrame, SourceRun
 from haustra.captures.importers.text import read_text, read_xml
 from haustra.core.errors import HaustraError, name_some, option
 from haustra.core.images import IMAGE_SUFFIXES, natural_key
@@ -60,7 +60,6 @@ def import_voc(
         noun="VOC annotation",
         read=partial(read_voc, zero_based=is_zero_based),
         config=config,
-        classes=config.classes,
         progress=progress,
     )
 
@@ -90,7 +89,6 @@ def import_yolo(
         read=partial(read_yolo, names=names),
         may_lack=True,
         config=config,
-        classes=config.classes,
         progress=progress,
     )
 
@@ -260,18 +258,37 @@ def _existing(folder: StrPath, *, holds: str) -> Path:
     return folder
 
 
-def _pair(
-    images: Path,
-    folder: Path,
+def find_pairs(
+    images: StrPath,
+    folder: StrPath,
     *,
     suffixes: tuple[str, ...],
     noun: str,
-    file_name: str,
-    keep: Callable[[str], bool],
-    may_lack: bool,
+    file_name: str = "{stem}",
+    keep: Callable[[str], bool] = bool,
+    may_lack: bool = False,
     allow_unlabelled: bool,
-) -> tuple[list[SourceFrame], list[str], list[str]]:
-    """Return the images with their files, mistakes, and notes; `import_pairs` has the arguments."""
+) -> SourceRun:
+    """Find the images of a folder, and for each its annotation file of the same stem.
+
+    Images and files in subfolders pair by their path inside the folder.
+
+    Args:
+        images: Folder of the images.
+        folder: Folder of the annotation files.
+        suffixes: Suffixes of the annotation files, in lower case.
+        noun: What such a file is called in messages, such as `mask`.
+        file_name: Stem of an annotation file, with `{stem}` for the image's, whose last `_` may be
+            missing.
+        keep: Returns True for the path without suffix of an image or file that is to be read.
+        may_lack: An image without a file is a negative if others have one, instead of a mistake.
+        allow_unlabelled: An image without a file is a negative.
+
+    Raises:
+        HaustraError: A folder does not exist, or there is no image.
+    """
+    images = _existing(images, holds="images")
+    folder = _existing(folder, holds=f"{noun}s")
     is_one = images.resolve() == folder.resolve()
     image_of, problems, seen = _by_stem(
         images,
@@ -331,69 +348,31 @@ def _pair(
         )
         for stem, path in image_of.items()
     ]
-    return frames, problems, seen
+    return SourceRun(frames=frames, problems=problems, notes=seen)
 
 
 def import_pairs(
     images: StrPath,
     folder: StrPath,
     *,
-    suffixes: tuple[str, ...],
-    noun: str,
-    read: Callable[[Path, tuple[int, int]], Annotation],
-    file_name: str = "{stem}",
-    keep: Callable[[str], bool] = bool,
-    may_lack: bool = False,
+    read: Read,
     config: DatasetConfig,
-    classes: str | None,
-    class_option: str = "classes",
-    notes: Sequence[str] = (),
     progress: Progress | None,
+    **how: Any,
 ) -> ImportResult:
     """Import a folder of images that has one annotation file of the same stem for each image.
-
-    Images and files in subfolders pair by their path inside the folder.
 
     Args:
         images: Folder of the images.
         folder: Folder of the annotation files.
-        suffixes: Suffixes of the annotation files, in lower case.
-        noun: What such a file is called in messages, such as `mask`.
-        read: Returns the content of a file for an image of this size.
-        file_name: Stem of an annotation file, with `{stem}` for the image's, whose last `_` may be
-            missing.
-        keep: Returns True for the path without suffix of an image or file that is to be read.
-        may_lack: An image without a file is a negative if others have one, instead of a mistake.
+        read: Reader of such a file.
         config: Name, grouping and provenance of the run.
-        classes: Classes whose boxes are polyps, separated by commas.
-        class_option: Setting that chooses the classes, for messages.
-        notes: Further notes for the result.
         progress: Receives the progress.
+        **how: Further arguments of `find_pairs`.
 
     Raises:
         HaustraError: A file has no counterpart, or an image or annotation cannot be read.
     """
-    images = _existing(images, holds="images")
-    folder = _existing(folder, holds=f"{noun}s")
-    frames, problems, seen = _pair(
-        images,
-        folder,
-        suffixes=suffixes,
-        noun=noun,
-        file_name=file_name,
-        keep=keep,
-        may_lack=may_lack,
-        allow_unlabelled=config.allow_unlabelled,
-    )
-    return import_frames(
-        frames,
-        read=read,
-        default_name=images.resolve().parent.name,
-        total=len(frames),
-        notes=[*seen, *notes],
-        problems=problems,
-        config=config,
-        classes=classes,
-        class_option=class_option,
-        progress=progress,
-    )
+    run = find_pairs(images, folder, allow_unlabelled=config.allow_unlabelled, **how)
+    name = to_path(images).resolve().parent.name
+    return import_run(run, read=read, default_name=name, config=config, progress=progress)

@@ -1,6 +1,6 @@
 """Images of a dataset and the content of their annotations, as its reader yields them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class SourceRun:
     """The images of a dataset that become one run."""
 
     frames: Iterable[SourceFrame]  # in the order of the run
-    total: int  # number of frames, as far as known
+    total: int | None = None  # number of frames, as far as known; None to count them
     name: str = ""  # name inside the dataset, such as `train`; empty for a run of all
     group: str | None = None
     """Patient or sequence of all its images, unless the settings give another."""
@@ -82,3 +82,19 @@ class SourceRun:
     field_of_view: BoxPx | None = None  # that of a video, where it is to be cropped
     notes: Sequence[str] = ()
     """Notes that come first in the result; they may grow while the frames are read."""
+    problems: Sequence[str] = ()
+    """Mistakes that the importer found; the frames are checked for more."""
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames, as far as known."""
+        return len(list(self.frames)) if self.total is None else self.total
+
+
+Read = Callable[[Any, tuple[int, int]], Annotation]
+"""Reader: returns the content of a frame's annotation for an image of this width and height."""
+
+
+def read_as_is(annotation: Annotation, _size_wh: tuple[int, int]) -> Annotation:
+    """Return an annotation that its importer has read already."""
+    return annotation

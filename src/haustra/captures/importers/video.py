@@ -6,8 +6,8 @@ from pathlib import Path
 
 from haustra.captures.importers.cropping import field_of_view_of_video
 from haustra.captures.importers.cvat import CvatTask, read_cvat
-from haustra.captures.importers.dataset import ImportConfig, ImportResult, import_frames
-from haustra.captures.importers.records import Annotation, SourceFrame, VideoFrame
+from haustra.captures.importers.dataset import ImportConfig, ImportResult, import_run
+from haustra.captures.importers.records import Annotation, SourceFrame, SourceRun, VideoFrame
 from haustra.captures.sources import VideoFile
 from haustra.core.checked import CountFromOne, NonNegative
 from haustra.core.errors import HaustraError, name_some, option
@@ -70,18 +70,14 @@ def import_video(
         wanted = _Wanted(config=config, task=task)
         kept_s = [s for number, s in enumerate(times_s) if wanted.takes(number, seconds=s)]
         rate = output_rate(kept_s, stated_hz=video.frame_rate_hz / wanted.step)
-        return import_frames(
-            _read_frames(video, path=path, wanted=wanted, notes=notes),
-            read=lambda annotation, _: annotation,
-            default_name=path.stem,
+        run = SourceRun(
+            frames=_read_frames(video, path=path, wanted=wanted, notes=notes),
             total=len(kept_s) or max(1, (video.num_frames or 1) // wanted.step),
             notes=notes,
-            config=config,
             frame_rate_hz=rate,
             field_of_view=field_of_view_of_video(path) if config.crop else None,
-            classes=config.classes,
-            progress=progress,
         )
+        return import_run(run, default_name=path.stem, config=config, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ import numpy as np
 from haustra.captures.importers.dataset import read_size
 from haustra.captures.importers.layout_parts import (
     Part,
-    Read,
     add_facts,
     all_folders,
     find_folder,
@@ -25,7 +24,7 @@ from haustra.captures.importers.layout_parts import (
 )
 from haustra.captures.importers.masks import read_mask
 from haustra.captures.importers.paired import read_voc
-from haustra.captures.importers.records import Annotation, SourceBox
+from haustra.captures.importers.records import Annotation, Read, SourceBox
 from haustra.captures.importers.text import read_text
 from haustra.core.boxes import iou_matrix
 from haustra.core.errors import HaustraError
