@@ -104,12 +104,12 @@ def first_gradient(training: Training) -> torch.Tensor:
     """Return the gradient of the first batch as one vector on the CPU; the weights stay."""
     with closing(training.batches()) as batches:
         _, batch = next(batches)
-        training.loss_terms(batch)["loss"].backward()  # type: ignore[no-untyped-call]
+        training.backward(batch)
     weights = [weight for weight in training.model.parameters() if weight.grad is not None]
     gradient = torch.cat(
         [weight.grad.flatten().cpu() for weight in weights if weight.grad is not None]
     )
-    training.optimizer.zero_grad()
+    training.replicas.zero_grad()
     return gradient
 
 

@@ -383,7 +383,9 @@ def test_accumulated_batches_make_fewer_steps(tmp_path: Path, manifest: Path) ->
     assert results == [5, 5, 3]
 
 
-def test_an_accumulated_gradient_is_the_mean_of_its_batches(tmp_path: Path, manifest: Path) -> None:
+def test_an_accumulated_gradient_is_the_mean_of_its_batches(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings: dict[str, Any] = {"precision": "float32", "backend": "cpu"}
     prepared = prepare_training(
         config_for(manifest, tmp_path, batch_size=4, accumulate=2, **settings)
@@ -393,10 +395,10 @@ def test_an_accumulated_gradient_is_the_mean_of_its_batches(tmp_path: Path, mani
     wanted = []
     for _, batch in batches:
         training = Training(prepared)
-        training.loss_terms(batch)["loss"].backward()  # type: ignore[no-untyped-call]
+        training.backward(batch)
         wanted.append([weight.grad for weight in training.model.parameters()])
     training = Training(prepared)
-    training.optimizer.step = lambda: None  # type: ignore[method-assign]
+    monkeypatch.setattr(training.optimizer, "step", lambda _: None)
     assert training.take_step(iter(batches)) is not None
     for weight, first, second in zip(training.model.parameters(), *wanted, strict=True):
         if weight.grad is None:
@@ -455,17 +457,17 @@ def test_a_dry_run_finds_mistakes_that_would_stop_the_training(
 def test_out_of_memory_names_a_batch_size_that_fits(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch, largest: int, advice: str
 ) -> None:
-    compute = Training.loss_terms
+    compute = Training.backward
 
-    def loss_terms(training: Training, batch: Batch) -> Any:
+    def backward(training: Training, batch: Batch, *, weight: float = 1.0) -> Any:
         if len(batch.images) > largest:
             raise RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
                 "memory: you tried to allocate 1 bytes. Error code 12 (Cannot allocate memory)"
             )
-        return compute(training, batch)
+        return compute(training, batch, weight=weight)
 
-    monkeypatch.setattr(Training, "loss_terms", loss_terms)
+    monkeypatch.setattr(Training, "backward", backward)
     config = config_for(manifest, tmp_path, batch_size=16)
     for attempt in (train_detector, dry_run):
         with pytest.raises(HaustraError) as error:
@@ -476,10 +478,10 @@ def test_out_of_memory_names_a_batch_size_that_fits(
 def test_another_error_of_pytorch_is_not_a_lack_of_memory(
     tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def loss_terms(training: Training, batch: Batch) -> Any:
+    def backward(training: Training, batch: Batch, *, weight: float = 1.0) -> Any:
         raise RuntimeError("The size of tensor a must match the size of tensor b")
 
-    monkeypatch.setattr(Training, "loss_terms", loss_terms)
+    monkeypatch.setattr(Training, "backward", backward)
     with pytest.raises(RuntimeError, match="size of tensor"):
         train_detector(config_for(manifest, tmp_path))
 

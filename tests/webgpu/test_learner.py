@@ -12,6 +12,7 @@ from torch import Tensor
 from haustra.models.detector import ModelKind
 from haustra.training.config import TrainConfig
 from haustra.training.loop import train_detector
+from haustra.training.optimizer import RunAll
 from haustra.training.prepare import prepare_training
 from haustra.training.recipe import FULL, AugmentationSettings, GrowthSettings, Recipe
 from haustra.training.state import Position
@@ -81,9 +82,9 @@ def train(manifest: Path, *, kind: ModelKind, init_from: Path, backend: str) -> 
     gradients: list[dict[str, Tensor]] = []
     step = training.optimizer.step
 
-    def remember() -> None:
+    def remember(run: RunAll) -> None:
         if len(gradients) == NUM_STILL_STEPS:
-            step()
+            step(run)
             return
         gradients.append(
             {
@@ -93,7 +94,7 @@ def train(manifest: Path, *, kind: ModelKind, init_from: Path, backend: str) -> 
             }
         )
 
-    training.optimizer.step = remember  # type: ignore[method-assign]
+    training.optimizer.step = remember  # type: ignore[assignment, method-assign]
     losses: list[float] = []
     while len(losses) < NUM_STEPS:
         epoch = training.position.epoch

@@ -86,6 +86,10 @@ class TrainConfig(CheckedSettings):
     """Images that are computed at once."""
     accumulate: CountFromOne = 1
     """Batches per optimizer step; twice as many of half the size need half the memory."""
+    replicas: CountFromOne | None = None
+    """Copies of the model that each compute a share of the batch, in one CPU thread each; by
+    default one per core, for shares of at least four images. A GPU takes 1. Other numbers give
+    other weights."""
     max_boxes: CountFromOne | None = None
     """Boxes per image; the warehouse's own unless given, and must equal it."""
     lr_start: ShareBetween = 1.5e-3
@@ -183,6 +187,11 @@ class TrainConfig(CheckedSettings):
                 f"{option('compile', 'on')} with {option('backend', 'wgpu')}: expected auto or "
                 "off, since tinygrad always compiles and does not use torch.compile"
             )
+        if (self.replicas or 1) > self.batch_size:
+            raise HaustraError(
+                f"{option('replicas', self.replicas)}: expected at most one for each image of a "
+                f"batch, {option('batch_size', self.batch_size)}"
+            )
         if self.patience_min_delta and not self.patience:
             raise HaustraError(
                 f"{option('patience_min_delta', self.patience_min_delta)}: expected "
@@ -237,13 +246,19 @@ class TrainConfig(CheckedSettings):
         )
 
     def resolve(
-        self, *, max_boxes: int, precision: Literal["float32", "bfloat16"], backend: BackendName
+        self,
+        *,
+        max_boxes: int,
+        replicas: int,
+        precision: Literal["float32", "bfloat16"],
+        backend: BackendName,
     ) -> "TrainConfig":
         """Return the settings with a value for everything that was left open."""
         return replace(
             self,
             epochs=self.num_epochs,
             max_boxes=max_boxes,
+            replicas=replicas,
             precision=precision,
             backend=backend,
             checkpoint_out=self.checkpoint_path,

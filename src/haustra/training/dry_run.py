@@ -16,7 +16,8 @@ from haustra.models.backbone import count_parameters
 from haustra.training.batches import mean_share_of_pixels
 from haustra.training.config import TrainConfig
 from haustra.training.memory import is_out_of_memory, out_of_memory_error
-from haustra.training.prepare import prepare_training
+from haustra.training.prepare import Prepared, prepare_training
+from haustra.training.replicas import one_thread_each
 from haustra.training.state import NUM_KEPT
 from haustra.training.training import Training
 
@@ -43,6 +44,11 @@ class DryRun:
 def dry_run(config: TrainConfig) -> DryRun:
     """Make every check of a training, take a few steps, and write nothing."""
     prepared = prepare_training(config)
+    with one_thread_each(prepared.config):
+        return _dry_run(prepared)
+
+
+def _dry_run(prepared: Prepared) -> DryRun:
     config, growth = prepared.config, prepared.config.recipe.growth
     keep_freed_memory()
     # The steps are measured at the full size.

@@ -31,6 +31,7 @@ from haustra.models.checkpoint import (
 from haustra.training.config import TrainConfig
 from haustra.training.memory import is_out_of_memory, out_of_memory_error, try_largest_step
 from haustra.training.prepare import Prepared, prepare_training
+from haustra.training.replicas import one_thread_each
 from haustra.training.run_folder import Reporter, draw_training_curves, write_run_files
 from haustra.training.state import (
     TrainingState,
@@ -83,7 +84,7 @@ def train_detector(config: TrainConfig, *, progress: Progress | None = None) -> 
     """
     progress = progress or SilentProgress()
     prepared = prepare_training(config)
-    with _holding_checkpoint(prepared.config, progress=progress):
+    with _holding_checkpoint(prepared.config, progress=progress), one_thread_each(prepared.config):
         return _train(prepared, progress=progress)
 
 

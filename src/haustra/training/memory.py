@@ -38,9 +38,9 @@ def _try_step(training: "Training", *, batch_size: int) -> None:
     boxes_xyxy = np.full((*mask.shape, 4), (0.3, 0.3, 0.7, 0.7), dtype=np.float32)
     batch = Batch(images, boxes_xyxy, mask)
     try:
-        training.loss_terms(batch)["loss"].backward()  # type: ignore[no-untyped-call]
+        training.backward(batch)
     finally:
-        training.optimizer.zero_grad()
+        training.replicas.zero_grad()
 
 
 def try_largest_step(training: "Training") -> None:
@@ -55,6 +55,7 @@ def try_largest_step(training: "Training") -> None:
     _try_step(training, batch_size=training.config.batch_size)
     for name, value in training.model.named_buffers():
         value.copy_(statistics[name])
+    training.replicas.send_statistics()
 
 
 def largest_fitting_batch_size(training: "Training") -> int | None:

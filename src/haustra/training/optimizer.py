@@ -9,7 +9,8 @@ with ImageNet weights learns by AdamW: it has less to learn, and directions that
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from haustra.models.detector import SlotDetector
 from haustra.models.efficientnet import EfficientNetLite0
 from haustra.training.config import TrainConfig
 from haustra.training.recipe import AveragingSettings, OptimizerSettings
+
+RunAll = Callable[[Callable[[nn.Parameter], None], list[nn.Parameter]], Iterable[None]]
+"""Calls a function on each kernel, like `map`."""
 
 
 def orthogonalize(matrix: Tensor, *, settings: OptimizerSettings) -> Tensor:
@@ -37,10 +41,11 @@ def orthogonalize(matrix: Tensor, *, settings: OptimizerSettings) -> Tensor:
     gram = rows @ rows.T
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     total = identity
-    for _ in range(settings.muon_iterations):
+    for iteration in range(1, settings.muon_iterations + 1):
         change = torch.addmm(gram, gram, gram, beta=b, alpha=c).add_(identity, alpha=a)
-        total = change @ total
-        gram = change @ gram @ change
+        total = change if iteration == 1 else change @ total
+        if iteration < settings.muon_iterations:
+            gram = change @ gram @ change
     rows = total @ rows
     return rows if matrix.shape[0] <= matrix.shape[1] else rows.T  # type: ignore[no-any-return]
 
@@ -59,27 +64,33 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0})
         self._settings = settings
 
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        """Move the kernels by their gradients."""
-        factor = self._settings.muon_momentum
+    def step(self, run: RunAll = map) -> None:  # type: ignore[override]
+        """Move the kernels by their gradients.
+
+        Args:
+            run: Calls a function on each kernel, in any threads; `map` does so in this one.
+        """
         for group in self.param_groups:
-            for kernel in group["params"]:
-                if kernel.grad is None:
-                    continue
-                state = self.state[kernel]
-                if not state:
-                    state["momentum"] = torch.zeros_like(kernel)
-                momentum = state["momentum"].mul_(factor).add_(kernel.grad)
-                # Nesterov: look ahead by one more step of the momentum.
-                ahead = kernel.grad.add(momentum, alpha=factor)
-                # The order of columns does not matter: take them as they lie in memory.
-                rows = ahead.permute(0, 2, 3, 1)
-                matrix = rows.flatten(1)
-                change = orthogonalize(matrix, settings=self._settings).reshape(rows.shape)
-                size = max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5
-                kernel.mul_(1 - group["lr"] * group["weight_decay"])
-                kernel.add_(change.permute(0, 3, 1, 2), alpha=-group["lr"] * size)
+            kernels = [kernel for kernel in group["params"] if kernel.grad is not None]
+            for kernel in kernels:
+                if not self.state[kernel]:
+                    self.state[kernel]["momentum"] = torch.zeros_like(kernel)
+            list(run(partial(self._move, group), kernels))
+
+    @torch.no_grad()  # holds for the calling thread alone
+    def _move(self, group: dict[str, Any], kernel: nn.Parameter) -> None:
+        factor = self._settings.muon_momentum
+        assert kernel.grad is not None  # noqa: S101 chosen by `step`
+        momentum = self.state[kernel]["momentum"].mul_(factor).add_(kernel.grad)
+        # Nesterov: look ahead by one more step of the momentum.
+        ahead = kernel.grad.add(momentum, alpha=factor)
+        # The order of columns does not matter: take them as they lie in memory.
+        rows = ahead.permute(0, 2, 3, 1)
+        matrix = rows.flatten(1)
+        change = orthogonalize(matrix, settings=self._settings).reshape(rows.shape)
+        size = max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5
+        kernel.mul_(1 - group["lr"] * group["weight_decay"])
+        kernel.add_(change.permute(0, 3, 1, 2), alpha=-group["lr"] * size)
 
 
 def select_part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -137,15 +148,11 @@ class DetectorOptimizer:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["share"]
 
-    def zero_grad(self) -> None:
-        """Remove the gradients."""
-        for optimizer in self._optimizers:
-            optimizer.zero_grad(set_to_none=True)
-
-    def step(self) -> None:
-        """Move the weights by their gradients."""
-        for optimizer in self._optimizers:
-            optimizer.step()
+    def step(self, run: RunAll = map) -> None:
+        """Move the weights by their gradients; `run` is that of `Muon.step`."""
+        muon, adamw = self._optimizers
+        muon.step(run)
+        adamw.step()
 
     def _weights(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
         for number, optimizer in enumerate(self._optimizers):

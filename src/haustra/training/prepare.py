@@ -8,6 +8,7 @@ from haustra.core.errors import HaustraError, option
 from haustra.core.outputs import check_output, check_outputs
 from haustra.models.checkpoint import read_header
 from haustra.training.config import TrainConfig
+from haustra.training.replicas import default_replicas
 from haustra.warehouse.dataset import Split, Warehouse, open_warehouse
 
 
@@ -39,12 +40,26 @@ def prepare_training(config: TrainConfig) -> Prepared:
     backend = choose_backend(config.backend, for_training=True)
     resolved = config.resolve(
         max_boxes=split.manifest.max_boxes,
+        replicas=_resolve_replicas(config, backend=backend),
         precision=resolve_precision(config.precision, backend=backend.name),
         backend=backend.name,
     )
     return Prepared(
         config=resolved, split=split, validation_split=validation_split, backend=backend
     )
+
+
+def _resolve_replicas(config: TrainConfig, *, backend: Backend) -> int:
+    """Return the number of replicas; refuse several where one program computes the whole batch."""
+    if backend.name == "cpu" and config.compile != "on":
+        return config.replicas or default_replicas(config.batch_size)
+    if (config.replicas or 1) > 1:
+        cause = ("compile", "on") if config.compile == "on" else ("backend", backend.name)
+        raise HaustraError(
+            f"{option('replicas', config.replicas)} with {option(*cause)}: expected 1, since "
+            "replicas are for the CPU, and not for compiled models"
+        )
+    return 1
 
 
 def _check_target(config: TrainConfig) -> None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from haustra.core.ahead import CpuClock
-from haustra.core.detections import PredictSlots
+from haustra.core.detections import PredictSlots, Slots
 from haustra.core.errors import HaustraError, option
 from haustra.core.files import write_json_atomic
 from haustra.models.checkpoint import check_kind, read_checkpoint
@@ -34,9 +34,10 @@ from haustra.training.batches import (
 )
 from haustra.training.config import TrainConfig
 from haustra.training.device_augment import disturbed_batches, without_pixels
-from haustra.training.learner import Terms, build_learner
+from haustra.training.learner import Learner, build_learner
 from haustra.training.optimizer import AveragedModel, DetectorOptimizer, learning_rate, select_part
 from haustra.training.prepare import Prepared
+from haustra.training.replicas import Replicas
 from haustra.training.state import Position, TrainingState
 from haustra.warehouse.dataset import Batch
 from haustra.warehouse.format import WarehouseManifest
@@ -121,11 +122,19 @@ class Training:
         num_batches = -(-len(split) // config.batch_size)
         self.steps_per_epoch = -(-num_batches // config.accumulate)
         self.is_compiled = self._should_compile()
-        self.learner = build_learner(
-            self.model, config=config, backend=self.backend, is_compiled=self.is_compiled
+        self.replicas = Replicas(
+            self.model,
+            build_learner=self._build_learner,
+            count=config.replicas or 1,
+            batch_size=config.batch_size,
         )
         if state is not None:
             self._restore(state)
+
+    def _build_learner(self, model: SlotDetector) -> Learner:
+        return build_learner(
+            model, config=self.config, backend=self.backend, is_compiled=self.is_compiled
+        )
 
     def _should_compile(self) -> bool:
         if self.config.compile != "auto":
@@ -164,7 +173,7 @@ class Training:
     @property
     def images_grow(self) -> bool:
         """True where the first epochs train on smaller images."""
-        return self.config.augment and not self.learner.compiles_each_size
+        return self.config.augment and not self.replicas.compiles_each_size
 
     def augmentation(self) -> EpochAugmentation | None:
         """Return how the current epoch is augmented, or None for not at all."""
@@ -235,7 +244,7 @@ class Training:
         num_batches = min(config.accumulate, left)
         position.rate = learning_rate(min(1.0, self.share_done), config=config)
         self.optimizer.set_rate(position.rate)
-        self.optimizer.zero_grad()
+        self.replicas.zero_grad()
         taken: list[NDArray[np.int64]] = []
         sums: dict[str, float] = {}
         for _ in range(num_batches):
@@ -244,17 +253,16 @@ class Training:
             self.is_whole = False  # a forward pass changes the running statistics
             position.waited_s += time.monotonic() - asked
             taken.append(indices)
-            terms = self.loss_terms(batch)
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            for name, value in self.backward(batch, weight=1 / num_batches).items():
+                sums[name] = sums.get(name, 0.0) + value
             if not np.isfinite(sums["loss"]):
                 raise self._not_finite("loss", sums["loss"], taken)
-            (terms["loss"] / num_batches).backward()  # type: ignore[no-untyped-call]
+        self.replicas.collect()
         longest = config.recipe.optimizer.max_gradient_norm
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), longest)
         if not torch.isfinite(norm):
             raise self._not_finite("gradient", float(norm), taken)
-        self.optimizer.step()
+        self.optimizer.step(self.replicas.map)
         self.average.update(self.model)
         for name, total in sums.items():
             position.sums[name] = position.sums.get(name, 0.0) + total
@@ -268,11 +276,11 @@ class Training:
         self.is_whole = True
         return sums["loss"] / len(taken)
 
-    def loss_terms(self, batch: Batch | DeviceBatch) -> Terms:
-        """Return a batch's loss and its terms."""
+    def backward(self, batch: Batch | DeviceBatch, *, weight: float = 1.0) -> dict[str, float]:
+        """Add the gradient of a batch, times `weight`; return its loss and the loss's terms."""
         if isinstance(batch, Batch):
             batch = self.uploader.wait_for(self.uploader.upload(batch))
-        return self.learner.loss_terms(batch)
+        return self.replicas.backward(batch, weight=weight)
 
     def epoch_entry(self) -> dict[str, Any]:
         """Return the history entry of the epoch whose last step is done, as JSON values."""
@@ -343,7 +351,15 @@ class Training:
 
     def build_predictor(self) -> PredictSlots:
         """Return a function that predicts with the averaged weights of this moment."""
-        return predict_slots(self.average.model.to(self.backend.device))
+        predict = predict_slots(self.average.model.to(self.backend.device))
+        replicas = self.replicas
+
+        def predict_shares(images: NDArray[np.uint8]) -> Slots:
+            shares = [images[rows] for rows in replicas.split(len(images))]
+            boxes, scores = zip(*replicas.map(predict, shares), strict=True)
+            return np.concatenate(boxes), np.concatenate(scores)
+
+        return predict_shares
 
     def _not_finite(self, what: str, value: float, taken: list[NDArray[np.int64]]) -> HaustraError:
         """Save the sample ids of a step, and return the error that names them."""
@@ -385,6 +401,7 @@ class Training:
 
     def _restore(self, state: TrainingState) -> None:
         self.model.load_state_dict(select_part(state.tensors, "model"))
+        self.replicas.send_statistics()
         self.average.model.load_state_dict(select_part(state.tensors, "average"))
         self.best = select_part(state.tensors, "best")
         self.average.steps = state.average_steps
