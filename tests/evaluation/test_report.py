@@ -199,6 +199,7 @@ def test_captures_are_measured_in_time_and_the_report_leads_to_the_frames(
         "all 4 lesions",
         "hold-off  off below",
         "recall when degraded",
+        "picture shrunk to  recall",
         "leakage: the groups that it was trained on are not known",
     ):
         assert text in printed
@@ -206,7 +207,16 @@ def test_captures_are_measured_in_time_and_the_report_leads_to_the_frames(
     assert measured["alarms"]["minutes"] == pytest.approx(12 / 2 / 60)
     assert [row["hold_off_frames"] for row in measured["alarms"]["rows"]] == [0, 3, 6, 15]
     assert len(measured["lesions"]["rows"]) == 4
+    assert [score["share"] for score in measured["shrunk"]] == [1.0, 0.5, 0.35]
+    num_truths = measured["num_truths"]
+    assert [score["metrics"]["num_truths"] for score in measured["shrunk"]] == [num_truths] * 3
+    assert measured["shrunk"][0]["metrics"]["at_threshold"]["recall"] == pytest.approx(
+        measured["degradations"]["clean"]["recall"]
+    )
+    assert sum(score["num_truths"] for score in measured["sizes"]) == num_truths
     page = (report / "report.html").read_text()
+    assert "0.125 to 0.25" in page
+    assert "picture shrunk to" in page
     assert "False alarms a minute <b>" in page
     assert re.findall("<h2>(Lesions|Alarms|Degraded images)</h2>", page) == [
         "Lesions",

@@ -78,6 +78,8 @@ def _print_evaluation(result: EvaluationResult, *, name: str) -> None:
     if result.degradations is not None:
         _print_table(tables.degradation_table(result.degradations))
         print_lines(tables.worst_degradation_text(result.degradations))
+    if result.shrunk is not None:
+        _print_table(tables.shrunk_table(result.shrunk))
 
 
 def _print_comparison(comparison: Comparison, *, paths: tuple[Path, Path]) -> None:

@@ -53,7 +53,8 @@ class EvalConfig(CheckedSettings):
     fit_fpr: ShareBetween = 0.045
     """Largest share of the clean frames that may be flagged."""
     degrade: bool = False
-    """Measure on degraded images as well (blur, glare, ...): 9 kinds at 3 severities."""
+    """Measure on degraded images as well (blur, glare, ...): 9 kinds at 3 severities, and the
+    picture shrunk to 0.5 and 0.35 of its side."""
     shuffle_labels_seed: Count | None = None
     """Seed of a control that shuffles the labels among the images; AP must be near zero."""
     bootstrap: Annotated[Whole, Field(ge=0, le=100_000)] = 1000

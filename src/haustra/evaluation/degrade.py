@@ -10,17 +10,13 @@ from numpy.typing import NDArray
 
 from haustra.core import effects
 from haustra.core.boxes import box_areas
-from haustra.core.detections import Detections, detections_from_labels
 from haustra.core.drawing import draw_text
-from haustra.core.letterbox import plan_letterbox
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress, track
-from haustra.evaluation.evaluation import in_batches
+from haustra.evaluation.evaluation import Boxes, Image, detect_changed
 from haustra.evaluation.frames import FrameSource, FrameWithPixels
 from haustra.evaluation.metrics import threshold_metrics
 from haustra.inference.detector import Detector
-
-Image = NDArray[np.uint8]
 
 SEVERITIES = (1, 2, 3)
 GAMMA = 2.2
@@ -196,25 +192,16 @@ def _measure(
     detector: Detector,
     point: OperatingPoint,
 ) -> DegradedScore:
-    truths: list[Detections] = []
-    predictions: list[Detections] = []
-    for batch, images in in_batches(frames):
-        size_wh = (images.shape[2], images.shape[1])
-        if severity:
-            images = np.stack(
-                [
-                    degrade_image(image, kind=kind, severity=severity, name=frame.sample_id)
-                    for frame, image in zip(batch, images, strict=True)
-                ]
-            )
-        seen_as_is = plan_letterbox(size_wh, target_size_wh=size_wh)
-        predictions += detector.detect_letterboxed(
-            images, letterboxes=[seen_as_is] * len(batch), iou=point.iou
+    def change(name: str, image: Image, boxes_px: Boxes) -> tuple[Image, Boxes]:
+        if not severity:
+            return image, boxes_px
+        size_wh = (image.shape[1], image.shape[0])
+        return (
+            degrade_image(image, kind=kind, severity=severity, name=name),
+            degrade_boxes(boxes_px, kind=kind, severity=severity, size_wh=size_wh),
         )
-        for frame in batch:
-            truth_px = frame.letterbox.boxes_to_target(frame.truth.boxes_px) * np.tile(size_wh, 2)
-            kept_px = degrade_boxes(truth_px, kind=kind, severity=severity, size_wh=size_wh)
-            truths.append(detections_from_labels(kept_px, image_size_wh=size_wh))
+
+    truths, predictions = detect_changed(frames, detector, change=change, iou=point.iou)
     counts = threshold_metrics(truths, predictions, threshold=point.objectness)
     return DegradedScore(
         kind=kind,

@@ -1,6 +1,6 @@
 """Evaluation of a detector: its boxes on every frame against the labels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -9,12 +9,19 @@ from numpy.typing import NDArray
 
 from haustra.core.detections import Detections, detections_from_labels
 from haustra.core.errors import HaustraError, option
+from haustra.core.letterbox import plan_letterbox
 from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.evaluation.frames import BATCH_SIZE, EvalFrame, FrameSource, FrameWithPixels
 from haustra.evaluation.metrics import BoxMetrics, box_metrics
 from haustra.evaluation.predictions import StoredPredictions
 from haustra.inference.detector import Detector
+
+Image = NDArray[np.uint8]
+Boxes = NDArray[np.float64]
+ChangeFrame = Callable[[str, Image, Boxes], tuple[Image, Boxes]]
+"""Maps a frame's id, its letterboxed image [H,W,3] and its labels [N,4] in pixels of that to an
+image of the same size and its labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +61,27 @@ def in_batches(
     """Yield batches of frames and their images, uint8 [B,H,W,3]."""
     while batch := list(islice(frames, BATCH_SIZE)):
         yield [frame for frame, _ in batch], np.stack([pixels for _, pixels in batch])
+
+
+def detect_changed(
+    frames: Iterator[FrameWithPixels], detector: Detector, *, change: ChangeFrame, iou: float
+) -> tuple[list[Detections], list[Detections]]:
+    """Return the labels and the detections of changed frames, in pixels of the changed images."""
+    truths: list[Detections] = []
+    predictions: list[Detections] = []
+    for batch, images in in_batches(frames):
+        size_wh = (images.shape[2], images.shape[1])
+        changed = []
+        for frame, image in zip(batch, images, strict=True):
+            boxes_px = frame.letterbox.boxes_to_target(frame.truth.boxes_px) * np.tile(size_wh, 2)
+            pixels, boxes_px = change(frame.sample_id, image, boxes_px)
+            changed.append(pixels)
+            truths.append(detections_from_labels(boxes_px, image_size_wh=size_wh))
+        seen_as_is = plan_letterbox(size_wh, target_size_wh=size_wh)
+        predictions += detector.detect_letterboxed(
+            np.stack(changed), letterboxes=[seen_as_is] * len(batch), iou=iou
+        )
+    return truths, predictions
 
 
 def evaluate_frames(

@@ -98,6 +98,34 @@ def to_coco(
     return ground_truth, _coco_entries(predictions)
 
 
+def evaluate_by_coco(
+    truths: Sequence[Detections],
+    predictions: Sequence[Detections],
+    *,
+    areas: Sequence[tuple[float, float]] | None = None,
+) -> Any:
+    """Return an accumulated `COCOeval_faster` of images with at least one labeled box.
+
+    Args:
+        areas: Smallest and largest area of each class of boxes, in pixels; COCO's by default.
+    """
+    with needs_extra("train", needed_for="evaluation"):
+        from faster_coco_eval import COCO, COCOeval_faster
+    ground_truth, detections = to_coco(truths, predictions)
+    if not detections:
+        # COCO's loader refuses an empty list, so a box without an area stands for nothing found.
+        detections = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 0, 0], "score": 0.0}]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth_set = COCO(ground_truth)
+        evaluation = COCOeval_faster(truth_set, truth_set.loadRes(detections), "bbox")
+        if areas is not None:
+            evaluation.params.areaRng = [list(area) for area in areas]
+            evaluation.params.areaRngLbl = [str(number) for number in range(len(areas))]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
 def average_precision(
     truths: Sequence[Detections], predictions: Sequence[Detections]
 ) -> AveragePrecision:
@@ -113,19 +141,10 @@ def average_precision(
     """
     if len(truths) != len(predictions):
         raise ValueError(f"expected as many predictions as truths, got {len(predictions)}")
-    with needs_extra("train", needed_for="evaluation"):
-        from faster_coco_eval import COCO, COCOeval_faster
-    ground_truth, detections = to_coco(truths, predictions)
-    if not ground_truth["annotations"]:
+    if not any(map(len, truths)):
         return AveragePrecision(**dict.fromkeys(AveragePrecision.__annotations__))
-    if not detections:
-        # COCO's loader refuses an empty list, so a box without an area stands for nothing found.
-        detections = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 0, 0], "score": 0.0}]
+    evaluation = evaluate_by_coco(truths, predictions)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth_set = COCO(ground_truth)
-        evaluation = COCOeval_faster(truth_set, truth_set.loadRes(detections), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
         evaluation.summarize()
     values = dict(zip(COCO_STATS, evaluation.stats.tolist(), strict=False))
     # COCO writes -1 where there is no truth of that size.

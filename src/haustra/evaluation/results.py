@@ -12,6 +12,8 @@ from haustra.evaluation.degrade import DegradationResult
 from haustra.evaluation.evaluation import Evaluation
 from haustra.evaluation.frame_tier import FrameTier, FrocCurves
 from haustra.evaluation.lesion_tier import LesionTier
+from haustra.evaluation.shrunk_tier import ShrunkScore
+from haustra.evaluation.size_tier import SizeScore
 from haustra.evaluation.tables import decimal
 
 
@@ -30,8 +32,11 @@ class EvaluationResult:
     """None where no run is known to be in time order, or no box names a lesion."""
     alarms: AlarmTier | None
     """None where no run is known to be in time order."""
+    sizes: list[SizeScore]
     degradations: DegradationResult | None
     """None unless asked for."""
+    shrunk: list[ShrunkScore] | None
+    """None unless degradations are asked for."""
     notes: list[str]
     """Cautions for the reader: leaks, small samples, and what is left out."""
     summary: dict[str, Any]

@@ -30,6 +30,8 @@ from haustra.evaluation.metrics import box_metrics
 from haustra.evaluation.predictions import StoredPredictions, read_predictions, write_predictions
 from haustra.evaluation.report import write_report
 from haustra.evaluation.results import EvaluationResult
+from haustra.evaluation.shrunk_tier import shrunk_tier
+from haustra.evaluation.size_tier import size_tier
 from haustra.inference.checkpoint_detector import store_operating_point
 from haustra.inference.detector import Detector, is_onnx_path, open_detector
 from haustra.warehouse.audit import audit_warehouse
@@ -202,7 +204,7 @@ def _measure(
     truths, predictions, frames = evaluation.truths, evaluation.predictions, evaluation.frames
     threshold = point.objectness
     audit, notes = _leak_notes(config, subject=subject, evaluation=evaluation, progress=progress)
-    intervals = degradations = None
+    intervals = degradations = shrunk = None
     if config.bootstrap:
         intervals = bootstrap_intervals(
             truths,
@@ -215,6 +217,7 @@ def _measure(
         )
     if config.degrade and isinstance(subject, Detector):
         degradations = measure_degradations(source, subject, point=point, progress=progress)
+        shrunk = shrunk_tier(source, subject, point=point, progress=progress)
     is_control = config.shuffle_labels_seed is not None
     rates_hz = {} if is_control else source.frame_rates_hz
     runs = timed_runs(frames, predictions, frame_rates_hz=rates_hz)
@@ -227,7 +230,9 @@ def _measure(
         calibration=calibrate(truths, predictions),
         lesions=lesion_tier(runs, threshold=threshold),
         alarms=alarm_tier(runs, point=point),
+        sizes=size_tier(truths, predictions, threshold=threshold),
         degradations=degradations,
+        shrunk=shrunk,
         notes=notes,
         summary={},
         report=[],
@@ -276,6 +281,8 @@ def _summarize(
         "threshold_from": "--infer-obj-thresh" if is_given else result.operating_point.origin,
         **result.evaluation.metrics.to_json(),
         **{name: tier and asdict(tier) for name, tier in tiers.items()},
+        "sizes": [asdict(score) for score in result.sizes],
+        "shrunk": result.shrunk and [asdict(score) for score in result.shrunk],
         "leakage_audit": audit,
         "notes": result.notes,
         "settings": config.to_json(),

@@ -10,6 +10,8 @@ from haustra.evaluation.degrade import KINDS, SEVERITIES, DegradationResult
 from haustra.evaluation.frame_tier import FrameTier
 from haustra.evaluation.lesion_tier import COUNTED, LesionTier
 from haustra.evaluation.metrics import BoxMetrics
+from haustra.evaluation.shrunk_tier import ShrunkScore
+from haustra.evaluation.size_tier import SizeScore
 
 _YES_OR_NO = {True: "yes", False: "no"}
 
@@ -168,6 +170,35 @@ def degradation_table(result: DegradationResult) -> Table:
     return Table(
         columns=["recall when degraded", *(f"severity {severity}" for severity in SEVERITIES)],
         rows=[["clean", *[decimal(result.clean.recall)] * len(SEVERITIES)], *rows],
+    )
+
+
+def size_table(sizes: list[SizeScore]) -> Table:
+    """Return a row of scores for each size of polyps."""
+    return _table(
+        {
+            "size of the polyp": f"{score.low:g} to {score.high:g}",
+            "polyps": str(score.num_truths),
+            "recall": decimal(score.recall),
+            "AP50": decimal(score.ap50),
+            "AP75": decimal(score.ap75),
+            "AP50-95": decimal(score.ap50_95),
+        }
+        for score in sizes
+    )
+
+
+def shrunk_table(scores: list[ShrunkScore]) -> Table:
+    """Return a row of scores for each size of the picture."""
+    return _table(
+        {
+            "picture shrunk to": f"{score.share:g}",
+            "recall": decimal(score.metrics.at_threshold.recall),
+            "AP50": decimal(score.metrics.average_precision.ap50),
+            "AP75": decimal(score.metrics.average_precision.ap75),
+            "AP50-95": decimal(score.metrics.average_precision.ap50_95),
+        }
+        for score in scores
     )
 
 
