@@ -165,7 +165,9 @@ def _leave_temporary_files(case: Case) -> Injected:
     staging.mkdir(parents=True)
     part = staging / f".{case.rng.randbytes(8).hex()}.safetensors.{2**22 + 1}.00000000"
     part.write_bytes(case.rng.randbytes(1000))
-    for path in case.rng.sample([staging.parents[1] / "lock", staging.parent / "manifest.json"], 1):
+    for path in case.rng.sample(
+        [staging.parents[1] / ".lock", staging.parent / "manifest.json"], 1
+    ):
         path.write_bytes(b"")
     written += [p.relative_to(case.root).as_posix() for p in staging.parents[1].rglob("*")]
     return Injected(text="temporary files left", files=(), leftovers=tuple(written))

@@ -435,7 +435,7 @@ def test_what_a_running_etl_holds_stays_and_the_rest_goes(tmp_path: Path) -> Non
     root = tmp_path / ".staging"
     for name in ("empty", "half_removed/version", "abandoned/version"):
         (root / name).mkdir(parents=True)
-    (root / "abandoned" / "lock").touch()
+    (root / "abandoned" / ".lock").touch()
     with staging_folder(tmp_path) as running:
         with staging_folder(tmp_path) as other:
             assert other != running

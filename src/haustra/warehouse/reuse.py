@@ -3,24 +3,21 @@
 A shard that any version under the same output root holds already, or that an interrupted ETL
 finished, is linked instead of being made again.
 
-Every ETL has its own staging folder, `<output root>/.staging/<random name>/`, and locks the file
-`lock` in it as long as it runs; the system frees the lock however the process ends. So two ETLs
-never change the same file, and the folder of a killed ETL is distinguished from that of a running
-one:
+Every ETL has its own staging folder, `<output root>/.staging/<random name>/`, which it locks as
+long as it runs. So two ETLs never change the same file, and the folder of a killed ETL is
+distinguished from that of a running one:
 
-    lock
+    .lock
     version/                    becomes v<version>/ by one rename
         shards/<name>.safetensors
         samples.parquet, manifest.json
     finished/<content>.json     one per finished shard: its manifest entry and its samples' sizes
 """
 
-import fcntl
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +28,7 @@ from haustra.core.ahead import map_ahead
 from haustra.core.digests import is_sealed, seal_json
 from haustra.core.errors import HaustraError
 from haustra.core.files import link_or_copy, read_json, write_json_atomic
+from haustra.core.locks import LockedError, locked_folder
 from haustra.core.progress import track
 from haustra.warehouse.format import MANIFEST_NAME, ShardEntry, Strict, find_damage, read_manifest
 from haustra.warehouse.parquet import read_parquet
@@ -187,43 +185,15 @@ def reuse_shards(building: Building, *, output_root: Path) -> dict[str, ShardEnt
     return entries
 
 
-def _claim_folder(root: Path) -> tuple[Path, int]:
-    """Make and lock a folder under `root`; return it and the descriptor that holds the lock."""
-    while True:
-        folder = root / secrets.token_hex(8)
-        with suppress(FileNotFoundError):  # another ETL removed the empty folder: try again
-            folder.mkdir(parents=True)
-            lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
-            # On a file system without locks, the folders of killed ETLs are never removed.
-            if _try_lock(lock) is not False and (folder / "lock").exists():
-                return folder, lock
-            os.close(lock)
-
-
-def _try_lock(lock: int) -> bool | None:
-    """Lock a file; return False if another process holds it, None if it cannot be locked."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
 def _remove_abandoned(root: Path) -> None:
     """Remove the folders of ETLs that are not running any more."""
     for folder in list(root.iterdir()):
-        with suppress(OSError):  # another ETL may be removing it too
-            names = [path.name for path in folder.iterdir()]
-            if not names:
-                folder.rmdir()  # fails, as intended, if another ETL has just made it
-            elif "lock" not in names:
-                shutil.rmtree(folder)  # an ETL was killed while it removed the folder
-            else:
-                with (folder / "lock").open("r+b") as lock:
-                    if _try_lock(lock.fileno()):
-                        shutil.rmtree(folder)
+        with (
+            suppress(LockedError, OSError),  # its ETL is running, or another one removes it too
+            locked_folder(folder) as without_locks,
+        ):
+            if without_locks is None:
+                shutil.rmtree(folder)
 
 
 @contextmanager
@@ -234,19 +204,25 @@ def staging_folder(output_root: Path) -> Iterator[Path]:
     any more. After an error it stays for the next ETL if it holds a finished shard.
     """
     root = output_root / STAGING_NAME
-    folder, lock = _claim_folder(root)
-    try:
-        (folder / "version" / "shards").mkdir(parents=True)
-        (folder / "finished").mkdir()
-        yield folder
-    except BaseException:
-        if not list(folder.glob("finished/*.json")):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    else:
+    with ExitStack() as stack:
+        stack.callback(_remove_empty, root)
+        while True:
+            folder = root / secrets.token_hex(8)
+            with suppress(LockedError):  # another ETL takes the new folder for an abandoned one
+                stack.enter_context(locked_folder(folder))
+                break
+        try:
+            (folder / "version" / "shards").mkdir(parents=True)
+            (folder / "finished").mkdir()
+            yield folder
+        except BaseException:
+            if not list(folder.glob("finished/*.json")):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         shutil.rmtree(folder, ignore_errors=True)
         _remove_abandoned(root)
-    finally:
-        os.close(lock)
-        with suppress(OSError):  # not empty, or gone
-            root.rmdir()
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # not empty, or gone
+        folder.rmdir()
