@@ -134,7 +134,7 @@ def peer_slots(path: Path) -> PredictSlots:
     Its graph takes RGB float32 [1,3,H,W] in 0..1 and returns [1,5,N]: center and size in pixels,
     and a score.
     """
-    session = open_session(path)
+    session, _ = open_session(path, data=path.read_bytes(), backend="cpu")
     name = session.get_inputs()[0].name
 
     def predict(images: NDArray[np.uint8]) -> Slots:

@@ -4,7 +4,7 @@ A JSON value in the file's metadata describes the model.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,27 +49,56 @@ PROVIDERS: dict[BackendName, tuple[str, str]] = {
 """ONNX Runtime's name of each backend and how to get it, in the order of `auto`."""
 
 
-def open_session_on(
+def open_session(
     path: Path, *, data: bytes, backend: BackendFlag | None, num_threads: int | None = None
 ) -> tuple["InferenceSession", BackendName]:
-    """Load an ONNX model on a backend, as `open_session`.
+    """Load an ONNX model on a backend.
+
+    Args:
+        path: The file, for messages.
+        data: Its bytes.
+        backend: As for `open_detector`.
+        num_threads: Threads of one inference. None uses every core, whose threads wait actively
+            between two nodes: this is faster and keeps the cores busy.
 
     Returns:
         The session and its backend, which for `auto` is the first that runs.
 
     Raises:
-        HaustraError: As for `open_session`, or ONNX Runtime does not have the backend, or it does
+        HaustraError: ONNX Runtime does not load the model or does not have the backend, or it does
             not start. There is no fallback to the CPU.
+        MissingExtraError: ONNX Runtime is not installed.
     """
-    available = _import_onnxruntime(path).get_available_providers()
+    with needs_extra("onnx", needed_for=f"reading the ONNX model {path}"):
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ONLY_ERRORS
+    if num_threads is not None:
+        options.intra_op_num_threads = num_threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted = wanted_backend(backend)
     names: list[BackendName] = list(PROVIDERS) if wanted == "auto" else [wanted]
     for name in names:
         provider, remedy = PROVIDERS[name]
-        if provider not in available:
+        if provider not in onnxruntime.get_available_providers():
             continue
         providers = list(dict.fromkeys([provider, CPU_PROVIDER]))
-        session = open_session(path, data=data, num_threads=num_threads, providers=providers)
+        try:
+            session = onnxruntime.InferenceSession(data, options, providers=providers)
+        except (
+            failures.Fail,
+            failures.InvalidArgument,
+            failures.InvalidGraph,
+            failures.InvalidProtobuf,
+            failures.NotImplemented,
+        ) as error:
+            reason = str(error).strip().splitlines()[0].rsplit(") ", 1)[-1]
+            raise HaustraError(
+                f"{path} does not load in ONNX Runtime {onnxruntime.__version__} ({reason}); "
+                "update onnxruntime, or export the model again with the lowest `--opset`"
+            ) from None
         # ONNX Runtime leaves out a provider that does not start, without an error.
         if provider in session.get_providers():
             return session, name
@@ -77,63 +106,6 @@ def open_session_on(
         f"{option('backend', wanted)} for {path} needs ONNX Runtime's {provider}, which does not "
         f"run here; {remedy}, or use {option('backend', 'cpu')}"
     )
-
-
-def _import_onnxruntime(path: Path) -> Any:
-    with needs_extra("onnx", needed_for=f"reading the ONNX model {path}"):
-        import onnxruntime
-    return onnxruntime
-
-
-def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise HaustraError(
-            f"{path} does not exist; expected an ONNX model; make one with `haustra export`"
-        )
-    return path.read_bytes()
-
-
-def open_session(
-    path: Path,
-    *,
-    data: bytes | None = None,
-    num_threads: int | None = None,
-    providers: Sequence[str] = (CPU_PROVIDER,),
-) -> "InferenceSession":
-    """Load an ONNX model, by default on the CPU.
-
-    Args:
-        num_threads: Threads of one inference. None uses every core, whose threads wait actively
-            between two nodes: this is faster and keeps the cores busy.
-        providers: ONNX Runtime's names of the backends to use, the best first.
-
-    Raises:
-        HaustraError: The file is missing, or ONNX Runtime does not load it.
-        MissingExtraError: ONNX Runtime is not installed.
-    """
-    onnxruntime = _import_onnxruntime(path)
-    from onnxruntime.capi import onnxruntime_pybind11_state as failures
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = ONLY_ERRORS
-    if num_threads is not None:
-        options.intra_op_num_threads = num_threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        model = data or _read_bytes(path)
-        return onnxruntime.InferenceSession(model, options, providers=list(providers))
-    except (
-        failures.Fail,
-        failures.InvalidArgument,
-        failures.InvalidGraph,
-        failures.InvalidProtobuf,
-        failures.NotImplemented,
-    ) as error:
-        reason = str(error).strip().splitlines()[0].rsplit(") ", 1)[-1]
-        raise HaustraError(
-            f"{path} does not load in ONNX Runtime {onnxruntime.__version__} ({reason}); update "
-            "onnxruntime, or export the model again with the lowest `--opset`"
-        ) from None
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
@@ -177,7 +149,11 @@ def read_model(path: Path) -> tuple[bytes, dict[str, Any]]:
         HaustraError: The file is missing, was not written by haustra, is damaged, or has another
             format version.
     """
-    data = _read_bytes(path)
+    if not path.is_file():
+        raise HaustraError(
+            f"{path} does not exist; expected an ONNX model; make one with `haustra export`"
+        )
+    data = path.read_bytes()
     try:
         fields = list(_fields(data))
         entries = [dict(_fields(value)) for number, value in fields if number == METADATA_FIELD]
@@ -219,7 +195,7 @@ def open_onnx(
         num_threads: Threads of one inference, as for `open_session`.
     """
     data, metadata = read_model(path)
-    session, chosen = open_session_on(path, data=data, backend=backend, num_threads=num_threads)
+    session, chosen = open_session(path, data=data, backend=backend, num_threads=num_threads)
 
     def predict(images: NDArray[np.uint8]) -> Slots:
         boxes, scores = session.run(OUTPUT_NAMES, {INPUT_NAME: images})
