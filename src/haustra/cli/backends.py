@@ -1,6 +1,6 @@
 """`haustra backends`."""
 
-from haustra.cli.terminal import Json, print_json, print_lines
+from haustra.cli.terminal import Json, print_result
 
 
 def backends(*, as_json: Json = False) -> None:
@@ -9,9 +9,6 @@ def backends(*, as_json: Json = False) -> None:
     from haustra.inference.onnx_detector import PROVIDERS
 
     report = describe_backends(onnx_providers=PROVIDERS)
-    if as_json:
-        print_json(report.to_json())
-        return
     lines = []
     for state in report.backends:
         note = " (training only, experimental)" if state.name == "wgpu" else ""
@@ -23,4 +20,4 @@ def backends(*, as_json: Json = False) -> None:
     lines.append(f"default  {report.default} (HAUSTRA_BACKEND sets it)")
     if report.auto is not None:
         lines.append(f"auto     {report.auto}")
-    print_lines(*lines)
+    print_result(report.to_json(), *lines, as_json=as_json)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from haustra.cli.terminal import Json, build_progress, print_json, print_lines
+from haustra.cli.terminal import Json, build_progress, print_result
 from haustra.simulator.config import DatagenConfig
 
 
@@ -19,12 +19,11 @@ def datagen(
     config = config or DatagenConfig()
     result = generate_runs(config, progress=build_progress(as_json=as_json))
     folders = result.folders
-    if as_json:
-        print_json({"runs": folders, "num_kept": result.num_kept})
-        return
     kept = f" ({result.num_kept} existed already)" if result.num_kept else ""
-    print_lines(
+    print_result(
+        {"runs": folders, "num_kept": result.num_kept},
         f"simulated {len(folders)} run(s) of {config.frames} frames in {config.output_root}{kept}",
         f"view them:    haustra overlay {folders[0]}",
         f"next:         haustra prune --captures {config.output_root}",
+        as_json=as_json,
     )

@@ -31,6 +31,8 @@ app = App(name="import")
 Images = Annotated[Path, Parameter(help="Folder of images.")]
 Settings = Annotated[ImportConfig | None, Flags]
 MaskSettings = Annotated[MaskImportConfig | None, Flags]
+CocoSettings = Annotated[CocoImportConfig | None, Flags]
+VocSettings = Annotated[VocImportConfig | None, Flags]
 
 
 def _import(
@@ -88,12 +90,7 @@ def masks(
 
 @app.command(name="coco")
 def coco(
-    images: Path,
-    annotations: Path,
-    /,
-    *,
-    config: Annotated[CocoImportConfig | None, Flags] = None,
-    as_json: Json = False,
+    images: Path, annotations: Path, /, *, config: CocoSettings = None, as_json: Json = False
 ) -> None:
     """Import images with a COCO annotation file; each of its videos becomes a run.
 
@@ -111,12 +108,7 @@ def coco(
 
 @app.command(name="yolo")
 def yolo(
-    images: Path,
-    labels: Path | None = None,
-    /,
-    *,
-    config: Settings = None,
-    as_json: Json = False,
+    images: Path, labels: Path | None = None, /, *, config: Settings = None, as_json: Json = False
 ) -> None:
     """Import a dataset of YOLO: data.yaml, or a folder of images with a folder of label files.
 
@@ -134,12 +126,7 @@ def yolo(
 
 @app.command(name="voc")
 def voc(
-    images: Images,
-    annotations: Path,
-    /,
-    *,
-    config: Annotated[VocImportConfig | None, Flags] = None,
-    as_json: Json = False,
+    images: Images, annotations: Path, /, *, config: VocSettings = None, as_json: Json = False
 ) -> None:
     """Import a folder of images with a folder of Pascal VOC annotations.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from haustra.cli.etl import print_splits, print_validation
-from haustra.cli.terminal import Json, print_json, print_lines
+from haustra.cli.terminal import Json, print_json, print_lines, print_result
 from haustra.core.errors import HaustraError, needs_extra
 from haustra.core.paths import to_path
 from haustra.inference.detector import is_onnx_path
@@ -34,10 +34,7 @@ def info(path: Path, /, *, as_json: Json = False) -> None:
             _print_manifest(path, manifest=manifest)
         return
     value = _read_onnx_info(path) if is_onnx_path(path) else _read_checkpoint_info(path)
-    if as_json:
-        print_json(value)
-    else:
-        _print_detector(path, value=value)
+    print_result(value, *_detector_lines(path, value=value), as_json=as_json)
 
 
 def _terms_lines(sources: list[dict[str, Any]], *, noun: str) -> list[str]:
@@ -84,7 +81,7 @@ def _read_checkpoint_info(path: Path) -> dict[str, Any]:
     }
 
 
-def _print_detector(path: Path, *, value: dict[str, Any]) -> None:
+def _detector_lines(path: Path, *, value: dict[str, Any]) -> list[str]:
     width, height = value["input_size_wh"]
     training, history = value["training"], value["history"]
     last = history[-1] if history else {}
@@ -103,4 +100,4 @@ def _print_detector(path: Path, *, value: dict[str, Any]) -> None:
     scores = last.get("val", {}).get("average_precision", {})
     if scores:
         lines.append(f"validation at the end: {json.dumps(scores)}")
-    print_lines(*lines, *_terms_lines(value["sources"], noun="data"))
+    return [*lines, *_terms_lines(value["sources"], noun="data")]

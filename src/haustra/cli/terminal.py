@@ -31,6 +31,14 @@ def print_lines(*lines: str) -> None:
         print(line)
 
 
+def print_result(value: Any, *lines: str, as_json: bool) -> None:
+    """Print a value as JSON on request, or else lines."""
+    if as_json:
+        print_json(value)
+    else:
+        print_lines(*lines)
+
+
 def print_problems(problems: list[str], *, shown: int = 5) -> None:
     """Print the first problems and how many more there are."""
     for problem in problems[:shown]:

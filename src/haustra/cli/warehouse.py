@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from haustra.cli.terminal import Flags, Json, build_progress, print_json, print_lines
+from haustra.cli.terminal import Flags, Json, build_progress, print_result
 from haustra.core.checked import Count, CountFromOne
 from haustra.core.errors import HaustraError, option
 from haustra.warehouse.audit import AuditConfig, audit_warehouse
@@ -27,17 +27,12 @@ Manifest = Annotated[Path, Parameter(help="The warehouse's manifest.json, or its
 def verify(manifest: Manifest, /, *, as_json: Json = False) -> None:
     """Check all digests, and that manifest, table and shards agree; every problem is named."""
     found = verify_warehouse(manifest, progress=build_progress(as_json=as_json))
-    if as_json:
-        print_json(asdict(found))
-    elif found.problems:
-        print_lines(*found.problems)
-    else:
-        print_lines(
-            f"verified {found.manifest_path}: {found.num_shards} shard(s) of "
-            f"{found.num_bytes / 1e6:.1f} MB and the table have their digests, and agree "
-            f"on {found.num_samples} samples, {found.num_boxes} boxes and "
-            f"{found.num_groups} groups"
-        )
+    summary = (
+        f"verified {found.manifest_path}: {found.num_shards} shard(s) of "
+        f"{found.num_bytes / 1e6:.1f} MB and the table have their digests, and agree "
+        f"on {found.num_samples} samples, {found.num_boxes} boxes and {found.num_groups} groups"
+    )
+    print_result(asdict(found), *(found.problems or [summary]), as_json=as_json)
     if found.problems:
         raise HaustraError(
             f"{found.manifest_path} has {len(found.problems)} problem(s); expected none; "
@@ -58,22 +53,19 @@ def repair(
     result = repair_warehouse(
         manifest, captures=captures, jobs=jobs, progress=build_progress(as_json=as_json)
     )
-    if as_json:
-        print_json(
-            {
-                "manifest_path": result.manifest_path,
-                "repaired": result.built,
-                "built_shards": result.built_shards,
-                "reused_shards": result.reused_shards,
-            }
-        )
-    elif result.built:
-        print_lines(
-            f"repaired {result.manifest_path}: {result.built_shards} shard(s) made again, "
-            f"{result.reused_shards} kept"
-        )
-    else:
-        print_lines(f"{result.manifest_path} is whole; nothing to repair")
+    print_result(
+        {
+            "manifest_path": result.manifest_path,
+            "repaired": result.built,
+            "built_shards": result.built_shards,
+            "reused_shards": result.reused_shards,
+        },
+        f"repaired {result.manifest_path}: {result.built_shards} shard(s) made again, "
+        f"{result.reused_shards} kept"
+        if result.built
+        else f"{result.manifest_path} is whole; nothing to repair",
+        as_json=as_json,
+    )
 
 
 def _format_boxes(boxes: Sequence[Sequence[float]], *, digits: int) -> str:
@@ -108,26 +100,23 @@ def explain(manifest: Manifest, sample: str, /, *, as_json: Json = False) -> Non
         sample: The sample's id, run_id/frame.
     """
     found = explain_sample(manifest, sample_id=sample)
-    if as_json:
-        print_json(asdict(found))
-    else:
-        print_lines(*_explanation_lines(found))
+    print_result(asdict(found), *_explanation_lines(found), as_json=as_json)
 
 
-def _print_diff(found: WarehouseDiff, *, max_names: int) -> None:
-    print_lines(
+def _diff_lines(found: WarehouseDiff, *, max_names: int) -> list[str]:
+    lines = [
         f"A v{found.version_a}: {found.num_a} samples",
         f"B v{found.version_b}: {found.num_b} samples",
-    )
+    ]
     if found.finds_nothing:
         same_version = found.version_a == found.version_b
-        print_lines(
+        lines.append(
             "equal: the same samples, labels, pixels, splits, settings and sources"
             if same_version
             else "equal samples, labels, pixels, splits, settings and sources; the versions "
             "differ by something else, such as unusable frames or how shards are cut"
         )
-        return
+        return lines
     kinds = {
         "added": found.added,
         "removed": found.removed,
@@ -138,16 +127,17 @@ def _print_diff(found: WarehouseDiff, *, max_names: int) -> None:
         "setting": tuple(f"{name}: {a} -> {b}" for name, (a, b) in found.settings.items()),
         "source": found.sources,
     }
-    print_lines(
+    lines.append(
         f"{found.num_same} samples the same, {len(found.added)} added, {len(found.removed)} "
         f"removed, {len(found.relabelled)} relabeled, {len(found.changed_pixels)} with "
         f"changed pixels, {len(found.moved)} moved between splits, {len(found.regrouped)} "
         f"regrouped; {len(found.settings)} settings and {len(found.sources)} sources differ"
     )
     for kind, names in kinds.items():
-        print_lines(*(f"{kind}: {name}" for name in names[:max_names]))
+        lines += [f"{kind}: {name}" for name in names[:max_names]]
         if len(names) > max_names:
-            print_lines(f"{kind}: ... and {len(names) - max_names} more")
+            lines.append(f"{kind}: ... and {len(names) - max_names} more")
+    return lines
 
 
 @app.command(name="diff")
@@ -160,10 +150,8 @@ def diff(a: Path, b: Path, /, *, max_names: Count = 20, as_json: Json = False) -
         max_names: Largest number of names to print per kind; --json has all.
     """
     found = diff_warehouses(a, b)
-    if as_json:
-        print_json(asdict(found) | {"equal": found.finds_nothing})
-    else:
-        _print_diff(found, max_names=max_names)
+    value = asdict(found) | {"equal": found.finds_nothing}
+    print_result(value, *_diff_lines(found, max_names=max_names), as_json=as_json)
 
 
 @app.command(name="export")
@@ -174,10 +162,8 @@ def export(manifest: Manifest, /, *, out: Path, as_json: Json = False) -> None:
         out: File to write: .parquet has the boxes as lists, .csv as JSON text.
     """
     done = export_summary(manifest, out=out)
-    if as_json:
-        print_json(asdict(done))
-    else:
-        print_lines(f"wrote {done.path}: {done.num_samples} samples with {done.num_boxes} boxes")
+    line = f"wrote {done.path}: {done.num_samples} samples with {done.num_boxes} boxes"
+    print_result(asdict(done), line, as_json=as_json)
 
 
 @app.command(name="command")
@@ -187,10 +173,7 @@ def command(manifest: Manifest, /, *, as_json: Json = False) -> None:
     If the training split is empty, print the command that evaluates a detector.
     """
     words = next_command(manifest)
-    if as_json:
-        print_json({"command": words})
-    else:
-        print_lines(shlex.join(words))
+    print_result({"command": words}, shlex.join(words), as_json=as_json)
 
 
 @app.command(name="audit")
@@ -208,21 +191,15 @@ def audit(
         strict: Fail if there is any such pair.
     """
     found = audit_warehouse(manifest, config=config, progress=build_progress(as_json=as_json))
-    if as_json:
-        print_json(asdict(found))
-    else:
-        print_lines(
-            *(
-                f"difference {pair.difference:.4f}: {pair.split_a} {pair.sample_a}, "
-                f"{pair.split_b} {pair.sample_b}"
-                for pair in found.pairs
-            )
-        )
-        if found.num_pairs > len(found.pairs):
-            print_lines(f"... and {found.num_pairs - len(found.pairs)} more")
-        print_lines(
-            f"{found.num_images} images, {found.num_pairs} pair(s) across splits look alike"
-        )
+    lines = [
+        f"difference {pair.difference:.4f}: {pair.split_a} {pair.sample_a}, "
+        f"{pair.split_b} {pair.sample_b}"
+        for pair in found.pairs
+    ]
+    if found.num_pairs > len(found.pairs):
+        lines.append(f"... and {found.num_pairs - len(found.pairs)} more")
+    total = f"{found.num_images} images, {found.num_pairs} pair(s) across splits look alike"
+    print_result(asdict(found), *lines, total, as_json=as_json)
     if strict and found.num_pairs:
         raise HaustraError(
             f"{found.num_pairs} pair(s) of images in different splits look alike; expected none "
