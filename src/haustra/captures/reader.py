@@ -93,11 +93,7 @@ def _read_frame(
 
 
 def read_run(folder: StrPath) -> Run:
-    """Read a run folder's manifest and label files; images are not opened.
-
-    Raises:
-        HaustraError: The folder is not a run folder, or its manifest is malformed.
-    """
+    """Read a run folder's manifest and label files; images are not opened."""
     folder = to_path(folder)
     if folder.name in ("", ".."):  # "." and ".." do not name a run
         folder = folder.resolve()
@@ -147,11 +143,7 @@ def read_run(folder: StrPath) -> Run:
 
 
 def list_run_folders(root: StrPath) -> list[Path]:
-    """Return the run folders of a capture root, or the root itself if it is one, by name.
-
-    Raises:
-        HaustraError: The root does not exist or holds no run folder.
-    """
+    """Return the run folders of a capture root, or the root itself if it is one, by name."""
     root = to_path(root)
     if not root.is_dir():
         raise HaustraError(

@@ -402,9 +402,6 @@ class Camera(Source):
 
     Args:
         address: Number of the camera, or URL of the stream.
-
-    Raises:
-        HaustraError: OpenCV cannot open it.
     """
 
     seekable, num_frames, frame_rate_hz, reconnects = False, None, None, True
@@ -466,9 +463,6 @@ def open_source(source: StrPath | int) -> Source:
     Args:
         source: A run folder, a folder of images, a video file, the number of a camera (0, or
             `camera:0`), or the URL of a stream.
-
-    Raises:
-        HaustraError: It is none of these, or cannot be opened.
     """
     if isinstance(source, int):
         return Camera(source)

@@ -77,9 +77,6 @@ def decode_image_values(data: bytes, *, name: str) -> NDArray[Any]:
     """Decode an image file's bytes to the values that it stores: any type, [H,W] or [H,W,C].
 
     Color is in the order blue, green, red, alpha. EXIF orientation is applied to a JPEG.
-
-    Raises:
-        HaustraError: OpenCV cannot decode the bytes, or the image is truncated.
     """
     is_jpeg = data.startswith(b"\xff\xd8")
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if is_jpeg else cv2.IMREAD_UNCHANGED

@@ -98,9 +98,6 @@ class VideoWriter:
 
         The frame before is repeated until then. No frame is left out: one that follows too soon is
         shown late.
-
-        Raises:
-            HaustraError: The file cannot be opened.
         """
         height, width = image_rgb.shape[:2]
         even: NDArray[np.uint8] = cv2.copyMakeBorder(  # type: ignore[assignment]

@@ -171,9 +171,6 @@ def rank_images(
         times_s: Times of images that are frames of one video; empty without one.
         config: Rule, detectors and number of images to keep.
         progress: Receives the progress.
-
-    Raises:
-        HaustraError: No image can be read.
     """
     if config.rank is None or config.detector_weights is None:
         raise AssertionError("rank_images takes settings with a rule and weights")

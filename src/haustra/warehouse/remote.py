@@ -112,9 +112,6 @@ def parse_location(manifest: StrPath) -> Location:
 
     Args:
         manifest: Path or URL of its manifest, or of the folder that holds it.
-
-    Raises:
-        HaustraError: The scheme of the URL is unknown, or a package that opens it is missing.
     """
     text = os.fspath(manifest)
     if isinstance(manifest, os.PathLike) or "://" not in text:

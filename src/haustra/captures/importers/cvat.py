@@ -59,11 +59,7 @@ def import_cvat(
     config: ImportConfig,
     progress: Progress | None = None,
 ) -> ImportResult:
-    """Import a folder of images with annotations exported as "CVAT for images 1.1".
-
-    Raises:
-        HaustraError: The file is not such an export, or what `import_listed` raises.
-    """
+    """Import a folder of images with annotations exported as "CVAT for images 1.1"."""
     images, annotations = to_path(images), to_path(annotations)
     task = read_cvat(annotations)
     if not task.images:
@@ -75,11 +71,7 @@ def import_cvat(
 
 
 def read_cvat(path: Path) -> CvatTask:
-    """Read a file that CVAT calls "CVAT for images 1.1" or "CVAT for video 1.1".
-
-    Raises:
-        HaustraError: It is not such a file, or a shape is not what the format allows.
-    """
+    """Read a file that CVAT calls "CVAT for images 1.1" or "CVAT for video 1.1"."""
     root = read_xml(path, what="annotations of CVAT")
     if root.tag != "annotations":
         raise HaustraError(f"{path} has the root {root.tag!r}; expected 'annotations' of CVAT")
@@ -162,11 +154,7 @@ def _lesion_id_of(shape: ElementTree.Element) -> str | None:
 
 
 def _box_of(shape: ElementTree.Element, *, place: str) -> tuple[float, ...] | str:
-    """Return the corners of a shape in pixels, or the reason why it has none.
-
-    Raises:
-        HaustraError: A coordinate is missing or not a number.
-    """
+    """Return the corners of a shape in pixels, or the reason why it has none."""
     try:
         if shape.tag == "box" and float(shape.get("rotation", 0)) == 0:
             return tuple(float(shape.attrib[name]) for name in CORNERS)

@@ -12,12 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from haustra.captures.importers.dataset import (
-    ImportConfig,
-    ImportResult,
-    as_text,
-    import_runs,
-)
+from haustra.captures.importers.dataset import ImportConfig, ImportResult, as_text, import_runs
 from haustra.captures.importers.paired import note_unread, read_yolo, walk_files
 from haustra.captures.importers.records import Annotation, SourceFrame, SourceRun
 from haustra.captures.importers.text import read_text
@@ -214,11 +209,7 @@ def _find(entry: str, *, bases: tuple[Path, ...]) -> Path | None:
 def _find_images(
     entries: list[str], *, split: SplitName, data: _DataYaml, notes: list[str]
 ) -> list[Path]:
-    """Return the images of a split, in natural order.
-
-    Raises:
-        HaustraError: Something that an entry names does not exist, or no image is found.
-    """
+    """Return the images of a split, in natural order."""
     found: list[Path] = []
     for entry in entries:
         place = _find(entry, bases=(data.root, data.path.parent))

@@ -27,12 +27,7 @@ from haustra.core.boxes import check_box_px
 from haustra.core.checked import CheckedSettings, OutputFolder, Positive
 from haustra.core.digests import digest_bytes
 from haustra.core.errors import HaustraError, option, refuse
-from haustra.core.images import (
-    check_image,
-    decode_image_rgb,
-    natural_key,
-    read_image_bytes,
-)
+from haustra.core.images import check_image, decode_image_rgb, natural_key, read_image_bytes
 from haustra.core.look_alikes import GroupBy
 from haustra.core.outputs import check_outputs
 from haustra.core.plurals import counted
@@ -144,11 +139,7 @@ class ImportResult:
 
 
 def group_of_name(name: str, *, group_regex: str | None) -> str:
-    """Return the group of an image by its path inside the dataset, without the suffix.
-
-    Raises:
-        HaustraError: The pattern does not match, or its first group is empty.
-    """
+    """Return the group of an image by its path inside the dataset, without the suffix."""
     stem, _ = posixpath.splitext(name)
     if group_regex is None:
         return stem
@@ -175,11 +166,7 @@ def as_text(name: str) -> str:
 
 
 def read_size(width: Any, height: Any, *, source: str) -> tuple[int, int]:
-    """Return the size that an annotation states; a side that is missing, blank or 0 is 0.
-
-    Raises:
-        HaustraError: A side is not a whole number.
-    """
+    """Return the size that an annotation states; a side that is missing, blank or 0 is 0."""
     try:
         sides = [float(side or 0) for side in (width, height)]
         if all(side >= 0 and side == int(side) for side in sides):
@@ -350,11 +337,7 @@ def _check_size(
     size_wh: tuple[int, int],
     turned_wh: tuple[int, int] | None,
 ) -> list[str]:
-    """Compare the size that an annotation states with the image; return a hint, if any.
-
-    Raises:
-        HaustraError: They differ.
-    """
+    """Compare the size that an annotation states with the image; return a hint, if any."""
     stated = annotation.size_wh
     if any(value not in (0, own) for value, own in zip(stated, size_wh, strict=True)):
         turned = " after its orientation tag (EXIF) is applied" if stated == turned_wh else ""

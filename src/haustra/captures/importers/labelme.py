@@ -21,11 +21,7 @@ def import_labelme(
     config: ImportConfig,
     progress: Progress | None = None,
 ) -> ImportResult:
-    """Import a folder of images with a folder of labelme's JSON files; both may be one folder.
-
-    Raises:
-        HaustraError: A file is not labelme's, or what `import_pairs` raises.
-    """
+    """Import a folder of images with a folder of labelme's JSON files; both may be one folder."""
     return import_pairs(
         images,
         annotations,

@@ -12,13 +12,7 @@ from haustra.captures.importers.dataset import DatasetConfig, as_text
 from haustra.captures.importers.listed import find_listed
 from haustra.captures.importers.masks import read_mask
 from haustra.captures.importers.paired import find_pairs, walk_files
-from haustra.captures.importers.records import (
-    Annotation,
-    Read,
-    SourceFrame,
-    SourceRun,
-    read_as_is,
-)
+from haustra.captures.importers.records import Annotation, Read, SourceFrame, SourceRun, read_as_is
 from haustra.captures.importers.text import read_text
 from haustra.captures.schema import SplitName
 from haustra.core.images import IMAGE_SUFFIXES, natural_key

@@ -8,12 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from haustra.captures.importers.dataset import (
-    DatasetConfig,
-    ImportResult,
-    import_run,
-    read_size,
-)
+from haustra.captures.importers.dataset import DatasetConfig, ImportResult, import_run, read_size
 from haustra.captures.importers.layout_parts import (
     Part,
     Run,

@@ -42,9 +42,6 @@ def _find_image(images: Path, *, name: str, files: dict[str, list[str]], source:
         name: File name in the annotations.
         files: Paths inside the folder by their `_key`, and by that of their base name.
         source: The annotation file, for messages.
-
-    Raises:
-        HaustraError: It is outside the folder, or does not exist.
     """
     problem = ""
     for text in (name, name.replace("\\", "/")):
@@ -98,9 +95,6 @@ def find_listed(
         annotations: The annotation file.
         listed: File name and annotation of each image.
         allow_unlabelled: All images may be negatives.
-
-    Raises:
-        HaustraError: No image is listed.
     """
     if not listed:
         raise HaustraError(f"{annotations} lists no image")

@@ -102,11 +102,7 @@ def read_mask(
     min_pixels: int = MaskImportConfig.min_pixels,
     chosen: frozenset[str] | None = None,
 ) -> Annotation:
-    """Read the boxes of a mask; `import_masks` has the arguments.
-
-    Raises:
-        HaustraError: The mask is unreadable, or has too many values to be one of classes.
-    """
+    """Read the boxes of a mask; `import_masks` has the arguments."""
     data = read_image_bytes(path)
     pixels = _without_alpha(decode_image_values(data, name=str(path)))
     if not pixels.any() and _has_black_palette(data):
@@ -163,11 +159,7 @@ def _without_alpha(pixels: NDArray[Any]) -> NDArray[Any]:
 def _masks_by_value(
     pixels: NDArray[Any], *, path: Path, is_lossy: bool, chosen: frozenset[str] | None
 ) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Return the name of each value that is not the background, and where it is [H,W].
-
-    Raises:
-        HaustraError: The mask has too many values to be one of classes.
-    """
+    """Return the name of each value that is not the background, and where it is [H,W]."""
     if is_lossy and pixels.ndim == 3 and np.ptp(pixels, axis=2).max() <= 32:
         pixels = pixels[:, :, 2]
     if pixels.ndim == 3:

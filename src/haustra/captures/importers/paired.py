@@ -99,9 +99,6 @@ def read_voc(path: Path, _size_wh: tuple[int, int], *, zero_based: bool) -> Anno
     Args:
         path: The file.
         zero_based: Its coordinates are edges counted from 0, not pixels counted from 1.
-
-    Raises:
-        HaustraError: It is not such a file, or a box lacks a side.
     """
     root = read_xml(path, what="a VOC annotation")
     objects = root.findall("object")
@@ -146,11 +143,7 @@ def read_voc(path: Path, _size_wh: tuple[int, int], *, zero_based: bool) -> Anno
 
 
 def read_yolo(path: Path, size_wh: tuple[int, int], *, names: Mapping[int, str]) -> Annotation:
-    """Read a label file of YOLO; a class without a name is called by its number.
-
-    Raises:
-        HaustraError: A line is not five numbers.
-    """
+    """Read a label file of YOLO; a class without a name is called by its number."""
     annotation = Annotation()
     for number, line in enumerate(read_text(path, what="a YOLO label file").splitlines(), start=1):
         if not line.strip():
@@ -283,9 +276,6 @@ def find_pairs(
         keep: Returns True for the path without suffix of an image or file that is to be read.
         may_lack: An image without a file is a negative if others have one, instead of a mistake.
         allow_unlabelled: An image without a file is a negative.
-
-    Raises:
-        HaustraError: A folder does not exist, or there is no image.
     """
     images = _existing(images, holds="images")
     folder = _existing(folder, holds=f"{noun}s")
@@ -369,9 +359,6 @@ def import_pairs(
         config: Name, grouping and provenance of the run.
         progress: Receives the progress.
         **how: Further arguments of `find_pairs`.
-
-    Raises:
-        HaustraError: A file has no counterpart, or an image or annotation cannot be read.
     """
     run = find_pairs(images, folder, allow_unlabelled=config.allow_unlabelled, **how)
     name = to_path(images).resolve().parent.name

@@ -37,9 +37,6 @@ def read_text(path: Path, *, what: str) -> str:
     Args:
         path: The file.
         what: Its kind for messages, such as "a VOC annotation".
-
-    Raises:
-        HaustraError: The file cannot be read, or it is not text in that encoding.
     """
     encoding = "utf-8"
     try:
@@ -60,11 +57,7 @@ def read_text(path: Path, *, what: str) -> str:
 
 
 def read_xml(path: Path, *, what: str) -> ElementTree.Element:
-    """Return the root of an XML file, without namespaces; messages call its kind `what`.
-
-    Raises:
-        HaustraError: The file cannot be read, or is not XML.
-    """
+    """Return the root of an XML file, without namespaces; messages call its kind `what`."""
     text = read_text(path, what=what)
     try:
         root = ElementTree.fromstring(text)  # noqa: S314 (expat limits entity expansion)

@@ -134,11 +134,7 @@ def _read_sun(path: Path) -> dict[str, Annotation]:
 
 
 def find_sun_seg(root: Path) -> list[Part]:
-    """Find the clips of each split: `Frame/case1_3` with `GT/case1_3`, or with listed boxes.
-
-    Raises:
-        HaustraError: A list of boxes is malformed, or in none of the known orders.
-    """
+    """Find the clips of each split: `Frame/case1_3` with `GT/case1_3`, or with listed boxes."""
     folders, facts = all_folders(root), _read_cases(root)
     for folder in folders:
         if (path := folder / "classification.txt").is_file():
