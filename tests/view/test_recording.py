@@ -251,8 +251,8 @@ def test_the_rate_is_that_of_the_recorded_frames(
 
 
 def test_a_recording_without_a_frame_leaves_nothing(tmp_path: Path) -> None:
-    with Recording(tmp_path / "out", stated_hz=None, caption="bright"):
-        pass
+    recording = Recording(tmp_path / "out", stated_hz=None, caption="bright")
+    assert recording.finish() == "no frame was recorded"
     assert list((tmp_path / "out").iterdir()) == []
 
 

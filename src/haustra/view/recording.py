@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +29,6 @@ RESERVE_NAME, RESERVE_BYTES = "reserve", 65536
 
 class Recording:
     """A run folder that is being written: images, predicted labels, overlays, a manifest.
-
-    As a context manager it is finished at the end of the block.
 
     Args:
         stated_hz: Frame rate that the source states; None for a live source.
@@ -136,9 +134,3 @@ class Recording:
             return self._stated_hz if len(times) == 1 else None
         mean_hz = float((len(times) - 1) / times[-1])
         return constant_rate(times.tolist(), stated_hz=self._stated_hz or mean_hz) or mean_hz
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.finish()

@@ -198,12 +198,12 @@ class _Import:
 
     def add(self, frame: SourceFrame, *, read: Read, write: bool) -> None:
         """Check and count a frame, and write it on request."""
-        name, video_frame = as_text(frame.name), frame.video_frame
-        if video_frame is None:
+        name, image = as_text(frame.name), frame.image_rgb
+        if image is None:
             data, group_name = read_image_bytes(frame.path), name
             size_wh, turned_wh, image = check_image(data, name=str(frame.path))
         else:
-            data, group_name, image = b"", as_text(frame.path.name), video_frame.image_rgb
+            data, group_name = b"", as_text(frame.path.name)
             size_wh, turned_wh = (image.shape[1], image.shape[0]), None
         annotation = Annotation()
         if frame.annotation is not None:
@@ -232,23 +232,22 @@ class _Import:
                 f"({rejected[0]}); correct them, or pass {option('allow_unlabelled', True)} to "
                 "take such images as negatives"
             )
-        is_labeled = video_frame is None or video_frame.is_labeled
         self.num_boxes += len(truths)
-        self.num_empty += is_labeled and not truths
+        self.num_empty += frame.is_labeled and not truths
         self.rejections += [f"{name}: {reason}" for reason in rejected]
         for hint in hints:
             self.hints.setdefault(hint, []).append(name)
-        if self.similar is not None and video_frame is None:
+        if self.similar is not None and frame.image_rgb is None:
             self.similar.add(image, group_id=group_id)
         if write:
             self.writer.add_frame(
                 picture.encoded(),
                 suffix=picture.suffix,
                 image_size_wh=picture.size_wh,
-                labels=truths if is_labeled else None,
+                labels=truths if frame.is_labeled else None,
                 group_id=group_id,
                 source_name=name,
-                sim_time=video_frame.seconds if video_frame else frame.seconds,
+                sim_time=frame.seconds,
                 crop_px=picture.crop_px,
                 rejected=rejected,
             )
@@ -289,7 +288,7 @@ class _Import:
         truths: list[PolypTruth],
     ) -> Picture:
         """Return a frame as it is written: a file, or its pixels where it is new or cropped."""
-        image = frame.video_frame.image_rgb if frame.video_frame else None
+        image = frame.image_rgb
         picture = Picture(
             content=frame.path if image is None else image,
             suffix=frame.path.suffix.lower() if image is None else ".jpg",

@@ -39,18 +39,6 @@ class Annotation:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class VideoFrame:
-    """A decoded frame of a video."""
-
-    image_rgb: NDArray[np.uint8]
-    """Image, uint8 [H,W,3]."""
-    seconds: float
-    """Time since the video began."""
-    is_labeled: bool
-    """False for a frame that nobody has looked at: it gets no label file."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class SourceFrame:
     """An image of a dataset and where its annotation is."""
 
@@ -62,10 +50,12 @@ class SourceFrame:
     """Input of the reader, such as a path; None without an annotation."""
     source: str
     """Name of the annotation's file in messages."""
-    video_frame: VideoFrame | None = None
-    """The frame, if `path` is a video."""
+    image_rgb: NDArray[np.uint8] | None = None
+    """The decoded frame, uint8 [H,W,3], if `path` is a video."""
     seconds: float | None = None
-    """Time since its video began, if the dataset states it for an image."""
+    """Time since its video began, if it is known."""
+    is_labeled: bool = True
+    """False for a frame that nobody has looked at: it gets no label file."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from haustra.captures.importers.cropping import field_of_view_of_video
 from haustra.captures.importers.cvat import CvatTask, read_cvat
 from haustra.captures.importers.dataset import ImportConfig, ImportResult, import_run
-from haustra.captures.importers.records import Annotation, SourceFrame, SourceRun, VideoFrame
+from haustra.captures.importers.records import Annotation, SourceFrame, SourceRun
 from haustra.captures.sources import VideoFile
 from haustra.core.checked import CountFromOne, NonNegative
 from haustra.core.errors import HaustraError, name_some, option
@@ -131,11 +131,9 @@ def _read_frames(
                 name=f"{path.name} frame {frame.number}",
                 annotation=annotation,
                 source=str(config.labels),
-                video_frame=VideoFrame(
-                    image_rgb=frame.image_rgb,
-                    seconds=frame.seconds,
-                    is_labeled=task is not None or config.allow_unlabelled,
-                ),
+                image_rgb=frame.image_rgb,
+                seconds=frame.seconds,
+                is_labeled=task is not None or config.allow_unlabelled,
             )
     notes += [f"{path.name}: {note}" for note in video.notes()]
     if problem is not None:
