@@ -145,6 +145,19 @@ def test_hold_off_applies_to_runs_that_are_known_to_be_in_time_order(
     assert [len(found) for _, found in detector.stream(run)] == wanted
 
 
+def test_a_cut_ends_an_activation_in_a_stream(tmp_path: Path) -> None:
+    (run,) = write_captures(tmp_path, num_runs=1, frames_per_run=6)
+    manifest = run / "run_manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"frame_rate_hz": 10.0}))
+    for path, seconds in zip(
+        sorted((run / "labels").iterdir()), (0, 1, 2, 50, 51, 52), strict=True
+    ):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"sim_time": seconds / 10}))
+    detector = bright_detector()
+    detector.operating_point = OperatingPoint(objectness=0.1, hold_off_frames=2)
+    assert [len(found) for _, found in detector.stream(run)] == [0, 0, 1, 0, 0, 1]
+
+
 def test_a_folder_of_images_streams_without_hold_off(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "p", 0.6, 0.2, 0.6)
     detector = bright_detector()

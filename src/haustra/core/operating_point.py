@@ -1,5 +1,6 @@
 """The operating point of a detector: thresholds, hold-off and hysteresis."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -102,11 +103,14 @@ class AlarmFilter:
     An activation begins with a score of at least `objectness` and continues while there is a score
     of at least `lower_threshold`. Its first `hold_off_frames` frames are held back; after them
     these detections are shown. Without hold-off and hysteresis the filter is the threshold.
+
+    Args:
+        frame_rate_hz: Usual frame rate, for `show_at`; None if there is none.
     """
 
-    def __init__(self, point: OperatingPoint) -> None:
-        self._point = point
-        self._num_frames_on = 0
+    def __init__(self, point: OperatingPoint, *, frame_rate_hz: float | None = None) -> None:
+        self._point, self._frame_rate_hz = point, frame_rate_hz or math.inf
+        self._num_frames_on, self._seconds = 0, 0.0
 
     def threshold_for(self, detections: Detections, *, after_cut: bool = False) -> float:
         """Return the score from which the next frame's detections, out of all, are shown.
@@ -125,6 +129,12 @@ class AlarmFilter:
     def show(self, detections: Detections, *, after_cut: bool = False) -> Detections:
         """Return the detections of the next frame to show; arguments as for `threshold_for`."""
         return detections.above(self.threshold_for(detections, after_cut=after_cut))
+
+    def show_at(self, seconds: float, detections: Detections) -> Detections:
+        """Return the detections to show of the next frame, at a time since the first one."""
+        step_s, self._seconds = seconds - self._seconds, seconds
+        after_cut = is_cut(step_s, frame_rate_hz=self._frame_rate_hz)
+        return self.show(detections, after_cut=after_cut)
 
     def thresholds_for(
         self, top_scores: NDArray[np.float64], *, after_cut: NDArray[np.bool_]

@@ -139,10 +139,11 @@ class Detector:
         point = self.operating_point
         with open_source(source) as frames:
             field_of_view = FieldOfView(is_cropped=frames.is_cropped)
-            alarm = AlarmFilter(point if frames.in_time_order else point.for_single_images())
+            point = point if frames.in_time_order else point.for_single_images()
+            alarm = AlarmFilter(point, frame_rate_hz=frames.frame_rate_hz)
             for frame in frames:
                 found = self.detect(frame.image_rgb, objectness=0.0, field_of_view=field_of_view)
-                yield frame.image_rgb, alarm.show(found)
+                yield frame.image_rgb, alarm.show_at(frame.seconds, found)
 
     def letterbox(
         self, image_rgb: NDArray[np.uint8], *, field_of_view: FieldOfView | None = None

@@ -16,7 +16,7 @@ from haustra.core.errors import HaustraError, option
 from haustra.core.field_of_view import FieldOfView
 from haustra.core.files import write_bytes_atomic
 from haustra.core.images import encode_jpeg, read_image_rgb, write_png
-from haustra.core.operating_point import AlarmFilter, OperatingPoint, is_cut
+from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.core.outputs import check_output, check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.inference.config import BOXED_SUFFIX, DetectorSettings, InferConfig
@@ -120,26 +120,21 @@ def operating_point(
     )
 
 
-def _find_images(source: Path) -> tuple[list[Path], dict[Path, float], set[Path], bool]:
-    """Return the images, their times if they are in time order, those after a cut, if cropped."""
+def _find_images(source: Path) -> tuple[list[Path], ImageFolder | None]:
+    """Return the images, and the folder that they are from, if any."""
     if not source.exists():
         raise HaustraError(
             f"{option('image', source)}: expected an image or a folder of images; it does not exist"
         )
     if not source.is_dir():
-        return [source], {}, set(), False
+        return [source], None
     folder = ImageFolder(source, setting="image")
     images = [path for path in folder.images if not path.stem.endswith(BOXED_SUFFIX)]
     if not images:
         raise HaustraError(
             f"{option('image', source)}: every image is one of the pictures that infer has written"
         )
-    times_s, rate = folder.index(), folder.frame_rate_hz
-    numbers = [
-        n for n in range(1, len(times_s)) if is_cut(times_s[n] - times_s[n - 1], frame_rate_hz=rate)
-    ]
-    time_of = dict(zip(folder.images, times_s, strict=True)) if folder.in_time_order else {}
-    return images, time_of, {folder.images[number] for number in numbers}, folder.is_cropped
+    return images, folder
 
 
 def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> InferResult:
@@ -151,7 +146,10 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
     source = config.image
     if source is None:
         raise AssertionError("infer_pictures takes settings with an image")
-    images, times_s, after_cut, is_cropped = _find_images(source)
+    images, opened = _find_images(source)
+    is_cropped, times_s = opened is not None and opened.is_cropped, dict[Path, float]()
+    if opened is not None and opened.in_time_order:
+        times_s = dict(zip(opened.images, opened.index(), strict=True))
     folder = config.output_root or source.parent
     if source.is_dir() and config.output_root is None:
         folder = source.resolve().with_name(source.resolve().name + BOXED_SUFFIX)
@@ -175,7 +173,8 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
         images, unreadable = list(ranked), ranking.unreadable
     is_in_time_order = bool(times_s) and ranking is None
     detector = open_configured(config, in_time_order=is_in_time_order)
-    alarm = AlarmFilter(detector.operating_point)
+    rate = opened.frame_rate_hz if opened else None
+    alarm = AlarmFilter(detector.operating_point, frame_rate_hz=rate)
     stream = FieldOfView(is_cropped=is_cropped)
     field_of_view = stream if is_in_time_order or is_cropped else None
     pictures: list[BoxedPicture] = []
@@ -186,7 +185,7 @@ def infer_pictures(config: InferConfig, *, progress: Progress | None = None) -> 
             unreadable.append(str(error))
             continue
         found = detector.detect(image, objectness=0.0, field_of_view=field_of_view)
-        found = alarm.show(found, after_cut=path in after_cut)
+        found = alarm.show_at(times_s.get(path, 0.0), found)
         write_png(picture_of[path], image_rgb=draw_picture(image, found, caption=detector.caption))
         pictures.append(
             BoxedPicture(

@@ -10,7 +10,7 @@ from haustra.core.detections import Detections
 from haustra.core.errors import HaustraError
 from haustra.core.field_of_view import FieldOfView
 from haustra.core.frame_times import output_rate
-from haustra.core.operating_point import AlarmFilter, is_cut
+from haustra.core.operating_point import AlarmFilter
 from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.core.videos import writing_video
@@ -74,10 +74,11 @@ def infer_video(config: InferConfig, *, progress: Progress | None = None) -> Vid
     check_outputs(config, out=out)
     with VideoFile(config.video, setting="video") as video:
         detector = open_configured(config, in_time_order=True)
-        alarm, field_of_view = AlarmFilter(detector.operating_point), FieldOfView()
+        field_of_view = FieldOfView()
         frames: list[Detections] = []
         times_s, unreadable = list[float](), list[str]()
         known_s, stated_hz = video.index() or [], video.frame_rate_hz
+        alarm = AlarmFilter(detector.operating_point, frame_rate_hz=stated_hz)
         with writing_video(out, frame_rate_hz=output_rate(known_s, stated_hz=stated_hz)) as writer:
             for frame in track(
                 _frames(video, unreadable),
@@ -86,11 +87,8 @@ def infer_video(config: InferConfig, *, progress: Progress | None = None) -> Vid
                 total=video.num_frames or 1,
                 unit="frames",
             ):
-                step_s = frame.seconds - times_s[-1] if times_s else 0.0
-                found = alarm.show(
-                    detector.detect(frame.image_rgb, objectness=0.0, field_of_view=field_of_view),
-                    after_cut=is_cut(step_s, frame_rate_hz=video.frame_rate_hz),
-                )
+                raw = detector.detect(frame.image_rgb, objectness=0.0, field_of_view=field_of_view)
+                found = alarm.show_at(frame.seconds, raw)
                 picture = draw_picture(frame.image_rgb, found, caption=detector.caption)
                 writer.add(picture, seconds=frame.seconds)
                 frames.append(found)

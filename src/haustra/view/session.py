@@ -1,6 +1,5 @@
 """Opens the detectors of `haustra view`, and runs it without a page."""
 
-import math
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from haustra.captures.sources import Source, SourceEndedError
 from haustra.core.errors import HaustraError, option
 from haustra.core.field_of_view import FieldOfView
-from haustra.core.operating_point import AlarmFilter, is_cut
+from haustra.core.operating_point import AlarmFilter
 from haustra.core.outputs import check_outputs
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.inference.detector import open_detector
@@ -105,8 +104,7 @@ class _HeadlessRun:
 
     def read_frames(self, progress: Progress) -> None:
         """Detect on each frame and record it, until the source ends or a live one fails."""
-        alarm, seconds = AlarmFilter(self._point), 0.0
-        rate_hz = self._source.frame_rate_hz or math.inf
+        alarm = AlarmFilter(self._point, frame_rate_hz=self._source.frame_rate_hz)
         numbers = count() if self._max_frames is None else range(self._max_frames)
         for number in track(
             numbers, progress=progress, description="view", total=self._total, unit="frames"
@@ -122,8 +120,7 @@ class _HeadlessRun:
                 break
             # As in `infer`: remove overlaps among all detections, then apply the alarm filter.
             found = self._detector.detect(frame.image_rgb).without_overlaps(self._point.iou)
-            after_cut = is_cut(frame.seconds - seconds, frame_rate_hz=rate_hz)
-            shown, seconds = alarm.show(found, after_cut=after_cut), frame.seconds
+            shown = alarm.show_at(frame.seconds, found)
             self.recording.add(frame, shown)
             self.num_boxes.append(len(shown))
             self._verdicts[verdict_of(shown, frame.truth)] += 1
