@@ -7,38 +7,35 @@ from pathlib import Path
 
 import pytest
 
-from haustra.cli.terminal import print_table
+from haustra.cli.terminal import table_lines
 from scenes import write_warehouse
 
 COLUMNS = ["split", "images", "AP50", "AP50-95", "duplicates"]
 ROWS = [["test", "210", "0.953", "0.700", "0.000"], ["  95% from", "", "0.904", "0.649", ""]]
 
 
-def shown(
-    width: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> str:
+def shown(width: int | None, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("COLUMNS", str(width or 40))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: width is not None)
-    print_table(COLUMNS, rows=ROWS)
-    return capsys.readouterr().out
+    return "".join(f"{line}\n" for line in table_lines(COLUMNS, rows=ROWS))
 
 
 def test_a_table_that_fits_has_one_line_per_row(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected = (
         "split       images   AP50  AP50-95  duplicates\n"
         "test           210  0.953    0.700       0.000\n"
         "  95% from          0.904    0.649\n"
     )
-    assert shown(80, monkeypatch, capsys) == expected
-    assert shown(None, monkeypatch, capsys) == expected  # a pipe has no width
+    assert shown(80, monkeypatch) == expected
+    assert shown(None, monkeypatch) == expected  # a pipe has no width
 
 
 def test_columns_that_do_not_fit_follow_below(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert shown(30, monkeypatch, capsys) == (
+    assert shown(30, monkeypatch) == (
         "split       images   AP50\n"
         "test           210  0.953\n"
         "  95% from          0.904\n"
@@ -49,7 +46,7 @@ def test_columns_that_do_not_fit_follow_below(
         "test             0.000\n"
         "  95% from\n"
     )
-    assert shown(5, monkeypatch, capsys).count("test") == 4
+    assert shown(5, monkeypatch).count("test") == 4
 
 
 def read_part(terminal: int) -> bytes:

@@ -6,14 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from haustra.cli.terminal import (
-    Flags,
-    Json,
-    build_progress,
-    print_json,
-    print_lines,
-    print_problems,
-)
+from haustra.cli.terminal import Flags, Json, build_progress, print_result, problem_lines
 from haustra.core.plurals import counted
 from haustra.exporting.labels import ConvertConfig, convert_labels
 
@@ -33,9 +26,6 @@ def convert(
 ) -> None:
     """Write labels or predictions with their images for COCO, YOLO, VOC, CVAT or Label Studio."""
     result = convert_labels(source, config=config, progress=build_progress(as_json=as_json))
-    if as_json:
-        print_json(asdict(result))
-        return
     boxes, images = counted(result.num_boxes, "box"), counted(result.num_images, "image")
-    print_lines(f"wrote {boxes} on {images}: {result.labels}")
-    print_problems(result.problems)
+    line = f"wrote {boxes} on {images}: {result.labels}"
+    print_result(asdict(result), line, *problem_lines(result.problems), as_json=as_json)

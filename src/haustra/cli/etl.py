@@ -7,11 +7,10 @@ from haustra.cli.terminal import (
     Flags,
     Json,
     build_progress,
-    print_json,
-    print_lines,
-    print_long_table,
-    print_problems,
-    print_table,
+    long_table_lines,
+    print_result,
+    problem_lines,
+    table_lines,
 )
 from haustra.warehouse.etl import build_warehouse
 from haustra.warehouse.etl_config import ETLConfig
@@ -24,20 +23,21 @@ COUNTS = (
 )
 
 
-def print_validation(manifest: WarehouseManifest) -> None:
-    """Print the validation summary per run and in total, and the first problems."""
+def validation_lines(manifest: WarehouseManifest) -> list[str]:
+    """Return the validation summary per run and in total, and the first problems."""
     validation = manifest.validation
-    print_long_table(
+    table = long_table_lines(
         ["run", *(name.replace("_", " ") for name in COUNTS)],
         rows={run: [counts[name] for name in COUNTS] for run, counts in validation.runs.items()},
         total=[validation.total[name] for name in COUNTS],
     )
-    print_problems([frame.reason for frame in manifest.quarantined] + validation.problems)
+    reasons = [frame.reason for frame in manifest.quarantined]
+    return table + problem_lines(reasons + validation.problems)
 
 
-def print_splits(manifest: WarehouseManifest) -> None:
-    """Print the counts of each split."""
-    print_table(
+def split_lines(manifest: WarehouseManifest) -> list[str]:
+    """Return the counts of each split."""
+    return table_lines(
         ["split", *(name.replace("_", " ") for name in SplitCounts.model_fields)],
         rows=[
             [name, *(str(number) for _, number in counts)]
@@ -50,33 +50,31 @@ def etl(*, config: Annotated[ETLConfig | None, Flags] = None, as_json: Json = Fa
     """Build the tensor warehouse: validate, split by group, letterbox, write shards."""
     result = build_warehouse(config or ETLConfig(), progress=build_progress(as_json=as_json))
     manifest = result.manifest
-    if as_json:
-        print_json(
-            {
-                "manifest": result.manifest_path,
-                "built": result.built,
-                "built_shards": result.built_shards,
-                "reused_shards": result.reused_shards,
-                "notes": result.notes,
-                "version": manifest.version,
-                "splits": {name: counts.model_dump() for name, counts in manifest.splits.items()},
-                "validation": manifest.validation.model_dump(),
-                "quarantined": [frame.model_dump() for frame in manifest.quarantined],
-            }
-        )
-        return
-    print_validation(manifest)
-    print_splits(manifest)
+    value = {
+        "manifest": result.manifest_path,
+        "built": result.built,
+        "built_shards": result.built_shards,
+        "reused_shards": result.reused_shards,
+        "notes": result.notes,
+        "version": manifest.version,
+        "splits": {name: counts.model_dump() for name, counts in manifest.splits.items()},
+        "validation": manifest.validation.model_dump(),
+        "quarantined": [frame.model_dump() for frame in manifest.quarantined],
+    }
+    lines = [*validation_lines(manifest), *split_lines(manifest)]
     if manifest.truncated_boxes:
-        print_lines(
+        lines.append(
             f"{manifest.truncated_boxes} box(es) left out by --max-boxes {manifest.max_boxes}: "
             "the smallest of their images"
         )
-    print_lines(*result.notes)
-    print_lines(
+    print_result(
+        value,
+        *lines,
+        *result.notes,
         f"built {result.manifest_path}: {result.built_shards} shard(s) made, "
         f"{result.reused_shards} reused"
         if result.built
         else f"nothing to do: {result.manifest_path} has this content already",
         f"next: {shlex.join(next_command(result.manifest_path))}",
+        as_json=as_json,
     )

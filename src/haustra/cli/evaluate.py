@@ -10,8 +10,8 @@ from haustra.cli.terminal import (
     build_progress,
     print_json,
     print_lines,
-    print_problems,
-    print_table,
+    problem_lines,
+    table_lines,
 )
 from haustra.core.backend_names import wanted_backend
 from haustra.evaluation import tables
@@ -45,20 +45,22 @@ def evaluate(*, config: Annotated[EvalConfig | None, Flags] = None, as_json: Jso
     if config.shuffle_labels_seed is not None:
         name += " (labels shuffled)"
     _print_evaluation(result, name=name)
-    print_problems(result.notes)
+    print_lines(*problem_lines(result.notes))
     written = [*result.report, config.metrics_out, config.predictions_out]
     print_lines(*(f"wrote {path}" for path in written if path))
 
 
 def _print_table(table: tables.Table) -> None:
-    print_table(table.columns, rows=table.rows)
+    print_lines(*table_lines(table.columns, rows=table.rows))
 
 
 def _print_evaluation(result: EvaluationResult, *, name: str) -> None:
     intervals, point = result.intervals, result.operating_point
     _print_table(tables.score_table({name: result.evaluation.metrics}, intervals=intervals))
     frames = tables.frame_table(result.frames, intervals=intervals)
-    print_table(frames.columns, rows=frames.rows[:2])  # The report has the other rates.
+    print_lines(
+        *table_lines(frames.columns, rows=frames.rows[:2])
+    )  # The report has the other rates.
     if intervals is not None:
         groups = f"{intervals.num_groups} group" + "s" * (intervals.num_groups != 1)
         print_lines(f"{LEVEL_PERCENT}% intervals: {intervals.num_resamples} resamples of {groups}")

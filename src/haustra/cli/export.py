@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from haustra.cli.terminal import Flags, Json, build_progress, print_json, print_lines, print_table
+from haustra.cli.terminal import Flags, Json, build_progress, print_result, table_lines
 from haustra.core.errors import needs_extra
 from haustra.exporting.config import ExportConfig
 
@@ -13,9 +13,6 @@ def export(*, config: Annotated[ExportConfig, Flags], as_json: Json = False) -> 
         from haustra.exporting.stage import ExportedForm, export_detector
 
     result = export_detector(config, progress=build_progress(as_json=as_json))
-    if as_json:
-        print_json(result.to_json())
-        return
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.4f}"
@@ -33,13 +30,13 @@ def export(*, config: Annotated[ExportConfig, Flags], as_json: Json = False) -> 
             f"{form.latency_ms:.2f}",
         ]
 
-    print_table(
-        ["form", "MB", "AP50", "AP50-95", "AP50 lost", "shift px", "largest", "ms"],
-        rows=[row(form) for form in result.forms],
-    )
-    print_lines(
+    columns = ["form", "MB", "AP50", "AP50-95", "AP50 lost", "shift px", "largest", "ms"]
+    print_result(
+        result.to_json(),
+        *table_lines(columns, rows=[row(form) for form in result.forms]),
         f"{result.num_images} {result.split_name} images; milliseconds for one image on one thread",
         *result.notes,
         f"wrote {result.path} (opset {result.opset})",
         f"next: haustra infer --detector-weights {result.path} --image IMAGE",
+        as_json=as_json,
     )

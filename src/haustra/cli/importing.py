@@ -16,14 +16,7 @@ from haustra.captures.importers.layouts import LAYOUTS, LayoutName, import_layou
 from haustra.captures.importers.masks import MaskImportConfig, import_masks
 from haustra.captures.importers.paired import VocImportConfig, import_voc, import_yolo
 from haustra.captures.importers.video import VideoImportConfig, import_video
-from haustra.cli.terminal import (
-    Flags,
-    Json,
-    build_progress,
-    print_json,
-    print_lines,
-    print_problems,
-)
+from haustra.cli.terminal import Flags, Json, build_progress, print_result, problem_lines
 from haustra.core.plurals import counted
 
 app = App(name="import")
@@ -47,33 +40,32 @@ def _import(
     _show(importer(images, annotations, config=config, progress=progress), as_json=as_json)
 
 
-def _show_runs(results: list[ImportResult], *, as_json: bool, hidden: str = "") -> None:
-    """Print the counts and notes of several runs, but not the note `hidden`."""
-    if as_json:
-        print_json([{"run": result.folder, **result.as_json()} for result in results])
-        return
+def _show_runs(results: list[ImportResult], *, as_json: bool, not_known: str = "") -> None:
+    """Print the counts and notes of several runs, with the note `not_known` at their end."""
+    lines = []
     for result in results:
-        print_lines(
+        lines.append(
             f"{result.folder}: {counted(result.num_images, 'image')}, "
             f"{counted(result.num_boxes, 'box')}, "
             f"{result.num_empty} without a box, {result.num_rejected} rejected"
         )
-        print_problems([note for note in result.notes if note != hidden])
+        lines += problem_lines([note for note in result.notes if note != not_known])
+    value = [{"run": result.folder, **result.as_json()} for result in results]
+    print_result(value, *lines, *filter(None, [not_known]), as_json=as_json)
 
 
 def _show(result: ImportResult, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"run": result.folder, **result.as_json()})
-        return
     classes = ", ".join(f"{name} ({count})" for name, count in result.classes.items())
-    print_lines(
+    print_result(
+        {"run": result.folder, **result.as_json()},
         f"imported {counted(result.num_images, 'image')} with {counted(result.num_boxes, 'box')} "
         f"into {result.folder} ({result.num_empty} without a box, "
         f"{counted(result.num_clipped, 'box')} clipped, {result.num_rejected} rejected)",
         f"classes: {classes or 'none'}",
+        *problem_lines(result.notes),
+        f"look at them: haustra overlay {result.folder} --max-frames 20",
+        as_json=as_json,
     )
-    print_problems(result.notes)
-    print_lines(f"look at them: haustra overlay {result.folder} --max-frames 20")
 
 
 @app.command(name="masks")
@@ -197,9 +189,7 @@ def _add_layout(name: LayoutName) -> None:
     ) -> None:
         progress = build_progress(as_json=as_json)
         results = import_layout(name, root, config=config, progress=progress)
-        _show_runs(results, as_json=as_json, hidden=layout.not_known)
-        if not as_json:
-            print_lines(layout.not_known)
+        _show_runs(results, as_json=as_json, not_known=layout.not_known)
 
     app.command(run, name=name, help=f"Import {layout.dataset}, one run for each video or part.")
 

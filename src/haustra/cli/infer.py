@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from haustra.cli.terminal import Json, build_progress, print_json, print_lines, print_table
+from haustra.cli.terminal import Json, build_progress, print_json, print_lines, table_lines
 from haustra.core.backend_names import wanted_backend
 from haustra.core.errors import HaustraError
 from haustra.inference.config import InferConfig
@@ -100,9 +100,10 @@ def _print_ranking(ranking: Ranking, *, result: InferResult) -> None:
         for picture in result.pictures
         if (item := picture.ranked) is not None
     ]
-    print_table(["rank", "image", "value", "boxes", "looks like"], rows=rows)
+    table = table_lines(["rank", "image", "value", "boxes", "looks like"], rows=rows)
     total = sum(len(picture.detections) for picture in result.pictures)
     print_lines(
+        *table,
         f"ranked {ranking.num_ranked} images, of which {ranking.num_look_alikes} look like a "
         "better one, or are within a second of it, and come last",
         f"drew {total} boxes on {len(result.pictures)} images; the first of them: {result.sheet}",

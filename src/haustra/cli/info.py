@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from haustra.cli.etl import print_splits, print_validation
-from haustra.cli.terminal import Json, print_json, print_lines, print_result
+from haustra.cli.etl import split_lines, validation_lines
+from haustra.cli.terminal import Json, print_result
 from haustra.core.errors import HaustraError, needs_extra
 from haustra.core.paths import to_path
 from haustra.inference.detector import is_onnx_path
@@ -28,10 +28,8 @@ def info(path: Path, /, *, as_json: Json = False) -> None:
     path = resolve_manifest_path(path)
     if path.suffix == ".json":
         manifest = read_manifest(path)
-        if as_json:
-            print_json(manifest.model_dump(mode="json"))
-        else:
-            _print_manifest(path, manifest=manifest)
+        lines = _manifest_lines(path, manifest=manifest)
+        print_result(manifest.model_dump(mode="json"), *lines, as_json=as_json)
         return
     value = _read_onnx_info(path) if is_onnx_path(path) else _read_checkpoint_info(path)
     print_result(value, *_detector_lines(path, value=value), as_json=as_json)
@@ -46,19 +44,19 @@ def _terms_lines(sources: list[dict[str, Any]], *, noun: str) -> list[str]:
     return lines
 
 
-def _print_manifest(path: Path, *, manifest: WarehouseManifest) -> None:
+def _manifest_lines(path: Path, *, manifest: WarehouseManifest) -> list[str]:
     width, height = manifest.target_size_wh
     num_bytes = sum(shard.num_bytes for shard in manifest.shards)
-    print_lines(
+    sources = [source.model_dump() for source in manifest.sources]
+    return [
         f"{path}: warehouse v{manifest.version}, format {manifest.format_version}",
         f"images {width}x{height} ({manifest.resize_mode}), up to {manifest.max_boxes} boxes, "
         f"{len(manifest.shards)} shard(s), {num_bytes / 1e6:.0f} MB, split by "
         f"{manifest.split_method}",
-    )
-    print_splits(manifest)
-    print_validation(manifest)
-    sources = [source.model_dump() for source in manifest.sources]
-    print_lines(*_terms_lines(sources, noun="source"))
+        *split_lines(manifest),
+        *validation_lines(manifest),
+        *_terms_lines(sources, noun="source"),
+    ]
 
 
 def _read_onnx_info(path: Path) -> dict[str, Any]:

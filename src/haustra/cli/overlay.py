@@ -7,14 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from haustra.captures.overlay import OverlayConfig, draw_overlays
-from haustra.cli.terminal import (
-    Flags,
-    Json,
-    build_progress,
-    print_json,
-    print_lines,
-    print_problems,
-)
+from haustra.cli.terminal import Flags, Json, build_progress, print_result, problem_lines
 
 
 def overlay(
@@ -26,8 +19,5 @@ def overlay(
 ) -> None:
     """Draw a run's labeled boxes on its frames."""
     result = draw_overlays(run, config=config, progress=build_progress(as_json=as_json))
-    if as_json:
-        print_json(asdict(result))
-        return
-    print_lines(f"drew {len(result.pictures)} pictures in {result.pictures[0].parent}")
-    print_problems(result.problems)
+    line = f"drew {len(result.pictures)} pictures in {result.pictures[0].parent}"
+    print_result(asdict(result), line, *problem_lines(result.problems), as_json=as_json)

@@ -39,16 +39,14 @@ def print_result(value: Any, *lines: str, as_json: bool) -> None:
         print_lines(*lines)
 
 
-def print_problems(problems: list[str], *, shown: int = 5) -> None:
-    """Print the first problems and how many more there are."""
-    for problem in problems[:shown]:
-        print(f"  {problem}")
-    if len(problems) > shown:
-        print(f"  ... and {len(problems) - shown} more")
+def problem_lines(problems: list[str], *, shown: int = 5) -> list[str]:
+    """Return the first problems and how many more there are."""
+    more = [f"... and {len(problems) - shown} more"] if len(problems) > shown else []
+    return [f"  {text}" for text in problems[:shown] + more]
 
 
-def print_table(columns: list[str], *, rows: list[list[str]]) -> None:
-    """Print a table with its first column aligned left and the others right.
+def table_lines(columns: list[str], *, rows: list[list[str]]) -> list[str]:
+    """Return a table with its first column aligned left and the others right.
 
     Nothing is shortened: on a terminal that is too narrow, the columns that do not fit follow
     below, beside the first column again.
@@ -62,19 +60,21 @@ def print_table(columns: list[str], *, rows: list[list[str]]) -> None:
         if blocks[-1] and used + 2 + widths[number] > room:
             blocks.append([])
         blocks[-1].append(number)
+    lines = []
     for block in blocks:
         for row in table:
             cells = [" " * (widths[n] - cell_len(row[n])) + row[n] for n in block]
             first = row[0] + " " * (widths[0] - cell_len(row[0]))
-            print("  ".join([first, *cells]).rstrip())
+            lines.append("  ".join([first, *cells]).rstrip())
+    return lines
 
 
-def print_long_table(
+def long_table_lines(
     columns: list[str], *, rows: dict[str, list[int]], total: list[int], shown: int = 12
-) -> None:
-    """Print a table of counts by name with their total; of more than `shown` rows the first."""
+) -> list[str]:
+    """Return a table of counts by name with their total; of more than `shown` rows the first."""
     names = list(rows) if len(rows) <= shown else list(rows)[: shown - 2]
     texts = [[name, *map(str, rows[name])] for name in names]
     if len(names) < len(rows):
         texts.append(["...", *("" for _ in total)])
-    print_table(columns, rows=[*texts, ["total", *map(str, total)]])
+    return table_lines(columns, rows=[*texts, ["total", *map(str, total)]])

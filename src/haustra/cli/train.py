@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter, Token
 
-from haustra.cli.terminal import Flags, Json, build_progress, print_json, print_lines, print_table
+from haustra.cli.terminal import Flags, Json, build_progress, print_json, print_lines, table_lines
 from haustra.core.errors import HaustraError, needs_extra
 from haustra.core.files import read_json
 from haustra.core.paths import to_path
@@ -112,7 +112,7 @@ def train(
         return
     if result.validation:
         table = score_table({"val": result.validation})
-        print_table(table.columns, rows=table.rows)
+        print_lines(*table_lines(table.columns, rows=table.rows))
     print_lines(
         f"checkpoint {result.checkpoint} (weights {result.weights_sha256[:16]}), "
         f"metrics and curves in {result.run_folder}, {result.seconds:.0f} s",
