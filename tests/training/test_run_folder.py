@@ -81,7 +81,8 @@ def test_the_run_folder_names_settings_data_and_environment(tmp_path: Path, mani
 
 def test_a_validation_writes_pictures_of_its_detections(tmp_path: Path, manifest: Path) -> None:
     write_lively_checkpoint(tmp_path / "lively.bin", manifest=manifest)
-    config = config_for(manifest, tmp_path, init_from=tmp_path / "lively.bin", lr_start=2e-5)
+    settings = {"init_from": tmp_path / "lively.bin", "lr_start": 2e-5, "fit_fpr": 0.9}
+    config = config_for(manifest, tmp_path, **settings)
     train_detector(config)
     gallery = read_image_rgb(tmp_path / "detector.bin.run" / "gallery.png")
     num_tiles = min(12, len(open_warehouse(manifest).split("val")))

@@ -360,6 +360,8 @@ def test_a_pretrained_bigdet_trains_and_is_read_again(tmp_path: Path, manifest: 
         ({"val_every": 0}, "val_every=0: expected a whole number of at least 1"),
         ({"lr_start": 0.0}, "lr_start=0.0: expected a number above 0 and below 1"),
         ({"lr_end": -1e-3}, "lr_end=-0.001: expected a number above 0 and below 1"),
+        ({"negatives": 1.5}, "negatives=1.5: expected a number from 0 to 1"),
+        ({"fit_fpr": 0.0}, "fit_fpr=0.0: expected a number above 0 and below 1"),
         ({"iou_weight": -1.0}, "iou_weight=-1.0: expected a finite number of at least 0"),
         (
             {"epochs": None, "time_budget": "0m"},

@@ -106,6 +106,7 @@ def train(
                 "metrics": result.metrics_path,
                 "weights_sha256": result.weights_sha256,
                 "seconds": result.seconds,
+                "operating_point": result.header.operating_point.to_json(),
                 "validation": result.validation and result.validation.to_json(),
             }
         )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from haustra.core.detections import Detections
 
 DEFAULT_OBJECTNESS, DEFAULT_IOU = 0.3, 0.5
+DEFAULT_FPR = 0.045  # false-positive rate to fit to, at which TRUE-Colon compares detectors
 CUT_S = 1.0  # a longer step from one frame to the next is a cut; no activation goes on across it
 
 

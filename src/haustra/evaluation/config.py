@@ -17,6 +17,7 @@ from haustra.core.checked import (
     Whole,
 )
 from haustra.core.errors import HaustraError, option
+from haustra.core.operating_point import DEFAULT_FPR
 from haustra.evaluation.fitting import FitRule
 from haustra.warehouse.format import SplitName
 
@@ -42,7 +43,7 @@ class EvalConfig(CheckedSettings):
     """Split to measure on; test by default, and val with --fit."""
     infer_obj_thresh: Share | None = None
     """Lowest score of a box that counts for precision and recall; by default that of the operating
-    point (0.3)."""
+    point."""
     infer_iou_thresh: Share | None = None
     """IoU above which only the better of two boxes counts, from 0 to 1; by default that of the
     operating point (0.5). With 1 both count."""
@@ -50,7 +51,7 @@ class EvalConfig(CheckedSettings):
     """Fit the operating point on these frames, and store it in the checkpoint."""
     fit_by: FitRule = "fpr"
     """fpr flags --fit-fpr of the clean frames; f1 is the best F1 of boxes."""
-    fit_fpr: ShareBetween = 0.045
+    fit_fpr: ShareBetween = DEFAULT_FPR
     """Largest share of the clean frames that may be flagged."""
     degrade: bool = False
     """Measure on degraded images as well (blur, glare, ...): 9 kinds at 3 severities, and the

@@ -47,34 +47,55 @@ def best_f1_threshold(
     return float(falling[ends[best]]), float(f1s[best])
 
 
+def threshold_at_rate(
+    positive: Sequence[float], negative: Sequence[float], *, target_fpr: float
+) -> tuple[float, dict[str, Any]] | None:
+    """Return the lowest threshold that flags at most a share of the clean frames, and its record.
+
+    Args:
+        positive: One score per frame with a polyp: the highest that would flag it.
+        negative: One score per clean frame.
+        target_fpr: Largest share of the clean frames that may be flagged, 0..1.
+
+    Returns:
+        None if the clean frames are too few for the rate, or too many of them have a score of 1.
+    """
+    if len(negative) * target_fpr < 1:
+        return None
+    found = import_true_colon().search_tau_star(positive, negative, target_fpr=target_fpr)
+    if found.threshold > 1:
+        return None
+    return found.threshold, {
+        "rule": "fpr",
+        "target_fpr": target_fpr,
+        "achieved_fpr": found.achieved_fpr,
+        "achieved_sensitivity": found.achieved_tpr,
+        "num_lesion_frames": len(positive),
+        "num_clean_frames": len(negative),
+    }
+
+
 def _fit_threshold(
     evaluation: Evaluation, *, rule: FitRule, target_fpr: float, name: str
 ) -> tuple[float, dict[str, Any]]:
     """Return the threshold, and the record of its fit."""
     positive, negative = frame_scores(evaluation.truths, evaluation.predictions)
-    numbers = {"num_lesion_frames": len(positive), "num_clean_frames": len(negative)}
     if rule == "f1":
         threshold, f1 = best_f1_threshold(evaluation.truths, evaluation.predictions)
+        numbers = {"num_lesion_frames": len(positive), "num_clean_frames": len(negative)}
         return threshold, {"rule": "f1", "f1": f1, **numbers}
+    if found := threshold_at_rate(positive, negative, target_fpr=target_fpr):
+        return found
     if len(negative) * target_fpr < 1:
         raise HaustraError(
             f"{option('fit_fpr', target_fpr)}: {name} has {len(negative)} clean frames, and such a "
             f"rate needs at least {int(np.ceil(1 / target_fpr))}; use frames with more, or pass "
             f"{option('fit_by', 'f1')}"
         )
-    found = import_true_colon().search_tau_star(positive, negative, target_fpr=target_fpr)
-    if found.threshold > 1:
-        raise HaustraError(
-            f"{option('fit_fpr', target_fpr)}: a larger share of the clean frames of {name} has a "
-            f"score of 1; train the detector longer, or pass {option('fit_by', 'f1')}"
-        )
-    return found.threshold, {
-        "rule": "fpr",
-        "target_fpr": target_fpr,
-        "achieved_fpr": found.achieved_fpr,
-        "achieved_sensitivity": found.achieved_tpr,
-        **numbers,
-    }
+    raise HaustraError(
+        f"{option('fit_fpr', target_fpr)}: a larger share of the clean frames of {name} has a "
+        f"score of 1; train the detector longer, or pass {option('fit_by', 'f1')}"
+    )
 
 
 def _fit_in_time(

@@ -33,7 +33,7 @@ class DetectorSettings(CheckedSettings):
     """Where to compute: cpu (alias ndarray), cuda, mps, wgpu (.onnx files only), or auto, the best
     that is available; by default the value of HAUSTRA_BACKEND, or else cpu."""
     infer_obj_thresh: Share | None = None
-    """Lowest score of a box that is shown; by default that of the operating point (0.3)."""
+    """Lowest score of a box that is shown; by default that of the operating point."""
     infer_iou_thresh: Share | None = None
     """IoU above which only the better of two boxes is shown, from 0 to 1; by default that of the
     operating point (0.5). With 1 both are shown."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +15,13 @@ from haustra.models.losses import DeviceBatch
 from haustra.training.augment import (
     Boxes,
     Image,
+    ReadSample,
     augment_sample,
     batch_samples,
     mix_strengths,
     resized,
 )
+from haustra.training.negatives import Negatives
 from haustra.training.recipe import AugmentStrength, GrowthSettings, Recipe
 from haustra.warehouse.batches import iterate_batches
 from haustra.warehouse.dataset import Batch, Split
@@ -73,6 +76,7 @@ def training_batches(
     seed: int,
     epoch: int,
     augmentation: EpochAugmentation | None,
+    negatives: Negatives | None = None,
     first_batch: int = 0,
     clock: CpuClock | None = None,
 ) -> Generator[tuple[NDArray[np.int64], Batch], None, None]:
@@ -91,26 +95,34 @@ def training_batches(
         image, boxes = split.view(index)
         return image, boxes.astype(np.float64) * (width, height, width, height)
 
-    def augmented(positions: range) -> Batch:
-        assert augmentation is not None  # noqa: S101 only then it is called
-        samples = [
-            augment_sample(
-                resized(read, size_wh=augmentation.size_wh),
-                int(order.samples[position]),
-                partners=order.windows[order.window_at(position)].members,
-                strength=augmentation.strength,
-                rng=np.random.default_rng([seed, epoch, int(order.samples[position])]),
-            )
-            for position in positions
-        ]
-        return batch_samples(samples)
+    def make_sample(position: int) -> tuple[Image, Boxes]:
+        index = int(order.samples[position])
+        partners = order.windows[order.window_at(position)].members
+        rng = np.random.default_rng([seed, epoch, index])
+        reader: ReadSample = read
+        is_negative = negatives is not None and negatives.takes(position)
+        if negatives is not None and is_negative:
+            reader = negatives.reader(read, partners=partners, rng=rng)
+        if augmentation is None:
+            return reader(index)
+        strength = augmentation.strength
+        return augment_sample(
+            resized(reader, size_wh=augmentation.size_wh),
+            index,
+            partners=partners,
+            strength=replace(strength, paste=0.0) if is_negative else strength,
+            rng=rng,
+        )
+
+    def make_batch(positions: range) -> Batch:
+        return batch_samples([make_sample(position) for position in positions])
 
     return iterate_batches(
         split,
         order=order,
         batch_size=batch_size,
         first_batch=first_batch,
-        make_batch=None if augmentation is None else augmented,
+        make_batch=None if augmentation is None and negatives is None else make_batch,
         num_workers=min(MAX_WORKERS, max(1, (os.cpu_count() or 1) // 2)),
         clock=clock,
     )

@@ -16,10 +16,12 @@ from haustra.core.checked import (
     OutputFile,
     OutputFolder,
     Positive,
+    Share,
     ShareBetween,
     Whole,
 )
 from haustra.core.errors import HaustraError, option
+from haustra.core.operating_point import DEFAULT_FPR
 from haustra.core.paths import run_folder_of
 from haustra.training.recipe import Recipe
 from haustra.warehouse.order import DEFAULT_WINDOW
@@ -34,6 +36,7 @@ FREE_SETTINGS = {
     "verify",
     "cache_dir",
     "cache_gb",
+    "fit_fpr",
     "log_interval",
     "save_every",
     "if_finished",
@@ -104,6 +107,9 @@ class TrainConfig(CheckedSettings):
     """Weight of the IoU term of the loss; 0 leaves it out."""
     augment: bool = True
     """Change the training images at random: flips, scale, mosaics, color, blur and more."""
+    negatives: Share = 0.1
+    """Share of the images of a batch that show no polyp: polyp-free windows of training images and
+    clean simulated frames; 0 adds none."""
     recipe: Recipe = field(default_factory=Recipe)
     """JSON file that changes parts of the recipe: augmentation, growth of the images, optimizer,
     averaging, matching, loss."""
@@ -131,6 +137,9 @@ class TrainConfig(CheckedSettings):
     """Stop after so many validations without a better AP50-95, and keep the best; 0 never does."""
     patience_min_delta: NonNegative = 0.0
     """Gain of AP50-95 that counts as better."""
+    fit_fpr: ShareBetween = DEFAULT_FPR
+    """Share of held-out images without a polyp that may be flagged: at the end the threshold is
+    fitted to it, and stored in the checkpoint."""
     log_interval: Count = 0
     """Also print a line every so many steps; 0 prints one per epoch."""
     checkpoint_out: OutputFile | None = None

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from haustra.core.errors import HaustraError, option
 from haustra.core.files import remove_abandoned
 from haustra.core.interrupts import Interrupts
 from haustra.core.locks import LockedError, locked_folder
+from haustra.core.operating_point import OperatingPoint
 from haustra.core.progress import Progress, SilentProgress
 from haustra.evaluation.evaluation import evaluate_frames
 from haustra.evaluation.frames import SplitFrames
 from haustra.evaluation.gallery import write_gallery
-from haustra.evaluation.metrics import AveragePrecision, BoxMetrics
+from haustra.evaluation.metrics import BoxMetrics, threshold_metrics
 from haustra.inference.detector import Detector
 from haustra.models.backbone import count_parameters
 from haustra.models.checkpoint import (
@@ -29,6 +30,7 @@ from haustra.models.checkpoint import (
     write_checkpoint,
 )
 from haustra.training.config import TrainConfig
+from haustra.training.held_out import describe_fit, fit_after_training
 from haustra.training.memory import is_out_of_memory, out_of_memory_error, try_largest_step
 from haustra.training.prepare import Prepared, prepare_training
 from haustra.training.replicas import one_thread_each
@@ -58,7 +60,7 @@ class TrainResult:
     """Seconds of training. Validating and saving come on top."""
 
     def __repr__(self) -> str:
-        scores = _score_text(self.validation.average_precision) if self.validation else ""
+        scores = _score_text(asdict(self.validation.average_precision)) if self.validation else ""
         return (
             f"TrainResult({self.header.kind_name}, checkpoint {str(self.checkpoint)!r}, "
             f"{len(self.header.history)} epochs, {self.seconds:.0f} s{scores})"
@@ -319,11 +321,8 @@ class _Loop:
             is_better = True
             if len(self.training.validation_split):
                 self.reporter.status("validating")
-                metrics = self._validate()
-                entry["val"] = metrics.to_json()
-                scores = metrics.average_precision
-                text += _score_text(scores)
-                is_better = training.is_better(scores.ap50_95)
+                is_better = self._validate(entry)
+                text += _score_text(entry["val"]["average_precision"])
             if is_better or not config.patience:
                 if config.patience:
                     training.keep_average()
@@ -332,27 +331,48 @@ class _Loop:
         self.reporter.epoch(entry)
         self.progress.line(text)
 
-    def _validate(self) -> BoxMetrics:
-        """Measure the averaged weights, and write pictures of their detections."""
-        manifest = self.training.validation_split.manifest
+    def _validate(self, entry: dict[str, Any]) -> bool:
+        """Measure the averaged weights, and write pictures of their detections.
+
+        The last validation, and with `patience` each better one, also fits the operating point.
+
+        Args:
+            entry: The epoch's entry, which gets the metrics and the operating point.
+
+        Returns:
+            True if the validation is better than all before.
+        """
+        training, split = self.training, self.training.validation_split
+        manifest = split.manifest
         detector = Detector(
-            predict_slots=self.training.build_predictor(),
+            predict_slots=training.build_predictor(),
             kind=self.config.model,
             caption=f"{self.config.model}det",
             input_size_wh=manifest.target_size_wh,
             resize_mode=manifest.resize_mode,
         )
-        frames = SplitFrames(self.training.validation_split)
+        frames = SplitFrames(split)
         evaluation = evaluate_frames(frames, detector)
+        is_better = training.is_better(evaluation.metrics.average_precision.ap50_95)
+        if is_better if self.config.patience else training.share_done >= 1:
+            target_fpr = self.config.fit_fpr
+            point = fit_after_training(detector, evaluation, split=split, target_fpr=target_fpr)
+            entry["operating_point"] = point.to_json()
+            truths, predictions = evaluation.truths, evaluation.predictions
+            counts = threshold_metrics(truths, predictions, threshold=point.objectness)
+            metrics = replace(evaluation.metrics, at_threshold=counts)
+            evaluation = replace(evaluation, metrics=metrics)
+        entry["val"] = evaluation.metrics.to_json()
         path = self.config.run_folder / "gallery.png"
         write_gallery(path, evaluation=evaluation, source=frames)
-        return evaluation.metrics
+        return is_better
 
     def _write_checkpoint(
         self, history: list[dict[str, Any]], *, epoch: int, is_finished: bool = False
     ) -> None:
         split, config = self.training.split, self.config
         manifest = split.manifest
+        point = history[epoch - 1].get("operating_point", {})
         header = CheckpointHeader(
             model=self.training.model.config,
             input_size_wh=manifest.target_size_wh,
@@ -363,6 +383,7 @@ class _Loop:
             training=config.to_json(),
             epoch=epoch,
             is_finished=is_finished,
+            operating_point=TypeAdapter(OperatingPoint).validate_python(point),
             initial_weights=self.training.initial_weights,
             history=history,
             sources=[source.model_dump() for source in manifest.sources],
@@ -403,9 +424,14 @@ class _Loop:
         self._write_checkpoint(position.history, epoch=epoch, is_finished=True)
         draw_training_curves(config.run_folder / "curves.png", history=position.history)
         remove_states(self.states)
-        return _result_of(config)
+        result = _result_of(config)
+        has_validation = result.validation is not None
+        self.progress.line(
+            describe_fit(result.header.operating_point, has_validation=has_validation)
+        )
+        return result
 
 
-def _score_text(scores: AveragePrecision) -> str:
-    shown = {"val AP50": scores.ap50, "AP50-95": scores.ap50_95}
+def _score_text(scores: dict[str, float | None]) -> str:
+    shown = {"val AP50": scores["ap50"], "AP50-95": scores["ap50_95"]}
     return "".join(f", {name} {value:.3f}" for name, value in shown.items() if value is not None)

@@ -85,6 +85,7 @@ def differing_settings(
     recipe = change_settings(Recipe(), before.get("recipe", {}), where="saved state: recipe: ")
     before = before | {"recipe": recipe.to_json()}
     before["backend"] = without_alias(before.get("backend", ""))
+    before.setdefault("negatives", 0.0)  # versions without this setting had none
     phrases = [
         phrase
         for name in sorted(before.keys() | now.keys())

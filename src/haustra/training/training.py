@@ -35,6 +35,7 @@ from haustra.training.batches import (
 from haustra.training.config import TrainConfig
 from haustra.training.device_augment import disturbed_batches, without_pixels
 from haustra.training.learner import Learner, build_learner
+from haustra.training.negatives import find_negatives
 from haustra.training.optimizer import AveragedModel, DetectorOptimizer, learning_rate, select_part
 from haustra.training.prepare import Prepared
 from haustra.training.replicas import Replicas
@@ -114,6 +115,7 @@ class Training:
             self.model, weight_decay=config.weight_decay, settings=config.recipe.optimizer
         )
         self.uploader = Uploader(self.device)
+        self.negatives = find_negatives(split, share=config.negatives)
         self.position = Position()
         self.data_clock = CpuClock()
         self.best: dict[str, torch.Tensor] = {}
@@ -215,6 +217,7 @@ class Training:
             seed=seed,
             epoch=epoch,
             augmentation=for_cpu,
+            negatives=self.negatives,
             first_batch=position.num_batches,
             clock=self.data_clock,
         )
