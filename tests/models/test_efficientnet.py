@@ -47,7 +47,10 @@ def test_the_folded_stem_is_the_packages_own_inside_the_border(imagenet: Efficie
     images = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         ours, theirs = imagenet.stem(images), unfolded_stem(images, package_weights())
-    torch.testing.assert_close(ours[..., :-1, :-1], theirs[..., :-1, :-1], atol=1e-4, rtol=1e-4)
+    # Rounded weights add a little noise to features of 0..6; another padding would add much more.
+    error = (ours - theirs)[..., :-1, :-1]
+    assert error.square().mean().sqrt() < 0.03
+    assert (ours - theirs.roll(1, dims=3))[..., 1:-1, 1:-1].square().mean().sqrt() > 0.3
 
 
 def test_pictures_keep_their_class_through_the_packages_classifier(
@@ -93,6 +96,12 @@ def test_the_early_blocks_and_depthwise_kernels_are_frozen(
     changed = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
     assert changed  # running statistics of the trained blocks
     assert not any(name.startswith(early) for name in changed)
+
+
+def test_rounding_to_bfloat16_changes_no_frozen_weight(imagenet: EfficientNetLite0) -> None:
+    frozen = [weight for weight in imagenet.parameters() if not weight.requires_grad]
+    assert len(frozen) > efficientnet.DEPTHS[0]
+    assert all(torch.equal(weight, weight.bfloat16().float()) for weight in frozen)
 
 
 def test_maps_have_the_strides_8_16_and_32() -> None:

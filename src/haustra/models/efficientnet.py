@@ -163,7 +163,7 @@ class EfficientNetLite0(nn.Module):
 
     @torch.no_grad()
     def load_imagenet_weights(self) -> None:
-        """Load the weights of the package.
+        """Load the weights of the package; frozen ones are rounded to bfloat16.
 
         Raises:
             MissingExtraError: The package is not installed.
@@ -181,6 +181,11 @@ class EfficientNetLite0(nn.Module):
                 conv, norm = f"{prefix}{name}_conv", f"{prefix}bn{number}"
                 if (unit := getattr(block, name)) is not None:
                     _load_unit(unit, source, conv=conv, norm=norm)
+        # A training in bfloat16 rounds them in any case. Validation and export, in float32, would
+        # otherwise have another backbone than the one that the rest was trained on.
+        for weight in self.parameters():
+            if not weight.requires_grad:
+                weight.copy_(weight.bfloat16())
 
 
 def _weights_path() -> Path:
