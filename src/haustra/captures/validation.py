@@ -98,12 +98,7 @@ def check_frame(frame: Frame) -> CheckedFrame | FrameProblem:
 
 
 def check_label(frame: Frame, *, size_wh: tuple[int, int]) -> CheckedLabel:
-    """Check the boxes of a frame with a label, whose image is known to be whole.
-
-    Args:
-        frame: The frame.
-        size_wh: Width and height of its image in pixels.
-    """
+    """Check the boxes of a frame with a label, whose image of this size is known to be whole."""
     if frame.label is None:
         raise AssertionError("a frame whose image was decoded has a label")
     boxes: list[CheckedBox] = []

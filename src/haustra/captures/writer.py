@@ -155,10 +155,7 @@ def writing_run(
 ) -> Iterator[RunWriter]:
     """Yield a writer for a run folder that appears, whole, when the block ends.
 
-    Args:
-        folder: The run folder.
-        manifest: Its manifest; the number of frames and the version of haustra are filled in.
-        overwrite: Replace an existing folder.
+    The number of frames and the version of haustra are filled into the manifest.
 
     Raises:
         HaustraError: `folder` exists and `overwrite` is False.

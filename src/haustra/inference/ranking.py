@@ -166,11 +166,7 @@ def rank_images(
 ) -> Ranking:
     """Order images by value. Those that look like a better one come after all others.
 
-    Args:
-        images: The files.
-        times_s: Times of images that are frames of one video; empty without one.
-        config: Rule, detectors and number of images to keep.
-        progress: Receives the progress.
+    `times_s` has the times of images that are frames of one video; it is empty without one.
     """
     if config.rank is None or config.detector_weights is None:
         raise AssertionError("rank_images takes settings with a rule and weights")

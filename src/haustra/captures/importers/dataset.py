@@ -396,12 +396,8 @@ def import_runs(
 ) -> list[ImportResult]:
     """Write a run folder for each run of a dataset: all of them, or none if there is a mistake.
 
-    Args:
-        runs: The runs.
-        read: Reader of the frames' annotations.
-        default_name: Name of a run without id and dataset.
-        config: Name, grouping and provenance of the runs.
-        progress: Receives the progress.
+    `read` is the reader of the frames' annotations, and `default_name` the name of a run that the
+    settings give neither id nor dataset.
 
     Raises:
         HaustraError: An image or annotation cannot be read, the annotations do not fit their

@@ -71,11 +71,8 @@ def import_layout(
 ) -> list[ImportResult]:
     """Import a public dataset as it was unpacked.
 
-    Args:
-        name: The dataset.
-        root: Its folder, or one that holds nothing but this folder.
-        config: Place and provenance; name, license and citation are filled in by default.
-        progress: Receives the progress.
+    Its folder may be inside one that holds nothing else. Name, license and citation are filled in
+    where the settings give none.
 
     Raises:
         HaustraError: The folder does not have the layout, or a part cannot be imported; parts that

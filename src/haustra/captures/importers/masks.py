@@ -68,12 +68,6 @@ def import_masks(
     alpha; the darker one is the background. Of a mask with smeared edges, as JPEG has them, the
     pixels above 127 are polyp.
 
-    Args:
-        images: Folder of the images.
-        masks: Folder of the masks.
-        config: Choice of the masks, and name, grouping and provenance of the run.
-        progress: Receives the progress.
-
     Raises:
         HaustraError: An image has no mask, a mask has no image, a file is unreadable, or the masks
             have several values and `mask_values` does not choose.

@@ -94,12 +94,7 @@ def import_yolo(
 
 
 def read_voc(path: Path, _size_wh: tuple[int, int], *, zero_based: bool) -> Annotation:
-    """Read a file of Pascal VOC.
-
-    Args:
-        path: The file.
-        zero_based: Its coordinates are edges counted from 0, not pixels counted from 1.
-    """
+    """Read a file of Pascal VOC; `VocImportConfig` has `zero_based`."""
     root = read_xml(path, what="a VOC annotation")
     objects = root.findall("object")
     num_boxes = sum(len(list(item.iter("bndbox"))) for item in objects)
@@ -352,13 +347,7 @@ def import_pairs(
 ) -> ImportResult:
     """Import a folder of images that has one annotation file of the same stem for each image.
 
-    Args:
-        images: Folder of the images.
-        folder: Folder of the annotation files.
-        read: Reader of such a file.
-        config: Name, grouping and provenance of the run.
-        progress: Receives the progress.
-        **how: Further arguments of `find_pairs`.
+    `read` is the reader of such a file, and `how` the further arguments of `find_pairs`.
     """
     run = find_pairs(images, folder, allow_unlabelled=config.allow_unlabelled, **how)
     name = to_path(images).resolve().parent.name

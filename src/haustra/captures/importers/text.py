@@ -34,9 +34,7 @@ def _encoding_of(data: bytes) -> str:
 def read_text(path: Path, *, what: str) -> str:
     """Read a text file in UTF-8, in UTF-16 or UTF-32, or in the encoding that its XML declares.
 
-    Args:
-        path: The file.
-        what: Its kind for messages, such as "a VOC annotation".
+    Messages call its kind `what`, such as "a VOC annotation".
     """
     encoding = "utf-8"
     try:
