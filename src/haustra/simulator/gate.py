@@ -3,7 +3,7 @@
 import time
 from contextlib import suppress
 
-from haustra.core.errors import MissingExtraError
+from haustra.core.errors import needs_extra
 from haustra.core.progress import Progress
 
 CHECK_EVERY_S = 2.0
@@ -21,12 +21,9 @@ def wait_for_room(*, max_cpu: float, min_free_mem: int, progress: Progress) -> N
     """
     if max_cpu >= 100 and min_free_mem == 0:
         return
-    try:
+    with needs_extra("simulate", needed_for="haustra datagen --max-cpu or --min-free-mem"):
         import psutil
-    except ImportError:
-        raise MissingExtraError(
-            "psutil", extra="simulate", needed_for="haustra datagen --max-cpu or --min-free-mem"
-        ) from None
+
     has_waited = False
     while psutil.virtual_memory().available < min_free_mem * 2**20 or (
         max_cpu < 100 and others_cpu_percent() >= max_cpu

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from haustra.core.errors import MissingExtraError
+from haustra.core.errors import needs_extra
 
 NO_FACE = -1
 
@@ -30,13 +30,10 @@ class RayMesh:
     """
 
     def __init__(self, vertices_mm: NDArray[np.floating], *, faces: NDArray[np.integer]) -> None:
-        try:
+        with needs_extra("simulate", needed_for="the simulator"):
             from embreex.mesh_construction import TriangleMesh
             from embreex.rtcore_scene import EmbreeScene
-        except ImportError:
-            raise MissingExtraError(
-                "embreex", extra="simulate", needed_for="the simulator"
-            ) from None
+
         self._scene = EmbreeScene()
         TriangleMesh(
             self._scene,
