@@ -51,10 +51,7 @@ class Run:
 
 
 def in_frame_order(
-    items: Iterable[Item],
-    *,
-    name: Callable[[Item], str],
-    frame_id: Callable[[Item], int | None],
+    items: Iterable[Item], *, name: Callable[[Item], str], frame_id: Callable[[Item], int | None]
 ) -> list[Item]:
     """Return items by frame id; one without an id stays behind the one before it by name.
 

@@ -26,8 +26,7 @@ SchemaVersion = Annotated[Literal[1], BeforeValidator(_schema_version)]
 SplitName = Literal["train", "val", "test"]
 OTHER_SPLIT_NAMES = {"valid": "val", "validation": "val", "dev": "val"}
 StatedSplit = Annotated[
-    SplitName,
-    BeforeValidator(lambda v: OTHER_SPLIT_NAMES.get(v, v) if isinstance(v, str) else v),
+    SplitName, BeforeValidator(lambda v: OTHER_SPLIT_NAMES.get(v, v) if isinstance(v, str) else v)
 ]
 
 

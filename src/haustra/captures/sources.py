@@ -209,10 +209,7 @@ class ImageFolder(Source):
             checked = check_label(frame, size_wh=size_wh)
             truth = detections_from_labels(checked.boxes_px, image_size_wh=size_wh)
         return SourceFrame(
-            number=number,
-            image_rgb=image,
-            seconds=self._times_s[number],
-            truth=truth,
+            number=number, image_rgb=image, seconds=self._times_s[number], truth=truth
         )
 
 
@@ -447,9 +444,7 @@ class Camera(Source):
             raise HaustraError(f"{option('source', self.name)}: no further frame arrived")
         self._num_read += 1
         return SourceFrame(
-            number=number,
-            image_rgb=_to_rgb(image_bgr),
-            seconds=time.monotonic() - self._started,
+            number=number, image_rgb=_to_rgb(image_bgr), seconds=time.monotonic() - self._started
         )
 
     def close(self) -> None:

@@ -148,10 +148,7 @@ def _label_json(truth: PolypTruth, *, size_wh: tuple[int, int]) -> dict[str, Any
 
 @contextmanager
 def writing_run(
-    folder: StrPath,
-    *,
-    manifest: RunManifest,
-    overwrite: bool = False,
+    folder: StrPath, *, manifest: RunManifest, overwrite: bool = False
 ) -> Iterator[RunWriter]:
     """Yield a writer for a run folder that appears, whole, when the block ends.
 

@@ -189,11 +189,7 @@ def _read_content(path: Path, *, config: ImportConfig) -> _Content:
 
 
 def import_coco(
-    images: StrPath,
-    annotations: StrPath,
-    *,
-    config: ImportConfig,
-    progress: Progress | None = None,
+    images: StrPath, annotations: StrPath, *, config: ImportConfig, progress: Progress | None = None
 ) -> list[ImportResult]:
     """Import images with a COCO annotation file: a run for each of its `videos`, or one run.
 
@@ -208,10 +204,7 @@ def import_coco(
     images, annotations = to_path(images), to_path(annotations)
     content = _read_content(annotations, config=config)
     found = find_listed(
-        images,
-        annotations,
-        listed=content.listed,
-        allow_unlabelled=config.allow_unlabelled,
+        images, annotations, listed=content.listed, allow_unlabelled=config.allow_unlabelled
     )
     frames, notes = list(found.frames), [*content.notes, *found.notes]
     problems = [*content.problems, *found.problems]
@@ -283,9 +276,5 @@ def _video_run(
         frames = [replace(f, seconds=s) for f, s in zip(frames, times, strict=True)]
         rate = output_rate(times, stated_hz=rate)
     return SourceRun(
-        frames=frames,
-        name=slugify(video.name),
-        group=video.name,
-        frame_rate_hz=rate,
-        notes=notes,
+        frames=frames, name=slugify(video.name), group=video.name, frame_rate_hz=rate, notes=notes
     )

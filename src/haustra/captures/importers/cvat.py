@@ -53,11 +53,7 @@ class _Keyframe:
 
 
 def import_cvat(
-    images: StrPath,
-    annotations: StrPath,
-    *,
-    config: ImportConfig,
-    progress: Progress | None = None,
+    images: StrPath, annotations: StrPath, *, config: ImportConfig, progress: Progress | None = None
 ) -> ImportResult:
     """Import a folder of images with annotations exported as "CVAT for images 1.1"."""
     images, annotations = to_path(images), to_path(annotations)

@@ -280,12 +280,7 @@ class _Import:
         return truths, rejected
 
     def _picture(
-        self,
-        frame: SourceFrame,
-        data: bytes,
-        *,
-        size_wh: tuple[int, int],
-        truths: list[PolypTruth],
+        self, frame: SourceFrame, data: bytes, *, size_wh: tuple[int, int], truths: list[PolypTruth]
     ) -> Picture:
         """Return a frame as it is written: a file, or its pixels where it is new or cropped."""
         image = frame.image_rgb

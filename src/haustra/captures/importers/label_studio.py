@@ -21,11 +21,7 @@ _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
 
 def import_label_studio(
-    images: StrPath,
-    tasks: StrPath,
-    *,
-    config: ImportConfig,
-    progress: Progress | None = None,
+    images: StrPath, tasks: StrPath, *, config: ImportConfig, progress: Progress | None = None
 ) -> ImportResult:
     """Import a folder of images with a Label Studio project that was exported as "JSON".
 

@@ -15,11 +15,7 @@ from haustra.core.progress import Progress
 
 
 def import_labelme(
-    images: StrPath,
-    annotations: StrPath,
-    *,
-    config: ImportConfig,
-    progress: Progress | None = None,
+    images: StrPath, annotations: StrPath, *, config: ImportConfig, progress: Progress | None = None
 ) -> ImportResult:
     """Import a folder of images with a folder of labelme's JSON files; both may be one folder."""
     return import_pairs(

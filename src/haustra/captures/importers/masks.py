@@ -55,11 +55,7 @@ class MaskImportConfig(DatasetConfig):
 
 
 def import_masks(
-    images: StrPath,
-    masks: StrPath,
-    *,
-    config: MaskImportConfig,
-    progress: Progress | None = None,
+    images: StrPath, masks: StrPath, *, config: MaskImportConfig, progress: Progress | None = None
 ) -> ImportResult:
     """Import a folder of images with a folder of masks.
 

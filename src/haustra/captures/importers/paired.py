@@ -38,11 +38,7 @@ class VocImportConfig(ImportConfig):
 
 
 def import_voc(
-    images: StrPath,
-    annotations: StrPath,
-    *,
-    config: ImportConfig,
-    progress: Progress | None = None,
+    images: StrPath, annotations: StrPath, *, config: ImportConfig, progress: Progress | None = None
 ) -> ImportResult:
     """Import a folder of images with a folder of Pascal VOC annotations.
 
