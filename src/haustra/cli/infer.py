@@ -5,9 +5,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from haustra.cli.terminal import Json, build_progress, print_json, print_lines, table_lines
+from haustra.cli.terminal import Json, build_progress, print_result, table_lines
 from haustra.core.backend_names import wanted_backend
 from haustra.core.errors import HaustraError
+from haustra.core.plurals import counted
 from haustra.inference.config import InferConfig
 from haustra.inference.detector import Detector
 from haustra.inference.pictures import InferResult, infer_pictures
@@ -26,14 +27,11 @@ def infer(
         _infer_video(settings, as_json=as_json)
         return
     result = infer_pictures(settings, progress=build_progress(as_json=as_json))
-    if as_json:
-        print_json(result.to_json())
-    else:
-        _print_detector(result.detector, settings=settings)
-        if result.ranking is None:
-            _print_pictures(result)
-        else:
-            _print_ranking(result.ranking, result=result)
+    lines = _detector_lines(result.detector, settings=settings)
+    lines += (
+        _ranking_lines(result.ranking, result=result) if result.ranking else _picture_lines(result)
+    )
+    print_result(result.to_json(), *lines, as_json=as_json)
     if result.unreadable:
         total = len(result.pictures) + len(result.unreadable)
         raise HaustraError(
@@ -44,16 +42,15 @@ def infer(
 
 def _infer_video(settings: InferConfig, *, as_json: bool) -> None:
     result = infer_video(settings, progress=build_progress(as_json=as_json))
-    if as_json:
-        print_json(result.to_json())
-    else:
-        _print_detector(result.detector, settings=settings)
-        total = sum(len(found) for found in result.frames)
-        print_lines(
-            f"{result.out}: {total} boxes on {result.num_frames_boxed} of "
-            f"{len(result.frames)} frames at {result.out_frame_rate_hz:.4g} frames/s",
-            *(f"{result.video}: {note}" for note in result.notes),
-        )
+    total = sum(len(found) for found in result.frames)
+    print_result(
+        result.to_json(),
+        *_detector_lines(result.detector, settings=settings),
+        f"{result.out}: {total} boxes on {result.num_frames_boxed} of "
+        f"{len(result.frames)} frames at {result.out_frame_rate_hz:.4g} frames/s",
+        *(f"{result.video}: {note}" for note in result.notes),
+        as_json=as_json,
+    )
     if result.unreadable:
         raise HaustraError(
             f"{len(result.frames)} frames could be read, they are boxed: "
@@ -61,36 +58,40 @@ def _infer_video(settings: InferConfig, *, as_json: bool) -> None:
         )
 
 
-def _print_detector(detector: Detector, *, settings: InferConfig) -> None:
+def _detector_lines(detector: Detector, *, settings: InferConfig) -> list[str]:
+    lines = []
     if detector.backend and wanted_backend(settings.backend) != "cpu":
-        print_lines(detector.backend)
+        lines.append(detector.backend)
     if detector.kind == "heuristic":
-        print_lines(
+        lines.append(
             "no --detector-weights: a color and shape heuristic drew these boxes, not a detector"
         )
     if detector.crops:
-        print_lines("each image is cropped to the endoscope's picture, as in the training")
+        lines.append("each image is cropped to the endoscope's picture, as in the training")
     point = detector.operating_point
     if point.is_for_sequences:
-        print_lines(
+        lines.append(
             f"frames in time: boxes from {point.objectness:.3g}, kept on from "
             f"{point.lower_threshold:.3g}, the first {point.hold_off_frames} frames of each "
             "activation held back (--infer-hold-off 0 shows them)"
         )
+    return lines
 
 
-def _print_pictures(result: InferResult) -> None:
+def _picture_lines(result: InferResult) -> list[str]:
+    lines = []
     for picture in result.pictures:
         found = picture.detections
-        count = "1 box" if len(found) == 1 else f"{len(found)} boxes"
         boxes = "; ".join(found.box_texts())
-        print_lines(f"{picture.picture}: {count}" + (f" ({boxes})" if boxes else ""))
+        count = counted(len(found), "box")
+        lines.append(f"{picture.picture}: {count}" + (f" ({boxes})" if boxes else ""))
     total = sum(len(picture.detections) for picture in result.pictures)
     if len(result.pictures) > 1:
-        print_lines(f"drew {total} boxes on {len(result.pictures)} images")
+        lines.append(f"drew {total} boxes on {len(result.pictures)} images")
+    return lines
 
 
-def _print_ranking(ranking: Ranking, *, result: InferResult) -> None:
+def _ranking_lines(ranking: Ranking, *, result: InferResult) -> list[str]:
     rank_of: dict[Path | None, str] = {item.image: str(item.rank) for item in ranking.images}
     rows = [
         [
@@ -100,12 +101,11 @@ def _print_ranking(ranking: Ranking, *, result: InferResult) -> None:
         for picture in result.pictures
         if (item := picture.ranked) is not None
     ]
-    table = table_lines(["rank", "image", "value", "boxes", "looks like"], rows=rows)
     total = sum(len(picture.detections) for picture in result.pictures)
-    print_lines(
-        *table,
+    return [
+        *table_lines(["rank", "image", "value", "boxes", "looks like"], rows=rows),
         f"ranked {ranking.num_ranked} images, of which {ranking.num_look_alikes} look like a "
         "better one, or are within a second of it, and come last",
         f"drew {total} boxes on {len(result.pictures)} images; the first of them: {result.sheet}",
         *ranking.notes,
-    )
+    ]

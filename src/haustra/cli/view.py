@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from haustra.cli.terminal import Flags, build_progress, print_json, print_lines
+from haustra.cli.terminal import Flags, build_progress, print_result
 from haustra.core.errors import HaustraError
 from haustra.view.config import ViewConfig
 
@@ -33,24 +33,20 @@ def _run_headless(settings: ViewConfig, *, as_json: bool) -> None:
 
     result = run_headless(settings, progress=build_progress(as_json=as_json))
     numbers = result.numbers
-    if as_json:
-        print_json({"folder": result.folder, **numbers})
-    else:
-        lines = [
-            f"{numbers['detector']} on {numbers['source']}: {numbers['boxes']} boxes on "
-            f"{numbers['frames_with_boxes']} of {numbers['frames']} frames, "
-            f"{numbers['frames_per_s']:g} frames/s, inference p50 {numbers['inference_p50_ms']:g} "
-            f"ms, p95 {numbers['inference_p95_ms']:g} ms"
-        ]
-        if numbers["labelled_frames"]:
-            found = numbers["labelled_frames"]
-            lines.append(
-                f"against the labels: {found['hit']} frames with a polyp flagged, "
-                f"{found['miss']} missed, {found['false']} clean frames flagged, "
-                f"{found['clean']} not"
-            )
-        lines += [f"{numbers['source']}: {note}" for note in numbers["notes"]]
-        print_lines(*lines, f"wrote {result.folder}")
+    lines = [
+        f"{numbers['detector']} on {numbers['source']}: {numbers['boxes']} boxes on "
+        f"{numbers['frames_with_boxes']} of {numbers['frames']} frames, "
+        f"{numbers['frames_per_s']:g} frames/s, inference p50 {numbers['inference_p50_ms']:g} "
+        f"ms, p95 {numbers['inference_p95_ms']:g} ms"
+    ]
+    if found := numbers["labelled_frames"]:
+        lines.append(
+            f"against the labels: {found['hit']} frames with a polyp flagged, {found['miss']} "
+            f"missed, {found['false']} clean frames flagged, {found['clean']} not"
+        )
+    lines += [f"{numbers['source']}: {note}" for note in numbers["notes"]]
+    value = {"folder": result.folder, **numbers}
+    print_result(value, *lines, f"wrote {result.folder}", as_json=as_json)
     if unreadable := numbers["unreadable"]:
         more = f" (and {len(unreadable) - 1} more)" if unreadable[1:] else ""
         raise HaustraError(

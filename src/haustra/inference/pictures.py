@@ -18,6 +18,7 @@ from haustra.core.files import write_bytes_atomic
 from haustra.core.images import encode_jpeg, read_image_rgb, write_png
 from haustra.core.operating_point import AlarmFilter, OperatingPoint
 from haustra.core.outputs import check_output, check_outputs
+from haustra.core.plurals import counted
 from haustra.core.progress import Progress, SilentProgress, track
 from haustra.inference.config import BOXED_SUFFIX, DetectorSettings, InferConfig
 from haustra.inference.detector import Detector, open_detector
@@ -88,8 +89,8 @@ def draw_picture(
     """Return the picture with boxes, scores, and a caption with the number of boxes."""
     enlarged, scaled = enlarge_for_viewing(image_rgb, detections)
     drawn = draw_boxes(enlarged, scaled)
-    count = "1 box" if len(detections) == 1 else f"{len(detections)} boxes"
-    draw_text(drawn, f"{caption}: {count}", top_left_xy=(0, drawn.shape[0]), rgb=PREDICTION_RGB)
+    text = f"{caption}: {counted(len(detections), 'box')}"
+    draw_text(drawn, text, top_left_xy=(0, drawn.shape[0]), rgb=PREDICTION_RGB)
     return drawn
 
 
