@@ -41,15 +41,16 @@ def import_captures(data: Path, *, work: Path) -> Path:
     return import_masks(data / "images", data / "masks", config=config).folder
 
 
-def build_manifest(data: Path, *, work: Path, size: int) -> Path:
+def build_manifest(data: Path, *, work: Path, size: int, split_rule: str = "sha256:5") -> Path:
     """Return the manifest of the warehouse of `size` x `size` images; build it if need be.
 
-    The split is the one of all published numbers: 783 training and 215 validation images.
+    By default the split is the one of all published numbers: 783 training and 215 validation
+    images.
     """
     config = ETLConfig(
         captures=import_captures(data, work=work),
         output_root=work / f"tensor_warehouse_{size}",
         target_size=str(size),
-        split_rule="sha256:5",
+        split_rule=split_rule,
     )
     return build_warehouse(config).manifest_path
