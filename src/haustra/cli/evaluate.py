@@ -8,12 +8,12 @@ from haustra.cli.terminal import (
     Flags,
     Json,
     build_progress,
-    print_json,
-    print_lines,
+    print_result,
     problem_lines,
     table_lines,
 )
 from haustra.core.backend_names import wanted_backend
+from haustra.core.plurals import counted
 from haustra.evaluation import tables
 from haustra.evaluation.bootstrap import LEVEL_PERCENT, Comparison
 from haustra.evaluation.config import EvalConfig
@@ -30,64 +30,57 @@ def evaluate(*, config: Annotated[EvalConfig | None, Flags] = None, as_json: Jso
     progress = build_progress(as_json=as_json)
     if config.compare is not None:
         comparison = compare_weights(config, progress=progress)
-        if as_json:
-            print_json(asdict(comparison))
-        else:
-            _print_comparison(comparison, paths=config.compare)
+        lines = _comparison_lines(comparison, paths=config.compare)
+        print_result(asdict(comparison), *lines, as_json=as_json)
         return
     result = evaluate_detector(config, progress=progress)
-    if as_json:
-        print_json(result.to_json())
-        return
-    if wanted_backend(config.backend) != "cpu" and result.summary["backend"]:
-        print_lines(result.summary["backend"])
     name: str = "captures" if config.captures is not None else config.split_name
     if config.shuffle_labels_seed is not None:
         name += " (labels shuffled)"
-    _print_evaluation(result, name=name)
-    print_lines(*problem_lines(result.notes))
+    lines = _evaluation_lines(result, name=name) + problem_lines(result.notes)
+    if wanted_backend(config.backend) != "cpu" and result.summary["backend"]:
+        lines.insert(0, result.summary["backend"])
     written = [*result.report, config.metrics_out, config.predictions_out]
-    print_lines(*(f"wrote {path}" for path in written if path))
+    lines += [f"wrote {path}" for path in written if path]
+    print_result(result.to_json(), *lines, as_json=as_json)
 
 
-def _print_table(table: tables.Table) -> None:
-    print_lines(*table_lines(table.columns, rows=table.rows))
+def _lines(table: tables.Table) -> list[str]:
+    return table_lines(table.columns, rows=table.rows)
 
 
-def _print_evaluation(result: EvaluationResult, *, name: str) -> None:
+def _evaluation_lines(result: EvaluationResult, *, name: str) -> list[str]:
     intervals, point = result.intervals, result.operating_point
-    _print_table(tables.score_table({name: result.evaluation.metrics}, intervals=intervals))
+    lines = _lines(tables.score_table({name: result.evaluation.metrics}, intervals=intervals))
     frames = tables.frame_table(result.frames, intervals=intervals)
-    print_lines(
-        *table_lines(frames.columns, rows=frames.rows[:2])
-    )  # The report has the other rates.
+    lines += table_lines(frames.columns, rows=frames.rows[:2])  # the report has the other rates
     if intervals is not None:
-        groups = f"{intervals.num_groups} group" + "s" * (intervals.num_groups != 1)
-        print_lines(f"{LEVEL_PERCENT}% intervals: {intervals.num_resamples} resamples of {groups}")
+        groups = counted(intervals.num_groups, "group")
+        lines.append(f"{LEVEL_PERCENT}% intervals: {intervals.num_resamples} resamples of {groups}")
     threshold = f"threshold {point.objectness:.3g}: {result.summary['threshold_from']}"
     if point.fitted is not None:
         threshold += (
             f"; hold-off {point.hold_off_frames} frames, kept on from {point.lower_threshold:.3g}"
         )
-    print_lines(threshold, tables.calibration_text(result.calibration))
+    lines += [threshold, tables.calibration_text(result.calibration)]
     if result.lesions is not None:
-        _print_table(tables.lesion_table(result.lesions, limit=SHOWN_LESIONS))
-        if result.lesions.num_boxes_without_identity:
-            count = result.lesions.num_boxes_without_identity
-            print_lines(f"{count} boxes name no lesion and are in no row")
+        lines += _lines(tables.lesion_table(result.lesions, limit=SHOWN_LESIONS))
+        if count := result.lesions.num_boxes_without_identity:
+            lines.append(f"{count} boxes name no lesion and are in no row")
     if result.alarms is not None:
-        _print_table(tables.alarm_table(result.alarms))
+        lines += _lines(tables.alarm_table(result.alarms))
     if result.degradations is not None:
-        _print_table(tables.degradation_table(result.degradations))
-        print_lines(tables.worst_degradation_text(result.degradations))
+        lines += _lines(tables.degradation_table(result.degradations))
+        lines.append(tables.worst_degradation_text(result.degradations))
     if result.shrunk is not None:
-        _print_table(tables.shrunk_table(result.shrunk))
+        lines += _lines(tables.shrunk_table(result.shrunk))
+    return lines
 
 
-def _print_comparison(comparison: Comparison, *, paths: tuple[Path, Path]) -> None:
-    print_lines(f"A {paths[0]}", f"B {paths[1]}")
-    _print_table(tables.comparison_table(comparison))
-    print_lines(
+def _comparison_lines(comparison: Comparison, *, paths: tuple[Path, Path]) -> list[str]:
+    return [
+        *(f"A {paths[0]}", f"B {paths[1]}"),
+        *_lines(tables.comparison_table(comparison)),
         f"{comparison.num_images} images, {comparison.num_groups} groups, "
-        f"{comparison.num_resamples} resamples, paired"
-    )
+        f"{comparison.num_resamples} resamples, paired",
+    ]

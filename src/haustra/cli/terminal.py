@@ -20,23 +20,12 @@ def build_progress(*, as_json: bool) -> TerminalProgress:
     return TerminalProgress(to_stderr=as_json)
 
 
-def print_json(value: Any) -> None:
-    """Print a JSON value, indented, to standard output; paths become text."""
-    print(json.dumps(value, indent=2, allow_nan=False, default=str))
-
-
-def print_lines(*lines: str) -> None:
-    """Print lines unchanged to standard output."""
+def print_result(value: Any, *lines: str, as_json: bool) -> None:
+    """Print a JSON value, indented, with paths as text, or else lines, to standard output."""
+    if as_json:
+        lines = (json.dumps(value, indent=2, allow_nan=False, default=str),)
     for line in lines:
         print(line)
-
-
-def print_result(value: Any, *lines: str, as_json: bool) -> None:
-    """Print a value as JSON on request, or else lines."""
-    if as_json:
-        print_json(value)
-    else:
-        print_lines(*lines)
 
 
 def problem_lines(problems: list[str], *, shown: int = 5) -> list[str]:

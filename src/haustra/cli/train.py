@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter, Token
 
-from haustra.cli.terminal import Flags, Json, build_progress, print_json, print_lines, table_lines
+from haustra.cli.terminal import Flags, Json, build_progress, print_result, table_lines
 from haustra.core.errors import HaustraError, needs_extra
 from haustra.core.files import read_json
 from haustra.core.paths import to_path
@@ -92,30 +92,26 @@ def train(
 
     if config.dry_run:
         found = asdict(dry_run(config))
-        if as_json:
-            print_json(found)
-        else:
-            print_lines(*_dry_run_lines(found))
+        print_result(found, *_dry_run_lines(found), as_json=as_json)
         return
     result = train_detector(config, progress=build_progress(as_json=as_json))
-    if as_json:
-        print_json(
-            {
-                "checkpoint": result.checkpoint,
-                "run_folder": result.run_folder,
-                "metrics": result.metrics_path,
-                "weights_sha256": result.weights_sha256,
-                "seconds": result.seconds,
-                "operating_point": result.header.operating_point.to_json(),
-                "validation": result.validation and result.validation.to_json(),
-            }
-        )
-        return
+    lines = []
     if result.validation:
         table = score_table({"val": result.validation})
-        print_lines(*table_lines(table.columns, rows=table.rows))
-    print_lines(
+        lines = table_lines(table.columns, rows=table.rows)
+    print_result(
+        {
+            "checkpoint": result.checkpoint,
+            "run_folder": result.run_folder,
+            "metrics": result.metrics_path,
+            "weights_sha256": result.weights_sha256,
+            "seconds": result.seconds,
+            "operating_point": result.header.operating_point.to_json(),
+            "validation": result.validation and result.validation.to_json(),
+        },
+        *lines,
         f"checkpoint {result.checkpoint} (weights {result.weights_sha256[:16]}), "
         f"metrics and curves in {result.run_folder}, {result.seconds:.0f} s",
         f"next: haustra infer --detector-weights {result.checkpoint} --image IMAGE",
+        as_json=as_json,
     )
