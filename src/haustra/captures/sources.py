@@ -321,6 +321,13 @@ class VideoFile(Source):
         if problems := self.problems():
             raise HaustraError("; ".join(problems))
 
+    def readable_frames(self, missing: list[str]) -> Iterator[SourceFrame]:
+        """Yield the frames that decode, and add to `missing` why others are known to be missing."""
+        try:
+            yield from self
+        except HaustraError as error:
+            missing.append(str(error))
+
     def problems(self) -> list[str]:
         """Return what is known to be missing, once the frames were read in order."""
         problems = []

@@ -1,13 +1,11 @@
 """`haustra infer --video`: the boxed video."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from haustra.captures.sources import SourceFrame, VideoFile
+from haustra.captures.sources import VideoFile
 from haustra.core.detections import Detections
-from haustra.core.errors import HaustraError
 from haustra.core.field_of_view import FieldOfView
 from haustra.core.frame_times import output_rate
 from haustra.core.operating_point import AlarmFilter
@@ -81,7 +79,7 @@ def infer_video(config: InferConfig, *, progress: Progress | None = None) -> Vid
         alarm = AlarmFilter(detector.operating_point, frame_rate_hz=stated_hz)
         with writing_video(out, frame_rate_hz=output_rate(known_s, stated_hz=stated_hz)) as writer:
             for frame in track(
-                _frames(video, unreadable),
+                video.readable_frames(unreadable),
                 progress=progress or SilentProgress(),
                 description="infer",
                 total=video.num_frames or 1,
@@ -110,10 +108,3 @@ def infer_video(config: InferConfig, *, progress: Progress | None = None) -> Vid
             unreadable=unreadable,
             notes=notes,
         )
-
-
-def _frames(video: VideoFile, unreadable: list[str]) -> Iterator[SourceFrame]:
-    try:
-        yield from video
-    except HaustraError as error:
-        unreadable.append(str(error))

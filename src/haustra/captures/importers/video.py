@@ -109,16 +109,8 @@ def _read_frames(
     """Yield the wanted frames; add what is odd or missing to `notes`."""
     config, task = wanted.config, wanted.task
     num_frames = num_taken = num_outside = 0
-    problem = None
-    frames = iter(video)
-    while True:
-        try:
-            frame = next(frames)
-        except StopIteration:
-            break
-        except HaustraError as error:
-            problem = error.message
-            break
+    missing = list[str]()
+    for frame in video.readable_frames(missing):
         num_frames = frame.number + 1
         if task is not None and num_frames == 1:
             _check_size(frame.image_rgb.shape, task=task, path=path, config=config)
@@ -136,13 +128,12 @@ def _read_frames(
                 is_labeled=task is not None or config.allow_unlabelled,
             )
     notes += [f"{path.name}: {note}" for note in video.notes()]
-    if problem is not None:
-        notes.append(problem)
+    notes += missing
     last = max(task.frames, default=-1) if task else -1
     last = max(last, (task.last_frame or 0) if task else -1)
     if last >= num_frames:
         text = f"{config.labels} is for frames up to {last}, but {path} has {num_frames}"
-        if problem is None:
+        if not missing:
             raise HaustraError(f"{text}; expected the labels of this video")
         notes.append(text)
     if num_outside:
