@@ -28,14 +28,14 @@ from haustra.core.allocator import keep_freed_memory
 from haustra.core.images import list_images, read_image_rgb
 from haustra.core.letterbox import plan_letterbox
 from haustra.inference.detector import open_detector
-from haustra.models.backbone import images_to_input
 from haustra.models.detector import build_model, default_config
 from haustra.models.loss_settings import LossSettings, MatchingSettings
-from haustra.models.losses import DetectionLoss
+from haustra.models.losses import DetectionLoss, DeviceBatch
 from haustra.models.predict import resolve_cpu_precision
 from haustra.simulator.config import DatagenConfig
 from haustra.simulator.generate import generate_runs
 from haustra.training.config import TrainConfig
+from haustra.training.learner import TorchLearner
 from haustra.training.loop import train_detector
 from haustra.warehouse.batches import iterate_batches
 from haustra.warehouse.dataset import open_split
@@ -195,28 +195,21 @@ def measure_training(manifest: Path, folder: Path) -> None:
     split = open_split(manifest, split="train")
     num_steps = -(-len(split) // 16)
     batch = split.gather(epoch_order(split.shard_sizes, seed=0, epoch=0).samples[:16])
-    images = images_to_input(torch.from_numpy(batch.images))
     boxes, mask = torch.from_numpy(batch.boxes_xyxy), torch.from_numpy(batch.mask).bool()
     rows = max(1, int(mask.any(dim=0).sum()))
+    images = torch.from_numpy(batch.images)
+    fixed = DeviceBatch(images, boxes[:, :rows], mask[:, :rows])
     model = build_model(default_config("big", max_boxes=split.manifest.max_boxes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    bfloat16 = resolve_cpu_precision() == "bfloat16"
-    training_loss = DetectionLoss(
-        matching=MatchingSettings(), settings=LossSettings(), iou_weight=3.6
-    )
+    loss = DetectionLoss(matching=MatchingSettings(), settings=LossSettings(), iou_weight=3.6)
+    is_bfloat16 = resolve_cpu_precision() == "bfloat16"
+    learner = TorchLearner(model, loss=loss, is_bfloat16=is_bfloat16, is_compiled=False)
 
     def limit() -> None:
         for _ in range(num_steps):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
-                output = model.dense(images)
-            loss = training_loss.terms(
-                output,
-                model.candidates(output),
-                boxes_xyxy=boxes[:, :rows],
-                mask=mask[:, :rows],
-            )["loss"]
+            terms = learner.loss_terms(fixed)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            terms["loss"].backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     seconds: list[float] = []

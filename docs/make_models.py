@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from haustra.models.backbone import count_parameters
 from haustra.models.detector import (
     NUM_CANDIDATES,
+    NUM_LOOKS,
     BackboneKind,
     ModelKind,
     SlotDetector,
@@ -205,6 +206,9 @@ def draw(variant: Variant, model: SlotDetector) -> None:
             (f"exclusion by a better one\n{learned} parameters", "slots"),
             (f"the {slots} best of them;\nall cells vote on the boxes", "image"),
         ]
+    if model.refiner is not None:
+        learned = count_parameters(model.refiner)
+        chain.append((f"a second look at {NUM_LOOKS}, new rank\n{learned:,} parameters", "slots"))
     x, first = 3 * step, rows_of_heads[0]
     for index, (text, color) in enumerate(chain):
         y = float(-first - index)

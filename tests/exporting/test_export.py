@@ -470,6 +470,8 @@ def test_the_ends_are_the_outermost_convolutions_of_every_path() -> None:
         "Conv_b",
         "Conv_e",
         "Exp_f",
+        "Slice_g",
+        "Concat_h",
         "Conv_j",
         "Gather_boxes_xyxy",
         "Sigmoid_scores",

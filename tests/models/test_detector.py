@@ -251,6 +251,7 @@ def test_the_cells_around_the_chosen_one_vote_on_its_box() -> None:
     proposals = DenseOutput(
         objectness_logits=torch.tensor([[3.0, 2.0, 1.0]]),
         boxes_xyxy=torch.tensor([[near, shifted, far]]),
+        features=torch.empty(0),
         cells_xy=torch.zeros(3, 2),
         cell_sizes=torch.ones(3, 2),
     )

@@ -47,10 +47,12 @@ def float_nodes(graph: onnx.GraphProto) -> list[str]:
     These are the first convolutions, the last ones on every path to an output, and the nodes
     outside them. The last ones predict box sides through an exponential; 8 bits there cost 3 points
     of AP50-95. The first one has three input channels, for which ONNX Runtime's 8-bit kernel is
-    slower than its float32 kernel.
+    slower than its float32 kernel. What reads the predicted boxes stays in float32 too, up to the
+    next convolution: 8 bits of a coordinate are a coarse place to look at.
     """
     names: set[str] = set()
     pixels, results = {INPUT_NAME}, {output.name for output in graph.output}
+    predictions: set[str] = set()
     # The nodes of an ONNX graph are sorted: the inputs of a node come before it.
     for node in graph.node:
         if pixels.intersection(node.input):
@@ -60,8 +62,14 @@ def float_nodes(graph: onnx.GraphProto) -> list[str]:
     for node in reversed(graph.node):
         if results.intersection(node.output):
             names.add(node.name)
-            if node.op_type != "Conv":
+            if node.op_type == "Conv":
+                predictions.update(node.output)
+            else:
                 results.update(node.input)
+    for node in graph.node:
+        if node.op_type != "Conv" and predictions.intersection(node.input):
+            names.add(node.name)
+            predictions.update(node.output)
     return [node.name for node in graph.node if node.name in names]
 
 

@@ -3,7 +3,8 @@
 Every cell of the feature maps proposes a box and an objectness, learned from several cells of each
 polyp. In BigDet the best cells become candidates, and an `Exclusion`, learned by exclusive
 matching, lowers the score of each one that has a better one beside it. The best `num_slots` of them
-are the output, without post-processing.
+are the output, without post-processing. A `Refiner` looks at them again and has a say in their
+rank.
 
 TinyDet has a thin backbone, a single map of stride 16 and one slot, which needs no exclusion.
 
@@ -21,6 +22,7 @@ from haustra.models import efficientnet
 from haustra.models.backbone import Backbone, ConvUnit, FeaturePyramid
 from haustra.models.efficientnet import EfficientNetLite0
 from haustra.models.matching import pairwise_iou
+from haustra.models.refiner import Refiner
 
 ModelKind = Literal["tiny", "big"]
 BackboneKind = Literal["plain", "efficientnet-lite0"]
@@ -33,6 +35,11 @@ EXCLUSION_ROUNDS = 5
 """Rounds of the exclusion. They make an excluded candidate stop excluding others."""
 LARGEST_REACH = 6.0
 """Bound on the exponent of a predicted reach, so that an untrained box stays finite."""
+
+NUM_LOOKS = 8
+"""Number of best slots that the refiner looks at; four were enough for Kvasir-SEG."""
+LOOK_SHARE = 1 / 3
+"""Share of the second look in a slot's score, as logits. Shares from 0.2 to 0.5 rank alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,8 @@ class ModelConfig:
     """Kind of backbone; efficientnet-lite0 has its own stem, and ImageNet weights."""
     expansion: float = 1.0
     """Channels inside a residual block of the plain backbone, as a share of those around it."""
+    refines: bool = False
+    """True if a refiner looks at the slots again; older checkpoints have none."""
 
 
 def default_config(
@@ -80,6 +89,7 @@ def default_config(
         neck=64,
         backbone=backbone,
         expansion=0.5 if is_plain else 1.0,
+        refines=True,
     )
 
 
@@ -96,6 +106,7 @@ class DenseOutput(NamedTuple):
 
     objectness_logits: Tensor  # [B,N] scores before the sigmoid, for a polyp whose box fits
     boxes_xyxy: Tensor  # [B,N,4] normalized to the image; may leave 0..1
+    features: Tensor  # [B,C,H,W] finest map, for the refiner
     cells_xy: Tensor  # [N,2] cell centers normalized to the image
     cell_sizes: Tensor  # [N,2] cell widths and heights normalized to the image
 
@@ -192,6 +203,7 @@ class SlotDetector(nn.Module):
         widths = [finest] + [config.neck] * (self.num_read_levels - 1)
         self.heads = nn.ModuleList(LevelHead(config.neck, width) for width in widths)
         self.exclusion = Exclusion() if config.kind == "big" else None
+        self.refiner = Refiner(config.neck) if config.refines else None
 
     def _cells(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         centers, sizes = [], []
@@ -217,7 +229,11 @@ class SlotDetector(nn.Module):
         low = cells_xy - reach[..., :2] * cell_sizes
         high = cells_xy + reach[..., 2:] * cell_sizes
         return DenseOutput(
-            flat[:, 0], torch.cat([low, high], dim=2), cells_xy=cells_xy, cell_sizes=cell_sizes
+            objectness_logits=flat[:, 0],
+            boxes_xyxy=torch.cat([low, high], dim=2),
+            features=maps[0],
+            cells_xy=cells_xy,
+            cell_sizes=cell_sizes,
         )
 
     def forward(self, images: Tensor) -> SlotOutput:
@@ -242,21 +258,29 @@ class SlotDetector(nn.Module):
         if self.exclusion is not None:
             logits, best = logits.topk(self.config.num_slots, dim=1)
             cells = cells.gather(1, best)
-        chosen = _rows(proposals.boxes_xyxy, cells)
-        return SlotOutput(logits, _voted_boxes(chosen, proposals).clamp(0, 1))
+        boxes = voted_boxes(cells, proposals).clamp(0, 1)
+        if self.refiner is None:
+            return SlotOutput(logits, boxes)
+        first, others = logits[:, :NUM_LOOKS], logits[:, NUM_LOOKS:]
+        look = self.refiner(proposals.features, boxes[:, :NUM_LOOKS])
+        first = first + LOOK_SHARE * (look.iou_logits - first)
+        logits, order = torch.cat([first, others], dim=1).topk(logits.shape[1], dim=1)
+        return SlotOutput(logits, _rows(boxes, order))
 
 
-def _rows(boxes_xyxy: Tensor, cells: Tensor) -> Tensor:
-    """Return the boxes [B,K,4] of cells [B,K]."""
-    return boxes_xyxy.gather(1, cells[..., None].expand(-1, -1, 4))
+def _rows(boxes_xyxy: Tensor, rows: Tensor) -> Tensor:
+    """Return the boxes [B,K,4] of rows [B,K]."""
+    return boxes_xyxy.gather(1, rows[..., None].expand(-1, -1, 4))
 
 
-def _voted_boxes(chosen_xyxy: Tensor, proposals: DenseOutput) -> Tensor:
-    """Return [B,S,4]: the mean of all boxes, weighted by objectness^2 * IoU^8 with the chosen one.
+def voted_boxes(cells: Tensor, proposals: DenseOutput) -> Tensor:
+    """Return boxes [B,K,4] for cells [B,K].
 
-    All cells that see the same polyp thus vote on its box (weighted boxes fusion, Solovyev et al.
-    2021, with the IoU instead of a threshold).
+    Each is the mean of all boxes, weighted by objectness^2 * IoU^8 with the cell's own box. All
+    cells that see the same polyp thus vote on its box (weighted boxes fusion, Solovyev et al. 2021,
+    with the IoU instead of a threshold).
     """
+    chosen_xyxy = _rows(proposals.boxes_xyxy, cells)
     overlap = pairwise_iou(chosen_xyxy, proposals.boxes_xyxy)
     for _ in range(3):
         overlap = overlap * overlap

@@ -32,6 +32,24 @@ class MatchingSettings(CheckedSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LookSettings(CheckedSettings):
+    """Which boxes the refiner looks at in training, and how much its terms count."""
+
+    num_own: CountFromOne = 4
+    """Best candidates of the detector itself that it looks at in each image."""
+    num_jittered: CountFromOne = 8
+    """Labeled boxes with moved sides that it looks at in each image."""
+    largest_jitter: NonNegative = 0.4
+    """Largest move of a side, as a share of the box's width or height."""
+    least_iou: NonNegative = 0.35
+    """IoU with a labeled box from which the refiner learns where that one's sides are."""
+    sides_weight: NonNegative = 2.0
+    """Weight of the moves of the sides."""
+    iou_weight: NonNegative = 1.0
+    """Weight of the estimated IoU."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossSettings(CheckedSettings):
     """How much the terms of the loss count. The IoU term's weight is `TrainConfig.iou_weight`."""
 
@@ -44,3 +62,5 @@ class LossSettings(CheckedSettings):
     exclusion_focus: NonNegative = 2.0
     """Same exponent in the loss of the exclusion. With 0 the many candidates that must be silent
     also silence those that are another opinion about a doubtful polyp."""
+    looks: LookSettings = LookSettings()
+    """The refiner's part."""

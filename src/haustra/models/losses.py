@@ -1,12 +1,14 @@
 """The loss of a slot detector: masked L1, an IoU term, and BCE whose target is the match's quality.
 
-The dense heads learn from each box's best cells, the exclusion of BigDet from exclusive matches.
-`assign_targets` and `assign_slots` match, without a gradient. The rest is plain arithmetic of
-static shapes, which any backend can run.
+The dense heads learn from each box's best cells, the exclusion of BigDet from exclusive matches,
+its refiner from labeled boxes with moved sides and from candidates. `assign_targets`,
+`assign_slots` and `assign_looks` match, without a gradient. The rest is plain arithmetic of static
+shapes, which any backend can run.
 
-Shapes: B batch, N cells, K candidates, M labeled boxes (padded).
+Shapes: B batch, N cells, K candidates, M labeled boxes (padded), R boxes that the refiner looks at.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from haustra.models.detector import Candidates, DenseOutput
-from haustra.models.loss_settings import LossSettings, MatchingSettings
+from haustra.models.detector import Candidates, DenseOutput, voted_boxes
+from haustra.models.loss_settings import LookSettings, LossSettings, MatchingSettings
 from haustra.models.matching import (
     candidate_cells,
     match_greedy,
@@ -23,6 +25,10 @@ from haustra.models.matching import (
     match_top_cells,
     pairwise_iou,
 )
+from haustra.models.refiner import SecondLook, box_sizes
+
+JITTER_STEPS = (0.8567, 0.7339, 0.6287, 0.5386)
+"""Steps of a low-discrepancy sequence in four dimensions (Roberts 2018, R_4)."""
 
 
 class DeviceBatch(NamedTuple):
@@ -42,9 +48,19 @@ class CellTargets(NamedTuple):
     boxes_xyxy: Tensor  # [B,N,4] the cell's box; any box where it has none
 
 
+class Looks(NamedTuple):
+    """Boxes that the refiner looks at, with its targets; no gradient reaches them."""
+
+    boxes_xyxy: Tensor  # [B,R,4]
+    true_xyxy: Tensor  # [B,R,4] the labeled box that overlaps most; any box where none does
+    ious: Tensor  # [B,R] IoU of the two
+    used: Tensor  # [B,R] 1, or 0 for a moved box of an image that has none
+    learns: Tensor  # [B,R] 1 where the sides of the labeled box are to be found, else 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class DetectionLoss:
-    """The loss of the dense heads and of the exclusion.
+    """The loss of the dense heads, of the exclusion and of the refiner.
 
     Labeled boxes are `boxes_xyxy` [B,M,4], normalized to the image, and `mask` [B,M] bool, which is
     true for the rows that are boxes.
@@ -62,6 +78,7 @@ class DetectionLoss:
         boxes_xyxy: Tensor,
         mask: Tensor,
         every_cell: bool = False,
+        look: Callable[[Tensor], SecondLook] | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss of a batch and its terms.
 
@@ -71,6 +88,7 @@ class DetectionLoss:
             boxes_xyxy: Labeled boxes.
             mask: Rows that are boxes.
             every_cell: Same as for `dense_terms`.
+            look: The refiner with the batch's features; None for a model without one.
 
         Returns:
             Scalars by name; "loss" is the sum that is minimized.
@@ -80,6 +98,9 @@ class DetectionLoss:
         if candidates is not None:
             wanted = self.assign_slots(candidates, output, boxes_xyxy=boxes_xyxy, mask=mask)
             terms["slots"] = self.slot_term(candidates, wanted)
+            if look is not None:
+                looks = self.assign_looks(candidates, output, boxes_xyxy=boxes_xyxy, mask=mask)
+                terms |= self.look_terms(look(looks.boxes_xyxy), looks)
         loss = torch.stack(list(terms.values())).sum()
         return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 
@@ -150,6 +171,39 @@ class DetectionLoss:
         error = (logits.detach().sigmoid() - wanted).abs() ** self.settings.exclusion_focus
         return (bce * error).sum() / wanted.sum().clamp(min=1.0)
 
+    @torch.no_grad()
+    def assign_looks(
+        self, candidates: Candidates, output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor
+    ) -> Looks:
+        """Choose the boxes that the refiner looks at, and its targets."""
+        settings = self.settings.looks
+        best = candidates.logits.topk(min(settings.num_own, candidates.logits.shape[1]), dim=1)
+        own = voted_boxes(candidates.cells.gather(1, best.indices), output).clamp(0, 1)
+        rows = torch.cat([own, jittered_boxes(boxes_xyxy, mask, settings=settings)], dim=1)
+        iou = pairwise_iou(rows, boxes_xyxy).masked_fill(~mask[:, None], 0.0)
+        ious, nearest = iou.max(dim=2)
+        is_own = torch.arange(rows.shape[1], device=rows.device) < own.shape[1]
+        used = is_own | mask.any(dim=1, keepdim=True)
+        return Looks(
+            boxes_xyxy=rows,
+            true_xyxy=boxes_xyxy.gather(1, nearest[..., None].expand(-1, -1, 4)),
+            ious=ious,
+            used=used.float(),
+            learns=(used & (ious > settings.least_iou)).float(),
+        )
+
+    def look_terms(self, look: SecondLook, looks: Looks) -> dict[str, Tensor]:
+        """Return the loss of the refiner for the boxes of `assign_looks`."""
+        settings, learns, used = self.settings.looks, looks.learns, looks.used
+        lengths = box_sizes(looks.true_xyxy).clamp(min=1e-3)
+        l1 = ((look.boxes_xyxy - looks.true_xyxy).abs() / lengths).mean(dim=2)
+        giou = paired_giou(look.boxes_xyxy.flatten(0, 1), looks.true_xyxy.flatten(0, 1))
+        sides = ((1 - giou.reshape(l1.shape) + l1) * learns).sum() / learns.sum().clamp(min=1.0)
+        logits, wanted = look.iou_logits, looks.ious
+        bce = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        quality = (bce * used).sum() / used.sum().clamp(min=1.0)
+        return {"sides": settings.sides_weight * sides, "look": settings.iou_weight * quality}
+
     def _possible_pairs(self, output: DenseOutput, *, boxes_xyxy: Tensor, mask: Tensor) -> Tensor:
         """Return which cells may match which boxes, [B,N,M] bool."""
         width = self.matching.least_width_cells
@@ -157,6 +211,24 @@ class DetectionLoss:
             output.cells_xy, output.cell_sizes, boxes_xyxy, least_width_cells=width
         )
         return inside & mask[:, None]
+
+
+def jittered_boxes(boxes_xyxy: Tensor, mask: Tensor, *, settings: LookSettings) -> Tensor:
+    """Return [B,J,4]: the boxes of each image in turns, each side moved.
+
+    The moves are a function of the boxes, so that nothing has to be remembered for the same seed to
+    give the same weights.
+    """
+    number = torch.arange(settings.num_jittered, device=mask.device)
+    turn = number % mask.sum(dim=1, keepdim=True).clamp(min=1)
+    row = mask.int().argsort(dim=1, descending=True, stable=True).gather(1, turn)
+    boxes = boxes_xyxy.gather(1, row[..., None].expand(-1, -1, 4))
+    # The digits of a box far behind the point are as good as random.
+    sequence = number[:, None] * torch.tensor(JITTER_STEPS, device=mask.device)
+    moves = (sequence + 9973 * boxes.sum(dim=2, keepdim=True)).frac() * 2 - 1
+    # Five and eight have no common divisor: each box of an image gets small and large moves.
+    share = ((number * 5) % settings.num_jittered + 0.5) / settings.num_jittered
+    return boxes + settings.largest_jitter * share[:, None] * moves * box_sizes(boxes)
 
 
 def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from haustra.core.errors import HaustraError, option
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import DenseOutput, SlotDetector
 from haustra.models.losses import DetectionLoss, DeviceBatch
+from haustra.models.refiner import SecondLook
 from haustra.training.config import TrainConfig
 from haustra.training.memory import is_out_of_memory
 
@@ -83,12 +84,21 @@ class TorchLearner:
         finally:
             for norm in norms:
                 norm.train()
+        refiner = self._model.refiner
+
+        def look(boxes_xyxy: torch.Tensor) -> SecondLook:
+            assert refiner is not None  # noqa: S101 only then it is called
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=self._is_bfloat16):
+                look: SecondLook = refiner(output.features, boxes_xyxy)
+            return look
+
         return self._loss.terms(
             output,
             self._model.candidates(output) if self._model.exclusion is not None else None,
             boxes_xyxy=batch.boxes_xyxy,
             mask=batch.mask,
             every_cell=device != "cpu",
+            look=look if refiner is not None else None,
         )
 
 

@@ -24,14 +24,15 @@ from torch import Tensor, nn
 
 from haustra.models.backbone import images_to_input
 from haustra.models.detector import DenseOutput, SlotDetector
-from haustra.models.losses import CellTargets, DetectionLoss, DeviceBatch
+from haustra.models.losses import CellTargets, DetectionLoss, DeviceBatch, Looks
+from haustra.models.refiner import Refiner
 from haustra.webgpu.aten import Program
 from haustra.webgpu.device import DEVICE, open_device
 
 PREFIX = "detector."
 NUM_PREDICTIONS = 2
-"""Outputs of `dense` that depend on the image; the others are the positions of the cells."""
-TERM_NAMES = ("objectness", "l1", "iou")
+"""Outputs of `dense` that matching reads; features and the positions of the cells follow."""
+DENSE_TERMS, LOOK_TERMS = ("objectness", "l1", "iou"), ("sides", "look")
 
 
 class _Predicting(nn.Module):
@@ -44,16 +45,26 @@ class _Predicting(nn.Module):
 
 
 class _Loss(nn.Module):
-    def __init__(self, loss: DetectionLoss) -> None:
+    """The loss that needs the gradient of the features: that of dense heads and refiner."""
+
+    def __init__(self, loss: DetectionLoss, refiner: Refiner | None) -> None:
         super().__init__()
-        self._loss = loss
+        self._loss, self.refiner = loss, refiner
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return DENSE_TERMS if self.refiner is None else DENSE_TERMS + LOOK_TERMS
 
     def forward(self, *tensors: Tensor) -> list[Tensor]:
-        logits, boxes, *targets = tensors
+        logits, boxes, features, *rest = tensors
+        targets, rest = CellTargets(*rest[:3]), rest[3:]
         # Only the matching needs the positions of the cells.
-        output = DenseOutput(logits, boxes, cells_xy=boxes, cell_sizes=boxes)
-        terms = self._loss.dense_terms(output, CellTargets(*targets), every_cell=True)
-        return [terms[name] for name in TERM_NAMES]
+        output = DenseOutput(logits, boxes, features, cells_xy=boxes, cell_sizes=boxes)
+        terms = self._loss.dense_terms(output, targets, every_cell=True)
+        if self.refiner is not None:
+            looks = Looks(*rest)
+            terms |= self._loss.look_terms(self.refiner(features, looks.boxes_xyxy), looks)
+        return [terms[name] for name in self.names]
 
 
 def _upload(values: NDArray[Any] | Tensor) -> GpuTensor:
@@ -84,6 +95,7 @@ class _CompiledStep:
 
     predict: Callable[..., list[GpuTensor]]
     learn: Callable[..., list[GpuTensor]]
+    term_names: tuple[str, ...]
     places: list[Tensor]  # positions and sizes of the cells
     statistics: list[str]
     counters: list[str]
@@ -122,19 +134,18 @@ class WgpuLearner:
         program = Program(
             _Predicting(self._model), (torch.zeros(shape, dtype=torch.uint8),), prefix=PREFIX
         )
+        places = program.constant_outputs
+        loss = _Loss(self._loss, self._model.refiner)
+        loss_program = Program(loss, self._loss_inputs(shape, num_cells=len(places[0])))
         if self._weights is None:
-            self._weights = _DeviceWeights(program.state_names, self._model)
+            used = [*program.state_names, *loss_program.state_names]
+            self._weights = _DeviceWeights(used, self._model)
             self._trained = [
                 name
                 for name, weight in self._model.named_parameters()
                 if weight.requires_grad and name in self._weights.names
             ]
         names, trained = self._weights.names, self._trained
-        places = program.constant_outputs
-        logits = torch.zeros(shape[0], len(places[0]))
-        boxes = torch.zeros(*logits.shape, 4)
-        examples = (logits, boxes, logits, logits.bool(), boxes)
-        loss_program = Program(_Loss(self._loss), examples)
 
         def predict(images: GpuTensor, tensors: list[GpuTensor]) -> list[GpuTensor]:
             outputs, _ = program(dict(zip(names, tensors, strict=True)), images)
@@ -145,9 +156,9 @@ class WgpuLearner:
         ) -> list[GpuTensor]:
             states = dict(zip(names, tensors, strict=True))
             outputs, moved = program(states, images)
-            terms, _ = loss_program({}, *outputs[:NUM_PREDICTIONS], *targets)
-            loss = functools.reduce(operator.add, terms)
-            gradients = loss.gradient(*(states[name] for name in trained))
+            terms, _ = loss_program(states, *outputs[: NUM_PREDICTIONS + 1], *targets)
+            total = functools.reduce(operator.add, terms)
+            gradients = total.gradient(*(states[name] for name in trained))
             statistics = [moved[name] for name in program.statistics]
             results = [GpuTensor.stack(*terms), *statistics, *gradients]
             contiguous = [result.contiguous() for result in results]
@@ -157,10 +168,26 @@ class WgpuLearner:
         return _CompiledStep(
             predict=TinyJit(predict),
             learn=TinyJit(learn),
+            term_names=loss.names,
             places=places,
             statistics=program.statistics,
             counters=program.counters,
         )
+
+    def _loss_inputs(self, shape: tuple[int, ...], *, num_cells: int) -> tuple[Tensor, ...]:
+        """Return examples of what `_Loss` reads for images of a shape."""
+        config, (batch, height, width, _) = self._model.config, shape
+        level = 6 - config.num_levels  # the finest map has stride 2 ** level
+        features = torch.zeros(batch, config.neck, height >> level, width >> level)
+        logits = torch.zeros(batch, num_cells)
+        boxes = torch.zeros(batch, num_cells, 4)
+        dense = (logits, boxes, features, logits, logits.bool(), boxes)
+        if self._model.refiner is None:
+            return dense
+        settings = self._loss.settings.looks
+        rows = torch.zeros(batch, settings.num_own + settings.num_jittered)
+        sides = torch.zeros(*rows.shape, 4)
+        return (*dense, *Looks(sides, sides, ious=rows, used=rows, learns=rows))
 
     def loss_terms(self, batch: DeviceBatch) -> dict[str, Tensor]:
         """Return the loss of a batch and its terms; see `Learner` in `haustra.training.learner`."""
@@ -172,8 +199,16 @@ class WgpuLearner:
         self._weights.load(self._model)
         uploaded = _upload(images)
         predictions = step.predict(uploaded, self._weights.tensors)
-        output = DenseOutput(*(torch.from_numpy(x.numpy()) for x in predictions), *step.places)
-        targets = self._loss.assign_targets(output, boxes_xyxy=boxes_xyxy, mask=mask)
+        scores, boxes = (torch.from_numpy(x.numpy()) for x in predictions)
+        # The features stay on the GPU.
+        output = DenseOutput(scores, boxes, torch.empty(0), *step.places)
+        labels = {"boxes_xyxy": boxes_xyxy, "mask": mask}
+        targets: list[Tensor] = [*self._loss.assign_targets(output, **labels)]
+        candidates = None
+        if self._model.exclusion is not None:
+            candidates = self._model.candidates(output)
+        if self._model.refiner is not None and candidates is not None:
+            targets += self._loss.assign_looks(candidates, output, **labels)
         results = step.learn(
             uploaded, [_upload(target) for target in targets], self._weights.tensors
         )
@@ -186,11 +221,10 @@ class WgpuLearner:
                 self._model.get_buffer(name).add_(1)
         weights = [self._model.get_parameter(name) for name in self._trained]
         loss = _GivenGradients.apply(terms.sum(), gradients, *weights)  # type: ignore[no-untyped-call]
-        by_name = dict(zip(TERM_NAMES, terms, strict=True))
-        if self._model.exclusion is not None:
+        by_name = dict(zip(step.term_names, terms, strict=True))
+        if candidates is not None:
             # This loss has five weights and few inputs, so PyTorch computes it.
-            candidates = self._model.candidates(output)
-            wanted = self._loss.assign_slots(candidates, output, boxes_xyxy=boxes_xyxy, mask=mask)
+            wanted = self._loss.assign_slots(candidates, output, **labels)
             of_slots = self._loss.slot_term(candidates, wanted)
             loss = loss + of_slots
             by_name["slots"] = of_slots.detach()
