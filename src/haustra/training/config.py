@@ -107,7 +107,7 @@ class TrainConfig(CheckedSettings):
     """Weight of the IoU term of the loss; 0 leaves it out."""
     augment: bool = True
     """Change the training images at random: flips, scale, mosaics, color, blur and more."""
-    negatives: Share = 0.1
+    negatives: Share = 0.2
     """Share of the images of a batch that show no polyp: polyp-free windows of training images and
     clean simulated frames; 0 adds none."""
     recipe: Recipe = field(default_factory=Recipe)
