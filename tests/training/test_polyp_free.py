@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from haustra.core.errors import HaustraError
@@ -109,6 +109,7 @@ def test_negatives_depend_neither_on_workers_nor_on_the_first_batch(
 unit = st.floats(0, 1, allow_nan=False)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(unit, unit, unit, unit), max_size=5), st.integers(0, 100))
 def test_a_window_keeps_its_distance_to_every_labeled_box(
     corners: list[tuple[float, float, float, float]], seed: int

@@ -59,12 +59,15 @@ class _HeldOut:
             yield image
 
     def __str__(self) -> str:
-        counts = {
-            "clean frames": self.clean,
-            f"polyp-free windows of {self.images_with_windows} images": self.windows,
-            "simulated frames": self.simulated,
-        }
-        return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        images = f"{self.images_with_windows} image" + "s" * (self.images_with_windows != 1)
+        counts = (
+            (self.clean, "clean frame", ""),
+            (self.windows, "polyp-free window", f" of {images}"),
+            (self.simulated, "simulated frame", ""),
+        )
+        return ", ".join(
+            f"{count} {name}{'s' * (count != 1)}{of}" for count, name, of in counts if count
+        )
 
 
 def _top_scores(detector: Detector, images: Iterator[Image]) -> list[float]:
