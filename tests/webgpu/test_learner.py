@@ -58,6 +58,7 @@ def train_first(manifest: Path, *, kind: ModelKind) -> Path:
         model=kind,
         precision="float32",
         batch_size=BATCH_SIZE,
+        negatives=0.0,
         epochs=NUM_FIRST_EPOCHS,
         val_every=NUM_FIRST_EPOCHS,
         checkpoint_out=manifest.with_name(f"{kind}.bin"),
@@ -72,6 +73,7 @@ def train(manifest: Path, *, kind: ModelKind, init_from: Path, backend: str) -> 
         backend=backend,  # type: ignore[arg-type]
         precision="float32",
         batch_size=BATCH_SIZE,
+        negatives=0.0,  # the scenes have frames without a disc, and ties weigh more among few boxes
         lr_start=RATE,
         lr_end=RATE / 2,
         init_from=init_from,
