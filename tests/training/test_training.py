@@ -17,6 +17,8 @@ from haustra.core.images import read_image_rgb
 from haustra.core.progress import SilentProgress
 from haustra.evaluation.evaluation import Evaluation, evaluate_frames
 from haustra.evaluation.frames import SplitFrames
+from haustra.exporting.config import ExportConfig
+from haustra.exporting.stage import export_detector
 from haustra.inference.detector import open_detector
 from haustra.models.checkpoint import read_checkpoint, read_header
 from haustra.models.efficientnet import EfficientNetLite0
@@ -351,6 +353,18 @@ def test_a_pretrained_bigdet_trains_and_is_read_again(tmp_path: Path, manifest: 
             torch.testing.assert_close(ours[name], value)
 
 
+def test_a_bigdet_with_fine_cells_trains_and_is_exported(tmp_path: Path, manifest: Path) -> None:
+    result = train_detector(config_for(manifest, tmp_path, model="big", finest_stride=4))
+    header, model = read_checkpoint(result.checkpoint)
+    with torch.inference_mode():
+        dense = model.dense(torch.rand(1, 3, 64, 64))
+    assert set(dense.cell_sizes.flatten().tolist()) == {4 / 64, 8 / 64, 16 / 64, 32 / 64}
+    assert header.model.num_levels == 4
+    # The export refuses an ONNX model that answers otherwise.
+    exported = export_detector(ExportConfig(detector_weights=result.checkpoint)).path
+    assert open_detector(exported).input_size_wh == (64, 64)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -378,6 +392,15 @@ def test_a_pretrained_bigdet_trains_and_is_read_again(tmp_path: Path, manifest: 
             "pretrained=True and init_from='old.bin': expected one of them, since both set the "
             "first weights",
         ),
+        *(
+            (
+                {"model": "big", "finest_stride": 4} | changes,
+                "finest_stride=4: expected model='big' without pretrained and init_from, whose "
+                "weights have no cells of that size",
+            )
+            for changes in ({"model": "tiny"}, {"pretrained": True}, {"init_from": "old.bin"})
+        ),
+        ({"finest_stride": 2}, "finest_stride=2: expected one of 4, 8"),
         (
             {"epochs": 3, "time_budget": "10m"},
             "epochs=3 and time_budget='10m': expected one of them",

@@ -57,7 +57,7 @@ def _describe(schema: dict[str, Any]) -> str:
         case {"anyOf": kinds}:
             return " or ".join(_describe(kind) for kind in kinds if kind["type"] != "null")
         case {"enum": values}:
-            return f"one of {', '.join(values)}"
+            return f"one of {', '.join(map(str, values))}"
         case {"type": "array", "prefixItems": [first, *_] as items}:
             return f"{len(items)} values, each {_describe(first)}"
         case {"type": "array", "items": item}:

@@ -63,11 +63,15 @@ class ModelConfig:
 
 
 def default_config(
-    kind: ModelKind, *, max_boxes: int, backbone: BackboneKind = "plain"
+    kind: ModelKind,
+    *,
+    max_boxes: int,
+    backbone: BackboneKind = "plain",
+    finest_stride: Literal[4, 8] = 8,
 ) -> ModelConfig:
     """Return the architecture of TinyDet or BigDet for a warehouse of `max_boxes`.
 
-    TinyDet has the plain backbone only.
+    TinyDet has the plain backbone only, and BigDet a stride of 4 with that one only.
     """
     if kind == "tiny":
         return ModelConfig(
@@ -85,7 +89,7 @@ def default_config(
         num_slots=max_boxes,
         widths=(32, 64, 128, 192) if is_plain else efficientnet.feature_widths(efficientnet.DEPTHS),
         depths=(0, 1, 3, 1) if is_plain else efficientnet.DEPTHS,
-        num_levels=3,
+        num_levels=4 if finest_stride == 4 else 3,
         neck=64,
         backbone=backbone,
         expansion=0.5 if is_plain else 1.0,

@@ -83,6 +83,9 @@ class TrainConfig(CheckedSettings):
     """Training time instead of --epochs: 90s, 10m, 1h; validation comes on top."""
     pretrained: bool = False
     """Begin BigDet from an ImageNet backbone, EfficientNet-Lite0 (extra `pretrained`)."""
+    finest_stride: Literal[4, 8] = 8
+    """Side in pixels of BigDet's smallest cells: 4 is for small polyps and computes 1.7 times as
+    long."""
     init_from: Path | None = None
     """Begin from the weights of this checkpoint, e.g. one trained on simulated frames."""
     batch_size: CountFromOne = 16
@@ -190,6 +193,12 @@ class TrainConfig(CheckedSettings):
             raise HaustraError(
                 f"{option('pretrained', True)} and {option('init_from', self.init_from)}: expected "
                 "one of them, since both set the first weights"
+            )
+        if self.finest_stride == 4 and (self.model != "big" or self.pretrained or self.init_from):
+            raise HaustraError(
+                f"{option('finest_stride', 4)}: expected {option('model', 'big')} without "
+                f"{option('pretrained')} and {option('init_from')}, whose weights have no cells of "
+                "that size"
             )
         if self.compile == "on" and self.backend == "wgpu":
             raise HaustraError(

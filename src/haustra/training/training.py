@@ -59,7 +59,12 @@ def begin_model(config: TrainConfig, *, max_boxes: int) -> tuple[SlotDetector, d
     """
     if config.init_from is None:
         backbone: BackboneKind = "efficientnet-lite0" if config.pretrained else "plain"
-        shape = default_config(config.model, max_boxes=max_boxes, backbone=backbone)
+        shape = default_config(
+            config.model,
+            max_boxes=max_boxes,
+            backbone=backbone,
+            finest_stride=config.finest_stride,
+        )
         model = build_model(shape)
         if isinstance(model.backbone, EfficientNetLite0):
             model.backbone.load_imagenet_weights()
