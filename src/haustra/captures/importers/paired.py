@@ -242,6 +242,42 @@ def _existing(folder: StrPath, *, holds: str) -> Path:
     return folder
 
 
+def _both_by_stem(
+    images: Path,
+    folder: Path,
+    *,
+    suffixes: tuple[str, ...],
+    keep: Callable[[str], bool],
+    file_stem: Callable[[str], str],
+) -> tuple[dict[str, Path], dict[str, Path], list[str], list[str], list[str]]:
+    """Return images and annotation files by stem, which may share a folder.
+
+    Problems, notes, and the notes of the annotation files alone follow.
+    """
+    is_one = images.resolve() == folder.resolve()
+    image_of, problems, seen = _by_stem(
+        images,
+        suffixes=IMAGE_SUFFIXES,
+        ignored=suffixes if is_one else (),
+        without=folder,
+        keep=keep,
+    )
+    file_of, more_problems, skipped = _by_stem(
+        folder,
+        suffixes=suffixes,
+        ignored=IMAGE_SUFFIXES if is_one else (),
+        without=images,
+        keep=keep,
+    )
+    if is_one and suffixes == IMAGE_SUFFIXES:  # masks beside their images
+        stems = {file_stem(stem) for stem in image_of}
+        file_of = {stem: path for stem, path in image_of.items() if stem in stems}
+        image_of = {stem: path for stem, path in image_of.items() if stem not in stems}
+    elif not is_one:
+        problems, seen = problems + more_problems, seen + skipped
+    return image_of, file_of, problems, seen, skipped
+
+
 def find_pairs(
     images: StrPath,
     folder: StrPath,
@@ -270,32 +306,14 @@ def find_pairs(
     """
     images = _existing(images, holds="images")
     folder = _existing(folder, holds=f"{noun}s")
-    is_one = images.resolve() == folder.resolve()
-    image_of, problems, seen = _by_stem(
-        images,
-        suffixes=IMAGE_SUFFIXES,
-        ignored=suffixes if is_one else (),
-        without=folder,
-        keep=keep,
-    )
-    file_of, more_problems, skipped = _by_stem(
-        folder,
-        suffixes=suffixes,
-        ignored=IMAGE_SUFFIXES if is_one else (),
-        without=images,
-        keep=keep,
-    )
 
     def file_stem(stem: str) -> str:
         inside, _, name = stem.rpartition("/")
         return f"{inside}/" * bool(inside) + file_name.replace("{stem}", name)
 
-    if is_one and suffixes == IMAGE_SUFFIXES:  # masks beside their images
-        stems = {file_stem(stem) for stem in image_of}
-        file_of = {stem: path for stem, path in image_of.items() if stem in stems}
-        image_of = {stem: path for stem, path in image_of.items() if stem not in stems}
-    elif not is_one:
-        problems, seen = problems + more_problems, seen + skipped
+    image_of, file_of, problems, seen, skipped = _both_by_stem(
+        images, folder, suffixes=suffixes, keep=keep, file_stem=file_stem
+    )
     if not image_of:
         listed = f" ({seen[0]})" if seen else ""
         raise HaustraError(f"{images} holds no image (PNG, JPEG, BMP, TIFF or WebP){listed}")
