@@ -10,6 +10,7 @@ again and again for the bare step. Prints images/s, and the ratios within a roun
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -82,7 +83,7 @@ def run_python(checkout: Path, *arguments: str) -> str:
 
 
 def training_speed(checkout: Path, *, manifest: Path, folder: Path, seconds: int) -> float:
-    """Return the images/s of a training's whole epochs, all but the first."""
+    """Return the median images/s of a training's epochs, without the first one."""
     weights, recipe = folder / "busy.bin", folder / "recipe.json"
     write_json_atomic(recipe, value=RECIPE)
     command = (
@@ -92,7 +93,7 @@ def training_speed(checkout: Path, *, manifest: Path, folder: Path, seconds: int
     run_python(checkout, *command.split(), *map(str, paths))
     lines = (folder / "busy.bin.run" / "metrics.jsonl").read_text().splitlines()
     speeds = [float(json.loads(line)["images_per_s"]) for line in lines]
-    return max(speeds[1:] or speeds)
+    return statistics.median(speeds[1:] or speeds)
 
 
 def main() -> None:

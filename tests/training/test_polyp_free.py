@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +16,15 @@ from haustra.training.negatives import (
     draw_window,
     find_negatives,
     free_windows,
+    truncated_samples,
 )
 from haustra.training.recipe import FULL
 from haustra.training.state import differing_settings
 from haustra.warehouse.dataset import Batch, Split, open_split
+from haustra.warehouse.etl import build_warehouse
+from haustra.warehouse.etl_config import ETLConfig
 from haustra.warehouse.order import epoch_order
-from scenes import write_warehouse
+from scenes import write_captures, write_warehouse
 
 NO_IMAGES = np.zeros((0, 64, 64, 3), dtype=np.uint8)
 NO_SAMPLES = np.zeros(0, dtype=np.int64)
@@ -146,6 +150,26 @@ def test_windows_without_simulated_frames_show_no_labeled_pixel(split: Split) ->
     discs = np.percentile(np.stack(stored), 99.5)
     assert discs > 160
     assert np.concatenate(green).max() < 160
+
+
+def test_no_window_is_taken_from_an_image_that_has_more_polyps_than_boxes(split: Split) -> None:
+    every_sample = frozenset(range(len(split)))
+    frame = np.full((1, *split.view(0)[0].shape), 7, np.uint8)
+    negatives = Negatives(share=1.0, simulated=frame, clean=NO_SAMPLES, truncated=every_sample)
+    for _, batch in batches_of(split, negatives):
+        assert (batch.images == 7).all()
+
+
+def test_samples_that_lost_boxes_are_known(tmp_path: Path) -> None:
+    folder = tmp_path / "captures"
+    write_captures(folder)
+    config = ETLConfig(captures=folder, output_root=tmp_path / "out", target_size="64", max_boxes=1)
+    split = open_split(build_warehouse(config).manifest_path, split="train")
+    rows = split.table.to_pylist()
+    lost = {n for n, row in enumerate(rows) if row["boxes_before"] > 1}
+    assert lost
+    assert truncated_samples(split) == lost
+    assert set(find_negatives(split, share=0.5).truncated) == lost  # type: ignore[union-attr]
 
 
 def test_clean_frames_of_the_warehouse_are_taken_whole(split: Split) -> None:

@@ -18,7 +18,7 @@ from haustra.evaluation.fitting import best_f1_threshold, threshold_at_rate
 from haustra.evaluation.frame_tier import frame_scores
 from haustra.inference.detector import Detector
 from haustra.training.augment import Image
-from haustra.training.negatives import clean_frames, draw_window, enlarge
+from haustra.training.negatives import clean_frames, draw_window, enlarge, truncated_samples
 from haustra.warehouse.dataset import Split
 
 MOST_WINDOWS, MOST_WINDOWS_PER_IMAGE = 600, 4
@@ -41,7 +41,7 @@ class _HeldOut:
         per_image = min(MOST_WINDOWS_PER_IMAGE, max(1, MOST_WINDOWS // num_images))
         most = MOST_WINDOWS // per_image
         spread = np.linspace(0, num_images - 1, min(num_images, most)).round().astype(int)
-        chosen = set(spread.tolist())
+        chosen = set(spread.tolist()) - truncated_samples(split)
         for index in range(num_images):
             if not num_labels[index]:
                 self.clean += 1

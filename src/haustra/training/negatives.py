@@ -81,6 +81,8 @@ class Negatives:
     share: float  # share of the images of a batch, 0..1
     simulated: Images  # clean frames of the simulator
     clean: NDArray[np.int64]  # numbers of the samples that show no polyp
+    truncated: frozenset[int] = frozenset()
+    """Numbers of the samples with more polyps than stored boxes: their windows may show one."""
 
     def takes(self, position: int) -> bool:
         """Return whether a negative takes the place of the sample at a position of the order."""
@@ -107,6 +109,8 @@ class Negatives:
             if len(clean) and rng.random() < 0.5:
                 return read(int(rng.choice(clean)))[0], NO_BOXES
             for number in (index, *rng.choice(partners, size=TRIES).tolist()):
+                if number in self.truncated:
+                    continue
                 image, boxes = read(number)
                 height, width = image.shape[:2]
                 window = draw_window(boxes / (width, height, width, height), rng)
@@ -130,6 +134,12 @@ def clean_frames(name: Literal["train", "held_out"], *, size_wh: tuple[int, int]
     return np.stack([fit.apply(frame) for frame in frames])
 
 
+def truncated_samples(split: Split) -> frozenset[int]:
+    """Return the numbers of the samples that lost boxes to the warehouse's `max_boxes`."""
+    before, after = (split.table.column(f"boxes_{when}").to_numpy() for when in ("before", "after"))
+    return frozenset(np.flatnonzero(before > after).tolist())
+
+
 def find_negatives(split: Split, *, share: float) -> Negatives | None:
     """Return where the negatives of a training on a split come from; None for a share of 0."""
     if not share:
@@ -139,4 +149,5 @@ def find_negatives(split: Split, *, share: float) -> Negatives | None:
         share=share,
         simulated=clean_frames("train", size_wh=split.manifest.target_size_wh),
         clean=np.flatnonzero(num_labels == 0),
+        truncated=truncated_samples(split),
     )
